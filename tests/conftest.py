@@ -1,0 +1,9 @@
+"""What every test shares: no display is needed, and torch takes the cores it really has."""
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+if hasattr(os, "sched_getaffinity"):
+    cores = len(os.sched_getaffinity(0))
+else:
+    cores = os.cpu_count() or 1
+os.environ.setdefault("OMP_NUM_THREADS", str(min(cores, 4)))
