@@ -75,7 +75,7 @@ def embedded(name="superalloy"):  # 'superalloy': 18 micrographs of a nickel sup
     if not folder.is_dir(): raise BadInput(f"no embedded set is called '{name}': there is 'superalloy'")
     return folder
 
-# %% ../nbs/01_micrographs.ipynb #70e14b82
+# %% ../nbs/01_micrographs.ipynb #5104b523
 def find_bar(pixels):        # [height, width], any real dtype
     "Rows of data bar at the bottom of an image; 0 where there is none."
     pixels = np.asarray(pixels)
@@ -90,17 +90,13 @@ def find_bar(pixels):        # [height, width], any real dtype
     levels.append(int(counts.argmax()))
     modes = np.array([np.bincount(row, minlength=256).argmax() for row in q])
     ruled = (np.abs(q - modes[:, None]) <= 3).mean(1) >= 0.95       # full-width lines of any level
-    rows, tolerant = 0, False
-    for tolerance in (1, 16):                                        # lossless, JPEG
-        for level in levels:
-            found = _bar_start(np.abs(q - level), ruled, tolerance)
-            if found > rows: rows, tolerant = found, tolerance > 1
-    if tolerant:                                                     # rows blurred by JPEG or resizing, still far more even than the image
-        start = limit - rows
-        spread = np.subtract(*np.percentile(q, [90, 10], axis=1))
-        usual = np.median(spread[max(0, start - 24):max(1, start - 8)])
+    rows = max(_bar_start(np.abs(q - level), ruled, tolerance) for level in levels for tolerance in (1, 16))  # 1 lossless, 16 JPEG
+    start = limit - rows
+    if rows and start > 16:                                          # rows blurred by JPEG: still even, and of no value that the image has
+        above = q[max(0, start - 32):start - 8]
+        usual, least, most = np.median(np.subtract(*np.percentile(above, [90, 10], axis=1))), *np.percentile(above, [2, 98])
         top = start
-        while top > max(1, start - 8) and spread[top - 1] < 0.25 * usual: top -= 1
+        while top > start - 8 and np.subtract(*np.percentile(q[top - 1], [90, 10])) < 0.25 * usual and not least <= np.median(q[top - 1]) <= most: top -= 1
         rows = limit - top
     return rows
 
