@@ -132,7 +132,7 @@ class _Folder:
 _KEEP_BYTES = 512 * 2**20        # decoded images are kept in memory below this
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 
-# %% ../nbs/03_dataset.ipynb #76665dfe
+# %% ../nbs/03_dataset.ipynb #e365c530
 class Dataset:
     "The images of an archive as uint8 arrays [channels, height, width]. Raises BadInput where it is none."
 
@@ -210,7 +210,7 @@ class Dataset:
     @property
     def groups(self):
         "The group of each image (its own name where the manifest says none), without flips."
-        return [str(self._record(n).get("group") or n) for n in self.names]
+        return [n if self._record(n).get("group") is None else str(self._record(n)["group"]) for n in self.names]
 
     @property
     def fractions(self):

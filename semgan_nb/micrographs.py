@@ -305,7 +305,7 @@ def to_uint8(
     scaled = (pixels.astype(np.float64) - float(black)) * (255 / max(float(white) - float(black), 1e-300))
     return np.clip(np.floor(scaled + 0.5), 0, 255).astype(np.uint8)
 
-# %% ../nbs/01_micrographs.ipynb #0cd83812
+# %% ../nbs/01_micrographs.ipynb #b5016b46
 def _round_length(target):
     "The largest of 1, 2, 5 times a power of ten that is at most `target`."
     power = 10.0 ** math.floor(math.log10(target))
@@ -319,9 +319,9 @@ def scale_bar(ax, pixel_size_nm, shape):  # a matplotlib axes showing an image o
     text = f"{length / 1000:g} µm" if length >= 1000 else f"{length:g} nm"
     pixels = length / pixel_size_nm
     x, y = width * 0.96 - pixels - 0.5, height * 0.955 - 0.5
-    ax.add_patch(Rectangle((x - 0.03 * width, y - 0.125 * height), pixels + 0.06 * width, 0.165 * height, color="black", alpha=0.55, linewidth=0))
-    ax.add_patch(Rectangle((x, y - 0.015 * height), pixels, 0.025 * height, color="white", linewidth=0))
-    ax.text(x + pixels / 2, y - 0.025 * height, text, color="white", ha="center", va="bottom", fontsize=7)
+    ax.add_patch(Rectangle((x, y - 0.015 * height), pixels, 0.025 * height, facecolor="white", edgecolor="black", linewidth=0.5))
+    ax.text(x + pixels / 2, y - 0.035 * height, text, color="white", ha="center", va="bottom", fontsize=7,
+            bbox=dict(facecolor="black", alpha=0.55, linewidth=0, pad=1))
 
 def show(
     images,                # one image or many: [height, width] arrays or Micrographs; boolean maps are drawn black and white
