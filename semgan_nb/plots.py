@@ -6,7 +6,7 @@
 __all__ = ['REAL', 'GENERATED', 'QUIET', 'PAPER_COLOURS', 'COLOURS', 'colour_of', 'sheet', 'image_grid', 'real_and_generated',
            'value_of', 'ladder_figure', 'curves', 'spectra', 'fractions']
 
-# %% ../nbs/20_plots.ipynb #606861dd
+# %% ../nbs/20_plots.ipynb #4da7f847
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .microstructure import fraction_quantiles, phase_fractions, radial_spectrum
-from .micrographs import scale_bar
 from .runs import read_config, read_ladder, read_metrics, read_stats
 
 # %% ../nbs/20_plots.ipynb #b4edba8b
@@ -56,7 +55,7 @@ def colour_of(name: str, k: int) -> str:
     "The paper's colour of a run with the paper's name, else the k-th of a palette for all eyes."
     return PAPER_COLOURS.get(name, COLOURS[k % len(COLOURS)])
 
-# %% ../nbs/20_plots.ipynb #799a386b
+# %% ../nbs/20_plots.ipynb #5547d01a
 def _planes(images) -> np.ndarray:
     "uint8 [N, H, W], [N, 1, H, W] or [N, 3, H, W] as [N, H, W] or [N, H, W, 3]."
     images = np.asarray(images)
@@ -83,8 +82,8 @@ def sheet(
     return out
 
 
-def _place(figure: Figure, pictures: list[np.ndarray], titles: list[str], zoom: int, pixel_size_nm) -> None:
-    "Pictures side by side, each pixel `zoom` dots wide, with titles and a scale bar in the last one."
+def _place(figure: Figure, pictures: list[np.ndarray], titles: list[str], zoom: int) -> None:
+    "Pictures side by side, each pixel `zoom` dots wide, with titles."
     dpi, pad, top = figure.dpi, 12, 26 if any(titles) else 6
     width = sum(p.shape[1] * zoom for p in pictures) + pad * (len(pictures) - 1)
     height = max(p.shape[0] for p in pictures) * zoom + top
@@ -96,11 +95,16 @@ def _place(figure: Figure, pictures: list[np.ndarray], titles: list[str], zoom: 
         axes = figure.add_axes((x / width, 1 - (top + h) / height, w / width, h / height))
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
         axes.axis("off")
-        if title:
-            axes.set_title(title, fontsize=9, pad=5)
+        axes.set_title(title, fontsize=9, pad=5)
         x += w + pad
-    if pixel_size_nm is not None:
-        scale_bar(axes, float(np.ravel(pixel_size_nm)[-1]), pictures[-1].shape)
+
+
+def _width_note(images: np.ndarray, pixel_size_nm) -> str:
+    "How wide an image is in the specimen, where the pixel size is known."
+    if pixel_size_nm is None:
+        return ""
+    nm = images.shape[2] * float(np.ravel(pixel_size_nm)[-1])
+    return f" (each {nm / 1000:.3g} µm wide)" if nm >= 1000 else f" (each {nm:.3g} nm wide)"
 
 
 def image_grid(
@@ -108,13 +112,13 @@ def image_grid(
     columns: int = 10,
     zoom: int | None = None,  # screen pixels per image pixel; None: about 64 for an image
     title: str = "",
-    pixel_size_nm=None,  # nm per pixel, for a scale bar
+    pixel_size_nm=None,  # nm per pixel, a number or (y, x); the title then says how wide an image is
     figure: Figure | None = None,
 ) -> Figure:
     "Images in rows."
     images = _planes(images)
     figure = _figure(figure, (4, 4))
-    _place(figure, [sheet(images, min(columns, len(images)))], [title], zoom or max(64 // images.shape[2], 1), pixel_size_nm)
+    _place(figure, [sheet(images, min(columns, len(images)))], [title + _width_note(images, pixel_size_nm)], zoom or max(64 // images.shape[2], 1))
     return figure
 
 
@@ -125,14 +129,14 @@ def real_and_generated(
     rows: int = 8,
     zoom: int | None = None,
     titles: tuple[str, str] = ("real", "generated"),
-    pixel_size_nm=None,
+    pixel_size_nm=None,  # as in image_grid
     figure: Figure | None = None,
 ) -> Figure:
     "Real images on the left, generated ones on the right, as many of each."
     n = min(columns * rows, len(real), len(generated))
     real, generated = _planes(real)[:n], _planes(generated)[:n]
     figure = _figure(figure, (8, 4))
-    _place(figure, [sheet(real, columns), sheet(generated, columns)], list(titles), zoom or max(64 // real.shape[2], 1), pixel_size_nm)
+    _place(figure, [sheet(real, columns), sheet(generated, columns)], [titles[0] + _width_note(real, pixel_size_nm), titles[1]], zoom or max(64 // real.shape[2], 1))
     return figure
 
 # %% ../nbs/20_plots.ipynb #ab3d5473
