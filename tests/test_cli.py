@@ -1,0 +1,169 @@
+"""Chapter 22: the command's faults and help, and the demo from end to end with a training of a few hundred images."""
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semgan_nb.cli import VERBS, demo, evaluate, info, main
+from semgan_nb.micrographs import BadInput, embedded, list_images
+from semgan_nb.runs import read_config, read_metrics, read_stats, read_status, snapshots
+
+TINY = dict(total_kimg=0.256, kimg_per_tick=0.064, snap=2, z_dim=16, w_dim=16, channel_base=128, channel_max=16, metrics=("random_fd50_holdout",))
+OPTIONS = [f"--{name.replace('_', '-')}={','.join(value) if isinstance(value, tuple) else value}" for name, value in TINY.items()]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def micrographs(tmp_path_factory):
+    """Quarters of six shipped micrographs, three specimens of two."""
+    folder = tmp_path_factory.mktemp("steel")
+    for path in list_images(embedded())[:6]:
+        Image.open(path).crop((0, 0, 256, 256)).save(folder / path.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, micrographs):
+    """A demo that ran to its end."""
+    out = tmp_path_factory.mktemp("demo") / "out"
+    words = []
+    found = demo(str(micrographs), out=out, window=128, stride=16, progress=False, say=words.append, **TINY)
+    return out, found, "\n".join(words)
+
+
+def complaint(*argv):
+    """What the command says of a fault: one sentence, after a progress bar perhaps; and status 2."""
+    words = io.StringIO()
+    with contextlib.redirect_stderr(words):
+        status = main([str(arg) for arg in argv])
+    assert status == 2
+    *bars, sentence = words.getvalue().splitlines()
+    assert sentence.startswith("semgan: ") and all("%|" in bar or not bar for bar in bars), words.getvalue()
+    return sentence
+
+
+def test_help_is_quick_and_fits_a_page(capsys):
+    code = "import sys; from semgan_nb.cli import main; assert main(['--help']) == 0; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    for verb in VERBS:
+        assert main([verb, "--help"]) == 0
+        assert 5 < capsys.readouterr().out.count("\n") <= 50, verb
+
+
+@pytest.mark.parametrize("argv, word", [
+    (["trian"], "train"), (["train", "x.zip", "--gama=1"], "--gamma"), (["train", "x.zip", "--kimg", "long"], "kimg"), (["train"], "data"),
+    (["train", "x.zip"], "x.zip"), (["synth", "x.zip", "--size", "33"], "33"), (["info", "absent"], "absent"), (["demo", "--data", "absent"], "absent"),
+    (["demo", "--aug", "more"], "noaug"), (["metrics", "absent"], "absent"), (["train", "x.zip", "surplus"], "surplus"),
+], ids=str)
+def test_faults_are_one_sentence_and_write_nothing(here, argv, word):
+    assert word in complaint(*argv)
+    assert not list(here.iterdir())
+
+
+def test_bad_images_are_named(here):
+    (here / "empty").mkdir()
+    assert "empty" in complaint("prepare", "empty", "a.zip", "--size", 32)
+    (here / "text").mkdir()
+    (here / "text" / "steel.png").write_text("no image")
+    assert "steel.png" in complaint("prepare", "text", "a.zip", "--size", 32)
+    assert "steel.png" in complaint("demo", "--data", "text")
+    (here / "small").mkdir()
+    Image.fromarray(np.arange(400, dtype=np.uint32).astype(np.uint8).reshape(20, 20)).save(here / "small" / "tiny.png")
+    assert "tiny.png" in complaint("prepare", "small", "a.zip", "--size", 32)
+    assert sorted(path.name for path in here.iterdir()) == ["empty", "small", "text"]
+
+
+def test_demo_writes_what_it_says(finished):
+    out, found, words = finished
+    for name in ("data.zip", "curves.png", "samples.png", "run/config.json", "run/ladder-random_fd50_holdout.json"):
+        assert (out / name).stat().st_size > 100, name
+    assert Image.open(out / "samples.png").size[0] > 400
+    part = found["metrics"]["random_fd50_holdout"]
+    assert part["sentence"] in words and "GENERATED" in words and found["physics"]["text"] in words
+    assert "matched" in found["physics"]["text"]
+    assert read_status(out / "run")["state"] == "done"
+
+
+def test_demo_again_does_nothing_twice(finished, micrographs):
+    out, found, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in (out / "run").rglob("*.safetensors")} | {out / "data.zip": (out / "data.zip").stat().st_mtime_ns}
+    words = []
+    again = demo(str(micrographs), out=out, window=128, stride=16, progress=False, say=words.append, **TINY)
+    assert again["metrics"] == found["metrics"] and "was done already" in "\n".join(words)
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+
+
+def test_demo_refuses_other_settings_and_foreign_folders(finished, micrographs, tmp_path):
+    out, _, _ = finished
+    with pytest.raises(BadInput, match="size is 32 there and 64 here"):
+        demo(str(micrographs), size=64, out=out, window=128, stride=16)
+    with pytest.raises(BadInput, match="r1_gamma is 1.0 there and 5.0 here"):
+        demo(str(micrographs), out=out, window=128, stride=16, progress=False, say=lambda _: None, **TINY, r1_gamma=5.0)
+    (tmp_path / "thesis.docx").touch()
+    with pytest.raises(BadInput, match="thesis.docx"):
+        demo(str(micrographs), out=tmp_path)
+
+
+def test_metrics_are_added_once_and_never_beside_a_training(finished):
+    import filelock
+
+    out, _, _ = finished
+    records = evaluate(out / "run", ["random_fd20_full"], every=True, progress=False)
+    assert len(records) == len(snapshots(out / "run")) == len(read_metrics(out / "run")["random_fd20_full"])
+    assert {"results", "kimg", "cur_nimg", "snapshot_pkl", "num_real", "num_gen", "extractor_sha256"} <= set(records[0])
+    again = evaluate(out / "run", ["random_fd20_full"], progress=False)
+    assert again == records[-1:] and len(read_metrics(out / "run")["random_fd20_full"]) == len(records)
+    with filelock.FileLock(str(out / "run" / "lock")):
+        assert "in use" in complaint("metrics", out / "run")
+
+
+def test_info_says_what_things_are(finished, micrographs):
+    out, _, _ = finished
+    assert "6 images" in info(micrographs) and "256 x 256" in info(list_images(micrographs)[0])
+    assert "held out" in info(out / "data.zip") and "done" in info(out / "run") and "cur_nimg" in info(snapshots(out / "run")[-1])
+
+
+def test_train_goes_on_with_a_run(finished, here, capsys):
+    out, _, _ = finished
+    assert main(["train", str(out / "data.zip"), "--cfg", "laptop", *OPTIONS]) == 0
+    run = next((here / "runs").iterdir())
+    assert run.name.startswith("00001-data-laptop") and read_status(run)["state"] == "done"
+    assert main(["train", str(out / "data.zip"), "--out", str(run), "--kimg", "0.32"]) == 0
+    assert read_config(run)["resolved"]["total_kimg"] == 0.32 and read_config(run)["resolved"]["channel_max"] == 16
+    assert main(["train", str(out / "data.zip"), "--out", str(run)]) == 0
+    assert "was done already" in capsys.readouterr().out
+    assert "r1_gamma" in complaint("train", out / "data.zip", "--out", run, "--gamma", 7)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is sent to a process as POSIX does")
+def test_interrupted_demo_goes_on_to_the_same_end(finished, micrographs, tmp_path):
+    out, found, _ = finished
+    command = [sys.executable, "-c", "import sys; from semgan_nb.cli import main; sys.exit(main())", "demo", "--data", str(micrographs), "--window", "128", "--stride", "16",
+               "--out", str(tmp_path / "cut"), *OPTIONS]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not read_stats(tmp_path / "cut" / "run"):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and "goes on" in errors.splitlines()[-1]
+    assert read_status(tmp_path / "cut" / "run")["state"] == "stopped"
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    kept = [{"kimg": record["kimg"], **record["results"]} for record in read_metrics(tmp_path / "cut" / "run")["random_fd50_holdout"]]
+    whole = [{"kimg": record["kimg"], **record["results"]} for record in read_metrics(out / "run")["random_fd50_holdout"]]
+    assert json.dumps(kept) == json.dumps(whole)
