@@ -1,3 +1,22 @@
 """Train a GAN on micrographs: StyleGAN2 with adaptive discriminator augmentation."""
 
 __version__ = "0.1.0"
+
+# What one needs first stands here, imported when it is asked for; all else is reached through its module.
+_MODULES = {
+    "read_micrograph": "micrographs", "Dataset": "dataset", "prepare": "preprocess", "sample": "latent", "compare": "metrics",
+    "Config": "runs", "load": "checkpoints", "train": "training", "evaluate": "cli",
+}
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__():
+    return [*globals(), *__all__]

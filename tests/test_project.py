@@ -46,7 +46,7 @@ def own_imports(tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                if alias.name.split(".")[0] == "semgan_nb":
+                if alias.name.startswith("semgan_nb."):
                     yield alias.name.partition(".")[2]
         elif isinstance(node, ast.ImportFrom):
             module = node.module or ""
@@ -130,6 +130,14 @@ def test_package_runs_no_code_from_files():
                 assert options.get("allow_pickle", "False") == "False", where
 
 
+def test_public_names_are_there():
+    import semgan_nb
+
+    assert all(callable(getattr(semgan_nb, name)) for name in semgan_nb.__all__)
+    with pytest.raises(AttributeError):
+        semgan_nb.nothing
+
+
 def test_readme_is_made_from_the_index():
     done = subprocess.run([sys.executable, ROOT / "tools" / "readme.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -150,7 +158,7 @@ def running_place(tmp_path_factory):
     shutil.copytree(ROOT / "nbs", place / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     settings = {"JUPYTER_DATA_DIR": place / "jupyter", "JUPYTER_CONFIG_DIR": place / "jupyter",
                 "JUPYTER_RUNTIME_DIR": place / "runtime", "IPYTHONDIR": place / "ipython",
-                "PYTHONPATH": ROOT, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+                "SEMGAN_CACHE": place / "cache", "PYTHONPATH": ROOT, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(name, str(value))
