@@ -240,7 +240,7 @@ class Trainer:
             setattr(self, k, state[k])
         self.pl_mean = state["pl_mean"].to(self.device)
 
-# %% ../nbs/15_training.ipynb #d784e73b
+# %% ../nbs/15_training.ipynb #f4446dea
 @dataclass(frozen=True)
 class Tick:
     "What a tick of training reports."
@@ -251,8 +251,8 @@ class Tick:
     stats: dict  # as in stats.jsonl
     rt: float  # r_t of the last window
     p: float
-    img_per_sec: float
-    eta_sec: float
+    img_per_sec: float | None  # None where nothing was timed
+    eta_sec: float | None
     records: list[dict] = field(default_factory=list)  # metric records of this tick
     snapshot: Path | None = None
     done: bool = False
@@ -393,7 +393,7 @@ def train(
         signals.__exit__()
         writer.close(state, message)
 
-# %% ../nbs/15_training.ipynb #db5a54c7
+# %% ../nbs/15_training.ipynb #42753549
 class _Reporter:
     "Writes what a run shows: statistics, pictures, snapshots, metric records."
 
@@ -439,7 +439,7 @@ class _Reporter:
         report = t.statistics.report
         for name, value in (
             ("Progress/tick", t.cur_tick), ("Progress/kimg", t.cur_nimg / 1000), ("Progress/augment", float(t.ada.p)), ("Timing/total_sec", t.elapsed),
-            ("Timing/sec_per_tick", seconds), ("Timing/sec_per_kimg", seconds / max(images, 1) * 1000), ("Timing/maintenance_sec", self.maintenance),
+            ("Timing/sec_per_tick", seconds), ("Timing/sec_per_kimg", seconds / images * 1000 if images else float("nan")), ("Timing/maintenance_sec", self.maintenance),
             ("Timing/total_hours", t.elapsed / 3600), ("Timing/total_days", t.elapsed / 86400), ("Resources/cpu_mem_gb", _memory_gb()),
         ):
             report(name, value)
@@ -463,11 +463,11 @@ class _Reporter:
             t.statistics.load_state_dict(kept)  # the tick will be done again
             raise
         w.append("stats.jsonl", {**stats, "timestamp": time.time()})
-        rate = images / seconds if seconds else float("nan")
-        eta = max(c.total_kimg * 1000 - t.cur_nimg, 0) / rate if rate else float("nan")
-        w.set_status(cur_nimg=t.cur_nimg, kimg=t.cur_nimg / 1000, sec_per_kimg=round(1000 / rate, 3), eta_sec=round(eta, 1), message="")
+        rate = images / seconds if images else None  # a tick that is done again right after going on has no time of its own
+        eta = max(c.total_kimg * 1000 - t.cur_nimg, 0) / rate if rate else None
+        w.set_status(cur_nimg=t.cur_nimg, kimg=t.cur_nimg / 1000, message="", **(dict(sec_per_kimg=round(1000 / rate, 3), eta_sec=round(eta, 1)) if rate else {}))
         found = "".join(f"  {m['metric']} {next(iter(m['results'].values())):.2f}" for m in records)
-        w.log(f"tick {t.cur_tick:<5d} kimg {t.cur_nimg / 1000:<9.3f} time {t.elapsed:<8.0f} sec/tick {seconds:<7.1f} sec/kimg {1000 / rate:<7.2f} maintenance {self.maintenance:<6.1f} augment {float(t.ada.p):.4f}{found}")
+        w.log(f"tick {t.cur_tick:<5d} kimg {t.cur_nimg / 1000:<9.3f} time {t.elapsed:<8.0f} sec/tick {seconds:<7.1f} sec/kimg {1000 / rate if rate else 0:<7.2f} maintenance {self.maintenance:<6.1f} augment {float(t.ada.p):.4f}{found}")
         tick = Tick(t.cur_tick, t.cur_nimg, t.cur_nimg / 1000, stats, t.ada.rt, float(t.ada.p), rate, eta, records, snapshot, t.done)
         t.cur_tick += 1
         t.tick_start = t.cur_nimg
