@@ -393,7 +393,7 @@ def train(
         signals.__exit__()
         writer.close(state, message)
 
-# %% ../nbs/15_training.ipynb #42753549
+# %% ../nbs/15_training.ipynb #25a92a3e
 class _Reporter:
     "Writes what a run shows: statistics, pictures, snapshots, metric records."
 
@@ -436,7 +436,7 @@ class _Reporter:
         t, c, w = self.trainer, self.trainer.config, self.writer
         now = time.monotonic()
         seconds, images = now - self.tick_began, t.cur_nimg - self.tick_nimg
-        report = t.statistics.report
+        kept, report = t.statistics.state_dict(), t.statistics.report
         for name, value in (
             ("Progress/tick", t.cur_tick), ("Progress/kimg", t.cur_nimg / 1000), ("Progress/augment", float(t.ada.p)), ("Timing/total_sec", t.elapsed),
             ("Timing/sec_per_tick", seconds), ("Timing/sec_per_kimg", seconds / images * 1000 if images else float("nan")), ("Timing/maintenance_sec", self.maintenance),
@@ -445,7 +445,6 @@ class _Reporter:
             report(name, value)
         if t.device.type == "cuda":
             report("Resources/peak_gpu_mem_gb", torch.cuda.max_memory_allocated() / 2**30)
-        kept = t.statistics.state_dict()
         stats = t.statistics.close_tick()
         stats["Progress/kimg"]["mean"] = t.cur_nimg / 1000  # exact, whatever the rounding of the sums
         g_loss = stats["Loss/G/loss"]["mean"]
