@@ -6,7 +6,8 @@
 __all__ = ['IMAGE_ENDINGS', 'BadInput', 'atomic', 'Micrograph', 'list_images', 'embedded', 'find_bar', 'LabelMap',
            'read_micrograph', 'white_level', 'to_uint8', 'scale_bar', 'show']
 
-# %% ../nbs/01_micrographs.ipynb #e8a3837e
+# %% ../nbs/01_micrographs.ipynb #98388a42
+import logging
 import math
 import os
 import re
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 from PIL import Image
+from scipy import ndimage
 
 # %% ../nbs/01_micrographs.ipynb #62a167c8
 class BadInput(ValueError):
@@ -75,7 +77,7 @@ def embedded(name="superalloy"):  # 'superalloy': 18 micrographs of a nickel sup
     if not folder.is_dir(): raise BadInput(f"no embedded set is called '{name}': there is 'superalloy'")
     return folder
 
-# %% ../nbs/01_micrographs.ipynb #5104b523
+# %% ../nbs/01_micrographs.ipynb #ea91ca0e
 def find_bar(pixels):        # [height, width], any real dtype
     "Rows of data bar at the bottom of an image; 0 where there is none."
     pixels = np.asarray(pixels)
@@ -89,7 +91,8 @@ def find_bar(pixels):        # [height, width], any real dtype
     counts[max(0, levels[0] - 16):levels[0] + 17] = 0
     levels.append(int(counts.argmax()))
     modes = np.array([np.bincount(row, minlength=256).argmax() for row in q])
-    ruled = (np.abs(q - modes[:, None]) <= 3).mean(1) >= 0.95       # full-width lines of any level
+    ruled = (np.abs(q - modes[:, None]) <= 3).mean(1) >= 0.95       # full-width lines of any level ...
+    ruled &= ~(ndimage.binary_opening(ruled, np.ones(9)) & (np.abs(modes[:, None] - levels).min(1) > 16))   # ... but no more than 8 rows thick
     rows = max(_bar_start(np.abs(q - level), ruled, tolerance) for level in levels for tolerance in (1, 16))  # 1 lossless, 16 JPEG
     start = limit - rows
     if rows and start > 16:                                          # rows blurred by JPEG: still even, and of no value that the image has
@@ -235,11 +238,19 @@ def _what_is_it(path):
     if all(b in b"\t\n\r\f" or 32 <= b < 127 or b >= 128 for b in head): return "is a text file, not an image: rename it or take it out of the folder"
     return None
 
-# %% ../nbs/01_micrographs.ipynb #e82dd11b
+# %% ../nbs/01_micrographs.ipynb #db8b8bbe
 def _values(pixels):
     "The distinct values of an image, all of them where there are few."
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2: return np.flatnonzero(np.bincount(pixels.ravel()))
     return np.unique(pixels)
+
+@contextmanager
+def _quiet(name):
+    "Keep a library's log messages from the screen: the user gets one sentence."
+    log = logging.getLogger(name)
+    before, log.disabled = log.disabled, True
+    try: yield
+    finally: log.disabled = before
 
 class LabelMap(BadInput):
     "An image of so few values that it is a map of labels; `prepare` leaves these out and says so."
@@ -256,7 +267,8 @@ def read_micrograph(
     size = stated = palette = None
     try:
         with open(path, "rb") as f: magic = f.read(4)
-        if magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"): pixels, palette, size, stated, tags = _read_tiff(path)
+        if magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            with _quiet("tifffile"): pixels, palette, size, stated, tags = _read_tiff(path)
         else: pixels, tags = _read_other(path)
     except BadInput: raise
     except PermissionError: raise BadInput(f"{path}: may not be read: check its permissions")
@@ -266,7 +278,7 @@ def read_micrograph(
         raise BadInput(f"{path}: cannot be read as an image, it is damaged, cut off or of an unknown kind ({_short(error)}): copy it again or export it as TIFF or PNG")
     if palette is not None:
         pixels = np.moveaxis(np.asarray(palette)[:, pixels], 0, -1)
-        pixels = (pixels // 257).astype(np.uint8) if palette.max() > 255 else pixels.astype(np.uint8)
+        pixels = (pixels >> 8).astype(np.uint8) if palette.max() > 255 else pixels.astype(np.uint8)
     if pixels.dtype.kind == "c": raise BadInput(f"{path}: holds complex numbers, a grey micrograph is wanted: export the real image")
     if pixels.dtype.kind == "b": pixels = pixels.astype(np.uint8) * 255
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
@@ -275,7 +287,8 @@ def read_micrograph(
     tags["bits"] = pixels.dtype.itemsize * 8
     if bar == "auto": rows = stated if stated is not None else find_bar(pixels)
     else:
-        rows = int(bar)
+        try: rows = int(bar)
+        except (TypeError, ValueError): raise BadInput(f"bar: '{bar}' was given, 'auto' or a number of rows is wanted")
         if not 0 <= rows < pixels.shape[0]: raise BadInput(f"{path}: a bar of {rows} rows was asked for, the image has {pixels.shape[0]}: give fewer rows")
     result = Micrograph(pixels, size, rows, str(path), tags)
     values = _values(result.image)

@@ -7,9 +7,10 @@ __all__ = ['median_filter', 'match_histogram', 'match_levels', 'stretch_levels',
            'centre_crop', 'tiles', 'reduce_to', 'feature_width', 'suggest_window', 'group_files', 'prepare',
            'prepare_synthetic']
 
-# %% ../nbs/04_preprocess.ipynb #194ee020
+# %% ../nbs/04_preprocess.ipynb #b449727c
 import csv
 import hashlib
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -125,9 +126,9 @@ def reduce_to(tile, size):               # uint8 [window, window]; wanted side
     if window < size: raise BadInput(f"window: {window} is smaller than the image size {size}: images are never enlarged, choose a window of at least {size}")
     return np.asarray(Image.fromarray(np.ascontiguousarray(tile)).resize((size, size), Image.BOX))
 
-# %% ../nbs/04_preprocess.ipynb #16a3368d
+# %% ../nbs/04_preprocess.ipynb #5dd7c67b
 def feature_width(image):   # uint8 [height, width]
-    "Width in px of the typical feature: the diameter of discs whose autocorrelation falls to one half as soon."
+    "Width in px of the typical feature: the diameter of discs whose autocorrelation falls as soon."
     a = median_filter(np.asarray(image)[:1024, :1024], 3).astype(float)
     a = a - _shading(a, min(a.shape) / 6)
     a = (a - a.mean()) * np.hanning(a.shape[0])[:, None] * np.hanning(a.shape[1])
@@ -135,9 +136,9 @@ def feature_width(image):   # uint8 [height, width]
     y, x = np.indices(a.shape)
     distance = np.rint(np.hypot(y - a.shape[0] // 2, x - a.shape[1] // 2)).astype(int).ravel()
     radial = np.bincount(distance, correlation.ravel()) / np.bincount(distance)
-    radial = radial / max(radial[0], 1e-12)
-    k = int(np.argmax(radial < 0.5))
-    return 2.5 * float(k - 1 + (radial[k - 1] - 0.5) / max(radial[k - 1] - radial[k], 1e-12)) if k else min(a.shape) / 2
+    half = radial[2] / 2
+    k = 3 + int(np.argmax(radial[3:] < half)) if half > 0 else 0
+    return 2.2 * float(k - 1 + (radial[k - 1] - half) / max(radial[k - 1] - radial[k], 1e-12)) if k else 2.2
 
 def suggest_window(
     images,            # list of uint8 [height, width]
@@ -156,7 +157,7 @@ def _suggest(shapes, feature, size, pixels=5):
     window = size * factor
     count = lambda stride: sum(((h - window) // stride + 1) * ((w - window) // stride + 1) for h, w in shapes if min(h, w) >= window)
     steps = [max(1, window // k) for k in (1, 2, 4, 8)]
-    stride = next((s for s in steps if count(s) >= 1000), steps[-1])
+    stride = next((s for s in steps if count(s) >= 2500), steps[-1])
     while stride >= window and count(stride) > 10_000: stride *= 2
     return {"window": window, "stride": stride, "factor": factor, "feature_px": round(feature, 1), "count": count(stride)}
 
@@ -190,7 +191,7 @@ def _prefix(name):
     cuts = [stem.index(c) for c in "_-" if c in stem]
     return stem[:min(cuts)] or stem if cuts else stem
 
-# %% ../nbs/04_preprocess.ipynb #488f976e
+# %% ../nbs/04_preprocess.ipynb #35bb0339
 class _Source:
     "A micrograph file on its way through `prepare`: what was read from it, and its pixels while memory allows."
     kept = 0
@@ -232,6 +233,8 @@ def _read_sources(src, bar, force, strict, progress):
         except BadInput as error:
             if strict: raise
             rejected.append({"file": name, "why": str(error)}); continue
+        twin = next((s.name for s in sources if s.sha256 == source.sha256), None)
+        if twin: rejected.append({"file": name, "why": f"{file}: is the same file as {twin}: one of the two is enough"}); continue
         kept += source.pixels.nbytes
         if kept > _KEEP_BYTES: source.pixels = None
         sources.append(source)
@@ -266,7 +269,7 @@ def _to_eight_bits(sources):
         if high - low > full / 4: white, black = full, 0             # else: a narrow part of the scale, spread it
     return (lambda image: image if image.dtype == np.uint8 else to_uint8(image, white, black)), {"black": black, "white": white}
 
-# %% ../nbs/04_preprocess.ipynb #17dbd60f
+# %% ../nbs/04_preprocess.ipynb #4f516c52
 def prepare(
     src,                   # folder of micrographs (searched with its sub-folders), or a list of files
     dest,                  # the archive to write, .zip
@@ -287,7 +290,7 @@ def prepare(
 ):
     "Write an archive of training images and return a summary, a dict. Raises BadInput and writes nothing on bad input."
     dest = Path(dest)
-    _check_arguments(dest, size, window, stride, intensity, holdout, median)
+    _check_arguments(dest, size, window, stride, intensity, stretch, holdout, median)
     sources, root, rejected = _read_sources(src, bar, force, strict, progress)
     _check_scales(sources, mixed_scales)
     eight, depth = _to_eight_bits(sources)
@@ -319,17 +322,20 @@ def prepare(
     def cut(image): return tiles(image, side, stride) if window else [((image.shape[0] - side) // 2, (image.shape[1] - side) // 2, centre_crop(image, side))]
     for s, name in zip(tqdm(sources, "measuring", unit="file", disable=not progress), groups):   # before matching
         image = s.filtered(eight, median)
-        records += [(name, phase_fraction(reduce_to(tile, size))) for _, _, tile in cut(image)]
-    held = choose_holdout(*zip(*records), holdout) if holdout else set()
+        for y, x, tile in cut(image):
+            small = reduce_to(tile, size)
+            if np.ptp(small) > 2: records.append((name, phase_fraction(small), s, y, x))       # else nothing to see: black vacuum, say
+    if not records: raise BadInput(f"{root}: all tiles are of one grey value, there is nothing to learn: choose another size or window")
+    total = sum(len(cut(np.empty(s.shape, bool))) for s in sources)
+    held = choose_holdout([r[0] for r in records], [r[1] for r in records], holdout) if holdout else set()
     after = []
 
     def items():
-        done = iter(records)
-        for s, name in zip(tqdm(sources, "writing", unit="file", disable=not progress), groups):
+        for s, own in itertools.groupby(tqdm(records, "writing", unit="image", disable=not progress), lambda r: r[2]):
             image = change(s.filtered(eight, median), target)
             scale = None if s.pixel_size_nm is None else [p * side / size for p in s.pixel_size_nm]
-            for y, x, tile in cut(image):
-                small, fraction = reduce_to(tile, size), next(done)[1]
+            for name, fraction, _, y, x in own:
+                small = reduce_to(image[y:y + side, x:x + side], size)
                 after.append((name, phase_fraction(small) if intensity != "none" else fraction))
                 yield {"name": f"{s.name}@{y},{x}", "image": small, "source": s.name, "source_sha256": s.sha256, "crop": (y, x, side, side),
                        "group": name, "pixel_size_nm": scale, "fraction": round(fraction, 5), "part": "holdout" if name in held else "train"}
@@ -337,10 +343,10 @@ def prepare(
                 "median": median, "holdout": holdout, "group": group if group in ("auto", "file", "folder", "prefix") else "csv", "depth": depth,
                 "bar_rows": {s.name: s.bar_rows for s in sources if s.bar_rows}}
     manifest = write_archive(dest, items(), settings)
-    return _summary(dest, manifest, sources, rejected, held, {"before": _spread(records), "after": _spread(after)}, table, feature, intensity, holdout)
+    return _summary(dest, manifest, sources, rejected, held, {"before": _spread(records), "after": _spread(after)}, table, feature, intensity, holdout, total - len(records))
 
-# %% ../nbs/04_preprocess.ipynb #210100f5
-def _check_arguments(dest, size, window, stride, intensity, holdout, median):
+# %% ../nbs/04_preprocess.ipynb #13470dab
+def _check_arguments(dest, size, window, stride, intensity, stretch, holdout, median):
     def whole(value): return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0
     if dest.is_dir(): raise BadInput(f"{dest}: is a folder, the archive is a file: give a name such as {dest / 'data.zip'}")
     if dest.suffix.lower() != ".zip": raise BadInput(f"{dest}: the archive's name must end in .zip: call it {dest.with_suffix('.zip').name}")
@@ -349,6 +355,10 @@ def _check_arguments(dest, size, window, stride, intensity, holdout, median):
     if whole(window) and window < size: raise BadInput(f"window: {window} is smaller than the image size {size}: images are never enlarged, choose a window of at least {size}")
     if stride is not None and not whole(stride): raise BadInput(f"stride: '{stride}' was given, a number of pixels is wanted")
     if intensity not in ("match", "gain", "none"): raise BadInput(f"intensity: '{intensity}' was given: it is 'match', 'gain' or 'none'")
+    if stretch not in (None, "auto"):
+        try: low, high = (float(v) for v in stretch)
+        except (TypeError, ValueError): low = high = 0
+        if not 0 <= low < high <= 100: raise BadInput(f"stretch: {stretch} was given, two percentiles such as (5, 95) are wanted, or None")
     if not 0 <= holdout < 1: raise BadInput(f"holdout: {holdout} was given, a share from 0 to below 1 is wanted, as 0.2")
     if median and (not whole(median) or median % 2 == 0): raise BadInput(f"median: {median} was given, an odd number of pixels is wanted, or 0 for none")
 
@@ -359,12 +369,12 @@ def _reference(reference, sources, eight, bar, progress):
     return eight(sources[best].image()), sources[best].name, [{"file": sources[row["index"]].name} | {k: round(v, 4) for k, v in row.items() if k != "index"} for row in table]
 
 def _spread(records):
-    "Standard deviation over the groups of the mean phase fraction, of (group, fraction) pairs."
+    "Standard deviation over the groups of the mean phase fraction; records begin with group and fraction."
     by_group = {}
-    for name, fraction in records: by_group.setdefault(name, []).append(fraction)
+    for name, fraction, *_ in records: by_group.setdefault(name, []).append(fraction)
     return float(np.std([np.mean(values) for values in by_group.values()]))
 
-def _summary(dest, manifest, sources, rejected, held, spread, table, feature, intensity, holdout):
+def _summary(dest, manifest, sources, rejected, held, spread, table, feature, intensity, holdout, empty):
     "What `prepare` returns."
     images, settings = manifest["images"], manifest["settings"]
     groups = {}
@@ -375,6 +385,7 @@ def _summary(dest, manifest, sources, rejected, held, spread, table, feature, in
     notes = []
     if barred: notes.append(f"a data bar was cut from {len(barred)} of {len(sources)} files ({', '.join(str(r) for r in sorted({s.bar_rows for s in barred}))} rows)")
     if rejected: notes.append(f"{len(rejected)} files were left out, e.g. {rejected[0]['why']}")
+    if empty: notes.append(f"{empty} tiles of one grey value were left out")
     if unknown: notes.append(f"{unknown} of {len(sources)} files do not say their pixel size, so different magnifications would not be noticed")
     notes += [f"{s.name}: {s.tags['warning']}" for s in sources if "warning" in s.tags]
     if holdout and not held: notes.append("there is only one group, so nothing is held out: name groups (a sub-folder each, or a CSV file) to evaluate on images not trained on")
