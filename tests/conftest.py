@@ -9,6 +9,8 @@ if hasattr(os, "sched_getaffinity"):
 else:
     cores = os.cpu_count() or 1
 os.environ.setdefault("OMP_NUM_THREADS", str(min(cores, 4)))
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait do not spin: on a busy machine spinning makes everything many times slower
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 @pytest.fixture(scope="session", autouse=True)
