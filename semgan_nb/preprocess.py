@@ -269,7 +269,7 @@ def _to_eight_bits(sources):
         if high - low > full / 4: white, black = full, 0             # else: a narrow part of the scale, spread it
     return (lambda image: image if image.dtype == np.uint8 else to_uint8(image, white, black)), {"black": black, "white": white}
 
-# %% ../nbs/04_preprocess.ipynb #4f516c52
+# %% ../nbs/04_preprocess.ipynb #4cdc77b4
 def prepare(
     src,                   # folder of micrographs (searched with its sub-folders), or a list of files
     dest,                  # the archive to write, .zip
@@ -324,7 +324,7 @@ def prepare(
         image = s.filtered(eight, median)
         for y, x, tile in cut(image):
             small = reduce_to(tile, size)
-            if np.ptp(small) > 2: records.append((name, phase_fraction(small), s, y, x))       # else nothing to see: black vacuum, say
+            if np.ptp(small) > 0.02 * np.ptp(image): records.append((name, phase_fraction(small), s, y, x))       # else nothing to see: black vacuum, say
     if not records: raise BadInput(f"{root}: all tiles are of one grey value, there is nothing to learn: choose another size or window")
     total = sum(len(cut(np.empty(s.shape, bool))) for s in sources)
     held = choose_holdout([r[0] for r in records], [r[1] for r in records], holdout) if holdout else set()

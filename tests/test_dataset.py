@@ -1,0 +1,202 @@
+"""Chapter 03: archive, hold-out, subset, mirror, sampler."""
+import io
+import itertools
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from semgan_nb import dataset as chapter
+from semgan_nb.dataset import Dataset, InfiniteSampler, choose_holdout, subset_indices, write_archive
+from semgan_nb.micrographs import BadInput
+
+
+def items(n=20, size=16, channels=None, **extra):
+    rng = np.random.default_rng(0)
+    for k in range(n):
+        image = rng.integers(0, 256, (size, size) + ((3,) if channels == 3 else ()), dtype=np.uint8)
+        yield {"name": f"t{k}", "image": image, "group": f"g{k % 5}", "fraction": 0.1 * (k % 5), "pixel_size_nm": (50.0, 51.0),
+               "source": f"g{k % 5}.tif", "source_sha256": "0" * 64, "crop": (0, k, size, size), "part": "holdout" if k % 5 == 2 else "train"} | extra
+
+
+def test_archive_is_equal_to_the_byte(tmp_path):
+    for name in "ab":
+        write_archive(tmp_path / f"{name}.zip", items(), {"median": 3, "numpy": np.float32(0.5)})
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.zip") as z:
+        infos = z.infolist()
+        assert {i.compress_type for i in infos} == {zipfile.ZIP_STORED} and {i.date_time for i in infos} == {(1980, 1, 1, 0, 0, 0)}
+        assert infos[0].filename == "00000/img00000000.png" and infos[-1].filename == "manifest.json"
+        assert json.loads(z.read("dataset.json")) == {"labels": None}
+        manifest = json.loads(z.read("manifest.json"))
+    assert manifest["resolution"] == 16 and manifest["channels"] == 1 and manifest["settings"] == {"median": 3, "numpy": 0.5}
+    assert manifest["images"][7] == {"file": "00000/img00000007.png", "part": "holdout", "name": "t7", "group": "g2", "fraction": 0.2,
+                                     "pixel_size_nm": [50.0, 51.0], "source": "g2.tif", "source_sha256": "0" * 64, "crop": [0, 7, 16, 16]}
+
+
+def test_folder_numbers_are_the_first_five_digits(tmp_path):
+    small = np.zeros((4, 4), np.uint8)
+    write_archive(tmp_path / "a.zip", ({"image": small} for _ in range(1001)), {})
+    assert Dataset(tmp_path / "a.zip").names[-1] == "00001/img00001000.png"
+
+
+def test_round_trip_grey_and_rgb(tmp_path):
+    for channels in (1, 3):
+        write_archive(tmp_path / "a.zip", items(channels=channels), {})
+        data = Dataset(tmp_path / "a.zip")
+        expected = np.stack([i["image"] for i in items(channels=channels)])
+        expected = expected[:, None] if channels == 1 else expected.transpose(0, 3, 1, 2)
+        assert (data.resolution, data.channels, len(data)) == (16, channels, 20)
+        assert (data.images() == expected).all() and (data[3] == expected[3]).all() and data[0].dtype == np.uint8
+        assert data.pixel_size_nm == (50.0, 51.0) and data.name == "a" and data.has_holdout and data.fractions[4] == pytest.approx(0.4)
+
+
+def test_labels(tmp_path):
+    write_archive(tmp_path / "a.zip", (i | {"label": k % 3} for k, i in enumerate(items(6))), {})
+    with zipfile.ZipFile(tmp_path / "a.zip") as z:
+        assert json.loads(z.read("dataset.json"))["labels"][4] == ["00000/img00000004.png", 1]
+    assert Dataset(tmp_path / "a.zip").labels == [0, 1, 2, 0, 1, 2]
+
+
+def test_parts(tmp_path):
+    write_archive(tmp_path / "a.zip", items(), {})
+    whole, train, held = (Dataset(tmp_path / "a.zip", part) for part in ("all", "train", "holdout"))
+    assert (len(whole), len(train), len(held)) == (20, 16, 4)
+    assert set(held.groups) == {"g2"} and not set(held.groups) & set(train.groups) and sorted(train.names + held.names) == whole.names
+    write_archive(tmp_path / "b.zip", items(part="train"), {})
+    assert len(Dataset(tmp_path / "b.zip", "train")) == 20 and not Dataset(tmp_path / "b.zip").has_holdout
+    for path, part in (("b.zip", "holdout"), ("a.zip", "test")):
+        with pytest.raises(BadInput):
+            Dataset(tmp_path / path, part)
+
+
+def test_folder_equals_zip(tmp_path):
+    write_archive(tmp_path / "a.zip", items(), {})
+    with zipfile.ZipFile(tmp_path / "a.zip") as z:
+        z.extractall(tmp_path / "folder")
+    a, b = Dataset(tmp_path / "a.zip", "train"), Dataset(tmp_path / "folder", "train")
+    assert a.fingerprint == b.fingerprint and a.names == b.names and (a.images() == b.images()).all()
+    write_archive(tmp_path / "c.zip", items(19), {})
+    assert Dataset(tmp_path / "c.zip").fingerprint != a.fingerprint
+
+
+def test_plain_folder_of_png(tmp_path):
+    for k in (10, 2, 1):
+        Image.fromarray(np.full((8, 8), k, np.uint8)).save(tmp_path / f"{k}.png")
+    data = Dataset(tmp_path, "train")
+    assert data.names == ["1.png", "10.png", "2.png"] == data.groups and data.images()[:, 0, 0, 0].tolist() == [1, 10, 2]
+    assert data.pixel_size_nm is None and np.isnan(data.fractions).all()
+
+
+def test_large_archives_are_read_from_disk(tmp_path, monkeypatch):
+    write_archive(tmp_path / "a.zip", items(), {})
+    kept = Dataset(tmp_path / "a.zip", mirror=True)
+    monkeypatch.setattr(chapter, "_KEEP_BYTES", 0)
+    assert (Dataset(tmp_path / "a.zip", mirror=True).images() == kept.images()).all()
+    with zipfile.ZipFile(tmp_path / "a.zip") as z:
+        z.extractall(tmp_path / "folder")
+    assert (Dataset(tmp_path / "folder", mirror=True).images([3, 25]) == kept.images([3, 25])).all()
+
+
+def test_subset_and_mirror(tmp_path):
+    assert subset_indices(3000, 10, 0) == [311, 720, 1025, 1537, 1587, 2078, 2281, 2493, 2941, 2980]
+    assert subset_indices(3000, 10, 1) == [28, 99, 351, 393, 1098, 1394, 1520, 1957, 2020, 2087]
+    write_archive(tmp_path / "a.zip", items(), {})
+    train = Dataset(tmp_path / "a.zip", "train")
+    some = Dataset(tmp_path / "a.zip", "train", subset=6, mirror=True, seed=1)
+    assert some.names == [train.names[i] for i in subset_indices(16, 6, 1)] and len(some) == 12
+    assert (some[7] == some[1][..., ::-1]).all() and (some.images()[6:] == some.images()[:6, ..., ::-1]).all()
+    for wrong in (0, 17):
+        with pytest.raises(BadInput, match="subset"):
+            Dataset(tmp_path / "a.zip", "train", subset=wrong)
+
+
+def png(array):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def zipped(path, files):
+    with zipfile.ZipFile(path, "w") as z:
+        for name, data in files.items():
+            z.writestr(name, data)
+    return path
+
+
+def test_foreign_and_broken_archives(tmp_path):
+    good = png(np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8))
+    cases = {
+        "mixed sizes": ({"a.png": good, "b.png": png(np.zeros((64, 64), np.uint8))}, "b.png"),
+        "mixed channels": ({"a.png": good, "b.png": png(np.zeros((32, 32, 3), np.uint8))}, "b.png"),
+        "not square": ({"a.png": png(np.zeros((32, 48), np.uint8))}, "square"),
+        "odd size": ({"a.png": png(np.zeros((48, 48), np.uint8))}, "power of two"),
+        "no images": ({"readme.txt": b"hello"}, "no images"),
+        "corrupt": ({"a.png": good, "00000/b.png": good[:600]}, "00000/b.png"),
+        "no png": ({"a.png": good, "b.png": b"text"}, "b.png"),
+        "16 bits": ({"a.png": png(np.zeros((32, 32), np.uint16))}, "8-bit"),
+        "alpha": ({"a.png": png(np.zeros((32, 32, 4), np.uint8))}, "8-bit"),
+        "bad manifest": ({"a.png": good, "manifest.json": b"{"}, "manifest.json"),
+        "bad labels": ({"a.png": good, "dataset.json": b"[1]"}, "dataset.json"),
+    }
+    for name, (files, word) in cases.items():
+        with pytest.raises(BadInput) as caught:
+            Dataset(zipped(tmp_path / "x.zip", files))
+        assert word in str(caught.value) and "x.zip" in str(caught.value) and "\n" not in str(caught.value), name
+    (tmp_path / "t.zip").write_text("no archive")
+    for path in (tmp_path / "t.zip", tmp_path / "missing.zip"):
+        with pytest.raises(BadInput, match=path.name):
+            Dataset(path)
+
+
+def test_failed_writing_leaves_the_old_archive(tmp_path):
+    write_archive(tmp_path / "a.zip", items(), {})
+    before = (tmp_path / "a.zip").read_bytes()
+    bad = [lambda: itertools.chain(items(3), items(1, size=32)), lambda: iter([]), lambda: items(2, size=24), lambda: items(2, size=16, image=np.zeros((16, 16)))]
+    for make in bad:
+        with pytest.raises(BadInput):
+            write_archive(tmp_path / "a.zip", make(), {})
+    assert (tmp_path / "a.zip").read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_choose_holdout():
+    groups = [f"{k:02d}" for k in range(30) for _ in range(100)]
+    values = np.repeat(np.linspace(0.37, 0.9, 30), 100)
+    held = choose_holdout(groups, values)
+    kept = np.array([g in held for g in groups])
+    assert kept.mean() == pytest.approx(0.2) and np.abs(np.quantile(values[kept], [0.1, 0.5, 0.9]) - np.quantile(values, [0.1, 0.5, 0.9])).max() < 0.04
+    shuffled = np.random.default_rng(0).permutation(3000)
+    assert choose_holdout(np.array(groups)[shuffled], values[shuffled]) == held
+    for n in range(2, 9):
+        for share in (0.01, 0.2, 0.5, 0.99):
+            assert 1 <= len(choose_holdout(range(n), np.arange(n), share)) <= n - 1
+    assert choose_holdout(["a"] * 3, [1, 2, 3]) == set() and choose_holdout([1, 2, 2], [np.nan] * 3)
+    with pytest.raises(BadInput):
+        choose_holdout([1, 2], [0, 1], 1.0)
+
+
+def test_sampler_vectors():
+    assert InfiniteSampler(10, 0).take(24).tolist() == [2, 8, 4, 9, 1, 6, 2, 3, 0, 9, 7, 8, 1, 5, 6, 4, 3, 8, 2, 1, 9, 6, 7, 5]
+    assert InfiniteSampler(10, 0, 0, 2).take(8).tolist() == [2, 4, 1, 2, 0, 7, 1, 6]
+    assert InfiniteSampler(10, 0, 1, 2).take(8).tolist() == [8, 9, 6, 3, 9, 8, 5, 4]
+
+
+def test_sampler_ranks_share_one_stream():
+    one = InfiniteSampler(37, 5).take(120)
+    for r in range(4):
+        assert (InfiniteSampler(37, 5, r, 4).take(30) == one[r::4]).all()
+    assert InfiniteSampler(1).take(3).tolist() == [0, 0, 0] and set(InfiniteSampler(3).take(30).tolist()) == {0, 1, 2}
+
+
+def test_sampler_goes_on(tmp_path):
+    one = InfiniteSampler(50, 3)
+    one.take(123)
+    torch.save(one.state_dict(), tmp_path / "s.pt")
+    other = InfiniteSampler(50, 99)
+    other.load_state_dict(torch.load(tmp_path / "s.pt", weights_only=True))
+    assert (one.take(500) == other.take(500)).all()
+    with pytest.raises(BadInput):
+        InfiniteSampler(51).load_state_dict(one.state_dict())
