@@ -173,7 +173,7 @@ def _imagej_scale(page, imagej, tags):
         sizes.append(gain * per / number)
     return tuple(sizes)
 
-# %% ../nbs/01_micrographs.ipynb #694ee0ee
+# %% ../nbs/01_micrographs.ipynb #f83e8283
 _MOST_PIXELS = 300_000_000
 
 def _check_size(path, width, height):
@@ -221,6 +221,7 @@ def _read_other(path):
         _check_size(path, *image.size)
         tags = {"format": image.format}
         if getattr(image, "n_frames", 1) > 1: tags["pages"] = image.n_frames; tags["warning"] = f"has {image.n_frames} pages, the first one was taken"
+        if image.mode in ("RGB", "RGBA", "LA") and "16B" in str(image.tile): tags["warning"] = "16 bits per channel were read as 8: save it as 16-bit grey to keep them"
         image.load()
         if image.mode in ("P", "PA"): image = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
         elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "La", "RGBa"): image = image.convert("RGB")
@@ -238,11 +239,12 @@ def _what_is_it(path):
     if all(b in b"\t\n\r\f" or 32 <= b < 127 or b >= 128 for b in head): return "is a text file, not an image: rename it or take it out of the folder"
     return None
 
-# %% ../nbs/01_micrographs.ipynb #db8b8bbe
+# %% ../nbs/01_micrographs.ipynb #baee81d3
 def _values(pixels):
-    "The distinct values of an image, all of them where there are few."
+    "The distinct values of an image, all of them where they are 16 or fewer."
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2: return np.flatnonzero(np.bincount(pixels.ravel()))
-    return np.unique(pixels)
+    some = np.unique(pixels.ravel()[::max(1, pixels.size // 50_000)])
+    return some if len(some) > 16 else np.unique(pixels)
 
 @contextmanager
 def _quiet(name):

@@ -143,6 +143,17 @@ def test_eight_bits(image):
     assert to_uint8(np.array([[-5, 5]], np.int16)).tolist() == [[0, 255]]
 
 
+def test_zeiss_palette_is_read_by_its_indices(tmp_path, image):
+    text = "0\r\n0\r\n0\r\n0\r\nAP_MAG\r\nMag = 105 X\r\n\0"
+    colours = np.arange(256, dtype=np.uint16)[None].repeat(3, 0) * 257
+    colours[:, 9:240:9] = 65535                                      # annotation colours in between, as that vendor does
+    tifffile.imwrite(tmp_path / "z.tif", image, photometric="palette", colormap=colours, extratags=[(34118, 2, len(text), text, True)], metadata=None)
+    m = read_micrograph(tmp_path / "z.tif")
+    assert (m.pixels == image).all() and m.pixel_size_nm is None and m.tags["vendor"] == "Zeiss"
+    tifffile.imwrite(tmp_path / "p.tif", image, photometric="palette", colormap=colours[:, ::-1].copy(), metadata=None)
+    assert (read_micrograph(tmp_path / "p.tif").pixels == (colours[0, ::-1] >> 8)[image]).all()
+
+
 def test_scale_only_from_a_record(tmp_path, image):
     Image.fromarray(image).save(tmp_path / "dpi.tif", dpi=(72, 72))
     Image.fromarray(image).save(tmp_path / "dpi.png", dpi=(300, 300))
