@@ -126,7 +126,7 @@ def reduce_to(tile, size):               # uint8 [window, window]; wanted side
     if window < size: raise BadInput(f"window: {window} is smaller than the image size {size}: images are never enlarged, choose a window of at least {size}")
     return np.asarray(Image.fromarray(np.ascontiguousarray(tile)).resize((size, size), Image.BOX))
 
-# %% ../nbs/04_preprocess.ipynb #5dd7c67b
+# %% ../nbs/04_preprocess.ipynb #961926d2
 def feature_width(image):   # uint8 [height, width]
     "Width in px of the typical feature: the diameter of discs whose autocorrelation falls as soon."
     a = median_filter(np.asarray(image)[:1024, :1024], 3).astype(float)
@@ -156,7 +156,7 @@ def _suggest(shapes, feature, size, pixels=5):
     factor = max(1, min(round(feature / pixels), smallest // size))
     window = size * factor
     count = lambda stride: sum(((h - window) // stride + 1) * ((w - window) // stride + 1) for h, w in shapes if min(h, w) >= window)
-    steps = [max(1, window // k) for k in (1, 2, 4, 8)]
+    steps = [max(1, window // k) for k in (1, 2, 4, 8, 16)]
     stride = next((s for s in steps if count(s) >= 2500), steps[-1])
     while stride >= window and count(stride) > 10_000: stride *= 2
     return {"window": window, "stride": stride, "factor": factor, "feature_px": round(feature, 1), "count": count(stride)}
