@@ -21,7 +21,7 @@ from pathlib import Path
 
 from .micrographs import BadInput, atomic, embedded, list_images, read_micrograph
 
-# %% ../nbs/22_cli.ipynb #e0bbeabd
+# %% ../nbs/22_cli.ipynb #b2f61250
 def _watched() -> bool:
     "Whether somebody sees the error stream as it is written: a terminal or a notebook."
     return sys.stderr.isatty() or "ipykernel" in sys.modules
@@ -75,7 +75,8 @@ def _train(config, data, out, progress: bool = True) -> int:
             with contextlib.closing(train(config, data, out)) as loop:
                 for tick in loop:
                     ticks += 1
-                    bar.set_postfix_str(f"r_t {tick.rt:.2f}, p {tick.p:.3f}, {tick.img_per_sec:.0f} images/s", refresh=False)
+                    speed = f", {tick.img_per_sec:.0f} images/s" if tick.img_per_sec else ""
+                    bar.set_postfix_str(f"r_t {tick.rt:.2f}, p {tick.p:.3f}{speed}", refresh=False)
                     bar.update(min(tick.kimg, config.total_kimg) - bar.n)
                     for record in tick.records:
                         value = record["results"][record["metric"]]

@@ -163,7 +163,8 @@ def test_interrupted_demo_goes_on_to_the_same_end(finished, micrographs, tmp_pat
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130 and "goes on" in errors.splitlines()[-1]
     assert read_status(tmp_path / "cut" / "run")["state"] == "stopped"
-    assert subprocess.run(command, capture_output=True).returncode == 0
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
     kept = [{"kimg": record["kimg"], **record["results"]} for record in read_metrics(tmp_path / "cut" / "run")["random_fd50_holdout"]]
     whole = [{"kimg": record["kimg"], **record["results"]} for record in read_metrics(out / "run")["random_fd50_holdout"]]
     assert json.dumps(kept) == json.dumps(whole)
