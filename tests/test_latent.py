@@ -1,9 +1,14 @@
-"""Chapter 09: check values of slerp, its edges, and that sampling is repeatable and leaves everything else alone."""
+"""Chapter 09: check values of slerp, its edges, that sampling is repeatable and leaves everything else alone, walks and films."""
+import itertools
+import weakref
+
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from semgan_nb.latent import latents, parse_seeds, random_images, sample, slerp, to_uint8_images
+from semgan_nb.latent import latents, parse_seeds, random_images, sample, slerp, to_uint8_images, walk_figure, walk_frames, write_film
 from semgan_nb.micrographs import BadInput
 from semgan_nb.networks import Generator
 
@@ -71,3 +76,142 @@ def test_sampling_is_repeatable_and_leaves_global_state(G):
     streams = [np.concatenate(list(random_images(G, 7, seed=2, batch=3))) for _ in range(2)]
     assert np.array_equal(*streams) and streams[0].shape == (7, 1, 8, 8)
     assert torch.equal(torch.get_rng_state(), state) and torch.equal(G.mapping.w_avg, w_avg) and G.training
+
+
+# -- walks and films ------------------------------------------------------------------------------------------------------
+
+def close(a, b):
+    return abs(np.asarray(a).astype(int) - b).max() <= 1  # the size of a batch may change the rounding
+
+
+@pytest.mark.parametrize("space", ["z", "w"])
+@pytest.mark.parametrize("seeds", [[0, 1], [3, 1, 2], [5, 4, 3, 2]], ids=len)
+@pytest.mark.parametrize("frames", [2, 7, 13])
+def test_a_walk_has_the_frames_asked_for_and_meets_its_seeds(G, seeds, frames, space):
+    walk = list(walk_frames(G, seeds, frames, space=space, batch=3))
+    assert len(walk) == frames and {f.shape for f in walk} == {(8, 8)} and walk[0].dtype == np.uint8
+    for i, seed in enumerate(seeds):
+        k, rest = divmod(i * (frames - 1), len(seeds) - 1)
+        if rest == 0:
+            assert close(walk[k], sample(G, [seed])[0, 0])
+
+
+def test_a_walk_follows_the_arc_at_k_over_n_minus_one(G):
+    a, b = latents([0, 1], G.z_dim)
+    with torch.no_grad():
+        wanted = to_uint8_images(G(slerp(a, b, [k / 6 for k in range(7)]), noise_mode="none"))[:, 0].numpy()
+    assert close(list(walk_frames(G, torch.stack([a, b]), 7, noise_mode="none")), wanted)
+
+
+def test_a_walk_is_the_same_again_and_leaves_everything_alone(G):
+    state, w_avg = torch.get_rng_state(), G.mapping.w_avg.clone()
+    G.train()
+    walks = [np.stack(list(walk_frames(G, "0,1", 9, noise_mode="random"))) for _ in range(2)]
+    assert np.array_equal(*walks)
+    assert torch.equal(torch.get_rng_state(), state) and torch.equal(G.mapping.w_avg, w_avg) and G.training
+
+
+def test_colour_frames_have_their_channels_last():
+    G = Generator(z_dim=8, w_dim=8, img_resolution=8, img_channels=3, channel_base=32, channel_max=8).eval()
+    assert next(walk_frames(G, [0, 1], 3)).shape == (8, 8, 3)
+
+
+def test_frames_are_made_as_they_are_asked_for(G):
+    assert len(list(itertools.islice(walk_frames(G, [0, 1], 10**9), 20))) == 20
+
+
+@pytest.mark.parametrize("name", ["walk.mp4", "walk.gif", "frames"])
+def test_writing_holds_few_frames_in_memory(tmp_path, name):
+    alive, most = weakref.WeakSet(), 0
+
+    class Frame(np.ndarray):
+        __hash__ = object.__hash__
+
+    def frames():
+        nonlocal most
+        for k in range(60):
+            frame = np.full((16, 16), k, np.uint8).view(Frame)
+            alive.add(frame)
+            most = max(most, len(alive))
+            yield frame
+            del frame
+
+    assert write_film(frames(), tmp_path / name, progress=False) == 60
+    assert most < 8
+
+
+def read_back(path):
+    reader = imageio_ffmpeg.read_frames(str(path))
+    about = next(reader)
+    return about, [np.frombuffer(f, np.uint8).reshape(*about["size"][::-1], 3) for f in reader]
+
+
+@pytest.mark.parametrize("shape, size", [((8, 8), (256, 256)), ((32, 32), (256, 256)), ((300, 260), (260, 300)), ((301, 257), (258, 302)), ((20, 30, 3), (390, 260))], ids=str)
+def test_the_frames_of_an_mp4_counted(tmp_path, shape, size):
+    ramp = [np.full(shape, 5 * k, np.uint8) for k in range(50)]
+    assert write_film(iter(ramp), tmp_path / "walk.mp4", fps=24, progress=False) == 50
+    about, film = read_back(tmp_path / "walk.mp4")
+    assert len(film) == 50 and about["size"] == size and about["fps"] == 24
+    assert about["codec"] == "h264" and about["pix_fmt"].startswith("yuv420p")
+    assert all(abs(float(f.mean()) - 5 * k) < 3 for k, f in enumerate(film))
+
+
+def test_the_frames_of_a_gif_counted(tmp_path):
+    still = [np.full((16, 16), k // 2 * 10, np.uint8) for k in range(40)]  # every frame twice
+    assert write_film(still, tmp_path / "walk.gif", fps=25, progress=False) == 40
+    with Image.open(tmp_path / "walk.gif") as gif:
+        assert gif.n_frames == 40 and gif.size == (256, 256)
+        for k in range(40):
+            gif.seek(k)
+            assert gif.info["duration"] == 40 and np.asarray(gif.convert("L")).mean() == k // 2 * 10
+    colour = [np.random.RandomState(k).randint(0, 256, (16, 16, 3), np.uint8) for k in range(5)]
+    assert write_film(colour, tmp_path / "colour.gif", progress=False) == 5
+    with Image.open(tmp_path / "colour.gif") as gif:
+        assert gif.n_frames == 5
+
+
+def test_png_frames_are_exact(tmp_path, G):
+    (tmp_path / "frames").mkdir()
+    walk = list(walk_frames(G, [0, 1], 12))
+    assert write_film(walk, tmp_path / "frames", progress=False) == 12
+    files = sorted((tmp_path / "frames").iterdir())
+    assert files[0].name == "frame000000.png" and len(files) == 12
+    assert all(np.array_equal(np.asarray(Image.open(f)), w) and Image.open(f).mode == "L" for f, w in zip(files, walk))
+
+
+@pytest.mark.parametrize("name", ["walk.mp4", "walk.gif", "frames"])
+def test_a_film_appears_whole_or_not_at_all(tmp_path, name):
+    def broken():
+        yield np.zeros((8, 8), np.uint8)
+        raise RuntimeError("out of steel")
+
+    with pytest.raises(RuntimeError, match="steel"):
+        write_film(broken(), tmp_path / name, progress=False)
+    with pytest.raises(ValueError, match="differ"):
+        write_film([np.zeros((8, 8), np.uint8), np.zeros((9, 8), np.uint8)], tmp_path / name, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_written_is_refused(tmp_path):
+    frame = [np.zeros((8, 8), np.uint8)] * 2
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    (tmp_path / "folder.mp4").mkdir()
+    for name, words in (("walk.avi", "mp4"), ("full", "not empty"), ("folder.mp4", "folder")):
+        with pytest.raises(BadInput, match=words):
+            write_film(frame, tmp_path / name, progress=False)
+    with pytest.raises(BadInput, match="no frames"):
+        write_film([], tmp_path / "walk.mp4", progress=False)
+    with pytest.raises(BadInput, match="0 frames per second"):
+        write_film(frame, tmp_path / "walk.mp4", fps=0, progress=False)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6])
+def test_a_figure_of_a_walk_has_a_panel_for_each_image(n):
+    figure = walk_figure([np.full((8, 8), k, np.uint8) for k in range(n)])
+    panels = [a for a in figure.axes if a.images]
+    assert [a.images[0].get_array()[0, 0] for a in panels] == list(range(n))
+    places = [a.get_position() for a in panels]
+    assert all(p.x0 <= q.x0 or p.y0 > q.y0 for p, q in zip(places, places[1:]))  # to the right, or a row down
+    arrows = [t for t in figure.axes[0].texts if getattr(t, "arrow_patch", None)]
+    assert len(arrows) == n - 1
