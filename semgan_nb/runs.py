@@ -271,7 +271,7 @@ def request_stop(run) -> None:
     control.mkdir(exist_ok=True)
     (control / "stop").touch()
 
-# %% ../nbs/13_runs.ipynb #00645f09
+# %% ../nbs/13_runs.ipynb #96457de0
 def config_differences(old: Config, new: Config) -> tuple[list[str], list[str]]:
     "Fields in which two configurations differ: those that change the result, and those that may change when a run goes on. Each names both values."
     hard, free = [], []
@@ -334,7 +334,7 @@ class RunWriter:
             self.status.update({k: v for k, v in (_read_json(self.dir / "status.json") or {}).items() if k in ("cur_nimg", "kimg", "sec_per_kimg")})
             if free:
                 self.log("going on with changed settings: " + "; ".join(free))
-        environment = dict(torch=torch.__version__, python=platform.python_version(), system=platform.platform(), device=str(device), threads=torch.get_num_threads())
+        environment = dict(torch=torch.__version__, python=platform.python_version(), system=f"{platform.system()} {platform.machine()}", device=str(device), threads=torch.get_num_threads())
         record = dict(format=FORMAT, version=semgan_nb.__version__, requested=requested(config, data["resolution"]), resolved=config.to_dict(), data=data, environment=environment)
         if not self.resumed or free:
             self.write_json("config.json", {**old, "resolved": config.to_dict()} if self.resumed else record)

@@ -240,7 +240,7 @@ class Trainer:
             setattr(self, k, state[k])
         self.pl_mean = state["pl_mean"].to(self.device)
 
-# %% ../nbs/15_training.ipynb #f4446dea
+# %% ../nbs/15_training.ipynb #06c2790a
 @dataclass(frozen=True)
 class Tick:
     "What a tick of training reports."
@@ -329,6 +329,11 @@ def train(
     writer = RunWriter(out, config, about, device)
     state, message = "failed", "it never began"
     trainer = None
+
+    def save(pending):
+        save_state(writer.dir / "state", dict(trainer=trainer.state_dict(), pending=pending), trainer.cur_nimg)
+        writer.set_status(cur_nimg=trainer.cur_nimg, kimg=trainer.cur_nimg / 1000)
+
     signals = _Signals()
     try:
         trainer = Trainer(config, dataset, device)
@@ -368,7 +373,7 @@ def train(
                 state, message = "stopping", ""
                 writer.set_status(state="stopping")
             if time.monotonic() - last_saved >= state_every or trainer.done or state == "stopping":
-                save_state(writer.dir / "state", dict(trainer=trainer.state_dict(), pending=pending), trainer.cur_nimg)
+                save(pending)
                 last_saved = time.monotonic()
             if tick is not None:
                 signals.__exit__()
@@ -383,7 +388,7 @@ def train(
     except (KeyboardInterrupt, GeneratorExit) as e:
         signals.deferred = False
         if trainer is not None and trainer.batch_idx:
-            save_state(writer.dir / "state", dict(trainer=trainer.state_dict(), pending=pending), trainer.cur_nimg)
+            save(pending)
         state, message = "stopped", "interrupted" if isinstance(e, KeyboardInterrupt) else "left"
         raise
     except BaseException as e:

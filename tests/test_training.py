@@ -208,8 +208,7 @@ def test_interrupted_in_the_middle_of_a_tick(archive, unbroken, tmp_path, monkey
 
 
 SCRIPT = """
-import json, sys, torch
-torch.set_num_threads(1)
+import json, sys
 from semgan_nb.runs import Config
 from semgan_nb.training import train
 for tick in train(Config.from_dict(json.loads(sys.argv[1])), sys.argv[2], sys.argv[3], state_every=float(sys.argv[4])):
