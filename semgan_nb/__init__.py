@@ -5,7 +5,7 @@ __version__ = "0.1.0"
 # What one needs first stands here, imported when it is asked for; all else is reached through its module.
 _MODULES = {
     "read_micrograph": "micrographs", "Dataset": "dataset", "prepare": "preprocess", "sample": "latent", "compare": "metrics",
-    "Config": "runs", "load": "checkpoints", "train": "training", "evaluate": "cli",
+    "Config": "runs", "load": "checkpoints", "train": "training", "Study": "studies", "evaluate": "cli",
 }
 __all__ = sorted(_MODULES)
 
