@@ -6,7 +6,7 @@
 __all__ = ['parse_seeds', 'latents', 'to_uint8_images', 'sample', 'random_images', 'slerp', 'walk_frames', 'walk_figure',
            'write_film']
 
-# %% ../nbs/09_latent.ipynb #68379fbc
+# %% ../nbs/09_latent.ipynb #d3e5f595
 import os
 import secrets
 import shutil
@@ -19,7 +19,7 @@ from typing import Iterable, Iterator
 import numpy as np
 import torch
 
-from .micrographs import BadInput, atomic
+from .micrographs import BadInput, atomic, scale_bar
 
 # %% ../nbs/09_latent.ipynb #e0a6370b
 def parse_seeds(
@@ -202,12 +202,13 @@ def _walk(G, ends, frames, space, psi, noise_mode, batch):
             images = to_uint8_images(G.synthesis(ws, noise_mode=noise_mode, generator=noise)).cpu().numpy()
         yield from images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)
 
-# %% ../nbs/09_latent.ipynb #7050975f
+# %% ../nbs/09_latent.ipynb #ffc8dc19
 def walk_figure(
     images: Iterable[np.ndarray],  # uint8 [H, W] or [H, W, 3], in the order of the walk; six in the paper
     titles: Iterable[str] | None = None,  # one for each; None: t from 0 to 1
     columns: int = 3,
     width: float = 1.7,  # of one image, inches
+    pixel_size_nm=None,  # nm per pixel, a number or (y, x): draws a scale bar into the last panel
     figure=None,  # a matplotlib figure to draw into; None: a new one
 ):
     "A walk as a matplotlib figure: panels row by row, from the first at the top left to the last at the bottom right, with arrows."
@@ -236,6 +237,8 @@ def walk_figure(
         axes.axis("off")
         canvas.text(x + width / 2, y - 0.06, title, ha="center", fontsize=8)
         if k + 1 == len(images):
+            if pixel_size_nm is not None:
+                scale_bar(axes, float(np.ravel(pixel_size_nm)[-1]), image.shape[:2])
             break
         if (k + 1) % columns:
             canvas.annotate("", (x + width + gap - 0.05, y + tall / 2), (x + width + 0.05, y + tall / 2), arrowprops=dict(arrowstyle="-|>", **line))

@@ -215,3 +215,12 @@ def test_a_figure_of_a_walk_has_a_panel_for_each_image(n):
     assert all(p.x0 <= q.x0 or p.y0 > q.y0 for p, q in zip(places, places[1:]))  # to the right, or a row down
     arrows = [t for t in figure.axes[0].texts if getattr(t, "arrow_patch", None)]
     assert len(arrows) == n - 1
+
+
+def test_a_figure_of_a_walk_takes_a_scale_bar_and_another_figure():
+    from matplotlib.figure import Figure
+
+    given = Figure()
+    figure = walk_figure([np.zeros((8, 8, 3), np.uint8)] * 6, titles=list("abcdef"), pixel_size_nm=(50.0, 50.0), figure=given)
+    panels = [a for a in figure.axes if a.images]
+    assert figure is given and [len(a.patches) for a in panels] == [0, 0, 0, 0, 0, 1]
