@@ -248,7 +248,7 @@ def _common(parts):
         same.append(level[0])
     return same or ["."]
 
-# %% ../nbs/04_preprocess.ipynb #ab3b49e8
+# %% ../nbs/04_preprocess.ipynb #e0d55813
 def _check_scales(sources, mixed):
     "BadInput where known pixel sizes differ by more than 2 %, or pixels are not square to 2 %."
     known = [(s.pixel_size_nm[1], s) for s in sources if s.pixel_size_nm]
@@ -256,7 +256,7 @@ def _check_scales(sources, mixed):
     known.sort(key=lambda k: k[0])
     (low, first), (high, last) = known[0], known[-1]
     if high > 1.02 * low:
-        raise BadInput(f"{first.path.parent}: mixes pixel sizes, from {low:.4g} nm ({first.name}) to {high:.4g} nm ({last.name}): prepare each magnification by itself, or pass mixed_scales=True")
+        raise BadInput(f"{first.path.parent}: mixes pixel sizes, from {low:.4g} nm ({first.name}) to {high:.4g} nm ({last.name}): prepare each magnification by itself, or accept the mixture (mixed_scales=True, --mixed-scales on the command line)")
 
 def _to_eight_bits(sources):
     "A function image -> uint8 that is the same for all deep files of a folder, and what it does, for the manifest."

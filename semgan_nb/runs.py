@@ -271,7 +271,7 @@ def request_stop(run) -> None:
     control.mkdir(exist_ok=True)
     (control / "stop").touch()
 
-# %% ../nbs/13_runs.ipynb #96457de0
+# %% ../nbs/13_runs.ipynb #5a7767fe
 def config_differences(old: Config, new: Config) -> tuple[list[str], list[str]]:
     "Fields in which two configurations differ: those that change the result, and those that may change when a run goes on. Each names both values."
     hard, free = [], []
@@ -300,6 +300,7 @@ class RunWriter:
         config: Config,
         data: dict,  # path, fingerprint, count, resolution, channels, pixel_size_nm
         device: str = "cpu",
+        asked: Config | None = None,  # what the user set, where `config` has choices written out; None: the same
     ):
         import torch
 
@@ -335,7 +336,7 @@ class RunWriter:
             if free:
                 self.log("going on with changed settings: " + "; ".join(free))
         environment = dict(torch=torch.__version__, python=platform.python_version(), system=f"{platform.system()} {platform.machine()}", device=str(device), threads=torch.get_num_threads())
-        record = dict(format=FORMAT, version=semgan_nb.__version__, requested=requested(config, data["resolution"]), resolved=config.to_dict(), data=data, environment=environment)
+        record = dict(format=FORMAT, version=semgan_nb.__version__, requested=requested(asked or config, data["resolution"]), resolved=config.to_dict(), data=data, environment=environment)
         if not self.resumed or free:
             self.write_json("config.json", {**old, "resolved": config.to_dict()} if self.resumed else record)
         if self.resumed and (changed := [k for k in ("torch", "device", "threads") if old["environment"].get(k) != environment[k]]):

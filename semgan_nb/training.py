@@ -240,7 +240,7 @@ class Trainer:
             setattr(self, k, state[k])
         self.pl_mean = state["pl_mean"].to(self.device)
 
-# %% ../nbs/15_training.ipynb #06c2790a
+# %% ../nbs/15_training.ipynb #7fa7bb90
 @dataclass(frozen=True)
 class Tick:
     "What a tick of training reports."
@@ -324,9 +324,9 @@ def train(
     if device == "cpu":
         keep_memory()
     dataset = Dataset(data, part="train", subset=config.subset, mirror=config.mirror, seed=config.seed)
-    config = config.replace(metrics=choose_metrics(config, data, dataset))
+    asked, config = config, config.replace(metrics=choose_metrics(config, data, dataset))
     about = dict(path=str(data), fingerprint=dataset.fingerprint, count=len(dataset), resolution=dataset.resolution, channels=dataset.channels, pixel_size_nm=dataset.pixel_size_nm)
-    writer = RunWriter(out, config, about, device)
+    writer = RunWriter(out, config, about, device, asked)
     state, message = "failed", "it never began"
     trainer = None
 
