@@ -1,4 +1,4 @@
-"""Chapter 22: the command's faults and help, and the demo from end to end with a training of a few hundred images."""
+"""Chapter 23: the command's faults and help, and the demo from end to end with a training of a few hundred images."""
 import contextlib
 import io
 import json
