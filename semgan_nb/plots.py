@@ -191,7 +191,7 @@ def ladder_figure(
     _tidy(axes, f"{ladder['metric']}: distance to {ladder['num_real']} real images")
     return figure
 
-# %% ../nbs/20_plots.ipynb #a714f653
+# %% ../nbs/20_plots.ipynb #0ddbaa22
 def _apart(positions: list[float], gap: float) -> list[float]:
     "Positions moved as little as needed so that neighbours in their order are `gap` apart, within 0 ... 1 where there is room."
     order = np.argsort(positions, kind="stable")
@@ -210,9 +210,9 @@ def _apart(positions: list[float], gap: float) -> list[float]:
 
 def _rung_lines(axes, ladder: dict) -> None:
     "Horizontal lines at the rungs, each named at the right; the y limits must be set."
-    low, high = np.log(axes.get_ylim())
-    values = [rung["value"] for rung in ladder["rungs"]]
-    places = [(math.log(max(value, 1e-12)) - low) / (high - low) for value in values]
+    along = axes.yaxis.get_transform().transform
+    low, high = along(np.array(axes.get_ylim()))
+    places = [float((along(np.array([max(rung["value"], 1e-12)]))[0] - low) / (high - low)) for rung in ladder["rungs"]]
     for rung, place, label in zip(ladder["rungs"], places, _apart(places, 0.068)):
         axes.axhline(rung["value"], color="0.8", lw=0.8, zorder=0)
         axes.plot([1, 1.03], [place, label], transform=axes.transAxes, color="0.8", lw=0.8, clip_on=False)

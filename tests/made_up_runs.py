@@ -1,0 +1,67 @@
+"""Run directories and studies with invented numbers, written as training writes them."""
+import numpy as np
+from PIL import Image
+
+from semgan_nb.checkpoints import save_snapshot
+from semgan_nb.networks import Generator
+from semgan_nb.runs import RunWriter, laptop
+
+METRIC = "lite0_fd500_holdout"
+RUNGS = [("floor", "other real images", 22), ("blur0.5", "blurred 0.5 px", 29), ("blur1", "blurred 1 px", 118), ("phase", "phase-randomised", 284)]
+DATA = dict(path="tiles.zip", fingerprint="made up", count=100, resolution=32, channels=1, pixel_size_nm=None)
+
+
+class MadeUpRun:
+    """A run directory held open: `tick` writes what a tick of training writes, `end` lets it go."""
+
+    def __init__(self, folder, better=0.0, **fields):
+        self.config = laptop().replace(metrics=[METRIC], **fields)
+        self.better, self.rng = better, np.random.default_rng(self.config.seed)
+        self.writer = RunWriter(folder, self.config, DATA)
+        self.dir = self.writer.dir
+        self.writer.start()
+        ladder = dict(metric=METRIC, num_real=500, num_gen=500, rungs=[dict(key=key, name=name, value=value) for key, name, value in RUNGS])
+        self.writer.write_json(f"ladder-{METRIC}.json", ladder)
+
+    def tick(self, kimg, snapshot=True, metric=METRIC):
+        rt = min(kimg / 60, 0.97) if self.config.aug == "noaug" else min(kimg / 60, self.config.ada_target)
+        row = {"Progress/kimg": kimg, "Loss/signs/real": rt, "Progress/augment": 0.0 if self.config.aug == "noaug" else kimg / 500}
+        self.writer.append("stats.jsonl", {name: dict(num=1, mean=float(value), std=0.0) for name, value in row.items()})
+        if snapshot:
+            value = (48 + 380 * np.exp(-kimg / 14)) * (1 + self.better)
+            self.writer.append(f"metric-{metric}.jsonl", dict(
+                results={metric: value}, metric=metric, kimg=kimg, cur_nimg=int(1000 * kimg), extractor="lite0", extractor_sha256="", num_real=500, num_gen=500, real="holdout",
+                seed=0, snapshot_pkl=f"snapshot-{int(kimg):06d}.safetensors"))
+            sheet = self.rng.integers(0, 256, (2 * 32, 8 * 32), dtype=np.uint8)
+            Image.fromarray(sheet).save(self.dir / f"fakes{int(kimg):06d}.png")
+        self.writer.set_status(cur_nimg=int(1000 * kimg), kimg=kimg, sec_per_kimg=25.0, eta_sec=(self.config.total_kimg - kimg) * 25)
+
+    def end(self, state="done", message=""):
+        self.writer.close(state, message)
+
+
+def made_up_run(folder, kimgs=(0, 16, 32, 48), state="done", message="", **fields):
+    """A run from beginning to end; its directory."""
+    run = MadeUpRun(folder, **fields)
+    for kimg in kimgs:
+        run.tick(kimg)
+    run.end(state, message)
+    return run.dir
+
+
+def made_up_sweep(folder, targets=(0.3, 0.5), seeds=(0, 1, 2), noaug=True, **fields):
+    """A folder of runs that differ in ada_target and seed, with noaug beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        for k, target in enumerate(targets):
+            made_up_run(folder / f"ada_target={target}-seed{seed}", better=0.1 * k + 0.03 * seed, ada_target=target, seed=seed, **fields)
+        if noaug:
+            made_up_run(folder / f"aug=noaug-seed{seed}", better=0.5 + 0.03 * seed, aug="noaug", seed=seed, **fields)
+    return folder
+
+
+def random_snapshot(path, pixel_size_nm=None, **arguments):
+    """A snapshot of a small network that learned nothing."""
+    G = Generator(**{**dict(z_dim=32, w_dim=32, img_resolution=32, img_channels=1, mapping_layers=2, channel_base=256, channel_max=16), **arguments})
+    save_snapshot(path, G, None, cur_nimg=0, data_fingerprint="made up", pixel_size_nm=pixel_size_nm)
+    return path

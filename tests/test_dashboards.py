@@ -1,0 +1,362 @@
+"""Chapter 21 without a browser: values are set, buttons clicked, and what is shown is what one call of `plots` draws."""
+import gc
+import io
+import subprocess
+import sys
+import threading
+import time
+
+import ipywidgets
+import numpy as np
+import pytest
+from made_up_runs import METRIC, MadeUpRun, made_up_run, made_up_sweep, random_snapshot
+from PIL import Image
+
+from semgan_nb import dashboards, plots
+from semgan_nb.dashboards import close_dashboards, latent_walk, live_run, run_state, target_sweep, walk_image
+from semgan_nb.latent import walk_frames
+from semgan_nb.micrographs import BadInput
+from semgan_nb.microstructure import phase_fractions
+
+FAST = dict(every=0.1)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """Every test ends with as many threads and widgets as it began with."""
+    before = count()
+    yield
+    close_dashboards()
+    assert count() == before
+
+
+def count():
+    return sorted(t.name for t in threading.enumerate() if t.name.startswith("semgan")), len(ipywidgets.widgets.widget._instances)
+
+
+def pixels(widget):
+    return np.asarray(Image.open(io.BytesIO(widget.value)).convert("L"), int)
+
+
+def same(widget, figure):
+    """Whether an image widget shows the figure; what a palette does to colours is left out of account."""
+    drawn = np.asarray(Image.open(io.BytesIO(plots.as_png(figure, 2))).convert("L"), int)
+    shown = pixels(widget)
+    return shown.shape == drawn.shape and abs(shown - drawn).max() <= 2
+
+
+def until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert condition()
+
+
+# -- a run as it goes on ------------------------------------------------------------------------------------------------
+
+def test_live_run_shows_what_plots_draws(tmp_path):
+    run = made_up_run(tmp_path / "run")
+    box, w = live_run(run)
+    assert isinstance(box, ipywidgets.VBox) and box.wait()
+    assert same(w["curves"], plots.curves(run)) and same(w["samples"], plots.samples(run))
+    w["kimg"].value = 16
+    assert box.wait() and same(w["samples"], plots.samples(run, 16))
+    shown = {}
+    exec(box.code, shown)
+    assert shown["runs"] == str(run) and "16" in box.code and not w["notice"].value
+
+
+def test_live_run_follows_a_run_that_goes_on(tmp_path):
+    run = MadeUpRun(tmp_path / "run")
+    run.tick(0)
+    box, w = live_run(run.dir, **FAST)
+    assert "running" in w["state"].value and "0 of 96 kimg" in w["state"].value and not w["stop"].disabled
+    before = w["curves"].value, w["samples"].value
+    run.tick(16)
+    until(lambda: "16 of 96 kimg · 40 images/s · 33 min 20 s left" in w["state"].value)
+    until(lambda: w["curves"].value != before[0] and w["samples"].value != before[1])
+    run.writer.set_status(message="evaluating the metric")
+    until(lambda: "evaluating the metric" in w["state"].value)
+    run.tick(24, metric="random_fd100_full")
+    until(lambda: [value for _, value in w["metric"].options] == ["", METRIC, "random_fd100_full"])
+    w["metric"].value = METRIC
+    assert box.wait() and same(w["curves"], plots.curves(run.dir, [METRIC]))
+    run.end()
+    until(lambda: "done" in w["state"].value and w["stop"].disabled)
+
+
+def test_the_stop_button_asks_the_run_to_stop(tmp_path):
+    one, two = MadeUpRun(tmp_path / "one"), MadeUpRun(tmp_path / "two")
+    box, w = live_run(one.dir, two.dir, **FAST)
+    w["stop_1"].click()
+    until(lambda: "stopping" in w["state_1"].value)
+    assert two.writer.stop_requested() and not one.writer.stop_requested()
+    assert w["stop_1"].disabled and w["stop_1"].description == "Stopping" and not w["stop_0"].disabled
+    two.end("stopped", "asked to stop")
+    until(lambda: "asked to stop; the same command goes on from here" in w["state_1"].value)
+    one.end()
+
+
+@pytest.mark.parametrize("state, message, words", [
+    ("failed", "OSError: no space left on <device>", "no space left on &lt;device&gt;; more in log.txt"),
+    ("stopped", "interrupted", "interrupted; the same command goes on"),
+    ("done", "", "48 of 96 kimg"),
+])
+def test_how_a_run_ended_is_said(tmp_path, state, message, words):
+    box, w = live_run(made_up_run(tmp_path / "run", state=state, message=message))
+    assert f"semgan-{state}" in w["state"].value and words in w["state"].value and w["stop"].disabled
+
+
+def test_a_run_whose_process_died_is_lost(tmp_path, monkeypatch):
+    code = f"import sys, os; sys.path.insert(0, {str(__import__('pathlib').Path(__file__).parent)!r}); from made_up_runs import MadeUpRun; r = MadeUpRun({str(tmp_path / 'run')!r}); r.tick(16); os._exit(1)"
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert run_state(tmp_path / "run")["state"] == "running"  # it died a moment ago
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 300)
+    box, w = live_run(tmp_path / "run")
+    assert "lost" in w["state"].value and "died without a word, 5 min" in w["state"].value and w["stop"].disabled
+
+
+def test_a_run_that_is_not_there_yet_is_waited_for(tmp_path):
+    box, w = live_run(tmp_path / "run", **FAST)
+    assert "no run yet" in w["state"].value and w["stop"].disabled
+    made_up_run(tmp_path / "run")
+    until(lambda: "done" in w["state"].value and same(w["curves"], plots.curves(tmp_path / "run")))
+    with pytest.raises(BadInput, match="give a run"):
+        live_run()
+
+
+def test_damage_is_said_and_mended(tmp_path):
+    run = made_up_run(tmp_path / "run")
+    whole = (run / "config.json").read_text()
+    box, w = live_run(run, **FAST)
+    (run / "config.json").write_text("{")
+    until(lambda: "unreadable" in w["state"].value and "damaged" in w["notice"].value)
+    (run / "config.json").write_text(whole)
+    until(lambda: "done" in w["state"].value and not w["notice"].value)
+
+
+def test_what_was_kept_without_status_is_a_record():
+    from pathlib import Path
+
+    record = Path(dashboards.__file__).parent / "records" / "overfitting" / "ada"
+    assert run_state(record)["state"] == "kept" and run_state(record)["kimg"] == 136
+
+
+# -- a sweep --------------------------------------------------------------------------------------------------------------
+
+def test_sweep_shows_what_plots_draws(tmp_path):
+    sweep = made_up_sweep(tmp_path / "sweep")
+    box, w = target_sweep(sweep)
+    assert "<b>9 runs</b>" in w["state"].value and "9 done" in w["state"].value and w["stop"].disabled
+    assert [text for text, _ in w["settings"].options] == ["0.3", "0.5", "noaug"] and w["axis"].value == "ada_target" and w["kimg"].value == 48
+    assert same(w["bands"], plots.bands(sweep, at=48)) and same(w["best"], plots.best_values(sweep, log=True))
+    assert same(w["samples"], plots.samples({"0.3": sweep / "ada_target=0.3-seed0", "0.5": sweep / "ada_target=0.5-seed0", "noaug": sweep / "aug=noaug-seed0"}))
+
+    w["kimg"].value, w["seed"].value, w["log"].value, w["settings"].value = 16, 2, False, ("noaug", 0.3)
+    assert box.wait() and not w["notice"].value
+    chosen = dict(axis="ada_target", settings=[0.3, "noaug"])
+    assert same(w["bands"], plots.bands(sweep, METRIC, **chosen, log=False, at=16)) and same(w["best"], plots.best_values(sweep, METRIC, **chosen))
+    assert same(w["samples"], plots.samples(plots.study_runs(sweep, 2, **chosen), 16))
+    shown = {}
+    exec(box.code, shown)
+    assert shown["chosen"]["settings"] == [0.3, "noaug"]
+
+
+def test_sweep_over_two_fields_holds_one_fixed(tmp_path):
+    sweep = tmp_path / "sweep"
+    for subset in (50, 100):
+        made_up_sweep(tmp_path / str(subset), seeds=(0, 1), noaug=False, subset=subset)
+        for run in (tmp_path / str(subset)).iterdir():
+            sweep.mkdir(exist_ok=True)
+            run.rename(sweep / f"subset={subset},{run.name}")
+    box, w = target_sweep(sweep)
+    assert {text for text, _ in w["axis"].options} == {"ada_target", "subset", "each setting"} and w["hold_subset"].value == ""
+    w["axis"].value = "ada_target"
+    w["hold_subset"].value = "100"
+    assert box.wait() and w["hold_ada_target"].disabled and not w["hold_subset"].disabled
+    assert same(w["bands"], plots.bands(sweep, axis="ada_target", where={"subset": 100}, at=48))
+    w["axis"].value = "subset"
+    assert box.wait() and [text for text, _ in w["settings"].options] == ["50", "100"] and same(w["best"], plots.best_values(sweep, axis="subset", log=True))
+    w["axis"].value = ""
+    assert box.wait() and len(w["settings"].options) == 2  # subset is still held at 100
+    w["hold_subset"].value = ""
+    assert box.wait() and len(w["settings"].options) == 4
+
+
+def test_sweep_follows_while_it_is_made(tmp_path):
+    sweep = made_up_sweep(tmp_path / "sweep", targets=(0.3,), seeds=(0,), noaug=False, kimgs=(0, 16))
+    box, w = target_sweep(sweep, **FAST)
+    before = w["bands"].value
+    run = MadeUpRun(sweep / "ada_target=0.7-seed0", ada_target=0.7)
+    run.tick(16)
+    until(lambda: "1 running" in w["state"].value and "ada_target 0.7, seed 0" in w["state"].value and w["bands"].value != before)
+    assert [text for text, _ in w["settings"].options] == ["0.3", "0.7"] and len(w["settings"].value) == 2
+    run.tick(32)
+    until(lambda: w["kimg"].value == 32)  # who stood at the newest stays at the newest
+    w["stop"].click()
+    until(lambda: "stopping" in w["state"].value)
+    assert (run.dir / "control" / "stop").exists()
+    run.end("failed", "FloatingPointError: the generator's loss is nan")
+    until(lambda: "1 failed" in w["state"].value and "loss is nan" in w["state"].value)
+
+
+def test_what_cannot_be_compared_is_said(tmp_path):
+    sweep = made_up_sweep(tmp_path / "sweep", seeds=(0,), noaug=False)
+    path = sweep / "ada_target=0.3-seed0" / f"metric-{METRIC}.jsonl"
+    path.write_text(path.read_text().replace('"num_gen": 500', '"num_gen": 100'))
+    box, w = target_sweep(sweep)
+    assert "must not be compared" in w["notice"].value
+    with pytest.raises(BadInput, match="no study"):
+        target_sweep(tmp_path)
+
+
+# -- a walk ---------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory):
+    return random_snapshot(tmp_path_factory.mktemp("snapshots") / "snapshot-000000.safetensors", pixel_size_nm=[20.0, 10.0])
+
+
+def test_walk_shows_the_frames_of_the_film(tmp_path, snapshot):
+    box, w = latent_walk(snapshot, folder=tmp_path)
+    G = dashboards.load(snapshot).G
+    frames = list(walk_frames(G, (0, 1), 241))
+    for k in (0, 100, 240):
+        w["position"].value = k
+        assert box.wait() and abs(pixels(w["image"]) - frames[k]).max() <= 1 and f"frame {k} of 240" in w["caption"].value
+    assert f"{phase_fractions(frames[240])[0]:.3f}" in w["caption"].value and "0.32 µm wide" in w["caption"].value
+    w["position"].value = 120
+    measured = [phase_fractions(frame)[0] for frame in walk_frames(G, (0, 1), 61, batch=4)]
+    assert box.wait() and same(w["curve"], plots.walk_curve(np.linspace(0, 1, 61), measured, at=0.5))
+    assert not w["notice"].value
+
+
+def test_walk_follows_its_controls(snapshot):
+    box, w = latent_walk(snapshot)
+    G = dashboards.load(snapshot).G
+    w["position"].value, w["seed_a"].value, w["seed_b"].value, w["psi"].value = 60, 7, 8, 0.5
+    for noise in ("off", "random", "fixed"):
+        w["noise"].value = noise
+        expected = walk_image(G, (7, 8), 0.25, 0.5, dashboards.NOISE[noise], noise_seed=60)
+        assert box.wait() and np.array_equal(pixels(w["image"]), expected)
+    assert w["name"].value == "walk-7-8"
+    shown = {}
+    exec(box.code, shown)
+    assert np.array_equal(shown["image"], expected) and len(shown["fractions"]) == 61
+    w["name"].value = "mine"
+    w["seed_a"].value = 9
+    assert box.wait() and w["name"].value == "mine"
+
+
+def test_stale_frames_are_dropped(snapshot, monkeypatch):
+    asked = []
+
+    def slow(G, seeds, t, *args, **kwargs):
+        asked.append(t)
+        time.sleep(0.2)
+        return walk_image(G, seeds, t, *args, **kwargs)
+
+    monkeypatch.setattr(dashboards, "walk_image", slow)
+    box, w = latent_walk(snapshot)
+    began = time.monotonic()
+    for k in range(1, 101):
+        w["position"].value = k
+        time.sleep(0.005)
+    assert box.wait() and asked[-1] == 100 / 240 and "frame 100" in w["caption"].value
+    assert len(asked) - 1 <= (time.monotonic() - began) / 0.2 + 1 < 50
+
+
+def test_play_moves_to_the_end_and_pauses(snapshot):
+    box, w = latent_walk(snapshot, frames=21, points=5)
+    w["play"].value = True
+    until(lambda: w["position"].value > 2)
+    w["play"].value = False
+    assert box.wait()
+    at = w["position"].value
+    assert 2 < at < 20 or at == 20
+    w["play"].value = True
+    until(lambda: w["position"].value == 20 and not w["play"].value)
+    assert w["play"].description == "Play"
+    w["play"].value = True  # from the end it begins anew
+    until(lambda: 0 < w["position"].value < 20)
+    w["play"].value = False
+
+
+def test_image_and_film_are_written(tmp_path, snapshot):
+    box, w = latent_walk(snapshot, frames=11, points=5, folder=tmp_path)
+    w["position"].value = 5
+    w["save_image"].click()
+    w["save_image"].click()  # writes nothing over
+    picture = Image.open(tmp_path / "walk-0-1-0005.png")
+    assert np.array_equal(np.asarray(picture), pixels(w["image"])) and (tmp_path / "walk-0-1-0005-2.png").exists()
+    np.testing.assert_allclose(picture.info["dpi"], (25.4e6 / 10, 25.4e6 / 20), rtol=1e-3)
+    for kind in (".gif", ".mp4", ""):
+        w["film_kind"].value = kind
+        w["save_film"].click()
+        until(lambda: "11 frames" in w["message"].value and f"walk-0-1{kind}," in w["message"].value)
+        w["message"].value = ""
+    assert Image.open(tmp_path / "walk-0-1.gif").n_frames == 11 and len(list((tmp_path / "walk-0-1").iterdir())) == 11
+    assert not w["progress"].value and w["save_film"].description == "Save film"
+
+
+def test_a_film_can_be_called_off(tmp_path, snapshot):
+    box, w = latent_walk(snapshot, frames=20001, points=5, folder=tmp_path)
+    w["save_film"].click()
+    until(lambda: "of 20001 frames" in w["progress"].value)
+    assert w["save_film"].description == "Cancel film"
+    w["save_film"].click()
+    until(lambda: "called off" in w["message"].value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_walk_in_colour_of_a_run_and_of_nothing(tmp_path, snapshot):
+    run = made_up_run(tmp_path / "run", kimgs=(0,))
+    random_snapshot(run / "snapshot-000000.safetensors", img_channels=3, img_resolution=16)
+    box, w = latent_walk(run, points=3)
+    assert Image.open(io.BytesIO(w["image"].value)).mode == "RGB" and w["image"].width == "320"
+    with pytest.raises(BadInput, match="does not exist"):
+        latent_walk(tmp_path / "nothing")
+
+
+# -- all three ------------------------------------------------------------------------------------------------------------
+
+def test_a_cell_run_again_closes_the_former(tmp_path, snapshot):
+    run, sweep = made_up_run(tmp_path / "run"), made_up_sweep(tmp_path / "sweep", seeds=(0,), noaug=False)
+    makers = [lambda: live_run(run), lambda: target_sweep(sweep), lambda: latent_walk(snapshot)]
+    first = [make() for make in makers]
+    before = count()
+    second = [make() for make in makers]
+    gc.collect()
+    assert count() == before and len(before[0]) == 3
+    assert all(box.comm is None for box, _ in first) and all(box.comm is not None for box, _ in second)
+    with pytest.raises(BadInput):
+        target_sweep(tmp_path / "nowhere")
+    assert count() == before  # a refusal leaves the open one alone
+
+
+def test_every_control_has_a_name_and_every_picture_words(tmp_path, snapshot):
+    run, sweep = made_up_run(tmp_path / "run"), made_up_sweep(tmp_path / "sweep", seeds=(0,), noaug=False)
+    for box, w in (live_run(run), target_sweep(sweep), latent_walk(snapshot)):
+        aids = box.children[-1].value
+        for name, widget in w.items():
+            if isinstance(widget, ipywidgets.Image):
+                assert f"semgan-{name}" in widget._dom_classes and f"semgan-{name}" in aids
+            elif not isinstance(widget, ipywidgets.HTML):
+                assert widget.description and widget.tooltip, name
+
+
+def test_a_stored_notebook_shows_a_picture(tmp_path, snapshot):
+    import base64
+
+    for box, w in (live_run(made_up_run(tmp_path / "run")), latent_walk(snapshot)):
+        assert box.wait()
+        bundle = box._repr_mimebundle_()
+        bundle = bundle[0] if isinstance(bundle, tuple) else bundle
+        picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+        assert picture.width >= 300 and "application/vnd.jupyter.widget-view+json" in bundle
+
+
+def test_training_imports_no_widgets():
+    code = "import sys, semgan_nb.training, semgan_nb.plots, semgan_nb.studies; assert not [m for m in sys.modules if m.split('.')[0] in ('ipywidgets', 'IPython')]"
+    subprocess.run([sys.executable, "-c", code], check=True)
