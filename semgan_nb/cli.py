@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEMO_FORMAT', 'ALIASES', 'COMMON', 'VERBS', 'GOES_ON', 'evaluate', 'demo_folder', 'demo', 'prepared', 'report',
-           'info', 'main']
+           'info', 'walk', 'study_text', 'lab_folder', 'main']
 
 # %% ../nbs/23_cli.ipynb #6aff6f81
 import argparse
@@ -292,7 +292,7 @@ def report(
         lines += ["", "No distance was measured: none was asked for, or there are too few images (50 held-out ones at least)."]
     return "\n".join(lines + ["", found["physics"]["text"]])
 
-# %% ../nbs/23_cli.ipynb #eb7adc7a
+# %% ../nbs/23_cli.ipynb #bce0f303
 ALIASES = dict(r1_gamma=["--gamma"], ada_target=["--target"], total_kimg=["--kimg"], batch_size=["--batch"])
 COMMON = ("total_kimg", "batch_size", "r1_gamma", "subset", "mirror", "aug", "augpipe", "ada_target", "ada_kimg", "snap", "metrics", "seed")
 
@@ -333,7 +333,7 @@ def _reader(kind) -> typing.Callable[[str], object]:
     return read
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def _add_settings(parser: argparse.ArgumentParser, several: bool = False) -> None:
     "An option for every field of Config; those that are rarely touched are listed by --help-settings."
     import dataclasses
 
@@ -341,14 +341,15 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
     rare = []
     for field in dataclasses.fields(Config):
-        if field.name == "preset":
+        if field.name == "preset" or several and field.name == "seed":
             continue
         flags = ["--" + field.name.replace("_", "-").lower(), *ALIASES.get(field.name, [])]
         help = field.metadata["help"].replace("%", "%%") if field.name in COMMON else argparse.SUPPRESS
         if field.type is bool:
             parser.add_argument(*flags, dest=field.name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help)
         else:
-            parser.add_argument(*flags, dest=field.name, type=_reader(field.type), default=argparse.SUPPRESS, help=help, metavar="X")
+            read = _several(_reader(field.type)) if several and typing.get_origin(field.type) is not tuple else _reader(field.type)
+            parser.add_argument(*flags, dest=field.name, type=read, default=argparse.SUPPRESS, help=help, metavar="X")
         if field.name not in COMMON:
             rare.append((flags[0], field.default, field.metadata["help"]))
 
@@ -373,7 +374,7 @@ def _settings(options: argparse.Namespace) -> dict:
         found.setdefault("batch_gpu", found["batch_size"])
     return found
 
-# %% ../nbs/23_cli.ipynb #4e2d8967
+# %% ../nbs/23_cli.ipynb #c33ef041
 def _side(text: str) -> int:
     "The side of training images."
     if not text.isdigit() or not 8 <= int(text) <= 1024 or int(text) & (int(text) - 1):
@@ -490,22 +491,24 @@ def _synth(options):
 
 
 def _info_options(parser):
-    parser.add_argument("path", nargs="+", help="a micrograph, a folder of them, an archive, a run directory or a snapshot")
+    parser.add_argument("path", nargs="+", help="a micrograph, a folder of them, an archive, a run directory, a study or a snapshot")
 
 
 def _info(options):
     for path in options.path:
         print(info(path))
 
-# %% ../nbs/23_cli.ipynb #258dab54
+# %% ../nbs/23_cli.ipynb #f5971ef6
 def info(path) -> str:
-    "What a micrograph, a folder of them, an archive, a run directory or a snapshot is, in a few lines."
+    "What a micrograph, a folder of them, an archive, a run directory, a study or a snapshot is, in a few lines."
     path = Path(path)
     if not path.exists():
         raise BadInput(f"{path}: there is no such file or folder")
     if path.is_dir():
         if (path / "config.json").exists():
             return _run_info(path)
+        if (path / "study.json").is_file():
+            return study_text(path)
         if not (path / "dataset.json").exists():
             paths = list_images(path)
             if not paths:
@@ -542,16 +545,186 @@ def _run_info(run: Path) -> str:
         lines.append(f"  {name}: {value:.4g}" + (f", {between_rungs(ladder, value)}" if ladder else ""))
     return "\n".join(lines)
 
-# %% ../nbs/23_cli.ipynb #7d9f8dd7
+# %% ../nbs/23_cli.ipynb #10934991
+def walk(
+    snapshot,  # a snapshot, or a run directory: its newest
+    out="walk.mp4",  # *.mp4, *.gif, or a folder for PNG frames
+    seeds="0,1",  # two or more, such as 0-3,7
+    frames: int = 240,
+    fps: float = 24,
+    space: str = "z",
+    truncation_psi: float = 1.0,
+    noise_mode: str = "const",
+    best: str | None = None,  # of a run directory: the best snapshot by this metric
+    figure=None,  # where the six panels go; None: beside the film
+    progress: bool = True,
+) -> dict:
+    "Write the film of a walk and its figure; returns film, figure, frames, seconds, snapshot."
+    from semgan_nb.checkpoints import load
+    from semgan_nb.latent import walk_figure, walk_frames, write_film
+
+    out = Path(out)
+    figure = Path(figure) if figure else out.with_name(out.stem + ".png")
+    loaded = load(snapshot, best)
+    how = dict(space=space, truncation_psi=truncation_psi, noise_mode=noise_mode)
+    count = write_film(walk_frames(loaded.G, seeds, frames, **how), out, fps, total=frames, progress=progress)
+    panels = walk_figure(walk_frames(loaded.G, seeds, 6, **how), pixel_size_nm=loaded.meta.get("pixel_size_nm"))
+    with atomic(figure) as part:
+        panels.savefig(part, dpi=150)
+    return dict(film=str(out), figure=str(figure), frames=count, seconds=count / fps, snapshot=str(loaded.path))
+
+
+def _walk_options(parser):
+    add = parser.add_argument
+    add("snapshot", help="a snapshot (*.safetensors), or a run directory: its newest snapshot")
+    add("--out", default="walk.mp4", metavar="FILE", help="walk.mp4, walk.gif, or a folder for single PNG frames (default walk.mp4)")
+    add("--seeds", default="0,1", help="the micrographs to walk between, such as 0,1 or 3,7-9 (default 0,1)")
+    add("--frames", type=int, default=240, metavar="N", help="of the whole film, both ends included (default 240; the paper: 1440)")
+    add("--fps", type=float, default=24, metavar="N", help="frames per second (default 24)")
+    add("--space", choices=("z", "w"), default="z", help="z: along an arc, as in the paper; w: along straight lines (default z)")
+    add("--psi", dest="truncation_psi", type=float, default=1.0, metavar="X", help="truncation: 1 for none, less for more typical micrographs (default 1)")
+    add("--noise", dest="noise_mode", choices=("const", "none", "random"), default="const", help="the fine texture: the same in all frames, none, or new in each (default const)")
+    add("--best", metavar="METRIC", help="of a run: the snapshot that was best by this metric, not the newest")
+    add("--figure", metavar="FILE", help="the picture with six stations (default: beside the film)")
+
+
+def _walk(options):
+    found = walk(**vars(options))
+    print(f"{found['film']}: {found['frames']} frames, {found['seconds']:.3g} s, from {found['snapshot']}; {found['figure']} shows six of them")
+
+# %% ../nbs/23_cli.ipynb #2ecd918e
+def _several(read: typing.Callable[[str], object]) -> typing.Callable[[str], list]:
+    "From text with commas to a list of values."
+    def many(text):
+        return [read(part) for part in text.split(",")]
+
+    many.__name__ = f"{read.__name__}, or several with commas"
+    return many
+
+
+def _fields_of(text: str) -> dict:
+    "The fields of a further point: noaug, fixed or ada, or such as aug=fixed,p=0.2."
+    import dataclasses
+
+    from semgan_nb.runs import Config
+
+    kinds = {field.name: field.type for field in dataclasses.fields(Config)}
+    fields = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        name, value = (name.strip().replace("-", "_"), value) if equals else ("aug", part.strip())
+        if name not in kinds:
+            near = difflib.get_close_matches(name, kinds, 1)
+            raise BadInput(f"--with {text}: there is no setting {name!r}" + (f": did you mean {near[0]!r}?" if near else ""))
+        try:
+            fields[name] = value.lower() in ("true", "yes", "1") if kinds[name] is bool else _reader(kinds[name])(value)
+        except ValueError:
+            raise BadInput(f"--with {text}: {value!r} is no value for {name}") from None
+    return fields
+
+
+def study_text(
+    path,  # a study, or a folder of runs
+    metrics: list[str] | None = None,  # None: all that its runs were judged by
+) -> str:
+    "How far a study is, and its best and last values."
+    from semgan_nb.studies import Study, table_text
+
+    study = Study(path)
+    points = study.status()
+    count = {state: sum(point["state"] == state for point in points) for state in dict.fromkeys(point["state"] for point in points)}
+    lines = [f"{path}: {len(points)} runs, " + ", ".join(f"{n} {state}" for state, n in count.items())]
+    lines += [f"  {point['run'].name} {point['state']}: {point['message']}" for point in points if point["state"] in ("failed", "refused", "lost")]
+    for metric in metrics or study.metrics():
+        lines += ["", table_text(study.best_table(metric), metric)]
+    return "\n".join(lines)
+
+
+def _study_options(parser):
+    add = parser.add_argument
+    add("what", choices=("sweep", "table"), help="sweep: train; table: read a study or any folder of runs")
+    add("path", help="sweep: the archive to train on; table: the folder")
+    add("--out", metavar="DIR", help="folder of the study; a study found there goes on (default: studies/DATA-AXES)")
+    add("--seeds", default="0-2", help="such as 0-2 or 0,3 (default 0-2)")
+    add("--with", dest="extra", action="append", default=[], metavar="POINT", help="a further point: noaug, or fields such as aug=fixed,p=0.2; may be given several times")
+    add("--cfg", metavar="PRESET", help="as in semgan train")
+    _add_settings(parser, several=True)
+
+
+def _study(options):
+    from semgan_nb.dataset import Dataset
+    from semgan_nb.latent import parse_seeds
+    from semgan_nb.runs import preset
+    from semgan_nb.studies import Study
+
+    given = _settings(options)
+    if options.what == "table":
+        print(study_text(options.path, list(given["metrics"]) if "metrics" in given else None))
+        return
+    if not hasattr(options, "batch_gpu"):
+        given.pop("batch_gpu", None)
+    axes = {name: value for name, value in given.items() if isinstance(value, list) and len(value) > 1}
+    fixed = {name: value[0] if isinstance(value, list) else value for name, value in given.items() if name not in axes}
+    if "batch_size" in fixed:
+        fixed.setdefault("batch_gpu", fixed["batch_size"])
+    dataset = Dataset(options.path, part="train")
+    base = preset(options.cfg or ("laptop" if dataset.resolution <= 64 else "auto"), dataset.resolution).replace(**fixed)
+    out = Path(options.out or Path("studies") / "-".join([dataset.name, *axes]))
+    study = Study.create(out, base, axes, parse_seeds(options.seeds), [_fields_of(text) for text in options.extra])
+    print(f"{out}: {len(study.points)} runs of {base.total_kimg:g} kimg")
+    points = study.run(options.path)
+    print(study_text(out))
+    if any(point["state"] in ("failed", "refused") for point in points):
+        raise SystemExit(1)
+
+# %% ../nbs/23_cli.ipynb #8b9abcc0
+def lab_folder(
+    folder="semgan-lab",  # made if it is missing
+) -> Path:
+    "Put the quickstart notebook into a folder, unless one of that name is there; returns its path."
+    import shutil
+
+    import semgan_nb
+
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is a file: give a folder for your notebooks")
+    notebook = folder / "01_quickstart.ipynb"
+    if not notebook.exists():
+        with atomic(notebook) as part:
+            shutil.copyfile(Path(semgan_nb.__file__).parent / "tutorials" / notebook.name, part)
+    return notebook
+
+
+def _lab_options(parser):
+    add = parser.add_argument
+    add("folder", nargs="?", default="semgan-lab", help="a folder of yours (default semgan-lab)")
+    add("--no-browser", action="store_true", help="do not open a browser; the address is printed")
+    add("--port", type=int, metavar="N", help="of the server (default 8888, or the next that is free)")
+    add("--allow-root", action="store_true", help="needed by the superuser, in containers for instance")
+
+
+def _lab(options):
+    notebook = lab_folder(options.folder)
+    from jupyterlab.labapp import LabApp
+
+    chosen = [f"--ServerApp.port={options.port}"] if options.port else []
+    chosen += ["--no-browser"] * options.no_browser + ["--allow-root"] * options.allow_root
+    LabApp.launch_instance([f"--ServerApp.root_dir={notebook.parent.resolve()}", f"--LabApp.default_url=/lab/tree/{notebook.name}", *chosen])
+
+# %% ../nbs/23_cli.ipynb #de08418f
 VERBS = dict(
     demo=("train on micrographs that are shipped, or on yours, and see what comes out", _demo_options, _demo),
     prepare=("turn a folder of micrographs into an archive to train on", _prepare_options, _prepare),
     train=("train a generator on an archive, or go on with a run", _train_options, _train_verb),
     synth=("make an archive of synthetic dual-phase steel", _synth_options, _synth),
     metrics=("judge snapshots of a run against real images", _metrics_options, _metrics),
-    info=("say what a micrograph, folder, archive, run or snapshot is", _info_options, _info),
+    walk=("make a film of a walk between generated micrographs", _walk_options, _walk),
+    study=("train a grid of settings and seeds, and read it", _study_options, _study),
+    lab=("open JupyterLab with a notebook to begin with", _lab_options, _lab),
+    info=("say what a micrograph, folder, archive, run, study or snapshot is", _info_options, _info),
 )
-GOES_ON = ("demo", "train")
+GOES_ON = ("demo", "train", "study")
 
 
 def _overview() -> str:

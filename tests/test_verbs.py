@@ -1,0 +1,110 @@
+"""The verbs walk, study and lab."""
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+
+from semgan_nb import cli
+from semgan_nb.dataset import write_archive
+from semgan_nb.runs import Config, read_config
+from semgan_nb.training import train
+
+TINY = dict(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=8, total_kimg=0.032, kimg_per_tick=0.016, snap=1)
+OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()] + ["--metrics=none"]
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "noise.zip"
+    images = np.random.RandomState(0).randint(0, 256, (40, 16, 16), dtype=np.uint8)
+    write_archive(path, [dict(name=f"n{i}", image=x, source="noise", source_sha256="", crop=(0, 0, 16, 16), group=f"g{i % 5}", pixel_size_nm=(10.0, 10.0), fraction=None, part="train")
+                         for i, x in enumerate(images)], dict(made_by="test"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(archive, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "first"
+    list(train(Config(**TINY, metrics=()), archive, out))
+    return out
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def say(*argv):
+    "Status, output and complaint of the command."
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = cli.main([str(arg) for arg in argv])
+    return status, out.getvalue(), err.getvalue()
+
+
+def test_walk_makes_a_film_and_a_figure(run):
+    status, out, _ = say("walk", run, "--frames", 30, "--seeds", "0-2")
+    assert status == 0 and "walk.mp4: 30 frames, 1.25 s" in out
+    assert imageio_ffmpeg.count_frames_and_secs("walk.mp4")[0] == 30 and Image.open("walk.png").width > 500
+    status, *_ = say("walk", sorted(run.glob("*.safetensors"))[0], "--out", "frames", "--frames", 7, "--psi", 0.5, "--noise", "none", "--space", "w")
+    assert status == 0 and len(list(Path("frames").glob("frame*.png"))) == 7 and Path("frames.png").exists()
+
+
+@pytest.mark.parametrize("options, words", [(["--seeds", "3"], "two seeds"), (["--out", "a.avi"], ".mp4"), (["--frames", "1"], "both ends"), (["--fps", "0"], "frames per second"), (["--best", "fid50k"], "no record")])
+def test_faults_of_a_walk_are_one_sentence(run, options, words):
+    status, _, err = say("walk", run, *options)
+    assert status == 2 and words in err and len(err.splitlines()) == 1 and not any(Path().iterdir())
+
+
+def test_a_sweep_from_the_command_line(archive):
+    command = ["study", "sweep", archive, "--ada-target", "0.3,0.5", "--seeds", "0-1", "--with", "noaug", "--with", "aug=fixed,p=0.2", *OPTIONS]
+    status, out, _ = say(*command)
+    folder = Path("studies/noise-ada_target")
+    assert status == 0 and f"{folder}: 8 runs, 8 done" in out
+    assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == sorted(f"{p}-seed{s}" for p in ("ada_target=0.3", "ada_target=0.5", "aug=noaug", "aug=fixed,p=0.2") for s in (0, 1))
+    assert read_config(folder / "aug=fixed,p=0.2-seed1")["resolved"]["p"] == 0.2
+    before = (folder / "aug=noaug-seed0" / "stats.jsonl").read_bytes()
+    assert say(*command)[0] == 0 and (folder / "aug=noaug-seed0" / "stats.jsonl").read_bytes() == before
+    assert "8 runs, 8 done" in say("study", "table", folder)[1]
+
+
+def test_a_failed_point_is_named_and_the_status_says_so(archive):
+    Path("s/base-seed0").mkdir(parents=True)
+    Path("s/study.json").write_text(json.dumps(dict(format=1, version="0", base=Config(**TINY, metrics=("none",)).to_dict(), points=[])))
+    Path("s/base-seed0/notes.txt").touch()
+    status, out, _ = say("study", "sweep", archive, "--out", "s", "--seeds", "0-1", *OPTIONS)
+    assert status == 1 and "base-seed0 refused" in out and "1 done" in out
+
+
+@pytest.mark.parametrize("options, words", [(["--ada-targt", "0.3"], "did you mean --ada-target"), (["--ada-target", "0.3,x"], "invalid number"), (["--with", "ada_targte=1"], "did you mean 'ada_target'"),
+                                            (["--with", "p=x"], "no value for p"), (["--seeds", "2-1"], "rising"), (["--ada-target", "3"], "from 0 to 1")])
+def test_faults_of_a_study_are_one_sentence(archive, options, words):
+    status, _, err = say("study", "sweep", archive, *options)
+    assert status == 2 and words in err and len(err.splitlines()) == 1 and not any(Path().iterdir())
+
+
+def test_the_lab_folder_is_the_users():
+    import semgan_nb
+
+    shipped = Path(semgan_nb.__file__).parent / "tutorials" / "01_quickstart.ipynb"
+    notebook = cli.lab_folder("my lab")
+    assert notebook == Path("my lab/01_quickstart.ipynb") and notebook.read_bytes() == shipped.read_bytes()
+    notebook.write_text("mine")
+    assert cli.lab_folder("my lab").read_text() == "mine"
+    Path("file").touch()
+    status, _, err = say("lab", "file")
+    assert status == 2 and "is a file" in err
+
+
+def test_lab_opens_the_notebook(monkeypatch):
+    from jupyterlab.labapp import LabApp
+
+    called = []
+    monkeypatch.setattr(LabApp, "launch_instance", classmethod(lambda cls, argv: called.append(argv)))
+    assert say("lab", "--no-browser", "--port", "8999")[0] == 0
+    assert called == [[f"--ServerApp.root_dir={Path('semgan-lab').resolve()}", "--LabApp.default_url=/lab/tree/01_quickstart.ipynb", "--ServerApp.port=8999", "--no-browser"]]
