@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 RUNS = {"noaug": dict(aug="noaug"), "ada": dict(aug="ada", ada_kimg=20.0)}
-COMMON = dict(subset=100, total_kimg=136.0, kimg_per_tick=2.0, snap=4, metrics=["lite0_fd500_holdout"], keep_snapshots=2)
+COMMON = dict(subset=100, d_lr=0.0025, total_kimg=136.0, kimg_per_tick=2.0, snap=4, metrics=["lite0_fd500_holdout"], keep_snapshots=2)
 
 
 def go(name):

@@ -26,7 +26,7 @@ import filelock
 from .augment import PIPES
 from .micrographs import BadInput, atomic
 
-# %% ../nbs/13_runs.ipynb #33f879dd
+# %% ../nbs/13_runs.ipynb #cf62d5f8
 def _f(default, help, free=False):
     "A field with its help; free: may change when a run goes on, because the result does not depend on it."
     return field(default=default, metadata=dict(help=help, free=free))
@@ -52,11 +52,11 @@ class Config:
     subset: int | None = _f(None, "train on so many images, drawn by the seed")
     mirror: bool = _f(False, "double the data by mirror images")
     # schedule
-    total_kimg: float = _f(96.0, "length, in thousands of real images shown", free=True)
+    total_kimg: float = _f(112.0, "length, in thousands of real images shown", free=True)
     batch_size: int = _f(16, "images per iteration")
     batch_gpu: int = _f(16, "images per pass; smaller ones need less memory and are averaged")
     g_lr: float = _f(0.005, "learning rate of the generator")
-    d_lr: float = _f(0.0025, "learning rate of the discriminator")
+    d_lr: float = _f(0.005, "learning rate of the discriminator")
     r1_gamma: float = _f(1.0, "weight of the R1 penalty")
     G_reg_interval: int | None = _f(None, "iterations between two path-length steps; none for no such steps")
     D_reg_interval: int = _f(16, "iterations between two R1 steps")
@@ -122,7 +122,7 @@ class Config:
                 raise BadInput(f"there is no setting {name!r}" + (f": did you mean {near[0]!r}?" if near else f"; the settings are {', '.join(sorted(known))}"))
         return cls(**values)
 
-# %% ../nbs/13_runs.ipynb #3a4dd318
+# %% ../nbs/13_runs.ipynb #2d2a26ba
 def _official(preset, resolution, batch, ref_gpus, mbstd, fmaps, lr, gamma, ema, ramp, mapping, **more) -> Config:
     return Config(**{**dict(
         preset=preset, mapping_layers=mapping, channel_base=int(32768 * fmaps), channel_max=512, conv_clamp=256.0, mbstd_group_size=mbstd, total_kimg=25000.0,
@@ -170,7 +170,7 @@ def sem512(resolution: int = 512, gpus: int = 1) -> Config:
 
 def laptop(resolution: int = 32, gpus: int = 1) -> Config:
     "Minutes on two CPU cores, at 32 or 64 px: a lesson, not the paper's numbers."
-    return Config(preset="laptop", total_kimg=96.0 if resolution <= 32 else 128.0)
+    return Config(preset="laptop")
 
 
 PRESETS = {f.__name__: f for f in (laptop, sem512, auto, stylegan2, paper256, paper512, paper1024, cifar)}

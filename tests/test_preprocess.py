@@ -254,7 +254,7 @@ def test_refusals_write_nothing(tmp_path, folder):
 def test_synthetic_archive(tmp_path):
     summary = prepare_synthetic(tmp_path / "s.zip", 32, n_images=90, n_specimens=10)
     data = Dataset(tmp_path / "s.zip")
-    assert summary["n_train"] == 72 and summary["n_holdout"] == 18 and data.pixel_size_nm == (200, 200)
+    assert summary["n_train"] == 72 and summary["n_holdout"] == 18 and data.pixel_size_nm == (150, 150)
     assert np.abs(np.subtract([phase_fraction(i[0]) for i in data.images()], data.fractions)).mean() < 0.02
     prepare_synthetic(tmp_path / "t.zip", 32, n_images=90, n_specimens=10)
     assert (tmp_path / "s.zip").read_bytes() == (tmp_path / "t.zip").read_bytes()
