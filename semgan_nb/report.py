@@ -198,7 +198,7 @@ def chart_html(
     return (f'<figure class="chart"><picture><source media="(max-width: 600px)" srcset="{data_uri(chart_svg(small), "image/svg+xml")}">'
             f'<img src="{data_uri(chart_svg(wide), "image/svg+xml")}" alt="{html.escape(alt)}" width="{width}" height="{height}"></picture>{caption}</figure>')
 
-# %% ../nbs/22_report.ipynb #b5f1a179
+# %% ../nbs/22_report.ipynb #f27b5d6f
 _esc = html.escape
 
 
@@ -234,6 +234,7 @@ def _last(d: DemoResult, name: str) -> float | None:
 
 def _short(d: DemoResult) -> str:
     kimg, seconds = d.status["kimg"], _last(d, "Timing/total_sec")
+    times = round(1000 * kimg / len(d.training))
     fraction, spectrum = d.physics["fraction"], d.physics["spectrum"]
     size, whole = d.archive.resolution, d.status["kimg"] >= d.config.total_kimg
     lines = [_p(
@@ -241,11 +242,11 @@ def _short(d: DemoResult) -> str:
         " It is a <em>generative adversarial network</em>, a GAN: two networks that play against each other."
         " The <strong>generator</strong> turns a list of random numbers into an image. The <strong>discriminator</strong> looks at images and says real or generated."
         " Each learns from the other’s mistakes, until the generator’s images are hard to tell from micrographs."),
-        _p(f"The training went on until the discriminator had been shown {kimg:g} thousand real images (each of them many times)" + (f", which took {_duration(seconds)}." if seconds else ".")
+        _p(f"The training went on until the discriminator had been shown {kimg:g} thousand real images" + (f" (each of them about {times} times)" if times > 1 else "") + (f", which took {_duration(seconds)}." if seconds else ".")
            + ("" if whole else f" <strong>It was not finished: {d.config.total_kimg:g} thousand were asked for.</strong>"))]
     facts = []
     for metric, (ladder, records) in list(d.metrics.items())[:1]:
-        value = records[-1]["results"][metric]
+        value = plots.value_of(records[-1])
         facts.append(f"<strong>Distance to real images: {value:.3g}</strong> (<code>{_esc(metric)}</code>; smaller is closer). On the ladder of known sets this is {_esc(_between(ladder, value))}.")
     says = lambda part: "agrees within" if part["reached"] else "does not agree within"
     facts.append(f"<strong>Share of bright area</strong>: {says(fraction)} {fraction['limit']:g}; the largest difference is {fraction['difference']:.3f}."
@@ -312,7 +313,7 @@ def _data(d: DemoResult) -> str:
     credit = _p("The micrographs are by J. Stuckner, B. Harder and T. M. Smith (NASA), MIT licence; <cite>npj Computational Materials</cite> 8, 200 (2022).") if d.name == "superalloy" else ""
     return _section("data", "The data", _p(how + before + kept + used), examples, fractions if table else "", table, credit)
 
-# %% ../nbs/22_report.ipynb #47eb3cb3
+# %% ../nbs/22_report.ipynb #feb75a5a
 RUNG_WORDS = {
     "floor": "images the network was trained on, against the held-out ones: about as close as anything can come",
     "blur0.5": "the same images, smoothed by half a pixel: hardly visible",
@@ -325,7 +326,7 @@ RUNG_WORDS = {
 
 
 def _ladder_table(metric: str, ladder: dict, records: list) -> str:
-    value = records[-1]["results"][metric]
+    value = plots.value_of(records[-1])
     top = max([rung["value"] for rung in ladder["rungs"]] + [value])
     rows = [(rung["value"], rung["name"], RUNG_WORDS.get(rung["key"], ""), "") for rung in ladder["rungs"]]
     rows.append((value, "generated images", f"of this network, after {records[-1]['kimg']:.4g} thousand real images", ' class="own"'))
@@ -340,7 +341,7 @@ def _training(d: DemoResult) -> str:
     rt, p = _last(d, "Loss/signs/real"), [line["Progress/augment"]["mean"] for line in d.stats if "Progress/augment" in line]
     words, tables, lengths = [], [], []
     for metric, (ladder, records) in d.metrics.items():
-        values = [record["results"][metric] for record in records]
+        values = [plots.value_of(record) for record in records]
         best = int(np.argmin(values))
         lengths.append(f"the distance {metric} goes from {values[0]:.3g} to {values[-1]:.3g}, its lowest value is {values[best]:.3g} at {records[best]['kimg']:.4g} kimg")
         words.append(f"Here {lengths[-1]}.")
@@ -470,7 +471,7 @@ def _settings(d: DemoResult) -> str:
         _p("To go on: <code>semgan demo --kimg N</code> trains longer, <code>semgan demo --data FOLDER</code> takes your own micrographs, <code>semgan lab</code> opens the same as a notebook to change."),
     )
 
-# %% ../nbs/22_report.ipynb #e800e593
+# %% ../nbs/22_report.ipynb #b47370e3
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --page: #f6f5f2; --ink: #1c1b1a; --quiet: #5f5b56; --line: #dcd8d1; --own: #b84a00; --bar: #8b8780; --link: #00569c; }
 @media (prefers-color-scheme: dark) { :root { --paper: #1b1b1b; --page: #111110; --ink: #e6e6e6; --quiet: #a9a49c; --line: #3a3835; --own: #f28a3c; --bar: #8b8780; --link: #7fbcf5; } }
@@ -533,10 +534,10 @@ _NAMES = dict(short="In short", data="Data", training="Training", samples="Image
 
 
 def write_report(
-    demo_dir,  # the folder that `semgan demo` wrote
+    demo_dir,  # the folder that `semgan demo` wrote, or what `read_demo` read from it
 ) -> Path:
     "Write report.html into the folder of a demo, from what lies there; returns its path. BadInput where there is no archive or no run."
-    d = read_demo(demo_dir)
+    d = demo_dir if isinstance(demo_dir, DemoResult) else read_demo(demo_dir)
     title = f"Generated micrographs of {_material(d)}"
     when = next((line["timestamp"] for line in reversed(d.stats) if "timestamp" in line), time.time())
     links = "".join(f'<li><a href="#{key}">{name}</a></li>' for key, name in _NAMES.items())

@@ -89,13 +89,33 @@ def test_bad_images_are_named(here):
 
 def test_demo_writes_what_it_says(finished):
     out, found, words = finished
-    for name in ("data.zip", "curves.png", "samples.png", "run/config.json", "run/ladder-random_fd50_holdout.json"):
+    for name in ("data.zip", "curves.png", "samples.png", "two_points.png", "report.html", "walk.mp4", "run/config.json", "run/ladder-random_fd50_holdout.json"):
         assert (out / name).stat().st_size > 100, name
     assert Image.open(out / "samples.png").size[0] > 400
     part = found["metrics"]["random_fd50_holdout"]
     assert part["sentence"] in words and "GENERATED" in words and found["physics"]["text"] in words
     assert "matched" in found["physics"]["text"]
     assert read_status(out / "run")["state"] == "done"
+
+
+def test_demo_without_a_working_ffmpeg_goes_on(finished, micrographs, monkeypatch):
+    import imageio_ffmpeg
+
+    def missing():
+        raise RuntimeError("No ffmpeg exe could be found.")
+
+    out, _, _ = finished
+    (out / "walk.mp4").unlink()
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", missing)
+    words = []
+    found = demo(str(micrographs), out=out, window=128, stride=16, progress=False, say=words.append, **TINY)
+    assert found["film"] is None and "no film" in "\n".join(words) and "<video" not in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_demo_judges_a_finished_run_by_another_metric(finished, micrographs):
+    out, _, _ = finished
+    found = demo(str(micrographs), out=out, window=128, stride=16, progress=False, say=lambda _: None, **{**TINY, "metrics": ("random_fd20_holdout",)})
+    assert list(found["metrics"]) == ["random_fd20_holdout"] and found["metrics"]["random_fd20_holdout"]["ladder"]["num_gen"] == 20
 
 
 def test_demo_again_does_nothing_twice(finished, micrographs):

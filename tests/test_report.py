@@ -1,0 +1,177 @@
+"""Chapter 22: the report of a small demo is one file that opens offline and says what was found and what was not."""
+import base64
+import io
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+
+from semgan_nb.cli import demo
+from semgan_nb.dataset import write_archive
+from semgan_nb.micrographs import BadInput, embedded, list_images
+from semgan_nb.preprocess import prepare_synthetic
+from semgan_nb.report import read_demo, write_report, write_walk
+from semgan_nb.runs import Config
+from semgan_nb.training import train
+
+TINY = dict(total_kimg=0.128, kimg_per_tick=0.064, snap=1, z_dim=16, w_dim=16, channel_base=128, channel_max=16)
+VOID = {"meta", "link", "img", "source", "br"}
+
+
+class Page(HTMLParser):
+    """What a page refers to, its headings, its ids, its pictures; refuses tags that are not closed in order."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.text, self.open, self.references, self.headings, self.ids, self.alts, self.words = path.read_text(encoding="utf-8"), [], [], [], [], [], []
+        self.feed(self.text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.references += [attributes[name] for name in ("src", "href", "srcset", "poster", "action", "data") if name in attributes]
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.alts += [attributes.get("alt", "")] if tag == "img" else []
+        self.headings += [int(tag[1])] if re.fullmatch("h[1-6]", tag) else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert tag in VOID or self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def plain(self):
+        return re.sub(r"\s+", " ", "".join(self.words))
+
+
+def contents(page, kind):
+    return [base64.b64decode(reference.partition(",")[2], validate=True) for reference in page.references if reference.startswith(f"data:{kind}")]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A demo on quarters of six shipped micrographs, and what it said."""
+    folder, out = tmp_path_factory.mktemp("steel"), tmp_path_factory.mktemp("demo") / "out"
+    for path in list_images(embedded())[:6]:
+        Image.open(path).crop((0, 0, 256, 256)).save(folder / path.name)
+    words = []
+    found = demo(str(folder), out=out, window=128, stride=16, progress=False, say=words.append, metrics=("random_fd50_holdout",), **TINY)
+    return out, found, "\n".join(words)
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory):
+    """The folder of a demo without a distance and without a film."""
+    folder = tmp_path_factory.mktemp("synthetic")
+    prepare_synthetic(folder / "data.zip", size=16, n_images=80, n_specimens=20)
+    list(train(Config(**TINY, metrics=("none",), aug="noaug"), folder / "data.zip", folder / "run"))
+    return folder
+
+
+def test_the_demo_writes_a_report_and_a_film_and_says_where(finished):
+    out, found, words = finished
+    assert found["report"] == str(out / "report.html") and found["report"] in words and str(out / "walk.mp4") in words
+    frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(out / "walk.mp4"))
+    assert frames == 240 and seconds == pytest.approx(10, abs=0.1)
+
+
+def test_one_file_that_fetches_nothing(finished):
+    page = Page(finished[0] / "report.html")
+    inside = [reference for reference in page.references if not reference.startswith("#")]
+    assert inside and all(reference.startswith("data:") for reference in inside)
+    assert not re.search(r"<script|@import|url\(", page.text)
+    assert all(reference[1:] in page.ids for reference in page.references if reference.startswith("#"))
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_all_pictures_and_the_film_can_be_decoded(finished):
+    out, *_ = finished
+    page = Page(out / "report.html")
+    pngs, svgs, (film,) = contents(page, "image/png"), contents(page, "image/svg+xml"), contents(page, "video/mp4")
+    for png in pngs:
+        picture = Image.open(io.BytesIO(png))
+        assert np.ptp(np.asarray(picture.convert("L"))) > 50 and picture.width >= 900
+    for svg in svgs:
+        assert ElementTree.fromstring(svg).tag.endswith("svg") and b"prefers-color-scheme:dark" in svg and b"http://" not in re.sub(rb'xmlns(:\w+)?="[^"]*"', b"", svg)
+    assert len(pngs) == 4 and len(svgs) == 8, "examples, real, generated, walk; four charts in two widths"
+    assert film == (out / "walk.mp4").read_bytes()
+    assert len(page.alts) == 8 and all(len(alt) > 15 for alt in page.alts)
+
+
+def test_it_says_in_words_what_was_found_and_what_not(finished):
+    out, found, _ = finished
+    page = Page(out / "report.html")
+    assert page.headings[0] == 1 and page.headings.count(1) == 1 and all(b <= a + 1 for a, b in zip(page.headings, page.headings[1:]))
+    text = page.plain
+    assert "What these results do not show" in text and "What it does not show" in text
+    for words in ("Not the paper’s numbers", "Not FID", "One run", "Nothing about fractions of specimens", "No lengths", "held out"):
+        assert words in text, words
+    part = found["metrics"]["random_fd50_holdout"]
+    assert f"{part['value']:.3g}" in text and all(rung["name"] in text for rung in part["ladder"]["rungs"])
+    assert f"{found['physics']['fraction']['difference']:.3f}" in text
+    for group in read_demo(out).archive.groups:
+        assert group in text
+    assert "0.128 thousand real images" in text and "torch" in text and "r1_gamma" in text
+
+
+def test_it_can_be_written_again_from_the_folder_alone(finished, tmp_path, monkeypatch):
+    out, *_ = finished
+    before = (out / "report.html").read_bytes()
+    shutil.copytree(out, tmp_path / "moved")
+    (tmp_path / "moved" / "report.html").unlink()
+    monkeypatch.chdir(tmp_path)
+    assert write_report("moved").read_bytes() == before
+
+
+def test_an_archive_with_pixel_size_and_a_run_without_distance(synthetic):
+    page = Page(write_report(synthetic))
+    text = page.plain
+    assert "synthetic dual-phase steel" in text and page.text.count('class="scale"') == 4 and re.search(r"\d µm", text)
+    assert "No distance was measured" in text and "aug=noaug" in text and "No real steel" in text
+    assert "Not FID" not in text and "No lengths" not in text and "Phase fraction in each of the 20 groups" in text
+    assert not contents(page, "video") and "walk.mp4" not in text
+
+
+def test_a_large_film_is_linked_and_an_old_one_filmed_again(synthetic):
+    import os
+
+    film = write_walk(synthetic, progress=False)
+    with open(film, "ab") as more:
+        more.write(bytes(3_000_000))
+    page = Page(write_report(synthetic))
+    assert "walk.mp4" in page.references and not contents(page, "video")
+    os.utime(film, (1, 1))
+    assert write_walk(synthetic, progress=False).stat().st_size < 3_000_000
+
+
+def test_a_run_that_was_stopped_and_colour_and_strange_names(tmp_path):
+    """Words from outside are text, never HTML."""
+    images = np.random.RandomState(0).randint(0, 256, (40, 16, 16), dtype=np.uint8)
+    write_archive(tmp_path / "data.zip", [dict(name=f"n{i}", image=x, source="<b>noise</b>", source_sha256="", crop=(0, 0, 16, 16), group=f"<i>g{i % 5}", pixel_size_nm=None, fraction=None, part="train")
+                                          for i, x in enumerate(images)], dict(intensity="gain", reference="<script>alert(1)</script>"))
+    (tmp_path / "demo.json").write_text('{"data": "A<script>B"}')
+    for _ in train(Config(**TINY, metrics=()), tmp_path / "data.zip", tmp_path / "run"):
+        break
+    page = Page(write_report(tmp_path))
+    assert "It was not finished" in page.plain and "A<script>B" in page.plain and "Nothing was held out" in page.plain
+    assert "<script" not in page.text and "<i>g" not in page.text
+
+
+def test_faults_are_one_sentence(finished, synthetic, tmp_path):
+    with pytest.raises(BadInput, match="no data.zip"):
+        write_report(tmp_path)
+    shutil.copy(synthetic / "data.zip", tmp_path / "data.zip")
+    with pytest.raises(BadInput, match="no run"):
+        write_report(tmp_path)
+    shutil.copytree(finished[0] / "run", tmp_path / "run")
+    with pytest.raises(BadInput, match="not the archive"):
+        write_report(tmp_path)
