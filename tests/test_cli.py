@@ -169,6 +169,25 @@ def test_train_goes_on_with_a_run(finished, here, capsys):
     assert "r1_gamma" in complaint("train", out / "data.zip", "--out", run, "--gamma", 7)
 
 
+def test_demo_interrupted_in_every_stage_goes_on(finished, micrographs, tmp_path, monkeypatch):
+    """Stage by stage: the archive, its record, the ladder, the first tick, the film, the report; training is cut by a signal below."""
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    out, words = tmp_path / "cut", []
+    run = lambda: demo(str(micrographs), out=out, window=128, stride=16, progress=False, say=words.append, **TINY)
+    for place in ("semgan_nb.preprocess.write_archive", "semgan_nb.cli.atomic", "semgan_nb.metrics.Judge.ladder", "semgan_nb.training._Reporter.begin", "semgan_nb.training._Reporter.evaluate",
+                  "semgan_nb.latent._encode", "semgan_nb.report.read_demo", "semgan_nb.report.write_report"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                run()
+        assert not [path for path in (out.rglob("*") if out.exists() else ()) if path.name.endswith(".tmp")], place
+    found = run()
+    assert json.dumps(found["metrics"]) == json.dumps(finished[1]["metrics"]) and Path(found["report"]).exists()
+    assert sum("preparing" in line for line in words) == 3 and "was done already" in "\n".join(words)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is sent to a process as POSIX does")
 def test_interrupted_demo_goes_on_to_the_same_end(finished, micrographs, tmp_path):
     out, found, _ = finished
