@@ -74,7 +74,7 @@ def lazy_adam(params, lr: float, interval: int | None) -> torch.optim.Adam:
     c = 1.0 if interval is None else interval / (interval + 1)
     return torch.optim.Adam(params, lr=lr * c, betas=(0.0, 0.99**c), eps=1e-8, fused=True)
 
-# %% ../nbs/15_training.ipynb #51b98554
+# %% ../nbs/15_training.ipynb #4a36396e
 def iteration_generator(seed: int, rank: int, cur_nimg: int, device="cpu") -> torch.Generator:
     "The source of all random numbers of the iteration that starts at `cur_nimg`."
     words = np.random.SeedSequence([seed, rank, cur_nimg]).generate_state(2, np.uint32)
@@ -108,7 +108,7 @@ class Trainer:
         self.statistics = Statistics()
         self.pl_mean = torch.zeros([], device=self.device)
         self.cur_nimg = self.batch_idx = self.cur_tick = self.tick_start = 0
-        self.elapsed = 0.0  # seconds of all sessions
+        self.elapsed = 0.0  # seconds, all parts of an interrupted run together
         self.nonfinite = 0  # iterations in a row with a loss that is not a number
 
     # -- the phases -------------------------------------------------------------------------------------------------------
