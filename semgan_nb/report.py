@@ -198,7 +198,7 @@ def chart_html(
     return (f'<figure class="chart"><picture><source media="(max-width: 600px)" srcset="{data_uri(chart_svg(small), "image/svg+xml")}">'
             f'<img src="{data_uri(chart_svg(wide), "image/svg+xml")}" alt="{html.escape(alt)}" width="{width}" height="{height}"></picture>{caption}</figure>')
 
-# %% ../nbs/22_report.ipynb #f27b5d6f
+# %% ../nbs/22_report.ipynb #95774c96
 _esc = html.escape
 
 
@@ -228,8 +228,8 @@ def _between(ladder: dict, value: float) -> str:
 
 
 def _last(d: DemoResult, name: str) -> float | None:
-    "The last value of a statistic."
-    return next((line[name]["mean"] for line in reversed(d.stats) if name in line), None)
+    "The last finite value of a statistic."
+    return next((line[name]["mean"] for line in reversed(d.stats) if name in line and np.isfinite(line[name]["mean"])), None)
 
 
 def _short(d: DemoResult) -> str:
@@ -255,7 +255,7 @@ def _short(d: DemoResult) -> str:
     facts.append(f"It is a lesson, and shows less than it seems to: see <a href=\"#limits\">what these results do not show</a>.")
     return _section("short", "In short", *lines, "<ul>" + "".join(f"<li>{fact}</li>" for fact in facts) + "</ul>")
 
-# %% ../nbs/22_report.ipynb #f200a049
+# %% ../nbs/22_report.ipynb #0897b23e
 def _group_table(d: DemoResult) -> str:
     "Phase fraction of each group, as numbers and as a bar from the 5 % to the 95 % quantile."
     groups, values = np.array(d.archive.groups), np.array([np.nan if f is None else f for f in d.archive.fractions], float)
@@ -269,11 +269,11 @@ def _group_table(d: DemoResult) -> str:
             low, middle, high = np.quantile(own, (0.05, 0.5, 0.95))
             bar = f'<span class="range" aria-hidden="true"><i style="left:{100 * low:.1f}%;width:{max(100 * (high - low), 0.5):.1f}%"></i><b style="left:{100 * middle:.1f}%"></b></span>'
             role = "held out" if group in held else "training"
-            rows.append(f'<tr class="{role.replace(" ", "-")}"><th scope="row">{_esc(str(group))}</th><td>{role}</td><td class="n">{len(own)}</td><td class="n">{middle:.2f}</td>'
+            rows.append(f'<tr class="{role.replace(" ", "-")}"><th scope="row">{_esc(str(group))}</th><td class="role">{role}</td><td class="n wide">{len(own)}</td><td class="n">{middle:.2f}</td>'
                         f'<td class="n wide">{low:.2f} – {high:.2f}</td><td class="bar">{bar}</td></tr>')
     if not rows:
         return ""
-    head = '<tr><th scope="col">group</th><th scope="col">used for</th><th scope="col" class="n">images</th><th scope="col" class="n">median</th><th scope="col" class="n wide">5 – 95 %</th><th scope="col" class="bar">0 … 1</th></tr>'
+    head = '<tr><th scope="col">group</th><th scope="col">used for</th><th scope="col" class="n wide">images</th><th scope="col" class="n">median</th><th scope="col" class="n wide">5 – 95 %</th><th scope="col" class="bar">0 … 1</th></tr>'
     table = f'<table><caption>Phase fraction (share of bright area) in each group</caption><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
     return table if len(rows) <= 12 else f"<details><summary>Phase fraction in each of the {len(rows)} groups</summary>{table}</details>"
 
@@ -424,7 +424,7 @@ def _physics(d: DemoResult) -> str:
         "<h3>Spectrum</h3>", three_, chart_html(draw(plots.spectra), f"Radial power spectra and their difference, at most {spectrum['largest']:.2f} decades but for the finest bin", narrow=(3.8, 3.8)),
     )
 
-# %% ../nbs/22_report.ipynb #4f10c248
+# %% ../nbs/22_report.ipynb #eef5665d
 def _limits(d: DemoResult) -> str:
     size, groups = d.archive.resolution, len(set(d.archive.groups))
     points = [f"<strong>Not the paper’s numbers.</strong> This is a lesson at {size} pixels, after {d.status['kimg']:g} thousand images were shown. Lambard, Yamazaki and Demura trained at 512 pixels on 25 million, for days on several GPUs. What is hard there, fine carbides and sharp boundaries, is not in an image of {size} pixels."]
@@ -454,6 +454,8 @@ def _table(rows: list, caption: str) -> str:
 
 
 def _value(value) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_value(one)}" for name, one in value.items()) or "none"
     return "none" if value is None else ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
@@ -471,7 +473,7 @@ def _settings(d: DemoResult) -> str:
         _p("To go on: <code>semgan demo --kimg N</code> trains longer, <code>semgan demo --data FOLDER</code> takes your own micrographs, <code>semgan lab</code> opens the same as a notebook to change."),
     )
 
-# %% ../nbs/22_report.ipynb #b47370e3
+# %% ../nbs/22_report.ipynb #a84d57e7
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --page: #f6f5f2; --ink: #1c1b1a; --quiet: #5f5b56; --line: #dcd8d1; --own: #b84a00; --bar: #8b8780; --link: #00569c; }
 @media (prefers-color-scheme: dark) { :root { --paper: #1b1b1b; --page: #111110; --ink: #e6e6e6; --quiet: #a9a49c; --line: #3a3835; --own: #f28a3c; --bar: #8b8780; --link: #7fbcf5; } }
@@ -509,7 +511,9 @@ table { border-collapse: collapse; width: 100%; margin: 1.2rem 0; font-size: 0.9
 caption { text-align: left; font-weight: 600; padding-bottom: 0.45rem; }
 th, td { text-align: left; vertical-align: top; padding: 0.35rem 0.9rem 0.35rem 0; border-bottom: 1px solid var(--line); font-weight: 400; }
 thead th { color: var(--quiet); font-size: 0.82rem; }
-.n { text-align: right; white-space: nowrap; }
+tbody th { overflow-wrap: anywhere; }
+.n, .role { white-space: nowrap; }
+.n { text-align: right; }
 .bar { width: 34%; padding-right: 0; vertical-align: middle; }
 th small { display: block; color: var(--quiet); font-size: 0.85em; }
 .range, .length { position: relative; display: block; height: 0.7rem; }
