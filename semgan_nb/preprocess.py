@@ -345,7 +345,7 @@ def prepare(
     manifest = write_archive(dest, items(), settings)
     return _summary(dest, manifest, sources, rejected, held, {"before": _spread(records), "after": _spread(after)}, table, feature, intensity, holdout, total - len(records))
 
-# %% ../nbs/04_preprocess.ipynb #13470dab
+# %% ../nbs/04_preprocess.ipynb #8ed44b11
 def _check_arguments(dest, size, window, stride, intensity, stretch, holdout, median):
     def whole(value): return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0
     if dest.is_dir(): raise BadInput(f"{dest}: is a folder, the archive is a file: give a name such as {dest / 'data.zip'}")
@@ -389,6 +389,8 @@ def _summary(dest, manifest, sources, rejected, held, spread, table, feature, in
     if unknown: notes.append(f"{unknown} of {len(sources)} files do not say their pixel size, so different magnifications would not be noticed")
     notes += [f"{s.name}: {s.tags['warning']}" for s in sources if "warning" in s.tags]
     if holdout and not held: notes.append("there is only one group, so nothing is held out: name groups (a sub-folder each, or a CSV file) to evaluate on images not trained on")
+    if settings["window"] is None and len(images) < 200:
+        notes.append(f"{len(images)} images are few to learn from: tiles (window 'auto', on the command line --window auto) make many more of the same micrographs")
     if intensity == "match" and len(groups) > 1:
         notes.append(f"matching changed the spread of the phase fraction between groups (standard deviation) from {spread['before']:.3f} to {spread['after']:.3f}: fractions of generated images say nothing about specimens")
     return {"dest": str(dest), "n_files": len(sources), "n_images": len(images), "n_train": sum(r["part"] == "train" for r in images),

@@ -273,3 +273,8 @@ def test_real_folders_as_they_come(tmp_path):
         assert len(data) > 200 and data.images().std() > 25
     with pytest.raises(BadInput, match="mixes pixel sizes"):
         prepare(root / "nbt-ceramic", tmp_path / "b.zip", 32, progress=False)
+
+
+def test_few_images_are_said_to_be_few(tmp_path):
+    few = prepare(embedded(), tmp_path / "few.zip", 256, progress=False)
+    assert few["n_images"] == 18 and any("--window auto" in note for note in few["notes"])
