@@ -6,7 +6,7 @@
 __all__ = ['Statistics', 'ema_beta', 'lazy_adam', 'iteration_generator', 'make_networks', 'Trainer', 'Tick', 'grid_size',
            'save_grid', 'default_cache', 'choose_metrics', 'train']
 
-# %% ../nbs/15_training.ipynb #0159307e
+# %% ../nbs/15_training.ipynb #3338f722
 import copy
 import os
 import signal
@@ -26,7 +26,7 @@ from .dataset import Dataset, InfiniteSampler
 from .latent import latents, random_images
 from .layers import keep_memory
 from .losses import loss_as_generated, loss_as_real, mixed_ws, path_lengths, path_penalty, r1_penalty
-from .metrics import Judge
+from .metrics import Judge, parse_metric
 from .micrographs import BadInput, atomic
 from .networks import Discriminator, Generator
 from .runs import Config, RunWriter, read_metrics
@@ -240,7 +240,7 @@ class Trainer:
             setattr(self, k, state[k])
         self.pl_mean = state["pl_mean"].to(self.device)
 
-# %% ../nbs/15_training.ipynb #7fa7bb90
+# %% ../nbs/15_training.ipynb #b7eada30
 @dataclass(frozen=True)
 class Tick:
     "What a tick of training reports."
@@ -303,9 +303,9 @@ def default_cache() -> Path:
 
 
 def choose_metrics(config: Config, data, dataset: Dataset) -> tuple[str, ...]:
-    "`auto` written out: the embedding distance to the hold-out where the archive has one, else to the whole; as many images as there are, up to 500."
+    "Full names of the metrics; `auto` written out: the embedding distance to the hold-out where the archive has one, else to the whole; as many images as there are, up to 500."
     if config.metrics != ("auto",):
-        return tuple(m for m in config.metrics if m not in ("none", ""))
+        return tuple(parse_metric(m).name for m in config.metrics if m not in ("none", ""))
     everything = Dataset(data)
     sizes = (len(dataset), len(Dataset(data, part="holdout"))) if everything.has_holdout else (len(everything) // 2,)
     count = next((n for n in (500, 200, 100, 50) if n <= min(sizes)), None)

@@ -289,3 +289,11 @@ def test_a_loss_that_is_not_a_number_ends_the_run(archive, tmp_path):
         list(train(TINY.replace(g_lr=1e12), archive, tmp_path / "r"))
     status = read_status(tmp_path / "r")
     assert status["state"] == "failed" and "loss" in status["message"]
+
+
+def test_metric_names_are_written_out(archive):
+    from semgan_nb.training import choose_metrics
+
+    ds = Dataset(archive)
+    assert choose_metrics(TINY.replace(metrics=["random_fd1000_full", "none"]), archive, ds) == ("random_fd1k_full",)
+    assert choose_metrics(TINY.replace(metrics=["auto"]), archive, ds) == ()  # 20 images a side are too few
