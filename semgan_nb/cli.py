@@ -376,7 +376,7 @@ def _settings(options: argparse.Namespace) -> dict:
         found.setdefault("batch_gpu", found["batch_size"])
     return found
 
-# %% ../nbs/23_cli.ipynb #c33ef041
+# %% ../nbs/23_cli.ipynb #3c11acd8
 def _side(text: str) -> int:
     "The side of training images."
     if not text.isdigit() or not 8 <= int(text) <= 1024 or int(text) & (int(text) - 1):
@@ -481,7 +481,7 @@ def _synth_options(parser):
     add("--size", type=_side, default=32, metavar="PX", help="of the images, a power of two (default 32)")
     add("--images", dest="n_images", type=int, default=3000, metavar="N", help="how many in all (default 3000)")
     add("--specimens", dest="n_specimens", type=int, default=30, metavar="N", help="of different martensite fraction (default 30)")
-    add("--field", dest="field_um", type=float, default=6.4, metavar="UM", help="side of an image in micrometres (default 6.4)")
+    add("--field", dest="field_um", type=float, default=4.8, metavar="UM", help="side of an image in micrometres (default 4.8)")
     add("--seed", type=int, default=0, metavar="N", help="another seed, other images (default 0)")
     add("--holdout", type=float, default=0.2, metavar="SHARE", help="share of the images kept out of training, by whole specimens; 0 for none (default 0.2)")
 
