@@ -143,7 +143,7 @@ def evaluate(
     finally:
         lock.release()
 
-# %% ../nbs/23_cli.ipynb #fc982ec7
+# %% ../nbs/23_cli.ipynb #51aade13
 DEMO_FORMAT = 1
 
 
@@ -247,7 +247,7 @@ def demo(
     labels = (d.side, "generated")
     figures = dict(
         curves=plots.curves(out / "run"),
-        samples=plots.real_and_generated(d.real[:64], d.samples, titles=labels, pixel_size_nm=d.archive.pixel_size_nm),
+        samples=plots.real_and_generated(d.real[:64], d.generated[:64], titles=labels, pixel_size_nm=d.archive.pixel_size_nm),
         spectra=plots.spectra(d.real, d.generated, labels=labels),
         fractions=plots.fractions(d.real, d.generated, labels=labels),
         two_points=plots.two_points(d.real, d.generated, labels=labels, pixel_size_nm=d.archive.pixel_size_nm),

@@ -6,7 +6,7 @@
 __all__ = ['WALK', 'PAPER', 'INK', 'RUNG_WORDS', 'DemoResult', 'read_demo', 'write_walk', 'data_uri', 'micrographs_html',
            'chart_svg', 'chart_html', 'write_report']
 
-# %% ../nbs/22_report.ipynb #e85e1c16
+# %% ../nbs/22_report.ipynb #e5c23452
 import base64
 import html
 import json
@@ -26,14 +26,14 @@ import semgan_nb
 from . import plots
 from .checkpoints import Snapshot, load
 from .dataset import Dataset
-from .latent import random_images, sample, walk_frames, write_film
+from .latent import random_images, walk_frames, write_film
 from .metrics import between_rungs, compare, distinct_indices
 from .micrographs import BadInput, atomic
 from .microstructure import grey_stack, two_point
 from .runs import Config, is_run, read_config, read_ladder, read_metrics, read_stats, read_status
 from .synthetic import otsu_threshold
 
-# %% ../nbs/22_report.ipynb #4f225492
+# %% ../nbs/22_report.ipynb #fb1be342
 @dataclass(frozen=True)
 class DemoResult:
     "What the folder of a demo holds, read by `read_demo`."
@@ -51,7 +51,6 @@ class DemoResult:
     side: str  # "real, held out of training" or "real"
     real: np.ndarray  # uint8 [n, C, H, W], n up to 500
     generated: np.ndarray  # as many, at random
-    samples: np.ndarray  # uint8 [64, C, H, W], of the seeds 0 to 63
     physics: dict  # of `compare`
 
     @property
@@ -91,7 +90,7 @@ def read_demo(
         about=about, config=config, status=read_status(folder / "run"), stats=[line for line in read_stats(folder / "run") if "Progress/kimg" in line],
         metrics={metric: (ladder, records) for metric, records in read_metrics(folder / "run").items() if (ladder := read_ladder(folder / "run", metric))},
         snapshot=snapshot, side="real, held out of training" if archive.has_holdout else "real",
-        real=real, generated=generated, samples=sample(snapshot.G, range(64)), physics=compare(real, generated, matched=matched),
+        real=real, generated=generated, physics=compare(real, generated, matched=matched),
     )
 
 # %% ../nbs/22_report.ipynb #c8e77f13
@@ -369,12 +368,12 @@ def _training(d: DemoResult) -> str:
     chart = chart_html(lambda figure=None: plots.curves(run, figure=figure), alt, "Distance, r<sub>t</sub> and p as the training went on. One kimg is a thousand real images shown to the discriminator.", (3.8, tall))
     return _section("training", "The training", _p(distance, *words), _p(meaning), _p(augment), chart, *tables)
 
-# %% ../nbs/22_report.ipynb #52e5e13e
+# %% ../nbs/22_report.ipynb #a9bc7104
 def _samples(d: DemoResult) -> str:
     size, pixel = d.archive.resolution, d.archive.pixel_size_nm
     n = min(64, len(d.real))
     real = micrographs_html(d.real[:n], f"{n} real images in rows", f"<strong>{d.side[0].upper() + d.side[1:]}</strong>", pixel_size_nm=pixel)
-    generated = micrographs_html(d.samples[:n], f"{n} generated images in rows", "<strong>Generated</strong>, from the random numbers of the seeds 0 to " + f"{n - 1}", pixel_size_nm=pixel)
+    generated = micrographs_html(d.generated[:n], f"{n} generated images in rows", f"<strong>Generated</strong>, the first {n} of those that were measured", pixel_size_nm=pixel)
     look = ("None was chosen by eye. Look for what the numbers below may miss: shapes that no micrograph has, edges that are too soft or too regular, the same image twice.")
     return _section("samples", "Generated beside real", _p(look), f'<div class="pair">{real}{generated}</div>')
 
