@@ -33,7 +33,7 @@ from .microstructure import grey_stack, two_point
 from .runs import Config, is_run, read_config, read_ladder, read_metrics, read_stats, read_status
 from .synthetic import otsu_threshold
 
-# %% ../nbs/22_report.ipynb #fb1be342
+# %% ../nbs/22_report.ipynb #3d524059
 @dataclass(frozen=True)
 class DemoResult:
     "What the folder of a demo holds, read by `read_demo`."
@@ -49,8 +49,8 @@ class DemoResult:
     metrics: dict  # metric -> (ladder, records)
     snapshot: Snapshot  # the newest
     side: str  # "real, held out of training" or "real"
-    real: np.ndarray  # uint8 [n, C, H, W], n up to 500
-    generated: np.ndarray  # as many, at random
+    real: np.ndarray  # uint8 [n, C, H, W], n up to 2000
+    generated: np.ndarray  # uint8 [2000, C, H, W], at random
     physics: dict  # of `compare`
 
     @property
@@ -81,9 +81,9 @@ def read_demo(
     except (OSError, ValueError, KeyError):
         name = "synthetic" if "synthetic" in archive.manifest.get("settings", {}) else "micrographs"
     reals = Dataset(folder / "data.zip", part="holdout") if archive.has_holdout else archive
-    real = reals.images(np.random.RandomState(0).permutation(len(reals))[:500])
+    real = reals.images(np.random.RandomState(0).permutation(len(reals))[:2000])
     snapshot = load(folder / "run")
-    generated = np.concatenate(list(random_images(snapshot.G, len(real), seed=1)))
+    generated = np.concatenate(list(random_images(snapshot.G, 2000, seed=1)))
     matched = archive.manifest.get("settings", {}).get("intensity") == "match"
     return DemoResult(
         folder=folder, name=str(name), archive=archive, training=Dataset(folder / "data.zip", part="train", subset=config.subset, seed=config.seed),
