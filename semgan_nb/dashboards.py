@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['NOISE', 'Dashboard', 'close_dashboards', 'run_state', 'live_run', 'target_sweep', 'walk_image', 'latent_walk']
 
-# %% ../nbs/21_dashboards.ipynb #dbf5170b
+# %% ../nbs/21_dashboards.ipynb #c77193f4
 import atexit
 import base64
+import contextvars
 import html
 import io
 import json
@@ -28,7 +29,7 @@ from .microstructure import phase_fractions
 from .runs import image_number, is_run, read_config, read_metrics, read_stats, read_status, request_stop
 from .studies import Study, sample_files, value_text
 
-# %% ../nbs/21_dashboards.ipynb #2ee93a89
+# %% ../nbs/21_dashboards.ipynb #36c7b223
 class _Worker(threading.Thread):
     "Calls `work` soon after `ask`, and every `every()` seconds; all that is asked during one call is one more call."
 
@@ -38,6 +39,7 @@ class _Worker(threading.Thread):
         self._news = threading.Condition()
         self._asked = self._done = self._current = 0
         self._ended = False
+        self.context = contextvars.copy_context()
 
     def ask(self) -> None:
         with self._news:
@@ -50,6 +52,9 @@ class _Worker(threading.Thread):
         return self._ended or self._asked > self._current
 
     def run(self) -> None:
+        self.context.run(self._loop)
+
+    def _loop(self) -> None:
         while True:
             with self._news:
                 self._news.wait_for(lambda: self._ended or self._asked > self._done, self._every())
@@ -78,7 +83,7 @@ class _Worker(threading.Thread):
         if self.is_alive() and threading.current_thread() is not self:
             self.join(10)
 
-# %% ../nbs/21_dashboards.ipynb #56b9bdc1
+# %% ../nbs/21_dashboards.ipynb #fa6c9ecf
 _OPEN = {}  # kind -> the dashboard that is open
 
 _STYLE = """
@@ -111,13 +116,17 @@ const begin = () => {
   };
   name();
   new MutationObserver(name).observe(root, {childList: true, subtree: true});
+  root.addEventListener('keydown', event => {  // arrows and letters are for the control that has the focus, not for JupyterLab's shortcuts
+    const chord = event.ctrlKey || event.metaKey || event.altKey || event.shiftKey && event.key === 'Enter';
+    if (!chord && event.key !== 'Escape') event.stopPropagation();
+  });
 };
 begin();
 """
 
 
 def _aids(words: dict[str, str]) -> W.HTML:
-    "Style and names of a dashboard; words: class of a picture -> what it shows."
+    "Style, names and keys of a dashboard; words: class of a picture -> what it shows."
     dot = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
     escape = lambda text: html.escape(text, quote=True)
     return W.HTML(f'<style>{_STYLE}</style><img alt="" width="1" height="1" src="{dot}" data-words="{escape(json.dumps(words))}" onload="{escape(_SCRIPT)}">')
@@ -132,7 +141,7 @@ def _family(widget: W.Widget):
             yield getattr(widget, part)
     yield widget
 
-# %% ../nbs/21_dashboards.ipynb #5b21159a
+# %% ../nbs/21_dashboards.ipynb #940193df
 class Dashboard(W.VBox):
     """A box of widgets that a thread keeps up to date; closing it ends the thread and closes every widget in it.
 
@@ -200,6 +209,11 @@ class Dashboard(W.VBox):
         "Whether a control was moved since the work of this moment began: what is left of it can be dropped."
         return self._worker.stale
 
+    @property
+    def context(self) -> contextvars.Context:
+        "The context of the cell that made the dashboard, for other threads of it."
+        return self._worker.context
+
     def pause(self, seconds: float) -> None:
         self._worker.pause(seconds)
 
@@ -220,10 +234,14 @@ class Dashboard(W.VBox):
         self.code = code
         self._set(self.controls["code"], f"<details><summary>the same in code</summary><pre tabindex=\"0\">{html.escape(code)}</pre></details>")
 
+    def end(self) -> None:
+        "End the threads; what is shown stays."
+        self.closing()
+        self._worker.end()
+
     def close(self) -> None:
         if "_worker" in self.__dict__:
-            self.closing()
-            self._worker.end()
+            self.end()
             if _OPEN.get(self.kind) is self:
                 del _OPEN[self.kind]
             for widget in list(_family(self))[:-1]:
@@ -266,7 +284,11 @@ def close_dashboards() -> None:
         box.close()
 
 
-atexit.register(close_dashboards)
+@atexit.register
+def _end_threads() -> None:
+    "No thread draws while Python ends; the widgets go with the kernel."
+    for box in _OPEN.values():
+        box.end()
 
 # %% ../nbs/21_dashboards.ipynb #ee8147a9
 def run_state(run) -> dict:
@@ -557,7 +579,7 @@ def _unused(path: Path) -> Path:
 class _Stopped(Exception):
     "The film was called off."
 
-# %% ../nbs/21_dashboards.ipynb #f4a8ccaa
+# %% ../nbs/21_dashboards.ipynb #ae863b7d
 def latent_walk(
     snapshot=None,  # a snapshot, a run directory (its newest snapshot), or None: the one that is shipped
     seeds: tuple[int, int] = (0, 1),
@@ -684,7 +706,7 @@ def latent_walk(
         film["stop"].clear()
         save_film.description, save_film.icon = "Cancel film", "times"
         tell("")
-        film["thread"] = threading.Thread(target=make_film, args=(setting(), _unused(Path(folder) / f"{name.value}{kind.value}")), name="semgan film", daemon=True)
+        film["thread"] = threading.Thread(target=box.context.copy().run, args=(make_film, setting(), _unused(Path(folder) / f"{name.value}{kind.value}")), name="semgan film", daemon=True)
         film["thread"].start()
 
     controls["image"].add_class("semgan-pixels")

@@ -354,7 +354,7 @@ def setting_colours(
         colours[value] = colours[value] or free.pop(0)
     return colours
 
-# %% ../nbs/20_plots.ipynb #4676f617
+# %% ../nbs/20_plots.ipynb #acd148fd
 class _Part(Study):
     "Some points of a study, grouped by an axis."
 
@@ -421,7 +421,7 @@ def bands(
     "Minimum, median and maximum over the seeds, of the metric with its ladder, of r_t with the targets, and of p, over kimg (the paper's Figs. 1a, 2a and 3a)."
     part = _Part(study, axis, where, settings)
     metric = part.pick_metric(metric)
-    figure = _figure(figure, (7.6, 5.6))
+    figure = _figure(figure, (7.2, 5.6))
     panels = top, rt, p = figure.subplots(3, 1, sharex=True, height_ratios=(2.4, 1, 1))
     found = part.bands(metric) if metric else {}
     for axes, by_value in ((top, found), (rt, part.stat_bands("Loss/signs/real")), (p, part.stat_bands("Progress/augment"))):
@@ -485,7 +485,7 @@ def best_values(
     metric = part.pick_metric(metric)
     rows = part.best_table(metric) if metric else []
     rows = [row for value in part.order(row["value"] for row in rows) for row in rows if row["value"] == value]
-    figure = _figure(figure, (1.6 + 0.75 * max(len(rows), 2), 3.2))
+    figure = _figure(figure, (1.2 + 0.6 * max(len(rows), 3), 3.2))
     axes = figure.add_subplot()
     for k, row in enumerate(rows):
         colour = part.colours[row["value"]]

@@ -15,7 +15,7 @@ class MadeUpRun:
     """A run directory held open: `tick` writes what a tick of training writes, `end` lets it go."""
 
     def __init__(self, folder, better=0.0, **fields):
-        self.config = laptop().replace(metrics=[METRIC], **fields)
+        self.config = laptop().replace(**{"metrics": [METRIC], "total_kimg": 96, **fields})
         self.better, self.rng = better, np.random.default_rng(self.config.seed)
         self.writer = RunWriter(folder, self.config, DATA)
         self.dir = self.writer.dir
@@ -63,5 +63,8 @@ def made_up_sweep(folder, targets=(0.3, 0.5), seeds=(0, 1, 2), noaug=True, **fie
 def random_snapshot(path, pixel_size_nm=None, **arguments):
     """A snapshot of a small network that learned nothing."""
     G = Generator(**{**dict(z_dim=32, w_dim=32, img_resolution=32, img_channels=1, mapping_layers=2, channel_base=256, channel_max=16), **arguments})
+    for name, parameter in G.named_parameters():
+        if name.endswith("noise_strength"):  # at first 0: the noise would not be seen
+            parameter.data.fill_(0.2)
     save_snapshot(path, G, None, cur_nimg=0, data_fingerprint="made up", pixel_size_nm=pixel_size_nm)
     return path
