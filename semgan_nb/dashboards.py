@@ -290,7 +290,7 @@ def _end_threads() -> None:
     for box in _OPEN.values():
         box.end()
 
-# %% ../nbs/21_dashboards.ipynb #ee8147a9
+# %% ../nbs/21_dashboards.ipynb #cbfa9965
 def run_state(run) -> dict:
     "`state` (as in status.json, or `nothing` and `kept`), `kimg`, `total_kimg`, `speed` (images per second or None), `left` (seconds or None) and `text`, a sentence."
     try:
@@ -306,7 +306,7 @@ def _run_state(run: Path) -> dict:
     if not (run / "status.json").exists():
         stats = read_stats(run)
         kimg = stats[-1]["Progress/kimg"]["mean"] if stats else 0.0
-        return dict(state="kept", kimg=kimg, total_kimg=total, speed=None, left=None, text="the record of a run" if stats else "nothing is written yet")
+        return dict(state="kept" if stats else "waiting", kimg=kimg, total_kimg=total, speed=None, left=None, text="the record of a run" if stats else "it has not begun")
     status = read_status(run)
     state, message = status["state"], str(status.get("message") or "")
     if state == "running" and (run / "control" / "stop").exists():

@@ -234,6 +234,14 @@ def test_live_run(seat, place):
     at.says("16 of 96 kimg · 40 images/s · 33 min 20 s left")
     curves, samples = at.changed("curves", curves), at.changed("samples", samples)
 
+    at.page.evaluate("""() => { window.busy = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute(
+        {code: 'import time; time.sleep(4)', store_history: false}).done.then(() => { window.busy = null; }); }""")
+    run.tick(20, snapshot=False)
+    at.says("20 of 96 kimg")  # a cell is running, and the dashboard goes on
+    assert at.page.evaluate("window.busy !== null")
+    curves = at.changed("curves", curves)
+    at.page.wait_for_function("() => window.busy === null")
+
     at.labelled("samples at").focus()
     for _ in range(2):
         at.page.keyboard.press("ArrowDown")  # from the newest to 48 and 32 kimg, which the other run has

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import ipywidgets
 import numpy as np
@@ -108,7 +109,7 @@ def test_how_a_run_ended_is_said(tmp_path, state, message, words):
 
 
 def test_a_run_whose_process_died_is_lost(tmp_path, monkeypatch):
-    code = f"import sys, os; sys.path.insert(0, {str(__import__('pathlib').Path(__file__).parent)!r}); from made_up_runs import MadeUpRun; r = MadeUpRun({str(tmp_path / 'run')!r}); r.tick(16); os._exit(1)"
+    code = f"import sys, os; sys.path.insert(0, {str(Path(__file__).parent)!r}); from made_up_runs import MadeUpRun; r = MadeUpRun({str(tmp_path / 'run')!r}); r.tick(16); os._exit(1)"
     subprocess.run([sys.executable, "-c", code], check=False)
     assert run_state(tmp_path / "run")["state"] == "running"  # it died a moment ago
     now = time.time()
@@ -137,8 +138,6 @@ def test_damage_is_said_and_mended(tmp_path):
 
 
 def test_what_was_kept_without_status_is_a_record():
-    from pathlib import Path
-
     record = Path(dashboards.__file__).parent / "records" / "overfitting" / "ada"
     assert run_state(record)["state"] == "kept" and run_state(record)["kimg"] == 136
 
@@ -360,3 +359,9 @@ def test_a_stored_notebook_shows_a_picture(tmp_path, snapshot):
 def test_training_imports_no_widgets():
     code = "import sys, semgan_nb.training, semgan_nb.plots, semgan_nb.studies; assert not [m for m in sys.modules if m.split('.')[0] in ('ipywidgets', 'IPython')]"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_stored_notebooks_hold_pictures_not_widgets():
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, root / "tools" / "pictures.py", "--check", root / "nbs" / "21_dashboards.ipynb", *(root / "nbs" / "tutorials").glob("*.ipynb")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
