@@ -290,9 +290,11 @@ def test_sweep(seat, place):
     samples = at.changed("samples", samples)
     at.kernel_has("(controls['settings'].value, controls['log'].value, controls['seed'].value, controls['notice'].value)", "((0.3, 'noaug'), False, 2, '')")
 
+    bands = at.picture("bands")
     run = MadeUpRun(place / "sweep" / "ada_target=0.7-seed0", ada_target=0.7)
     run.tick(16)
     at.says("1 running")
+    at.changed("bands", bands)
     at.says("ada_target 0.7, seed 0 running · 16 of 96 kimg")
     run.end("failed", "FloatingPointError: the generator's loss is nan")
     at.says("the generator's loss is nan")

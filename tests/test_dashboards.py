@@ -318,6 +318,14 @@ def test_walk_in_colour_of_a_run_and_of_nothing(tmp_path, snapshot):
         latent_walk(tmp_path / "nothing")
 
 
+def test_the_shipped_network_is_the_one_without_a_path(monkeypatch, tmp_path):
+    box, w = latent_walk(points=3)
+    assert pixels(w["image"]).shape == (32, 32) and "snapshot-superalloy32.safetensors" in box.code
+    monkeypatch.setattr("semgan_nb.__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(BadInput, match="is missing: give latent_walk a snapshot"):
+        latent_walk()
+
+
 # -- all three ------------------------------------------------------------------------------------------------------------
 
 def test_a_cell_run_again_closes_the_former(tmp_path, snapshot):
