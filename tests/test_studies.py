@@ -105,7 +105,7 @@ def test_more_seeds_and_values_are_added_to_what_is_there(tmp_path, archive):
 
 def test_every_point_is_trained_and_its_setting_matters(finished):
     assert states(finished) == ["done"] * 6
-    final = {p["run"].name: read_stats(p["run"])[-1]["Loss/signs/real"] for p in finished.points}
+    final = {p["run"].name: read_stats(p["run"])[-1]["Loss/scores/real"] for p in finished.points}
     assert len({json.dumps(v) for v in final.values()}) >= 3  # at least the seeds and the augmentation tell
 
 
