@@ -312,7 +312,7 @@ def _data(d: DemoResult) -> str:
     credit = _p("The micrographs are by J. Stuckner, B. Harder and T. M. Smith (NASA), MIT licence; <cite>npj Computational Materials</cite> 8, 200 (2022).") if d.name == "superalloy" else ""
     return _section("data", "The data", _p(how + before + kept + used), examples, fractions if table else "", table, credit)
 
-# %% ../nbs/22_report.ipynb #feb75a5a
+# %% ../nbs/22_report.ipynb #c289c5d6
 RUNG_WORDS = {
     "floor": "images the network was trained on, against the held-out ones: about as close as anything can come",
     "blur0.5": "the same images, smoothed by half a pixel: hardly visible",
@@ -357,10 +357,10 @@ def _training(d: DemoResult) -> str:
         state = f"Here r<sub>t</sub> ended at {rt:.2f}; its target is {c.ada_target:g}." if rt is not None else ""
         if p:
             state += (f" p rose to {max(p):.2f} and ended at {p[-1]:.2f}." if max(p) >= 0.05 else f" It was seldom above it, so p stayed near 0 ({max(p):.2f} at most): the images were many enough for so short a training. With a hundred images it is another story.")
-        augment = ("<strong>p</strong> (bottom) is the remedy, <em>adaptive discriminator augmentation</em>: the probability with which an image is turned, shifted, stretched or changed in brightness before the discriminator sees it."
+        augment = ("<strong>p</strong> (bottom) is the remedy, <em>adaptive discriminator augmentation</em>: the probability with which an image is turned, shifted or stretched before the discriminator sees it."
                    " When r<sub>t</sub> is above its target (dotted line), p grows and the game gets harder; when it is below, p shrinks. " + state)
     elif c.aug == "fixed":
-        augment = f"<strong>p</strong> (bottom), the probability with which an image is turned, shifted or changed in brightness before the discriminator sees it, was fixed at {c.p:g}."
+        augment = f"<strong>p</strong> (bottom), the probability with which an image is turned, shifted or stretched before the discriminator sees it, was fixed at {c.p:g}."
     else:
         augment = "<strong>p</strong> (bottom) is 0: images were shown to the discriminator as they are (<code>aug=noaug</code>)." + (f" r<sub>t</sub> ended at {rt:.2f}." if rt is not None else "")
     alt = "Curves over the thousands of real images seen: " + "; ".join([*lengths, *([f"r_t ends at {rt:.2f}"] if rt is not None else []), *([f"p ends at {p[-1]:.2f}"] if p else [])])
