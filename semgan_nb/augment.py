@@ -210,7 +210,7 @@ def augment_pipe(
         raise BadInput(f"augpipe is {name!r}: this version offers {', '.join(PIPES)}")
     return AugmentPipe(**{t: 1 for t in PIPES[name]})
 
-# %% ../nbs/07_augment.ipynb #b3ce3bd0
+# %% ../nbs/07_augment.ipynb #19893f97
 class AdaController:
     """Moves p so that r_t, the mean sign of D on real images, stays at its target (Karras et al. 2020, section 3; paper eq. 3).
 
@@ -224,8 +224,9 @@ class AdaController:
         interval: int = 4,  # iterations between two steps
         p: float = 0.0,  # start
         p_max: float | None = None,
+        adapt: bool = True,  # False: r_t is measured all the same, but p stays
     ):
-        self.target, self.ada_kimg, self.interval, self.p_max = target, ada_kimg, interval, p_max
+        self.target, self.ada_kimg, self.interval, self.p_max, self.adapt = target, ada_kimg, interval, p_max, adapt
         self.p = np.float32(p)
         self.rt = float("nan")  # of the last window
         self.sign_sum, self.sign_count = 0.0, 0
@@ -239,14 +240,14 @@ class AdaController:
         self,
         batch_idx: int,  # iterations done so far
         batch_size: int,  # images per iteration
-    ) -> bool:  # whether p was adjusted
+    ) -> bool:  # whether a window ended
         if batch_idx % self.interval:
             return False
         self.rt = self.sign_sum / self.sign_count if self.sign_count else float("nan")
         self.sign_sum, self.sign_count = 0.0, 0
         if math.isnan(self.rt):
             warnings.warn("r_t is not a number (NaN logits, or none reported): p stays as it is", stacklevel=2)
-        else:
+        elif self.adapt:
             step = np.sign(self.rt - self.target) * batch_size * self.interval / (self.ada_kimg * 1000)
             p = max(self.p + np.float32(step), np.float32(0))
             self.p = np.float32(p if self.p_max is None else min(p, np.float32(self.p_max)))

@@ -74,7 +74,7 @@ def lazy_adam(params, lr: float, interval: int | None) -> torch.optim.Adam:
     c = 1.0 if interval is None else interval / (interval + 1)
     return torch.optim.Adam(params, lr=lr * c, betas=(0.0, 0.99**c), eps=1e-8, fused=True)
 
-# %% ../nbs/15_training.ipynb #4a36396e
+# %% ../nbs/15_training.ipynb #b5ae0864
 def iteration_generator(seed: int, rank: int, cur_nimg: int, device="cpu") -> torch.Generator:
     "The source of all random numbers of the iteration that starts at `cur_nimg`."
     words = np.random.SeedSequence([seed, rank, cur_nimg]).generate_state(2, np.uint32)
@@ -103,13 +103,12 @@ class Trainer:
         self.G_opt = lazy_adam(self.G.parameters(), c.g_lr, c.G_reg_interval)
         self.D_opt = lazy_adam(self.D.parameters(), c.d_lr, c.D_reg_interval)
         self.pipe = None if c.aug == "noaug" else augment_pipe(c.augpipe).to(self.device)
-        self.ada = AdaController(c.ada_target, c.ada_kimg, c.ada_interval, c.p, c.p_max)
+        self.ada = AdaController(c.ada_target, c.ada_kimg, c.ada_interval, c.p, c.p_max, adapt=c.aug == "ada")
         self.sampler = InfiniteSampler(len(dataset), seed=c.seed)
         self.statistics = Statistics()
         self.pl_mean = torch.zeros([], device=self.device)
         self.cur_nimg = self.batch_idx = self.cur_tick = self.tick_start = 0
         self.elapsed = 0.0  # seconds, all parts of an interrupted run together
-        self.nonfinite = 0  # iterations in a row with a loss that is not a number
 
     # -- the phases -------------------------------------------------------------------------------------------------------
 
@@ -208,12 +207,7 @@ class Trainer:
                 average.copy_(now)
         self.cur_nimg += c.batch_size
         self.batch_idx += 1
-        if c.aug == "ada":
-            self.ada.update(self.batch_idx, c.batch_size)
-        elif self.batch_idx % c.ada_interval == 0:  # r_t is measured in any case
-            p = self.ada.p
-            self.ada.update(self.batch_idx, c.batch_size)
-            self.ada.p = p
+        self.ada.update(self.batch_idx, c.batch_size)
 
     @property
     def done(self) -> bool:
