@@ -5,7 +5,7 @@ import pytest
 from skimage.filters import threshold_otsu
 
 from semgan_nb.micrographs import BadInput
-from semgan_nb.synthetic import dual_phase, grf, otsu_threshold, phase_fraction, specimens
+from semgan_nb.synthetic import dual_phase, grf, iter_specimens, otsu_threshold, phase_fraction, specimens
 
 
 def test_grf_statistics():
@@ -39,6 +39,15 @@ def test_specimens_are_seeded_and_a_prefix_of_more():
     a, b, c = specimens(40, 32), specimens(70, 32), specimens(40, 32, seed=1)
     assert all((x == y[:40]).all() for x, y in zip(a, b)) and (a[0] != c[0]).any()
     assert (a[2] == np.arange(40) % 30).all()
+
+
+def test_workers_make_the_same_images():
+    one, two = (list(iter_specimens(70, 64, n_specimens=7, workers=w)) for w in (1, 2))
+    assert [s for _, _, s in one] == [s for _, _, s in two] == [k % 7 for k in range(70)]
+    assert all((a == b).all() and (p == q).all() for (a, p, _), (b, q, _) in zip(one, two))
+    begun = iter_specimens(10**6, 64, workers=2)
+    next(begun)
+    begun.close()                                      # does not go on to the million
 
 
 def test_specimens_differ_in_fraction():
@@ -83,6 +92,6 @@ def test_fraction_is_measured_well():
 
 
 def test_bad_arguments():
-    for call in (lambda: dual_phase(np.random.default_rng(0), 32, 1.2), lambda: specimens(0, 32)):
+    for call in (lambda: dual_phase(np.random.default_rng(0), 32, 1.2), lambda: specimens(0, 32), lambda: iter_specimens(5, 32, workers=0)):
         with pytest.raises(BadInput):
             call()
