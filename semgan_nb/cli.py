@@ -86,7 +86,7 @@ def _train(config, data, out, progress: bool = True, **options) -> int:
             watcher.join()
     return ticks
 
-# %% ../nbs/23_cli.ipynb #882762c8
+# %% ../nbs/23_cli.ipynb #7ea909a5
 def evaluate(
     run,  # a run directory
     metrics: list[str] | None = None,  # names; None: those of the run's configuration
@@ -99,10 +99,9 @@ def evaluate(
 
     from semgan_nb.checkpoints import load
     from semgan_nb.dataset import Dataset
-    from semgan_nb.latent import random_images
     from semgan_nb.metrics import Judge
     from semgan_nb.runs import Config, image_number, read_config, read_metrics, snapshots
-    from semgan_nb.training import choose_metrics, default_cache
+    from semgan_nb.training import choose_metrics, default_cache, judge_snapshot
 
     run, about = Path(run), read_config(run)
     config, data = Config.from_dict(about["resolved"]), Path(data or about["data"]["path"])
@@ -125,19 +124,11 @@ def evaluate(
             judge = Judge(name, data, subset=config.subset, seed=0, subset_seed=config.seed, cache=default_cache())
             name = judge.metric
             with _image_bar(name, progress) as bar:
-                ladder = judge.ladder(bar)
-                if not (run / f"ladder-{name}.json").exists():
-                    with atomic(run / f"ladder-{name}.json") as part:
-                        part.write_text(json.dumps(ladder, indent=1) + "\n", encoding="utf-8")
                 known = {record["snapshot_pkl"]: record for record in read_metrics(run).get(name, [])}
                 for path in found:
                     if path.name not in known:
-                        nimg = load(path).meta.get("cur_nimg", image_number(path))
-                        record = judge.judge(random_images(load(path).G, judge.num_gen, seed=0), bar)
-                        record |= dict(snapshot_pkl=path.name, kimg=nimg / 1000, cur_nimg=nimg)
-                        with open(run / f"metric-{name}.jsonl", "a", encoding="utf-8", newline="\n") as lines:
-                            lines.write(json.dumps(record) + "\n")
-                        known[path.name] = record
+                        loaded = load(path)
+                        known[path.name] = judge_snapshot(judge, run, loaded.G, path, loaded.meta.get("cur_nimg", image_number(path)), bar)
                     result.append(known[path.name])
         return result
     finally:

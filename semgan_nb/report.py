@@ -6,7 +6,7 @@
 __all__ = ['WALK', 'PAPER', 'INK', 'RUNG_WORDS', 'DemoResult', 'read_demo', 'write_walk', 'data_uri', 'micrographs_html',
            'chart_svg', 'chart_html', 'write_report']
 
-# %% ../nbs/22_report.ipynb #e5c23452
+# %% ../nbs/22_report.ipynb #e76b884b
 import base64
 import html
 import json
@@ -30,7 +30,7 @@ from .latent import random_images, walk_frames, write_film
 from .metrics import between_rungs, compare, distinct_indices
 from .micrographs import BadInput, atomic
 from .microstructure import grey_stack, two_point
-from .runs import Config, is_run, read_config, read_ladder, read_metrics, read_stats, read_status
+from .runs import Config, is_run, read_config, read_ladder, read_metrics, read_stats, read_status, sheet
 from .synthetic import otsu_threshold
 
 # %% ../nbs/22_report.ipynb #3d524059
@@ -107,7 +107,7 @@ def write_walk(
         write_film(walk_frames(snapshot.G, WALK["seeds"], WALK["frames"]), film, WALK["fps"], total=WALK["frames"], progress=progress)
     return film
 
-# %% ../nbs/22_report.ipynb #c6f1d344
+# %% ../nbs/22_report.ipynb #b13cb2fa
 def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
@@ -116,8 +116,8 @@ def _sheet_png(images, columns: int, wide: int = 1000) -> tuple[bytes, tuple[int
     "Images in rows as a PNG of at least `wide` pixels (at most twice that), transparent between them; and its size."
     images = np.asarray(images)
     grey = images.shape[1] == 1
-    tiles = plots.sheet(images, columns)
-    holes = plots.sheet(np.zeros(images.shape[:1] + images.shape[2:], np.uint8), columns)
+    tiles = sheet(images, columns)
+    holes = sheet(np.zeros(images.shape[:1] + images.shape[2:], np.uint8), columns)
     picture = Image.fromarray(np.dstack([tiles, 255 - holes]), "LA" if grey else "RGBA")
     factor = -(-wide // picture.width)
     picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['PRESETS', 'FORMAT', 'Config', 'auto', 'stylegan2', 'paper256', 'paper512', 'paper1024', 'cifar', 'sem512', 'laptop',
            'preset', 'is_run', 'read_config', 'read_status', 'read_stats', 'read_metrics', 'read_ladder',
-           'image_number', 'snapshots', 'request_stop', 'config_differences', 'requested', 'RunWriter', 'describe',
-           'next_run_dir']
+           'image_number', 'snapshots', 'request_stop', 'planes', 'sheet', 'write_json', 'append_line',
+           'config_differences', 'requested', 'RunWriter', 'describe', 'next_run_dir']
 
-# %% ../nbs/13_runs.ipynb #de2a3fcd
+# %% ../nbs/13_runs.ipynb #e97db3d9
 import dataclasses
 import difflib
 import json
+import math
 import os
 import platform
 import re
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import filelock
+import numpy as np
 
 from .augment import PIPES
 from .micrographs import BadInput, atomic
@@ -271,7 +273,48 @@ def request_stop(run) -> None:
     control.mkdir(exist_ok=True)
     (control / "stop").touch()
 
-# %% ../nbs/13_runs.ipynb #5a7767fe
+# %% ../nbs/13_runs.ipynb #13741aef
+def planes(images) -> np.ndarray:
+    "uint8 [N, H, W], [N, 1, H, W] or [N, 3, H, W] as [N, H, W] or [N, H, W, 3]."
+    images = np.asarray(images)
+    if images.ndim == 2:
+        images = images[None]
+    if images.ndim == 4:
+        images = images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)
+    return images
+
+
+def sheet(
+    images,  # uint8 [N, H, W] or [N, C, H, W]
+    columns: int,
+    gap: int = 1,  # pixels between images
+    fill: int = 255,  # grey level of gaps and of places that are left over
+) -> np.ndarray:
+    "Images laid out row by row on one sheet: uint8 [rows·H + gaps, columns·W + gaps] (and 3 for colour)."
+    images = planes(images)
+    n, h, w = images.shape[:3]
+    rows = max(math.ceil(n / columns), 1)
+    out = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, *images.shape[3:]), fill, np.uint8)
+    for k in range(n):
+        y, x = (k // columns) * (h + gap), (k % columns) * (w + gap)
+        out[y : y + h, x : x + w] = images[k]
+    return out
+
+# %% ../nbs/13_runs.ipynb #a044efa0
+def write_json(path, value: dict) -> None:
+    "A JSON file, whole or not at all."
+    with atomic(path) as part:
+        part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def append_line(path, record: dict) -> None:
+    "One line of JSON at the end of a file, on the disk when this returns."
+    with open(path, "a", encoding="utf-8", newline="\n") as f:
+        f.write(json.dumps(record) + "\n")
+        f.flush()
+        os.fsync(f.fileno())
+
+# %% ../nbs/13_runs.ipynb #c373fc9c
 def config_differences(old: Config, new: Config) -> tuple[list[str], list[str]]:
     "Fields in which two configurations differ: those that change the result, and those that may change when a run goes on. Each names both values."
     hard, free = [], []
@@ -381,15 +424,10 @@ class RunWriter:
         return self.stop_file.exists()
 
     def write_json(self, name: str, value: dict) -> None:
-        with atomic(self.dir / name) as part:
-            part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        write_json(self.dir / name, value)
 
     def append(self, name: str, record: dict) -> None:
-        "One line of JSON at the end of a file, on the disk when this returns."
-        with open(self.dir / name, "a", encoding="utf-8", newline="\n") as f:
-            f.write(json.dumps(record) + "\n")
-            f.flush()
-            os.fsync(f.fileno())
+        append_line(self.dir / name, record)
 
     def trim(self, keep) -> None:
         "Drop the lines of all logs that came after the state a run goes on from; keep(kimg of the record) -> bool."

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Statistics', 'ema_beta', 'lazy_adam', 'iteration_generator', 'make_networks', 'Trainer', 'Tick', 'grid_size',
-           'save_grid', 'default_cache', 'choose_metrics', 'train']
+           'default_cache', 'judge_snapshot', 'choose_metrics', 'train']
 
-# %% ../nbs/15_training.ipynb #3338f722
+# %% ../nbs/15_training.ipynb #95ee0e94
 import copy
 import os
 import signal
@@ -29,7 +29,7 @@ from .losses import loss_as_generated, loss_as_real, mixed_ws, path_lengths, pat
 from .metrics import Judge, parse_metric
 from .micrographs import BadInput, atomic
 from .networks import Discriminator, Generator
-from .runs import Config, RunWriter, read_metrics
+from .runs import Config, RunWriter, append_line, read_metrics, sheet, write_json
 
 # %% ../nbs/15_training.ipynb #3fe46639
 class Statistics:
@@ -234,7 +234,7 @@ class Trainer:
             setattr(self, k, state[k])
         self.pl_mean = state["pl_mean"].to(self.device)
 
-# %% ../nbs/15_training.ipynb #b7eada30
+# %% ../nbs/15_training.ipynb #fb3933cf
 @dataclass(frozen=True)
 class Tick:
     "What a tick of training reports."
@@ -280,20 +280,27 @@ def grid_size(resolution: int) -> tuple[int, int]:
     return min(max(7680 // resolution, 7), 16), min(max(4320 // resolution, 4), 8)
 
 
-def save_grid(path, images: np.ndarray, columns: int) -> None:
-    "Write uint8 images [N, C, H, W] as one PNG, grey or RGB."
-    n, c, h, w = images.shape
-    rows = -(-n // columns)
-    sheet = np.zeros((rows * columns, c, h, w), np.uint8)
-    sheet[:n] = images
-    sheet = sheet.reshape(rows, columns, c, h, w).transpose(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c)
-    with atomic(path) as part:
-        Image.fromarray(sheet[..., 0] if c == 1 else sheet).save(part, format="PNG")
-
-
 def default_cache() -> Path:
     "Where features of real images are kept between runs; the environment variable SEMGAN_CACHE names another folder."
     return Path(os.environ.get("SEMGAN_CACHE") or pooch.os_cache("semgan_nb"))
+
+
+def judge_snapshot(
+    judge: Judge,
+    run: Path,
+    G,
+    snapshot: Path,  # the file that holds G
+    cur_nimg: int,  # images seen by then
+    progress=None,  # called with counts of images, as Judge.ladder and Judge.judge do
+) -> dict:
+    "Judge a generator and append the record to metric-*.jsonl of its run; the first time, write the ladder of known sets beside it."
+    began, ladder = time.monotonic(), run / f"ladder-{judge.metric}.json"
+    if not ladder.exists():
+        write_json(ladder, judge.ladder(progress))
+    record = judge.judge(random_images(G, judge.num_gen, seed=0), progress)
+    record |= dict(total_time=time.monotonic() - began, snapshot_pkl=snapshot.name, kimg=cur_nimg / 1000, cur_nimg=cur_nimg)
+    append_line(run / f"metric-{judge.metric}.jsonl", record)
+    return record
 
 
 def choose_metrics(config: Config, data, dataset: Dataset) -> tuple[str, ...]:
@@ -392,7 +399,7 @@ def train(
         signals.__exit__()
         writer.close(state, message)
 
-# %% ../nbs/15_training.ipynb #25a92a3e
+# %% ../nbs/15_training.ipynb #aedf2fcb
 class _Reporter:
     "Writes what a run shows: statistics, pictures, snapshots, metric records."
 
@@ -407,28 +414,27 @@ class _Reporter:
         "reals.png and fakes_init.png of a new run."
         ds = self.trainer.dataset
         order = np.random.RandomState(0).permutation(len(ds))[: len(self.grid_z)]
-        save_grid(self.writer.dir / "reals.png", ds.images(order), self.columns)
+        self.save_sheet("reals.png", ds.images(order))
         self.save_fakes("fakes_init.png")
+
+    def save_sheet(self, name: str, images: np.ndarray) -> None:
+        with atomic(self.writer.dir / name) as part:
+            Image.fromarray(sheet(images, self.columns, gap=0, fill=0)).save(part, format="PNG")
 
     def save_fakes(self, name: str) -> None:
         with torch.no_grad():
             images = torch.cat([self.trainer.G_ema(z, noise_mode="const") for z in self.grid_z.split(32)])
-        save_grid(self.writer.dir / name, ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy(), self.columns)
+        self.save_sheet(name, ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy())
 
     def evaluate(self, metric: str, snapshot: Path) -> dict:
         "Judge G_ema by one metric; append the record; write the ladder at the first time."
-        t, began = self.trainer, time.monotonic()
+        t = self.trainer
         if metric not in self.judges:
             c = t.config
             self.judges[metric] = Judge(metric, self.data, subset=c.subset, subset_seed=c.seed, cache=default_cache())
-            if not (self.writer.dir / f"ladder-{metric}.json").exists():
-                self.writer.set_status(message=f"measuring the known sets of {metric}")
-                self.writer.write_json(f"ladder-{metric}.json", self.judges[metric].ladder())
-        self.writer.set_status(message=f"evaluating {metric}")
-        judge = self.judges[metric]
-        record = judge.judge(random_images(t.G_ema, judge.num_gen, seed=0))
-        record = {**record, "total_time": time.monotonic() - began, "snapshot_pkl": snapshot.name, "kimg": t.cur_nimg / 1000, "cur_nimg": t.cur_nimg}
-        self.writer.append(f"metric-{metric}.jsonl", record)
+        known = (self.writer.dir / f"ladder-{metric}.json").exists()
+        self.writer.set_status(message=f"evaluating {metric}" if known else f"measuring the known sets of {metric}")
+        record = judge_snapshot(self.judges[metric], self.writer.dir, t.G_ema, snapshot, t.cur_nimg)
         return record
 
     def tick(self) -> Tick:
