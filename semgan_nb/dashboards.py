@@ -83,10 +83,13 @@ class _Worker(threading.Thread):
         if self.is_alive() and threading.current_thread() is not self:
             self.join(10)
 
-# %% ../nbs/21_dashboards.ipynb #fa6c9ecf
+# %% ../nbs/21_dashboards.ipynb #0f0b8113
 _OPEN = {}  # kind -> the dashboard that is open
 
 _STYLE = """
+.semgan-dashboard .jupyter-widgets, .semgan-dashboard .widget-inline-hbox {max-width: 100%}
+.semgan-dashboard .widget-box {overflow: visible}
+.semgan-dashboard .slider-container {flex: 1 1 0; min-width: 0}
 .semgan-dashboard img.widget-image {max-width: 100%; height: auto; align-self: flex-start}
 .semgan-dashboard img.semgan-pixels {image-rendering: pixelated; border: 1px solid #767676}
 .semgan-dashboard .widget-html-content {line-height: 1.5; font-size: 13px; color: var(--jp-ui-font-color1, #212121)}
@@ -347,7 +350,7 @@ def _state_html(label: str, now: dict) -> str:
     parts += [f"{_duration(now['left'])} left"] if now["left"] else []
     return " · ".join(parts) + (f"<br>{html.escape(now['text'])}" if now["text"] else "")
 
-# %% ../nbs/21_dashboards.ipynb #78ee0dbf
+# %% ../nbs/21_dashboards.ipynb #06824c43
 def _mark(path: Path):
     "What changes when a file is written to."
     try:
@@ -402,7 +405,7 @@ def live_run(
     controls = dict(metric=metric, kimg=kimg, curves=W.Image(), samples=W.Image())
     rows = []
     for k, label in enumerate(named):
-        controls[f"state_{k}"] = W.HTML(layout=W.Layout(min_width="28em", flex="1 1 auto"))
+        controls[f"state_{k}"] = W.HTML(layout=W.Layout(min_width="min(28em, 100%)", flex="1 1 auto"))
         controls[f"stop_{k}"] = W.Button(description="Stop", icon="stop", tooltip=f"Ask {label} to save its state and stop", layout=W.Layout(width="9em"))
         rows.append(_row(controls[f"stop_{k}"], controls[f"state_{k}"]))
     controls["state"], controls["stop"] = controls["state_0"], controls["stop_0"]
@@ -437,7 +440,7 @@ def live_run(
         controls[f"stop_{k}"].on_click(lambda button, run=run: box.do(lambda: request_stop(run)))
     return box.begin(), controls
 
-# %% ../nbs/21_dashboards.ipynb #b1e255d1
+# %% ../nbs/21_dashboards.ipynb #a7a0ad5f
 def _study_axes(study: Study) -> dict:
     "field -> its values in the study; to name another kind of augmentation is not an axis beside others."
     points = study.points
@@ -469,7 +472,7 @@ def target_sweep(
     kimg = W.SelectionSlider(options=[("none", -1)], description="samples at", tooltip="The kimg at which samples are compared", layout=W.Layout(width="34em"), **_WIDE)
     seed = W.Dropdown(options=[("any", -1)], description="seed", tooltip="The seed whose samples are shown", **_WIDE)
     stop = W.Button(description="Stop", icon="stop", tooltip="Ask what is running to save its state and stop", layout=W.Layout(width="9em"))
-    state = W.HTML(layout=W.Layout(flex="1 1 auto", min_width="28em"))
+    state = W.HTML(layout=W.Layout(flex="1 1 auto", min_width="min(28em, 100%)"))
     controls = dict(metric=metric, axis=axis, settings=settings, log=log, kimg=kimg, seed=seed, stop=stop, state=state, bands=W.Image(), best=W.Image(), samples=W.Image(),
                     **{f"hold_{name}": hold for name, hold in holds.items()})
     active = [True]

@@ -93,7 +93,9 @@ def place(tmp_path_factory):
     made_up_sweep(root / "sweep")
     random_snapshot(root / "snapshot-000000.safetensors")
     setup = "import threading\nimport ipywidgets\nfrom semgan_nb.dashboards import latent_walk, live_run, target_sweep"
-    for name, call in dict(live='live_run("runs/first", "runs/broken", every=0.3)', sweep='target_sweep("sweep", every=0.5)', walk='latent_walk("snapshot-000000.safetensors", frames=121)').items():
+    live = 'live_run("runs/{}", "runs/broken", every=0.3)'
+    calls = {"live": live.format("first"), "voila-live": live.format("other"), "sweep": 'target_sweep("sweep", every=0.5)', "walk": 'latent_walk("snapshot-000000.safetensors", frames=121)'}
+    for name, call in calls.items():
         cells = [new_markdown_cell(f"# {name}"), new_code_cell(setup), new_code_cell(f"box, controls = {call}\nbox")]
         kernel = dict(display_name="Python 3 (ipykernel)", language="python", name="python3")
         nbformat.write(new_notebook(cells=cells, metadata=dict(kernelspec=kernel)), root / f"{name}.ipynb")
@@ -354,18 +356,50 @@ def test_walk(seat, place):
 
 def test_voila(place, browser):
     pytest.importorskip("voila", reason="voila is not installed (pip install voila)")
-    port = free_port()
-    with server(place, ["voila", "walk.ipynb", "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"], port, "/voila/static/voila.js") as url:
-        page = browser.new_page(viewport={"width": 420, "height": 900})
-        at = Seat(page, "voila", foreign=("Failed to load resource: net::",))  # Voila's own page asks the web for MathJax
-        page.goto(url, timeout=SLOW)
+    run, port = MadeUpRun(place / "runs" / "other"), free_port()
+    run.tick(0)
+    with server(place, ["voila", ".", "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"], port, "/voila/static/voila.js") as url:
+        def visit(name):
+            page = browser.new_page(viewport={"width": 420, "height": 900})
+            at = Seat(page, f"voila-{name}", foreign=("Failed to load resource: net::",))  # Voila's own page asks the web for MathJax
+            page.goto(f"{url}/voila/render/{name}.ipynb", timeout=SLOW)
+            return at
+
+        def leave(at):
+            outside = at.page.evaluate("""() => [...document.querySelectorAll('.semgan-dashboard *')].filter(e => e.getBoundingClientRect().right > window.innerWidth + 1)
+                .map(e => e.className + ' ' + e.getBoundingClientRect().right)""")
+            assert not outside, outside
+            at.accessible()
+            at.shoot("narrow")
+            at.page.close()
+            assert not at.errors, at.errors
+
+        at = visit("walk")
         at.says("frame 0 of 120")
         image = at.picture("image")
         at.labelled("position").focus()
-        page.keyboard.press("ArrowRight")
+        at.page.keyboard.press("ArrowRight")
         at.says("frame 1 of 120")
         at.changed("image", image)
-        at.accessible()
-        at.shoot("narrow")
-        page.close()
-        assert not at.errors, at.errors
+        leave(at)
+
+        at = visit("voila-live")
+        at.says("other running · 0 of 96 kimg")
+        at.says("OSError: no space left on device; more in log.txt")
+        curves, samples = at.picture("curves"), at.picture("samples")
+        run.tick(8)
+        at.says("8 of 96 kimg")
+        at.changed("curves", curves), at.changed("samples", samples)
+        at.page.get_by_role("button", name="Stop").first.click()
+        at.says("it finishes what it is at")
+        assert run.writer.stop_file.exists()
+        run.end("stopped", "asked to stop")
+        at.says("asked to stop; the same command goes on from here")
+        leave(at)
+
+        at = visit("sweep")
+        at.says("9 runs")
+        bands, samples = at.picture("bands"), at.picture("samples")
+        at.labelled("settings").select_option(["0.3", "noaug"])
+        at.changed("bands", bands), at.changed("samples", samples)
+        leave(at)

@@ -1,8 +1,7 @@
 """Keep of each dashboard in a notebook only its picture: no widget can live in a file, and without its kernel it would hide the picture.
 
-    python tools/pictures.py NOTEBOOK ...            strip the notebooks
-    python tools/pictures.py --check NOTEBOOK ...    say which hold widgets, and exit 1
-"""
+`python tools/pictures.py NOTEBOOK ...` strips the notebooks, with `--check` it says which hold widgets and exits with 1."""
+import argparse
 import sys
 from pathlib import Path
 
@@ -20,18 +19,22 @@ def strip(notebook) -> bool:
     return found
 
 
-def main(arguments) -> int:
-    check, wrong = "--check" in arguments, []
-    for path in map(Path, (a for a in arguments if a != "--check")):
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("notebooks", nargs="+", type=Path)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if there are widgets")
+    options = parser.parse_args()
+    wrong = []
+    for path in options.notebooks:
         notebook = nbformat.read(path, 4)
         if strip(notebook):
             wrong.append(str(path))
-            if not check:
+            if not options.check:
                 nbformat.write(notebook, path)
     if wrong:
-        print(("hold widgets: " if check else "stripped: ") + ", ".join(wrong))
-    return 1 if check and wrong else 0
+        print(("hold widgets: " if options.check else "stripped: ") + ", ".join(wrong))
+    return 1 if options.check and wrong else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
