@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'resolutions', 'channels', 'normalize_2nd_moment', 'MappingNetwork', 'SynthesisLayer', 'ToRGB',
-           'SynthesisBlock', 'SynthesisNetwork', 'Generator', 'DiscriminatorBlock', 'DiscriminatorEpilogue',
-           'Discriminator', 'count_parameters', 'parameter_table']
+           'first_half_resolution', 'use_half', 'SynthesisBlock', 'SynthesisNetwork', 'Generator', 'DiscriminatorBlock',
+           'DiscriminatorEpilogue', 'Discriminator', 'count_parameters', 'parameter_table']
 
-# %% ../nbs/06_networks.ipynb #fc15e743
+# %% ../nbs/06_networks.ipynb #aa44433f
 import math
 
 import torch
@@ -15,7 +15,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from semgan_nb.layers import (
-    Conv2dLayer, FullyConnected, MinibatchStd, conv2d_resample, default_gain, demodulation, downsample2d, fir_filter, upsample2d,
+    GAIN_PASSES, Conv2dLayer, FullyConnected, MinibatchStd, bias_act, conv2d_resample, default_gain, demodulation, downsample2d, fir_filter, tame_for_half,
+    upsample2d,
 )
 
 # %% ../nbs/06_networks.ipynb #798b9cf9
@@ -33,10 +34,15 @@ def channels(resolution: int, channel_base: int, channel_max: int) -> int:
     "Feature maps at one resolution: channel_base / resolution, at most channel_max."
     return min(channel_base // resolution, channel_max)
 
-# %% ../nbs/06_networks.ipynb #4c11b68b
+# %% ../nbs/06_networks.ipynb #1c89f25a
 def normalize_2nd_moment(x: torch.Tensor) -> torch.Tensor:
     "Each row divided by its root mean square."
     return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+
+
+def _full(x):
+    "Half precision to float32; anything wider as it is."
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 class MappingNetwork(nn.Module):
@@ -48,17 +54,25 @@ class MappingNetwork(nn.Module):
         c_dim: int,  # 0: unconditional
         w_dim: int,
         num_ws: int | None,  # None: do not repeat, keep no mean
-        num_layers: int = 8,
+        num_layers: int = 8,  # 0: only normalised, and the labels embedded
         lr_multiplier: float = 0.01,
-        w_avg_beta: float = 0.995,
+        w_avg_beta: float = 0.995,  # share of the old mean kept by a batch
+        embed_features: int | None = None,  # width of the embedded labels; None: w_dim
+        layer_features: int | None = None,  # width of the layers between; None: w_dim
+        activation: str = "lrelu",
     ):
         super().__init__()
         self.z_dim, self.c_dim, self.w_dim, self.num_ws, self.num_layers, self.w_avg_beta = z_dim, c_dim, w_dim, num_ws, num_layers, w_avg_beta
+        width = z_dim
         if c_dim:
-            self.embed = FullyConnected(c_dim, w_dim)
-        width = z_dim + (w_dim if c_dim else 0)
+            self.embed = FullyConnected(c_dim, embed_features or w_dim)
+            width += embed_features or w_dim
         for i in range(num_layers):
-            setattr(self, f"fc{i}", FullyConnected(width if i == 0 else w_dim, w_dim, "lrelu", lr_multiplier))
+            out = w_dim if i == num_layers - 1 else layer_features or w_dim
+            setattr(self, f"fc{i}", FullyConnected(width, out, activation, lr_multiplier))
+            width = out
+        if width != w_dim:
+            raise ValueError(f"mapping_layers is 0, so w is as wide as its input, {width}, and w_dim must be that, not {w_dim}")
         if num_ws is not None:
             self.register_buffer("w_avg", torch.zeros(w_dim))
 
@@ -72,11 +86,11 @@ class MappingNetwork(nn.Module):
     ) -> torch.Tensor:
         parts = []
         if self.z_dim:
-            parts.append(normalize_2nd_moment(z.float()))
+            parts.append(normalize_2nd_moment(_full(z)))
         if self.c_dim:
             if c is None:
                 raise ValueError(f"this network is conditional: give labels c with {self.c_dim} columns")
-            parts.append(normalize_2nd_moment(self.embed(c.float())))
+            parts.append(normalize_2nd_moment(self.embed(c.to(self.embed.weight.dtype))))
         w = torch.cat(parts, dim=1)
         for i in range(self.num_layers):
             w = getattr(self, f"fc{i}")(w)
@@ -91,19 +105,24 @@ class MappingNetwork(nn.Module):
             ws = torch.cat([self.w_avg.lerp(ws[:, :k], truncation_psi), ws[:, k:]], dim=1)
         return ws
 
-# %% ../nbs/06_networks.ipynb #daff6f1d
+# %% ../nbs/06_networks.ipynb #7015fcc4
 class SynthesisLayer(nn.Module):
-    "Modulated convolution + noise + bias + leaky ReLU: [N, in, H, W], w [N, w_dim] -> [N, out, r, r]."
+    "Modulated convolution + noise + bias + activation: [N, in, H, W], w [N, w_dim] -> [N, out, r, r]."
 
-    def __init__(self, in_channels: int, out_channels: int, w_dim: int, resolution: int, up: int = 1, conv_clamp: float | None = None):
+    def __init__(
+        self, in_channels: int, out_channels: int, w_dim: int, resolution: int, up: int = 1, conv_clamp: float | None = None,
+        activation: str = "lrelu", resample_filter=(1, 3, 3, 1), use_noise: bool = True,
+    ):
         super().__init__()
-        self.resolution, self.up, self.conv_clamp = resolution, up, conv_clamp
-        self.register_buffer("resample_filter", fir_filter())
+        self.resolution, self.up, self.conv_clamp, self.activation, self.use_noise = resolution, up, conv_clamp, activation, use_noise
+        self.register_buffer("resample_filter", fir_filter(resample_filter))
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3).contiguous(memory_format=torch.channels_last))
-        self.noise_strength = nn.Parameter(torch.zeros([]))
+        if use_noise:
+            self.noise_strength = nn.Parameter(torch.zeros([]))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        if use_noise:
+            self.register_buffer("noise_const", torch.randn(resolution, resolution))
 
     def forward(
         self,
@@ -113,21 +132,27 @@ class SynthesisLayer(nn.Module):
         generator: torch.Generator | None = None,  # source of the random noise
         gain: float = 1.0,
     ) -> torch.Tensor:
-        styles = self.affine(w)
+        if noise_mode not in ("random", "const", "none"):
+            raise ValueError(f"noise_mode is {noise_mode!r}: choose random, const or none")
+        styles, weight = self.affine(w), self.weight
+        if x.dtype == torch.float16:
+            weight, styles = tame_for_half(weight, styles)
         # leaky ReLU lets a positive gain through: it goes into the small factors, not over the large image.
-        g = gain * default_gain("lrelu")
-        d = demodulation(self.weight, styles) * g
-        y = conv2d_resample(x * styles[:, :, None, None].to(x.dtype), self.weight.to(x.dtype), self.resample_filter, up=self.up)
+        gain_after = gain * default_gain(self.activation)
+        g = gain_after if self.activation in GAIN_PASSES else 1.0
+        d = demodulation(weight, styles) * g
+        y = conv2d_resample(x * styles[:, :, None, None].to(x.dtype), weight.to(x.dtype), self.resample_filter, up=self.up)
         y = torch.addcmul((self.bias * g).view(1, -1, 1, 1).to(x.dtype), y, d[:, :, None, None].to(x.dtype))
-        if noise_mode == "random":
+        if self.use_noise and noise_mode == "random":
             r = self.resolution
             y = y + (torch.randn(x.shape[0], 1, r, r, generator=generator, device=x.device) * (self.noise_strength * g)).to(x.dtype)
-        elif noise_mode == "const":
+        elif self.use_noise and noise_mode == "const":
             y = y + (self.noise_const * (self.noise_strength * g)).to(x.dtype)
-        elif noise_mode != "none":
-            raise ValueError(f"noise_mode is {noise_mode!r}: choose random, const or none")
-        y = F.leaky_relu(y, 0.2, inplace=True)
-        return y if self.conv_clamp is None else y.clamp(-self.conv_clamp * gain, self.conv_clamp * gain)
+        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
+        if self.activation == "lrelu":
+            y = F.leaky_relu(y, 0.2, inplace=True)
+            return y if clamp is None else y.clamp(-clamp, clamp)
+        return bias_act(y, act=self.activation, gain=gain_after / g, clamp=clamp)
 
 
 class ToRGB(nn.Module):
@@ -140,16 +165,44 @@ class ToRGB(nn.Module):
         self.weight = nn.Parameter(torch.randn(img_channels, in_channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(img_channels))
 
-    def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:  # -> float32 [N, img_channels, H, W]
+    def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:  # -> [N, img_channels, H, W], never in half precision
         styles = self.affine(w) * self.weight_gain
         kernel = self.weight[None, :, :, 0, 0] * styles[:, None, :]  # [N, img, in]
         n, c, h, w_ = x.shape
         # A product over channels in NHWC order: with one or three outputs it is faster than a convolution and keeps the layout.
         y = torch.bmm(x.permute(0, 2, 3, 1).reshape(n, h * w_, c), kernel.transpose(1, 2).to(x.dtype))
-        y = y.view(n, h, w_, -1).permute(0, 3, 1, 2).float() + self.bias.view(1, -1, 1, 1)
+        y = _full(y.view(n, h, w_, -1).permute(0, 3, 1, 2)) + self.bias.view(1, -1, 1, 1)
         return y if self.conv_clamp is None else y.clamp(-self.conv_clamp, self.conv_clamp)
 
-# %% ../nbs/06_networks.ipynb #c197cc33
+# %% ../nbs/06_networks.ipynb #9f3564ed
+def first_half_resolution(img_resolution: int, num_fp16_res: int) -> float:
+    "The smallest resolution that runs in half precision: max(2^(log2 R + 1 - n), 8); infinity for n = 0."
+    return max(2 ** (math.log2(img_resolution) + 1 - num_fp16_res), 8) if num_fp16_res > 0 else math.inf
+
+
+def use_half(
+    network: nn.Module,  # Generator or Discriminator
+    dtype: torch.dtype | None,  # torch.float16, torch.bfloat16 or torch.float32; None: float16 on a GPU, float32 elsewhere
+) -> nn.Module:
+    "Choose the number format of the blocks that num_fp16_res marks; returns the network."
+    for module in network.modules():
+        if hasattr(module, "use_fp16"):
+            module.half = dtype
+    return network
+
+
+def _cast(block, x, force_fp32):
+    "x in the number format of a block."
+    if not block.use_fp16 or force_fp32:
+        return _full(x)
+    return x.to(block.half or (torch.float16 if x.is_cuda else torch.float32))
+
+
+def _plain(taps):
+    "Filter taps as JSON can hold them."
+    return taps if taps is None or isinstance(taps, (int, float)) else [float(t) for t in taps]
+
+# %% ../nbs/06_networks.ipynb #24eceec8
 ARCHITECTURES = ("skip", "resnet", "orig")
 
 
@@ -163,32 +216,36 @@ class SynthesisBlock(nn.Module):
 
     def __init__(
         self, in_channels: int, out_channels: int, w_dim: int, resolution: int, img_channels: int,
-        is_last: bool, architecture: str = "skip", conv_clamp: float | None = None,
+        is_last: bool, architecture: str = "skip", conv_clamp: float | None = None, use_fp16: bool = False,
+        activation: str = "lrelu", resample_filter=(1, 3, 3, 1), use_noise: bool = True,
     ):  # in_channels 0: the first block, which starts from the learned constant
         super().__init__()
-        self.in_channels, self.architecture = in_channels, architecture
+        self.in_channels, self.architecture, self.use_fp16, self.half = in_channels, architecture, use_fp16, None
         self.num_conv = 1 if in_channels == 0 else 2
-        self.register_buffer("resample_filter", fir_filter())
+        self.register_buffer("resample_filter", fir_filter(resample_filter))
+        layer = dict(conv_clamp=conv_clamp, activation=activation, resample_filter=resample_filter, use_noise=use_noise)
         if in_channels == 0:
             self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
         else:
-            self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, up=2, conv_clamp=conv_clamp)
-        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, conv_clamp=conv_clamp)
+            self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, up=2, **layer)
+        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, **layer)
         if is_last or architecture == "skip":
             self.torgb = ToRGB(out_channels, img_channels, w_dim, conv_clamp)
         if in_channels and architecture == "resnet":
-            self.skip = Conv2dLayer(in_channels, out_channels, 1, bias=False, activation="linear", up=2)
+            self.skip = Conv2dLayer(in_channels, out_channels, 1, bias=False, activation="linear", up=2, resample_filter=resample_filter)
 
-    def forward(self, x, img, ws, **noise):
+    def forward(self, x, img, ws, force_fp32=False, **noise):
         "x [N, in, r/2, r/2] or None, img of the blocks before or None, ws [N, num_conv + 1, w_dim] -> x, img."
         if self.in_channels == 0:
-            x = self.const[None].repeat(len(ws), 1, 1, 1).contiguous(memory_format=torch.channels_last)
+            x = _cast(self, self.const, force_fp32)[None].repeat(len(ws), 1, 1, 1).contiguous(memory_format=torch.channels_last)
             x = self.conv1(x, ws[:, 0], **noise)
-        elif self.architecture == "resnet":
-            y = self.skip(x, gain=math.sqrt(0.5))
-            x = y + self.conv1(self.conv0(x, ws[:, 0], **noise), ws[:, 1], gain=math.sqrt(0.5), **noise)
         else:
-            x = self.conv1(self.conv0(x, ws[:, 0], **noise), ws[:, 1], **noise)
+            x = _cast(self, x, force_fp32)
+            if self.architecture == "resnet":
+                y = self.skip(x, gain=math.sqrt(0.5))
+                x = y + self.conv1(self.conv0(x, ws[:, 0], **noise), ws[:, 1], gain=math.sqrt(0.5), **noise)
+            else:
+                x = self.conv1(self.conv0(x, ws[:, 0], **noise), ws[:, 1], **noise)
         if img is not None:
             img = upsample2d(img, self.resample_filter)
         if hasattr(self, "torgb"):
@@ -202,7 +259,8 @@ class SynthesisNetwork(nn.Module):
 
     def __init__(
         self, w_dim: int, img_resolution: int, img_channels: int, channel_base: int = 32768, channel_max: int = 512,
-        architecture: str = "skip", conv_clamp: float | None = None,
+        architecture: str = "skip", conv_clamp: float | None = None, num_fp16_res: int = 0,
+        activation: str = "lrelu", resample_filter=(1, 3, 3, 1), use_noise: bool = True,
     ):
         super().__init__()
         _check_architecture(architecture)
@@ -212,26 +270,42 @@ class SynthesisNetwork(nn.Module):
         previous = 0
         for r in self.block_resolutions:
             ch = channels(r, channel_base, channel_max)
-            block = SynthesisBlock(previous, ch, w_dim, r, img_channels, r == img_resolution, architecture, conv_clamp)
+            half = r >= first_half_resolution(img_resolution, num_fp16_res)
+            block = SynthesisBlock(
+                previous, ch, w_dim, r, img_channels, r == img_resolution, architecture, conv_clamp, half, activation, resample_filter, use_noise,
+            )
             setattr(self, f"b{r}", block)
             previous = ch
+
+    def blocks(
+        self,
+        ws: torch.Tensor,
+        noise_mode: str = "random",
+        generator: torch.Generator | None = None,
+        force_fp32: bool = False,
+    ):  # yields (resolution, features [N, C, r, r], picture so far [N, img_channels, r, r] or None)
+        "The synthesis, one block after the other."
+        x = img = None
+        i = 0
+        for r in self.block_resolutions:
+            block = getattr(self, f"b{r}")
+            # A block's torgb and the next block's first layer share an entry.
+            x, img = block(x, img, ws[:, i : i + block.num_conv + 1], force_fp32, noise_mode=noise_mode, generator=generator)
+            i += block.num_conv
+            yield r, x, img
 
     def forward(
         self,
         ws: torch.Tensor,
         noise_mode: str = "random",  # random, const or none
         generator: torch.Generator | None = None,
+        force_fp32: bool = False,  # True: half-precision blocks run in float32
     ) -> torch.Tensor:
-        x = img = None
-        i = 0
-        for r in self.block_resolutions:
-            block = getattr(self, f"b{r}")
-            # A block's torgb and the next block's first layer share an entry.
-            x, img = block(x, img, ws[:, i : i + block.num_conv + 1], noise_mode=noise_mode, generator=generator)
-            i += block.num_conv
+        for _, _, img in self.blocks(ws, noise_mode, generator, force_fp32):
+            pass
         return img
 
-# %% ../nbs/06_networks.ipynb #b5762365
+# %% ../nbs/06_networks.ipynb #96a1f5fb
 class Generator(nn.Module):
     "z [N, z_dim] -> images [N, img_channels, R, R]: `mapping`, then `synthesis`."
 
@@ -247,16 +321,31 @@ class Generator(nn.Module):
         channel_max: int = 512,
         architecture: str = "skip",  # skip, resnet or orig
         conv_clamp: float | None = None,  # limit of every convolution's output; None: none
+        num_fp16_res: int = 0,  # so many of the largest resolutions run in half precision
+        mapping_activation: str = "lrelu",
+        mapping_lr_multiplier: float = 0.01,
+        w_avg_beta: float = 0.995,  # share of the old mean of w kept by a batch
+        embed_features: int | None = None,  # width of the embedded labels; None: w_dim
+        layer_features: int | None = None,  # width of the mapping's inner layers; None: w_dim
+        activation: str = "lrelu",  # of the synthesis layers
+        resample_filter=(1, 3, 3, 1),  # taps of the low-pass
+        use_noise: bool = True,  # False: the layers have no noise at all
     ):
         super().__init__()
         self.z_dim, self.c_dim, self.w_dim, self.img_resolution, self.img_channels = z_dim, c_dim, w_dim, img_resolution, img_channels
         self.init_kwargs = dict(
             z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, img_resolution=img_resolution, img_channels=img_channels, mapping_layers=mapping_layers,
-            channel_base=channel_base, channel_max=channel_max, architecture=architecture, conv_clamp=conv_clamp,
+            channel_base=channel_base, channel_max=channel_max, architecture=architecture, conv_clamp=conv_clamp, num_fp16_res=num_fp16_res,
+            mapping_activation=mapping_activation, mapping_lr_multiplier=mapping_lr_multiplier, w_avg_beta=w_avg_beta, embed_features=embed_features,
+            layer_features=layer_features, activation=activation, resample_filter=_plain(resample_filter), use_noise=use_noise,
         )
-        self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, channel_base, channel_max, architecture, conv_clamp)
+        self.synthesis = SynthesisNetwork(
+            w_dim, img_resolution, img_channels, channel_base, channel_max, architecture, conv_clamp, num_fp16_res, activation, resample_filter, use_noise,
+        )
         self.num_ws = self.synthesis.num_ws
-        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, mapping_layers)
+        self.mapping = MappingNetwork(
+            z_dim, c_dim, w_dim, self.num_ws, mapping_layers, mapping_lr_multiplier, w_avg_beta, embed_features, layer_features, mapping_activation,
+        )
 
     def forward(
         self,
@@ -266,36 +355,40 @@ class Generator(nn.Module):
         truncation_cutoff: int | None = None,
         noise_mode: str = "random",
         generator: torch.Generator | None = None,
+        force_fp32: bool = False,
     ) -> torch.Tensor:
         ws = self.mapping(z, c, truncation_psi, truncation_cutoff)
-        return self.synthesis(ws, noise_mode=noise_mode, generator=generator)
+        return self.synthesis(ws, noise_mode=noise_mode, generator=generator, force_fp32=force_fp32)
 
-# %% ../nbs/06_networks.ipynb #52588add
+# %% ../nbs/06_networks.ipynb #0f7e766a
 class DiscriminatorBlock(nn.Module):
     "One resolution of the discriminator: [N, in, r, r] -> [N, out, r/2, r/2]."
 
     def __init__(
-        self, in_channels: int, tmp_channels: int, out_channels: int, img_channels: int, first_layer: int,
-        architecture: str = "resnet", conv_clamp: float | None = None, freeze_layers: int = 0,
+        self, in_channels: int, tmp_channels: int, out_channels: int, img_channels: int, first_layer: int, architecture: str = "resnet",
+        conv_clamp: float | None = None, freeze_layers: int = 0, use_fp16: bool = False, activation: str = "lrelu", resample_filter=(1, 3, 3, 1),
     ):  # in_channels 0: the first block, which reads the image
         super().__init__()
-        self.in_channels, self.architecture = in_channels, architecture
-        self.register_buffer("resample_filter", fir_filter())
+        self.in_channels, self.architecture, self.use_fp16, self.half = in_channels, architecture, use_fp16, None
+        self.register_buffer("resample_filter", fir_filter(resample_filter))
         self.num_layers = 0
 
-        def trainable():  # layers are numbered from the image on; the first freeze_layers are constants
+        def layer(*sizes, **more):  # layers are numbered from the image on; the first freeze_layers are constants
             self.num_layers += 1
-            return first_layer + self.num_layers - 1 >= freeze_layers
+            more = {**dict(activation=activation, conv_clamp=conv_clamp), **more}
+            return Conv2dLayer(*sizes, trainable=first_layer + self.num_layers > freeze_layers, resample_filter=resample_filter, **more)
 
         if in_channels == 0 or architecture == "skip":
-            self.fromrgb = Conv2dLayer(img_channels, tmp_channels, 1, conv_clamp=conv_clamp, trainable=trainable())
-        self.conv0 = Conv2dLayer(tmp_channels, tmp_channels, 3, conv_clamp=conv_clamp, trainable=trainable())
-        self.conv1 = Conv2dLayer(tmp_channels, out_channels, 3, down=2, conv_clamp=conv_clamp, trainable=trainable())
+            self.fromrgb = layer(img_channels, tmp_channels, 1)
+        self.conv0 = layer(tmp_channels, tmp_channels, 3)
+        self.conv1 = layer(tmp_channels, out_channels, 3, down=2)
         if architecture == "resnet":
-            self.skip = Conv2dLayer(tmp_channels, out_channels, 1, bias=False, activation="linear", down=2, trainable=trainable())
+            self.skip = layer(tmp_channels, out_channels, 1, bias=False, activation="linear", down=2, conv_clamp=None)
 
-    def forward(self, x, img):
+    def forward(self, x, img, force_fp32=False):
+        x = None if x is None else _cast(self, x, force_fp32)
         if self.in_channels == 0 or self.architecture == "skip":
+            img = _cast(self, img, force_fp32)
             y = self.fromrgb(img)
             x = y if x is None else x + y
             img = downsample2d(img, self.resample_filter) if self.architecture == "skip" else None
@@ -305,25 +398,25 @@ class DiscriminatorBlock(nn.Module):
 
 
 class DiscriminatorEpilogue(nn.Module):
-    "The end at 4×4: minibatch deviation, one convolution, two fully connected layers."
+    "The end at 4×4: minibatch deviation, one convolution, two fully connected layers; always in float32."
 
     def __init__(
         self, in_channels: int, cmap_dim: int, img_channels: int, architecture: str, conv_clamp: float | None,
-        mbstd_group_size: int | None, mbstd_num_channels: int,
+        mbstd_group_size: int | None, mbstd_num_channels: int, activation: str = "lrelu",
     ):
         super().__init__()
         self.cmap_dim, self.architecture = cmap_dim, architecture
         if architecture == "skip":
-            self.fromrgb = Conv2dLayer(img_channels, in_channels, 1)
+            self.fromrgb = Conv2dLayer(img_channels, in_channels, 1, activation=activation)
         self.mbstd = MinibatchStd(mbstd_group_size, mbstd_num_channels) if mbstd_num_channels else None
-        self.conv = Conv2dLayer(in_channels + mbstd_num_channels, in_channels, 3, conv_clamp=conv_clamp)
-        self.fc = FullyConnected(in_channels * 16, in_channels, "lrelu")
+        self.conv = Conv2dLayer(in_channels + mbstd_num_channels, in_channels, 3, activation=activation, conv_clamp=conv_clamp)
+        self.fc = FullyConnected(in_channels * 16, in_channels, activation)
         self.out = FullyConnected(in_channels, cmap_dim or 1)
 
     def forward(self, x, img, cmap):
-        x = x.float()
+        x = _full(x)
         if self.architecture == "skip":
-            x = x + self.fromrgb(img.float())
+            x = x + self.fromrgb(_full(img))
         x = x if self.mbstd is None else self.mbstd(x)
         x = self.out(self.fc(self.conv(x).flatten(1)))
         return x if cmap is None else (x * cmap).sum(dim=1, keepdim=True) / math.sqrt(self.cmap_dim)
@@ -342,9 +435,18 @@ class Discriminator(nn.Module):
         architecture: str = "resnet",  # resnet, skip or orig
         conv_clamp: float | None = None,
         mapping_layers: int = 8,  # of the labels' mapping, if conditional
-        mbstd_group_size: int | None = 4,
-        mbstd_num_channels: int = 1,
+        mbstd_group_size: int | None = 4,  # None: the whole batch
+        mbstd_num_channels: int = 1,  # 0: no minibatch deviation
         freeze_layers: int = 0,  # Freeze-D: so many layers, counted from the image, are constants
+        num_fp16_res: int = 0,  # so many of the largest resolutions run in half precision
+        cmap_dim: int | None = None,  # width of the mapped labels; None: the channels at 4×4
+        activation: str = "lrelu",  # of the blocks
+        epilogue_activation: str = "lrelu",
+        resample_filter=(1, 3, 3, 1),
+        mapping_activation: str = "lrelu",
+        mapping_lr_multiplier: float = 0.01,
+        embed_features: int | None = None,  # width of the embedded labels; None: cmap_dim
+        layer_features: int | None = None,  # width of the labels' inner layers; None: cmap_dim
     ):
         super().__init__()
         _check_architecture(architecture)
@@ -352,26 +454,38 @@ class Discriminator(nn.Module):
         self.init_kwargs = dict(
             c_dim=c_dim, img_resolution=img_resolution, img_channels=img_channels, channel_base=channel_base, channel_max=channel_max,
             architecture=architecture, conv_clamp=conv_clamp, mapping_layers=mapping_layers, mbstd_group_size=mbstd_group_size,
-            mbstd_num_channels=mbstd_num_channels, freeze_layers=freeze_layers,
+            mbstd_num_channels=mbstd_num_channels, freeze_layers=freeze_layers, num_fp16_res=num_fp16_res, cmap_dim=cmap_dim, activation=activation,
+            epilogue_activation=epilogue_activation, resample_filter=_plain(resample_filter), mapping_activation=mapping_activation,
+            mapping_lr_multiplier=mapping_lr_multiplier, embed_features=embed_features, layer_features=layer_features,
         )
         self.block_resolutions = resolutions(img_resolution)[:0:-1]
         first_layer = 0
         for r in self.block_resolutions:
             tmp, out = channels(r, channel_base, channel_max), channels(r // 2, channel_base, channel_max)
-            block = DiscriminatorBlock(tmp if r < img_resolution else 0, tmp, out, img_channels, first_layer, architecture, conv_clamp, freeze_layers)
+            half = r >= first_half_resolution(img_resolution, num_fp16_res)
+            block = DiscriminatorBlock(
+                tmp if r < img_resolution else 0, tmp, out, img_channels, first_layer, architecture, conv_clamp, freeze_layers, half, activation, resample_filter,
+            )
             setattr(self, f"b{r}", block)
             first_layer += block.num_layers
         ch4 = channels(4, channel_base, channel_max)
-        cmap_dim = ch4 if c_dim else 0
+        cmap_dim = (ch4 if cmap_dim is None else cmap_dim) if c_dim else 0
         if c_dim:
-            self.mapping = MappingNetwork(0, c_dim, cmap_dim, None, mapping_layers)
-        self.b4 = DiscriminatorEpilogue(ch4, cmap_dim, img_channels, architecture, conv_clamp, mbstd_group_size, mbstd_num_channels)
+            self.mapping = MappingNetwork(
+                0, c_dim, cmap_dim, None, mapping_layers, mapping_lr_multiplier, embed_features=embed_features, layer_features=layer_features, activation=mapping_activation,
+            )
+        self.b4 = DiscriminatorEpilogue(ch4, cmap_dim, img_channels, architecture, conv_clamp, mbstd_group_size, mbstd_num_channels, epilogue_activation)
 
-    def forward(self, img: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        img: torch.Tensor,
+        c: torch.Tensor | None = None,
+        force_fp32: bool = False,  # True: half-precision blocks run in float32
+    ) -> torch.Tensor:
         img = img.contiguous(memory_format=torch.channels_last)
         x = None
         for r in self.block_resolutions:
-            x, img = getattr(self, f"b{r}")(x, img)
+            x, img = getattr(self, f"b{r}")(x, img, force_fp32)
         return self.b4(x, img, self.mapping(None, c) if self.c_dim else None)
 
 # %% ../nbs/06_networks.ipynb #52f8d5d4
