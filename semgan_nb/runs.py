@@ -28,7 +28,7 @@ import numpy as np
 from .augment import PIPES
 from .micrographs import BadInput, atomic
 
-# %% ../nbs/13_runs.ipynb #cf62d5f8
+# %% ../nbs/13_runs.ipynb #e9aa9fa4
 def _f(default, help, free=False):
     "A field with its help; free: may change when a run goes on, because the result does not depend on it."
     return field(default=default, metadata=dict(help=help, free=free))
@@ -48,6 +48,7 @@ class Config:
     g_architecture: str = _f("skip", "of the generator: skip, resnet or orig")
     d_architecture: str = _f("resnet", "of the discriminator: resnet, skip or orig")
     conv_clamp: float | None = _f(None, "limit of every convolution's output; none for none")
+    num_fp16_res: int = _f(0, "so many of the largest resolutions run in half precision on a GPU (on a CPU in float32)")
     mbstd_group_size: int = _f(4, "images compared by the minibatch standard deviation")
     freezed: int = _f(0, "Freeze-D: so many first layers of the discriminator stay as they are")
     # data
@@ -94,7 +95,7 @@ class Config:
         positive += " pl_batch_shrink ema_kimg ada_kimg ada_interval kimg_per_tick snap keep_snapshots"
         for name in positive.split():
             need(name, getattr(self, name) > 0, "more than 0")
-        for name in ("r1_gamma", "pl_weight", "freezed", "seed"):
+        for name in ("r1_gamma", "pl_weight", "num_fp16_res", "freezed", "seed"):
             need(name, getattr(self, name) >= 0, "0 or more")
         for name in ("style_mixing_prob", "p", "ada_target", "pl_decay"):
             need(name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
@@ -124,10 +125,10 @@ class Config:
                 raise BadInput(f"there is no setting {name!r}" + (f": did you mean {near[0]!r}?" if near else f"; the settings are {', '.join(sorted(known))}"))
         return cls(**values)
 
-# %% ../nbs/13_runs.ipynb #2d2a26ba
+# %% ../nbs/13_runs.ipynb #a599e80c
 def _official(preset, resolution, batch, ref_gpus, mbstd, fmaps, lr, gamma, ema, ramp, mapping, **more) -> Config:
     return Config(**{**dict(
-        preset=preset, mapping_layers=mapping, channel_base=int(32768 * fmaps), channel_max=512, conv_clamp=256.0, mbstd_group_size=mbstd, total_kimg=25000.0,
+        preset=preset, mapping_layers=mapping, channel_base=int(32768 * fmaps), channel_max=512, conv_clamp=256.0, num_fp16_res=4, mbstd_group_size=mbstd, total_kimg=25000.0,
         batch_size=batch, batch_gpu=max(batch // ref_gpus, 1), g_lr=lr, d_lr=lr, r1_gamma=gamma, G_reg_interval=4, ema_kimg=ema, ema_rampup=ramp,
         ada_kimg=500.0, kimg_per_tick=4.0, snap=50,
     ), **more})

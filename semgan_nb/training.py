@@ -74,7 +74,7 @@ def lazy_adam(params, lr: float, interval: int | None) -> torch.optim.Adam:
     c = 1.0 if interval is None else interval / (interval + 1)
     return torch.optim.Adam(params, lr=lr * c, betas=(0.0, 0.99**c), eps=1e-8, fused=True)
 
-# %% ../nbs/15_training.ipynb #b5ae0864
+# %% ../nbs/15_training.ipynb #d3a11ccb
 def iteration_generator(seed: int, rank: int, cur_nimg: int, device="cpu") -> torch.Generator:
     "The source of all random numbers of the iteration that starts at `cur_nimg`."
     words = np.random.SeedSequence([seed, rank, cur_nimg]).generate_state(2, np.uint32)
@@ -86,7 +86,7 @@ def make_networks(config: Config, resolution: int, channels: int) -> tuple[Gener
     c = config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(c.seed)
-        common = dict(img_resolution=resolution, img_channels=channels, channel_base=c.channel_base, channel_max=c.channel_max, conv_clamp=c.conv_clamp)
+        common = dict(img_resolution=resolution, img_channels=channels, channel_base=c.channel_base, channel_max=c.channel_max, conv_clamp=c.conv_clamp, num_fp16_res=c.num_fp16_res)
         G = Generator(z_dim=c.z_dim, w_dim=c.w_dim, mapping_layers=c.mapping_layers, architecture=c.g_architecture, **common)
         D = Discriminator(architecture=c.d_architecture, mbstd_group_size=c.mbstd_group_size, freeze_layers=c.freezed, **common)
     return G, D
