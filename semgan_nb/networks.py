@@ -174,7 +174,7 @@ class ToRGB(nn.Module):
         y = _full(y.view(n, h, w_, -1).permute(0, 3, 1, 2)) + self.bias.view(1, -1, 1, 1)
         return y if self.conv_clamp is None else y.clamp(-self.conv_clamp, self.conv_clamp)
 
-# %% ../nbs/06_networks.ipynb #9f3564ed
+# %% ../nbs/06_networks.ipynb #6ed0649e
 def first_half_resolution(img_resolution: int, num_fp16_res: int) -> float:
     "The smallest resolution that runs in half precision: max(2^(log2 R + 1 - n), 8); infinity for n = 0."
     return max(2 ** (math.log2(img_resolution) + 1 - num_fp16_res), 8) if num_fp16_res > 0 else math.inf
@@ -193,9 +193,8 @@ def use_half(
 
 def _cast(block, x, force_fp32):
     "x in the number format of a block."
-    if not block.use_fp16 or force_fp32:
-        return _full(x)
-    return x.to(block.half or (torch.float16 if x.is_cuda else torch.float32))
+    dtype = block.half or (torch.float16 if x.is_cuda else None)
+    return x.to(dtype) if block.use_fp16 and not force_fp32 and dtype is not None else _full(x)
 
 
 def _plain(taps):
