@@ -127,6 +127,10 @@ def zipped(path, files):
     return path
 
 
+def manifest(version=1, images=None, **record):
+    return json.dumps({"format": "semgan_nb archive", "version": version, "images": [{"file": "a.png"} | record] if images is None else images}).encode()
+
+
 def test_foreign_and_broken_archives(tmp_path):
     good = png(np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8))
     cases = {
@@ -141,6 +145,14 @@ def test_foreign_and_broken_archives(tmp_path):
         "alpha": ({"a.png": png(np.zeros((32, 32, 4), np.uint8))}, "8-bit"),
         "bad manifest": ({"a.png": good, "manifest.json": b"{"}, "manifest.json"),
         "bad labels": ({"a.png": good, "dataset.json": b"[1]"}, "dataset.json"),
+        "labels of another form": ({"a.png": good, "dataset.json": b'{"labels": {"a.png": 1}}'}, "dataset.json"),
+        "a label that is text": ({"a.png": good, "dataset.json": b'{"labels": [["a.png", "ferrite"]]}'}, "ferrite"),
+        "a later version": ({"a.png": good, "manifest.json": manifest(version=2)}, "update"),
+        "no list of images": ({"a.png": good, "manifest.json": manifest(images={"a.png": 1})}, "list of images"),
+        "pixel size that is none": ({"a.png": good, "manifest.json": manifest(pixel_size_nm="fine")}, "pixel_size_nm"),
+        "pixel size zero": ({"a.png": good, "manifest.json": manifest(pixel_size_nm=[50, 0])}, "pixel_size_nm"),
+        "fraction that is none": ({"a.png": good, "manifest.json": manifest(fraction=37)}, "fraction"),
+        "a third part": ({"a.png": good, "manifest.json": manifest(part="test")}, "part"),
     }
     for name, (files, word) in cases.items():
         with pytest.raises(BadInput) as caught:
@@ -200,3 +212,112 @@ def test_sampler_goes_on(tmp_path):
     assert (one.take(500) == other.take(500)).all()
     with pytest.raises(BadInput):
         InfiniteSampler(51).load_state_dict(one.state_dict())
+
+
+def test_two_files_of_one_name_and_passwords_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as z, pytest.warns(UserWarning):
+        z.writestr("a.png", png(np.zeros((8, 8), np.uint8)))
+        z.writestr("a.png", png(np.ones((8, 8), np.uint8)))
+    with pytest.raises(BadInput, match="two files of the name a.png"):
+        Dataset(tmp_path / "a.zip")
+    locked = bytearray(zipped(tmp_path / "b.zip", {"a.png": png(np.zeros((8, 8), np.uint8))}).read_bytes())
+    locked[locked.index(b"PK\x01\x02") + 8] |= 1                       # the flag of encryption in the central directory
+    (tmp_path / "b.zip").write_bytes(locked)
+    with pytest.raises(BadInput, match="password"):
+        Dataset(tmp_path / "b.zip")
+
+
+def contents(path):
+    with zipfile.ZipFile(path) as z:
+        return {n: z.read(n) for n in z.namelist()}
+
+
+def test_an_archive_zipped_again_with_its_folder_keeps_its_manifest(tmp_path):
+    write_archive(tmp_path / "a.zip", (i | {"label": 3} for i in items()), {})
+    zipped(tmp_path / "b.zip", {f"my data/{n}": data for n, data in contents(tmp_path / "a.zip").items()} | {"__MACOSX/my data/._img.png": b"x"})
+    a, b = Dataset(tmp_path / "a.zip", "holdout"), Dataset(tmp_path / "b.zip", "holdout")
+    assert a.groups == b.groups and b.pixel_size_nm == (50.0, 51.0) and b.labels == a.labels == [3] * 4 and not b.warnings
+
+
+def test_odd_archives_are_taken_with_a_warning(tmp_path):
+    write_archive(tmp_path / "a.zip", items(), {})
+    files = contents(tmp_path / "a.zip")
+    table = json.loads(files["manifest.json"])
+    assert Dataset(tmp_path / "a.zip").warnings == []
+
+    def warned(change, word, **changed):
+        data = Dataset(zipped(tmp_path / "b.zip", {n: d for n, d in (files | change).items() if d is not None}))
+        assert any(word in w for w in data.warnings), (word, data.warnings)
+        return data
+    moved = json.loads(json.dumps(table))
+    moved["images"][0]["part"] = "holdout"
+    warned({"manifest.json": json.dumps(moved)}, "group(s), e.g. g0, stand on both sides")
+    warned({"manifest.json": json.dumps(moved)}, "micrograph(s), e.g. g0.tif, stand on both sides")
+    warned({"00000/new.png": files["00000/img00000002.png"]}, "1 image(s) stand on both sides")
+    warned({"00000/new.png": files["00000/img00000002.png"]}, "copies of others")
+    new = warned({"00000/new.png": png(np.eye(16, dtype=np.uint8))}, "not in the manifest")
+    assert new.pixel_size_nm is None and np.isnan(new.fractions[-1])
+    warned({"00000/img00000003.png": None}, "1 images of the manifest, e.g. 00000/img00000003.png, are missing")
+    foreign = warned({"manifest.json": b'{"name": "an app", "icons": []}'}, "none that semgan wrote")
+    assert not foreign.has_holdout and foreign.manifest == {} and "groups unknown" in repr(foreign)
+    half = warned({"dataset.json": json.dumps({"labels": [["00000\\img00000000.png", 1]]})}, "19 of 20 images have no label")
+    assert half.labels[:2] == [1, None]
+
+
+def test_pixel_sizes_of_one_number(tmp_path):
+    data = Dataset(zipped(tmp_path / "a.zip", {"a.png": png(np.eye(16, dtype=np.uint8)), "manifest.json": manifest(pixel_size_nm=48.6, group=7)}))
+    assert data.pixel_size_nm == (48.6, 48.6) and data.groups == ["7"]
+
+
+def test_indices_out_of_range_are_no_mirror_images(tmp_path):
+    write_archive(tmp_path / "a.zip", items(), {})
+    for mirror, n in ((False, 20), (True, 40)):
+        data = Dataset(tmp_path / "a.zip", mirror=mirror)
+        assert data.images([n - 1]).shape == (1, 1, 16, 16) and (data[-1] == data[n - 1]).all()
+        for wrong in (n, -1):
+            with pytest.raises(IndexError):
+                data.images([wrong])
+
+
+def test_an_archive_from_disk_survives_pickling_and_other_processes(tmp_path, monkeypatch):
+    import multiprocessing
+    import pickle
+
+    write_archive(tmp_path / "a.zip", items(), {})
+    monkeypatch.setattr(chapter, "_KEEP_BYTES", 0)
+    data = Dataset(tmp_path / "a.zip")
+    expected = data.images()
+    again = pickle.loads(pickle.dumps(data))
+    assert (again.images() == expected).all()
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert all((a == b).all() for a, b in zip(pool.map(data.__getitem__, range(20)), expected))
+
+
+def test_the_part_may_be_decided_after_the_last_image(tmp_path):
+    def finish(records):
+        for r in records:
+            r["part"] = "holdout" if r["fraction"] > 0.35 else "train"
+        return {"seen": len(records)}
+    written = write_archive(tmp_path / "a.zip", (i for i in items()), {}, finish)
+    data = Dataset(tmp_path / "a.zip", "holdout")
+    assert data.manifest == json.loads(json.dumps(written)) and written["seen"] == 20 and set(data.groups) == {"g4"}
+    ready = [{k: v for k, v in i.items() if k != "image"} | {"png": chapter.png(i["image"])} for i in items()]
+    write_archive(tmp_path / "b.zip", ready, {}, finish)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    for odd in (np.zeros((16, 16, 4), np.uint8), np.zeros((16, 16), np.uint16), np.zeros((16, 8), np.uint8)):
+        with pytest.raises(BadInput):
+            write_archive(tmp_path / "c.zip", [{"png": png(odd)}], {})
+    def fails(records):
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_archive(tmp_path / "c.zip", items(), {}, fails)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip", "b.zip"]
+
+
+def test_many_groups_are_chosen_quickly():
+    import time
+    start = time.monotonic()
+    held = choose_holdout(np.arange(3000), np.random.default_rng(0).random(3000))
+    assert len(held) == 600 and time.monotonic() - start < 5
+    values = np.random.default_rng(0).random(200_000)
+    assert choose_holdout(np.arange(200_000) % 18, values) and time.monotonic() - start < 20

@@ -1,5 +1,12 @@
 """Chapter 04: the paper's pipeline, tiles, groups, prepare."""
+import json
 import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +18,10 @@ from skimage.filters import median
 
 from semgan_nb.dataset import Dataset
 from semgan_nb.micrographs import BadInput, embedded, list_images
-from semgan_nb.preprocess import (centre_crop, feature_width, group_files, match_histogram, match_levels, median_filter,
-                                  pick_reference, prepare, prepare_synthetic, reduce_to, stretch_levels, suggest_window, tiles)
+from semgan_nb.preprocess import (Recipe, centre_crop, details, feature_width, group_files, histogram, match_histogram, median_filter,
+                                  nanometres, normalise, pick_reference, prepare, prepare_synthetic, reduce_to, resample, sharpness,
+                                  steps, stretch_levels, suggest_window, tiles, why_not)
+from semgan_nb.micrographs import read_micrograph
 from semgan_nb.synthetic import dual_phase, phase_fraction
 
 
@@ -57,11 +66,48 @@ def test_match_histogram(alloy):
     assert np.abs(np.percentile(same, range(1, 100)) - np.percentile(alloy[5], range(1, 100))).max() <= 1
 
 
-def test_matching_wipes_out_fractions_and_gain_does_not():
+def test_matching_wipes_out_fractions():
     images, reference = [steel(k, fraction=f) for k, f in enumerate((0.37, 0.5, 0.8, 0.95))], steel(9, fraction=0.6)
-    before = [phase_fraction(i) for i in images]
-    assert np.ptp([phase_fraction(match_histogram(i, reference)) for i in images]) < 0.02
-    assert np.allclose([phase_fraction(match_levels(i, reference)) for i in images], before, atol=0.02)
+    assert np.ptp([phase_fraction(match_histogram(i, reference)) for i in images]) < 0.05
+
+
+@pytest.mark.parametrize("reference", [steel(9, fraction=0.6), steel(8, fraction=0.95), stretch_levels(steel(7, fraction=0.4) // 8 + 60)], ids=["wide", "light", "stretched"])
+def test_normalise_keeps_the_fraction_under_any_gain_and_offset(reference):
+    """True fractions 0.2 to 0.95, recorded at gains 0.15 to 1.1 and offsets -20 to 60."""
+    rng = np.random.default_rng(0)
+    for k, true in enumerate(np.linspace(0.2, 0.95, 16)):
+        original = steel(k, 128, true)
+        recorded = np.clip(np.rint(original * rng.uniform(0.15, 1.1) + rng.uniform(-20, 60)), 0, 255).astype(np.uint8)
+        read = phase_fraction(normalise(recorded, reference))
+        assert abs(read - phase_fraction(recorded)) < 0.03 and abs(read - phase_fraction(original)) < 0.03, true
+        if true < 0.92:                       # above, Otsu's threshold may split the light phase instead
+            assert abs(read - true) < 0.03, true
+    assert (normalise(recorded, histogram(reference)) == normalise(recorded, reference)).all()
+
+
+def test_what_clipping_does_to_the_fraction():
+    """One phase clipped: the fraction stays. Both: it is lost, whatever the step."""
+    original, reference = steel(3, 128, 0.6).astype(float), steel(9, fraction=0.6)
+    def read(gain, offset):
+        return phase_fraction(normalise(np.clip(np.rint(gain * original + offset), 0, 255).astype(np.uint8), reference))
+    assert abs(read(2, 0) - 0.6) < 0.03 and abs(read(3, -200) - 0.6) < 0.03
+    assert abs(read(3, 60) - 0.6) > 0.1
+
+
+def test_median_of_a_large_image_goes_in_strips():
+    image = np.random.default_rng(0).integers(0, 256, (41, 400_000)).astype(np.uint8)
+    assert (median_filter(image)[:, :500] == median(image[:, :501])[:, :500]).all()
+
+
+def test_resample():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (60, 90)).astype(np.uint8)
+    for factor in (2, 3, 5):
+        assert (resample(image, factor) == np.rint(image.reshape(60 // factor, factor, 90 // factor, factor).mean((1, 3)))).all()
+    fine = np.kron(image, np.ones((4, 4), np.uint8))                    # 3/2 of the pixels of one image = 6 of the finer
+    assert (resample(image, 1.5) == resample(fine, 6)).all()
+    assert resample(image, (2, 3)).shape == (30, 30) and resample(image, 1) is image and resample(image, 0.5).shape == (120, 180)
+    assert np.abs(resample(resample(image, 0.25), 4).astype(int) - image).mean() < 35 and resample(np.full((9, 9), 200, np.uint8), 0.7).min() == 200
 
 
 def test_stretch(alloy):
@@ -157,7 +203,7 @@ def test_prepare_tiles(tmp_path, alloy):
     y, x, h, w = record["crop"]
     assert record["fraction"] == pytest.approx(phase_fraction(reduce_to(median_filter(source)[y:y + h, x:x + w], 32)), abs=1e-5)
     assert summary["fraction_spread"]["after"] < summary["fraction_spread"]["before"]
-    assert any("spread of the phase fraction" in n for n in summary["notes"])
+    assert any("variance of the phase fraction" in n for n in summary["notes"]) and summary["rejected_images"] == {}
 
 
 def test_prepare_is_repeatable(tmp_path, folder):
@@ -185,10 +231,14 @@ def test_deep_images_of_a_narrow_range(tmp_path):
     assert np.ptp(images) > 200 and len(np.unique(images)) > 120
 
 
-def test_prepare_list_of_files_and_gain(tmp_path, folder):
+def test_prepare_list_of_files_and_what_the_step_removed(tmp_path, folder):
     files = list_images(folder)[:6]
-    summary = prepare(files, tmp_path / "a.zip", 64, intensity="gain", progress=False)
-    assert summary["n_files"] == 6 and summary["fraction_spread"]["after"] == pytest.approx(summary["fraction_spread"]["before"], abs=0.02)
+    summary = prepare(files, tmp_path / "a.zip", 32, window=64, stride=32, intensity="normalise", progress=False)
+    assert summary["n_files"] == 6 and abs(summary["fraction_spread"]["removed"]) < 0.05
+    matched = prepare(files, tmp_path / "b.zip", 32, window=64, stride=32, progress=False)
+    assert matched["fraction_spread"]["removed"] > 0.3 and any("of the variance of the phase fraction" in n for n in matched["notes"])
+    spread = Dataset(tmp_path / "b.zip").manifest["fraction_spread"]
+    assert spread == pytest.approx(matched["fraction_spread"]) and spread["removed"] == pytest.approx(1 - (spread["after"] / spread["before"])**2)
 
 
 def test_label_maps_copies_and_flat_tiles_are_left_out(tmp_path, folder):
@@ -200,7 +250,9 @@ def test_label_maps_copies_and_flat_tiles_are_left_out(tmp_path, folder):
     Image.fromarray(half).save(folder / "s2_11.png")
     summary = prepare(folder, tmp_path / "a.zip", 32, window=64, stride=16, progress=False)
     assert [r["file"] for r in summary["rejected"]] == ["masks/s0_0.png", "s9_copy.tif"] and summary["n_files"] == 9
-    assert summary["n_images"] == 9 * 49 - 14 and any("14 tiles of one grey value" in n for n in summary["notes"])
+    left_out = Dataset(tmp_path / "a.zip").manifest["rejected_images"]
+    assert summary["n_images"] == 9 * 49 - 21 and summary["rejected_images"] == {"nearly constant": 14, "saturated": 7} and any("21 images left out" in n for n in summary["notes"])
+    assert {r["source"] for r in left_out} == {"s2_11.png"} and {(r["crop"][1], r["why"]) for r in left_out} == {(0, "nearly constant"), (16, "nearly constant"), (32, "saturated")}
 
 
 def test_one_group_means_no_holdout(tmp_path):
@@ -235,11 +287,13 @@ def test_refusals_write_nothing(tmp_path, folder):
         (folder, {"window": 16}, "window"), (folder, {"window": "big"}, "window"), (folder, {"stride": 0, "window": 64}, "stride"),
         (folder, {"intensity": "clahe"}, "intensity"), (folder, {"holdout": 1}, "holdout"), (folder, {"median": 4}, "median"),
         (folder, {"group": "spot"}, "group"), (folder, {"reference": tmp_path / "colour.png"}, "colour"), (folder, {"stretch": (95, 5)}, "stretch"),
-        (folder, {"bar": "none"}, "bar"), ([], {}, "empty list"),
+        (folder, {"bar": "none"}, "bar"), ([], {}, "empty list"), (folder, {"intensity": "gain"}, "normalise"), (folder, {"workers": 0}, "workers"),
+        (folder, {"resize": True, "window": 64}, "resize"), (folder, {"stride": 8}, "window"), (folder, {"pixel_size": "wide"}, "pixel_size"),
+        (folder, {"blurred": 2}, "blurred"), (folder, {"pixel_size": 200}, "does not say"),
     ]
     for src, options, word in cases:
         with pytest.raises(BadInput) as caught:
-            prepare(src, out / "a.zip", **{"size": 32, "progress": False} | options)
+            prepare(src, out / "a.zip", **{"size": 32, "progress": False, "strict": True} | options)
         text = str(caught.value)
         assert word in text and "\n" not in text and len(text) < 450, text
         assert list(out.iterdir()) == [], word
@@ -247,7 +301,8 @@ def test_refusals_write_nothing(tmp_path, folder):
         with pytest.raises(BadInput):
             prepare(folder, dest, 32, progress=False)
     assert prepare(tmp_path / "mixed", out / "a.zip", 32, mixed_scales=True, progress=False)["n_images"] == 2
-    assert prepare(tmp_path / "bad", out / "a.zip", 32, strict=False, progress=False)["rejected"][0]["file"] == "b.png"
+    bad = prepare(tmp_path / "bad", out / "a.zip", 32, progress=False)["rejected"]
+    assert bad[0]["file"] == "b.png" and bad[0]["why"].startswith("is a text file")
     assert prepare(tmp_path / "labels", out / "a.zip", 32, force=True, progress=False)["n_images"] == 1
 
 
@@ -256,8 +311,13 @@ def test_synthetic_archive(tmp_path):
     data = Dataset(tmp_path / "s.zip")
     assert summary["n_train"] == 72 and summary["n_holdout"] == 18 and data.pixel_size_nm == (150, 150)
     assert np.abs(np.subtract([phase_fraction(i[0]) for i in data.images()], data.fractions)).mean() < 0.02
-    prepare_synthetic(tmp_path / "t.zip", 32, n_images=90, n_specimens=10)
+    prepare_synthetic(tmp_path / "t.zip", 32, n_images=90, n_specimens=10, workers=2, progress=False, maps=tmp_path / "maps.zip")
     assert (tmp_path / "s.zip").read_bytes() == (tmp_path / "t.zip").read_bytes()
+    maps = Dataset(tmp_path / "maps.zip")
+    assert maps.names == data.names and maps.groups == data.groups and np.allclose((maps.images() == 255).mean((1, 2, 3)), data.fractions, atol=1e-5)
+    with pytest.raises(BadInput, match="another name"):
+        prepare_synthetic(tmp_path / "u.zip", 32, maps=tmp_path / "u.zip")
+    assert not (tmp_path / "u.zip").exists()
 
 
 def test_real_folders_as_they_come(tmp_path):
@@ -278,3 +338,226 @@ def test_real_folders_as_they_come(tmp_path):
 def test_few_images_are_said_to_be_few(tmp_path):
     few = prepare(embedded(), tmp_path / "few.zip", 256, progress=False)
     assert few["n_images"] == 18 and any("--window auto" in note for note in few["notes"])
+
+
+def test_a_crop_that_does_not_fit_names_the_sizes_that_would(tmp_path):
+    write(tmp_path / "a.png", steel(0, 300))
+    write(tmp_path / "b.png", steel(1, 300)[:200])
+    with pytest.raises(BadInput, match="256 or less would"):
+        prepare(tmp_path, tmp_path / "a.zip", 512, progress=False)
+    summary = prepare(tmp_path, tmp_path / "a.zip", 256, progress=False)
+    assert summary["n_images"] == 1 and "128 or less" in summary["rejected"][0]["why"] and "b.png: is 300 x 200 pixels" in details(summary)
+
+
+def spoilt():
+    """Files of every kind that is left out, beside good ones."""
+    blurred, white, flat = steel(20).astype(float), steel(21).astype(float), steel(22)
+    from scipy.ndimage import gaussian_filter
+    blurred[:, 80:] = gaussian_filter(blurred, 9)[:, 80:]
+    white[:, :100] += 400
+    flat[:, :80] = flat[0, 0]
+    return {"blurred": blurred.clip(0, 255).astype(np.uint8), "saturated": white.clip(0, 255).astype(np.uint8), "nearly constant": flat}
+
+
+def test_blurred_saturated_and_constant_images_are_left_out_and_listed(tmp_path, folder):
+    for reason, image in spoilt().items():
+        write(folder / f"x_{reason}.png", image)
+    prepare(folder, tmp_path / "a.zip", 32, window=64, stride=16, progress=False)
+    left_out = Dataset(tmp_path / "a.zip").manifest["rejected_images"]
+    assert {(r["source"], r["why"]) for r in left_out} >= {("x_blurred.png", "blurred"), ("x_nearly constant.png", "nearly constant")}
+    assert {r["source"] for r in left_out} == {"x_blurred.png", "x_saturated.png", "x_nearly constant.png"}          # nothing good
+    wide = prepare(folder, tmp_path / "b.zip", 32, window=64, stride=16, saturated=0, blurred=0, constant=0, progress=False)
+    assert wide["n_images"] == 11 * 49 and wide["rejected_images"] == {}
+    with pytest.raises(BadInput, match="left out"):
+        write(tmp_path / "noise" / "a.png", np.random.default_rng(0).integers(0, 256, (160, 160)).astype(np.uint8))
+        prepare(tmp_path / "noise", tmp_path / "c.zip", 16, window=64, constant=1, progress=False)
+
+
+def test_thresholds():
+    assert why_not([0.05, 1, 1, 1], [0, 0.8, 0, 0], [1, 1, 0.3, 1])[0] == ["nearly constant", "saturated", "blurred", None]
+    assert why_not([0.05, 1, 1, 1], [0, 0.8, 0, 0], [1, 1, 0.3, 1], 0, 0, 0)[0] == [None] * 4
+    assert why_not([0.0], [0.0], [0.0])[0] == ["nearly constant"] and sharpness(np.zeros((32, 32), np.uint8)) == 0
+
+
+def scaled(path, image, nm):
+    path.parent.mkdir(exist_ok=True)
+    tifffile.imwrite(path, image, imagej=True, resolution=(1000 / nm, 1000 / nm), metadata={"unit": "um"})
+
+
+def test_one_scale(tmp_path):
+    root = tmp_path / "sem"
+    for k in range(3):
+        scaled(root / f"a{k}.tif", steel(k), 100)
+    scaled(root / "b.tif", steel(5, 320), 50)
+    with pytest.raises(BadInput, match=r"50 nm \(1 file\), 100 nm \(3 files\).*pixel_size=100") as caught:
+        prepare(root, tmp_path / "x.zip", 64, progress=False)
+    assert caught.value.__notes__[0].splitlines()[1:] == ["          50      1   b.tif", "         100      3   a0.tif"]
+    prepare(root, tmp_path / "a.zip", 64, pixel_size="100nm", intensity="none", median=0, progress=False)
+    data = Dataset(tmp_path / "a.zip")
+    assert data.pixel_size_nm == (100, 100) and data.manifest["images"][3]["crop"] == [96, 96, 128, 128]
+    assert (data[3][0] == np.rint(steel(5, 320).reshape(160, 2, 160, 2).mean((1, 3)))[48:112, 48:112]).all() and (data[0][0] == centre_crop(steel(0), 64)).all()
+    half = prepare(root, tmp_path / "b.zip", 32, window=64, pixel_size=100, progress=False)
+    assert half["pixel_size_nm"] == [200, 200]
+    up = prepare(root, tmp_path / "c.zip", 64, pixel_size="0.05um", progress=False)
+    assert any("enlarged up to 2 times" in n for n in up["notes"]) and Dataset(tmp_path / "c.zip").manifest["sources"][0]["enlarged"] == 2
+    write(root / "z.png", steel(8))
+    known = prepare(root, tmp_path / "d.zip", 64, pixel_size=100, progress=False)
+    assert known["rejected"][0]["file"] == "z.png" and "does not say its pixel size" in known["rejected"][0]["why"]
+    (root / "b.tif").unlink()
+    unknown = prepare(root, tmp_path / "d.zip", 64, progress=False)
+    assert any("1 of 4 files do not say" in n for n in unknown["notes"]) and unknown["pixel_size_nm"] is None
+    assert [nanometres(x) for x in (50, "50", "50 nm", "0.05um", "0.05 µm")] == pytest.approx([50] * 5)
+
+
+def test_resize_takes_the_whole_and_never_squeezes(tmp_path):
+    root = tmp_path / "sem"
+    for k in range(2):
+        scaled(root / f"{k}.tif", steel(k, 320)[:256], 50)
+    summary = prepare(root, tmp_path / "a.zip", 64, resize=True, intensity="none", median=0, progress=False)
+    data = Dataset(tmp_path / "a.zip")
+    assert data.manifest["images"][0]["crop"] == [0, 32, 256, 256] and data.pixel_size_nm == (200, 200) and summary["window"] is None
+    assert (data[0][0] == reduce_to(steel(0, 320)[:256, 32:288], 64)).all()
+    scaled(root / "2.tif", steel(2, 160), 50)
+    with pytest.raises(BadInput, match="after resizing"):
+        prepare(root, tmp_path / "b.zip", 64, resize=True, progress=False)
+
+
+def test_oblong_pixels_are_refused_or_made_square(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", steel(0), imagej=True, resolution=(10, 20), metadata={"unit": "um"})
+    with pytest.raises(BadInput, match="not square"):
+        prepare(tmp_path, tmp_path / "a.zip", 64, progress=False)
+    prepare(tmp_path, tmp_path / "a.zip", 64, pixel_size=100, progress=False)
+    assert Dataset(tmp_path / "a.zip").manifest["images"][0]["crop"][2:] == [128, 64] and Dataset(tmp_path / "a.zip").pixel_size_nm == (100, 100)
+
+
+def test_any_number_of_workers_writes_the_same_bytes(tmp_path, folder):
+    (folder / "notes.png").write_text("no image")
+    for workers in (1, 2, 3):
+        prepare(folder, tmp_path / f"{workers}.zip", 32, window=64, stride=32, workers=workers, progress=False)
+    one = (tmp_path / "1.zip").read_bytes()
+    assert one == (tmp_path / "2.zip").read_bytes() == (tmp_path / "3.zip").read_bytes() and str(tmp_path).encode() not in one
+
+
+def test_the_manifest_tells_where_everything_comes_from(tmp_path, folder):
+    import hashlib
+    prepare(folder, tmp_path / "a.zip", 64, progress=False)
+    manifest = Dataset(tmp_path / "a.zip").manifest
+    for record in manifest["images"]:
+        assert record["source_sha256"] == hashlib.sha256((folder / record["source"]).read_bytes()).hexdigest()
+        assert set(record) >= {"file", "part", "source", "crop", "group", "pixel_size_nm", "fraction", "fraction_after"}
+    assert manifest["settings"]["intensity"] == "match" and len(manifest["ranking"]) == 8 and manifest["ranking"][0]["file"] == manifest["reference"]["file"]
+    assert len(manifest["sources"]) == 8 and sum(manifest["reference"]["histogram"]) == 160 * 160 and manifest["sources"][0]["bar_rows"] == 0
+    assert sorted(r["penalty"] for r in manifest["ranking"]) == [r["penalty"] for r in manifest["ranking"]]
+
+
+def test_splits_never_leak(tmp_path):
+    """Property: whatever the folder, tiles of one micrograph, of copies of it and of one group are on one side."""
+    for trial in range(6):
+        rng = random.Random(trial)
+        root = tmp_path / f"sem{trial}"
+        for k in range(rng.randint(3, 7)):
+            path = root / f"d{rng.randrange(3)}" / f"s{rng.randrange(3)}_{k}.png"
+            write(path, steel(100 * trial + k, 96, rng.uniform(0.3, 0.9)))
+            if rng.random() < 0.5:                                       # a second name, or another format, of the same image
+                twin = root / f"d{rng.randrange(3)}" / f"t{rng.randrange(3)}_{k}{rng.choice(['.png', '.tif'])}"
+                twin.parent.mkdir(exist_ok=True)
+                twin.write_bytes(path.read_bytes()) if twin.suffix == ".png" else write(twin, np.asarray(Image.open(path)))
+        how = rng.choice(["auto", "file", "folder", "prefix"])
+        summary = prepare(root, tmp_path / "a.zip", 16, window=32, stride=rng.choice([8, 16]), group=how, holdout=rng.choice([0.1, 0.3, 0.6]), progress=False)
+        everything = Dataset(tmp_path / "a.zip")
+        records = everything.manifest["images"]
+        for key in ("group", "source", "source_sha256"):
+            part = {}
+            for r in records:
+                assert part.setdefault(r[key], r["part"]) == r["part"], (trial, key)
+        pixels = {}
+        for image, r in zip(everything.images(), records):
+            assert pixels.setdefault(image.tobytes(), r["part"]) == r["part"], trial
+        files = list_images(root)
+        assert len(files) == summary["n_files"] + len(summary["rejected"]) and all("the same" in r["why"] for r in summary["rejected"])
+        assert not any("both sides" in w for w in everything.warnings)
+
+
+def test_a_failing_file_does_not_stop_the_others(tmp_path, folder):
+    names = {"a.png": b"", "b.tif": b"version https://git-lfs.github.com/spec/v1\n", "c.png": (folder / "s0_0.tif").read_bytes()[:900]}
+    for name, data in names.items():
+        (folder / name).write_bytes(data)
+    for workers in (1, 2):
+        summary = prepare(folder, tmp_path / "a.zip", 64, workers=workers, progress=False)
+        assert [r["file"] for r in summary["rejected"]] == list(names) and summary["n_images"] == 8
+        assert all(f"  {name}: " in details(summary) for name in names) and Dataset(tmp_path / "a.zip").manifest["rejected"] == summary["rejected"]
+        with pytest.raises(BadInput, match="a.png: is empty"):
+            prepare(folder, tmp_path / "b.zip", 64, workers=workers, strict=True, progress=False)
+    assert not (tmp_path / "b.zip").exists()
+
+
+def test_steps_show_what_prepare_did(tmp_path, folder):
+    scaled(folder / "s9.tif", np.vstack([steel(9, 320), np.zeros((40, 320), np.uint8)]), 100)
+    for path in folder.glob("s*_*.tif"):
+        scaled(path, steel(int(path.stem[-1]), 160, 0.4 + 0.1 * int(path.stem[1])), 200)
+    for options in (dict(window=64, stride=48, pixel_size=200), dict(resize=True, mixed_scales=True), dict(intensity="normalise", stretch=(2, 98), mixed_scales=True)):
+        prepare(folder, tmp_path / "a.zip", 32, bar="auto", progress=False, **options)
+        data = Dataset(tmp_path / "a.zip")
+        recipe = Recipe.of(data.manifest)
+        for k in (0, 3, len(data) - 1):
+            record = data.manifest["images"][k]
+            shown = steps(read_micrograph(folder / record["source"], data.manifest["settings"]["bar_rows"].get(record["source"], 0)), recipe, record["crop"])
+            assert (shown["crop"] == data[k][0]).all(), (options, k)
+        assert list(shown)[:3] == ["8-bit grey", "bar off", "median"] and list(shown)[-2:] == ["intensity", "crop"] and all(s.dtype == np.uint8 for s in shown.values())
+    with pytest.raises(BadInput, match="prepare it again"):
+        Recipe.of({})
+
+
+SCRIPT = """
+import sys
+from semgan_nb.preprocess import prepare
+print(prepare(sys.argv[1], sys.argv[2], 32, window=64, stride=16, workers=2, progress=False)["n_images"])
+"""
+
+
+def test_a_script_needs_no_main_guard(tmp_path, folder):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run([sys.executable, tmp_path / "script.py", folder, tmp_path / "a.zip"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout == "392\n" and not done.stderr, done.stderr
+
+
+def children(pid):
+    return [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/stat") if p.read_text().rsplit(")", 1)[1].split()[1] == str(pid)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
+def test_interrupted(tmp_path, with_signal):
+    """Ctrl-C leaves no archive, no temporary file and no process; of a killed process no worker lives on."""
+    source, out = tmp_path / "sem", tmp_path / "out"
+    out.mkdir()
+    for k in range(36):
+        write(source / f"{k:02d}.tif", np.tile(steel(k), (6, 6)) + np.uint8(k))
+    (tmp_path / "script.py").write_text(SCRIPT.replace("window=64, stride=16", "window=64, stride=48"))
+    process = subprocess.Popen([sys.executable, tmp_path / "script.py", source, out / "a.zip"], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    for _ in range(600):
+        if list(out.iterdir()) and len(workers := children(process.pid)) >= 2:
+            break
+        time.sleep(0.1)
+    if with_signal == signal.SIGINT:
+        os.killpg(process.pid, signal.SIGINT)                              # as a terminal does: to all of them
+    else:
+        process.kill()
+    words = process.communicate(timeout=60)[1]
+    assert process.returncode != 0
+    assert words.count("Traceback") <= 1, words                            # the parent's, none of a worker
+    for _ in range(100):
+        if not any(Path(f"/proc/{w}").exists() for w in workers):
+            break
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{w}").exists() for w in workers)
+    if with_signal == signal.SIGINT:
+        assert list(out.iterdir()) == []
+
+
+def test_the_demo_archive_is_what_it_was(tmp_path):
+    """Figures were published for it: 3042 tiles, none left out by the defaults, and the same pixels."""
+    import hashlib
+    summary = prepare(embedded(), tmp_path / "a.zip", 32, window="auto", progress=False)
+    assert hashlib.sha256(Dataset(tmp_path / "a.zip").images().tobytes()).hexdigest() == "7f219ee5c1c9c1cf56d11eb425d1d5eb066a4ac8e977f4e88f9fda2e4e53f2ed"
+    assert summary["holdout_groups"] == ["spot3", "spot4"] and summary["reference"] == "spot2_0d_4.png" and summary["rejected_images"] == {}
