@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Statistics', 'ema_beta', 'lazy_adam', 'iteration_generator', 'make_networks', 'Trainer', 'Tick', 'grid_size',
-           'default_cache', 'judge_snapshot', 'choose_metrics', 'train']
+           'default_cache', 'judge_snapshot', 'choose_metrics', 'choose_init', 'begin_from', 'train']
 
-# %% ../nbs/15_training.ipynb #95ee0e94
+# %% ../nbs/15_training.ipynb #610d8fae
 import copy
+import hashlib
 import os
 import signal
 import threading
@@ -21,7 +22,7 @@ import torch
 from PIL import Image
 
 from .augment import AdaController, augment_pipe
-from .checkpoints import load_state, save_snapshot, save_state
+from .checkpoints import find_snapshot, load_networks, load_state, save_snapshot, save_state, transfer
 from .dataset import Dataset, InfiniteSampler
 from .latent import latents, random_images
 from .layers import keep_memory
@@ -29,7 +30,7 @@ from .losses import loss_as_generated, loss_as_real, mixed_ws, path_lengths, pat
 from .metrics import Judge, parse_metric
 from .micrographs import BadInput, atomic
 from .networks import Discriminator, Generator
-from .runs import Config, RunWriter, append_line, read_metrics, sheet, write_json
+from .runs import Config, RunWriter, append_line, is_run, read_config, read_metrics, sheet, write_json
 
 # %% ../nbs/15_training.ipynb #3fe46639
 class Statistics:
@@ -74,7 +75,7 @@ def lazy_adam(params, lr: float, interval: int | None) -> torch.optim.Adam:
     c = 1.0 if interval is None else interval / (interval + 1)
     return torch.optim.Adam(params, lr=lr * c, betas=(0.0, 0.99**c), eps=1e-8, fused=True)
 
-# %% ../nbs/15_training.ipynb #d3a11ccb
+# %% ../nbs/15_training.ipynb #18fc441a
 def iteration_generator(seed: int, rank: int, cur_nimg: int, device="cpu") -> torch.Generator:
     "The source of all random numbers of the iteration that starts at `cur_nimg`."
     words = np.random.SeedSequence([seed, rank, cur_nimg]).generate_state(2, np.uint32)
@@ -95,11 +96,17 @@ def make_networks(config: Config, resolution: int, channels: int) -> tuple[Gener
 class Trainer:
     "Networks, optimisers, augmentation and all counters of a run; `iterate` takes one step. Knows nothing of files."
 
-    def __init__(self, config: Config, dataset: Dataset, device: str = "cpu"):
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        device: str = "cpu",
+        networks: tuple | None = None,  # G, D and G_ema to begin with; None: fresh ones
+    ):
         self.config, self.dataset, self.device = config, dataset, torch.device(device)
         c = config
-        self.G, self.D = (net.to(self.device) for net in make_networks(c, dataset.resolution, dataset.channels))
-        self.G_ema = copy.deepcopy(self.G).eval().requires_grad_(False)
+        self.G, self.D, *average = (net.to(self.device) for net in networks or make_networks(c, dataset.resolution, dataset.channels))
+        self.G_ema = average[0] if average else copy.deepcopy(self.G).eval().requires_grad_(False)
         self.G_opt = lazy_adam(self.G.parameters(), c.g_lr, c.G_reg_interval)
         self.D_opt = lazy_adam(self.D.parameters(), c.d_lr, c.D_reg_interval)
         self.pipe = None if c.aug == "noaug" else augment_pipe(c.augpipe).to(self.device)
@@ -234,7 +241,7 @@ class Trainer:
             setattr(self, k, state[k])
         self.pl_mean = state["pl_mean"].to(self.device)
 
-# %% ../nbs/15_training.ipynb #fb3933cf
+# %% ../nbs/15_training.ipynb #8b205d4f
 @dataclass(frozen=True)
 class Tick:
     "What a tick of training reports."
@@ -313,6 +320,33 @@ def choose_metrics(config: Config, data, dataset: Dataset) -> tuple[str, ...]:
     return () if count is None else (f"lite0_fd{count}_{'holdout' if everything.has_holdout else 'full'}",)
 
 
+def choose_init(config: Config, out) -> str | None:
+    "The file a transfer begins from: of a run, its newest snapshot now, or the one it was when this run began."
+    if config.init_from is None:
+        return None
+    if is_run(out) and (old := read_config(out))["requested"].get("init_from") == config.init_from:
+        return old["resolved"]["init_from"]
+    return str(find_snapshot(config.init_from))
+
+
+def begin_from(
+    config: Config,
+    dataset: Dataset,
+    out,  # the run directory
+) -> tuple[tuple | None, dict | None]:
+    "G, D and G_ema that a transfer begins with, and its record for config.json; nothing where there is no transfer, or where the run has a state to go on from."
+    if config.init_from is None or any((Path(out) / "state").glob("state-*.pt")):
+        return None, None
+    source = load_networks(choose_init(config, out))
+    with open(source.path, "rb") as f:
+        sha256 = hashlib.file_digest(f, "sha256").hexdigest()
+    if is_run(out) and (record := read_config(out).get("init")) and record["sha256"] != sha256:
+        raise BadInput(f"{source.path} has changed since {out} began from it and nothing was saved: choose another directory for --out")
+    G, D = make_networks(config, dataset.resolution, dataset.channels)
+    G_ema, lines = transfer(G, D, source, config.init_adapt)
+    return (G, D, G_ema), dict(source=str(source.path), sha256=sha256, lines=lines)
+
+
 def train(
     config: Config,
     data,  # an archive (ZIP) or a folder of prepared images
@@ -325,9 +359,10 @@ def train(
     if device == "cpu":
         keep_memory()
     dataset = Dataset(data, part="train", subset=config.subset, mirror=config.mirror, seed=config.seed)
-    asked, config = config, config.replace(metrics=choose_metrics(config, data, dataset))
+    asked, config = config, config.replace(metrics=choose_metrics(config, data, dataset), init_from=choose_init(config, out))
+    networks, init = begin_from(config, dataset, out)
     about = dict(path=str(data), fingerprint=dataset.fingerprint, count=len(dataset), resolution=dataset.resolution, channels=dataset.channels, pixel_size_nm=dataset.pixel_size_nm)
-    writer = RunWriter(out, config, about, device, asked)
+    writer = RunWriter(out, config, about, device, asked, init)
     state, message = "failed", "it never began"
     trainer = None
 
@@ -337,7 +372,7 @@ def train(
 
     signals = _Signals()
     try:
-        trainer = Trainer(config, dataset, device)
+        trainer = Trainer(config, dataset, device, networks)
         saved = load_state(writer.dir / "state")
         pending = False
         if saved is not None:
@@ -351,6 +386,8 @@ def train(
         writer.start()
         reporter = _Reporter(trainer, writer, data)
         if trainer.cur_nimg == 0:
+            for line in init["lines"] if init else ():
+                writer.log(line)
             reporter.begin()
         else:
             writer.log(f"going on at {trainer.cur_nimg / 1000:.3f} kimg")
