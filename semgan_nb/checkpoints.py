@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SNAPSHOT_FORMAT', 'OFFICIAL_OPTIONS', 'mismatches', 'load_tensors', 'digest', 'Snapshot', 'save_snapshot',
            'find_snapshot', 'snapshot_info', 'Networks', 'load', 'save_state', 'read_state', 'load_state',
-           'official_arguments', 'load_official', 'load_networks', 'network_lines', 'convert', 'transfer_config',
-           'transfer']
+           'official_arguments', 'load_official', 'load_networks', 'network_lines', 'convert', 'file_lines',
+           'transfer_config', 'transfer']
 
 # %% ../nbs/14_checkpoints.ipynb #f8e14d0b
 import copy
@@ -764,6 +764,40 @@ def convert(
         about = dict(cur_nimg=0, data_fingerprint=None, pixel_size_nm=None, converted_from=dict(name=networks.path.name, **networks.meta))
     save_snapshot(dest, networks.G_ema, networks.D, networks.G, **about)
     return [f"{dest}: snapshot with {', '.join(nets)}", *network_lines(networks)]
+
+# %% ../nbs/14_checkpoints.ipynb #b0b9d934
+def file_lines(
+    path,  # an official network pickle, a snapshot, a state of a run, or plain state dicts
+) -> list[str]:
+    "What a file of weights is and holds: the first line says what, the others more."
+    path = Path(path)
+    if path.suffix in (".pt", ".pth"):
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as e:  # torch raises many kinds
+            raise BadInput(f"{path} cannot be read without running what is in it ({type(e).__name__}): it is damaged or something else") from None
+        if isinstance(content, dict) and ("trainer" in content or content.keys() == {"sha256", "state"}):
+            trainer = read_state(path).get("trainer")
+            if isinstance(trainer, dict) and "cur_nimg" in trainer:
+                return [
+                    f"state of a run at {trainer['cur_nimg'] / 1000:g} kimg", f"holds: {', '.join(trainer)}",
+                    "its checksum is right" if "sha256" in content else "it has no checksum: an earlier version wrote it", "the run goes on from it by itself: semgan train DATA --out RUN",
+                ]
+        groups = content if isinstance(content, dict) and content and all(isinstance(v, dict) for v in content.values()) else {"": content}
+        counts = {name: [t for t in v.values() if isinstance(t, torch.Tensor)] for name, v in groups.items() if isinstance(v, dict)}
+        if not any(counts.values()):
+            raise BadInput(f"{path} holds no tensors by name: it is no file of weights")
+        return ["plain state dict", *(f"{_quoted(name) or 'holds'}: {len(v)} tensors, {sum(t.numel() for t in v):,} numbers" for name, v in counts.items())]
+    networks = load_networks(path)
+    meta = networks.meta
+    lines = network_lines(networks)
+    if meta["kind"] == "snapshot":
+        rest = {k: v for k, v in meta.items() if k not in ("G", "D", "kind")}
+        return ["snapshot, whole", *lines, *(f"{_quoted(k)}: {_quoted(v, 300)}" for k, v in rest.items())]
+    lines += [f"training set: {', '.join(f'{k} {v}' for k, v in meta['training_set'].items())}"] if meta["training_set"] else []
+    lines += [f"augmentation p: {meta['p']:g}"] if "p" in meta else []
+    lines += [f"left unread: {', '.join(meta['unread'])}"] if meta["unread"] else []
+    return [f"official network pickle, protocol {meta['protocol']}; nothing in it was run", *lines]
 
 # %% ../nbs/14_checkpoints.ipynb #205f9678
 _MAY_DIFFER = ("img_resolution", "img_channels", "mapping_layers", "conv_clamp", "num_fp16_res", "mbstd_group_size", "freeze_layers", "w_avg_beta")

@@ -134,7 +134,7 @@ def evaluate(
     finally:
         lock.release()
 
-# %% ../nbs/23_cli.ipynb #51aade13
+# %% ../nbs/23_cli.ipynb #25bea19e
 DEMO_FORMAT = 1
 
 
@@ -197,7 +197,7 @@ def demo(
     from semgan_nb.training import choose_metrics, default_cache
 
     data, out = str(data), Path(out) if out else demo_folder(str(data))
-    config = preset("laptop", size).replace(**settings)
+    config, changed = _with_transfer(preset("laptop", size), settings, out / "run")
     wanted, folder = _demo_settings(data, size, window, stride)
     began = time.monotonic()
     if not _open_demo(out, wanted):
@@ -205,7 +205,7 @@ def demo(
         fresh = not out.exists()
         try:
             if folder is None:
-                summary = prepare_synthetic(out / "data.zip", size)
+                summary = prepare_synthetic(out / "data.zip", size, progress=progress)
             else:
                 summary = prepare(folder, out / "data.zip", size, window=window, stride=stride, progress=progress)
             with atomic(out / "demo.json") as part:
@@ -223,6 +223,8 @@ def demo(
         with _image_bar("     ladder", progress) as bar:
             Judge(name, out / "data.zip", subset=config.subset, subset_seed=config.seed, seed=0, cache=default_cache()).ladder(bar)
     say(f"3/4  training on {config.total_kimg:g} thousand images of {size} x {size} px" + (", which takes longer than at 32" if size > 32 else ""))
+    for line in changed:
+        say(f"     {line}")
     if not _train(config, out / "data.zip", out / "run", progress, state_every=30):
         say("     was done already")
     say("4/4  comparing with real images, and writing it up")
@@ -285,9 +287,9 @@ def findings(
         lines += ["", "No distance was measured: none was asked for, or there are too few images (50 held-out ones at least)."]
     return "\n".join(lines + ["", found["physics"]["text"]])
 
-# %% ../nbs/23_cli.ipynb #bce0f303
+# %% ../nbs/23_cli.ipynb #5425dfb2
 ALIASES = dict(r1_gamma=["--gamma"], ada_target=["--target"], total_kimg=["--kimg"], batch_size=["--batch"])
-COMMON = ("total_kimg", "batch_size", "r1_gamma", "subset", "mirror", "aug", "augpipe", "ada_target", "ada_kimg", "snap", "metrics", "seed")
+COMMON = ("init_from", "init_adapt", "total_kimg", "batch_size", "r1_gamma", "subset", "mirror", "aug", "augpipe", "ada_target", "ada_kimg", "snap", "metrics", "seed")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -305,6 +307,8 @@ class _Parser(argparse.ArgumentParser):
         "Parse all of `args`; an unknown option is refused with the nearest known one."
         for arg in args:
             name = arg.partition("=")[0]
+            if name == "--resume" and self.prog.split()[-1] in GOES_ON:
+                raise BadInput("--resume can mean two things: an interrupted run goes on exactly, without any option, when its directory is given with --out; a new run that begins from other weights, which is what the official --resume does, is begun with --init-from FILE")
             if name.startswith("--") and name not in self._option_string_actions:
                 near = difflib.get_close_matches(name, self._option_string_actions, 1)
                 self.error(f"{self.prog.split()[-1]} has no option {name}" + (f": did you mean {near[0]}?" if near else ""))
@@ -367,7 +371,18 @@ def _settings(options: argparse.Namespace) -> dict:
         found.setdefault("batch_gpu", found["batch_size"])
     return found
 
-# %% ../nbs/23_cli.ipynb #3c11acd8
+# %% ../nbs/23_cli.ipynb #11e43153
+def _with_transfer(config, given: dict, out=None):
+    "A configuration with the settings that were given, and with what a transfer changes in the others; the changes in lines."
+    from semgan_nb.checkpoints import load_networks, transfer_config
+    from semgan_nb.runs import is_run
+
+    config = config.replace(**given)
+    if not given.get("init_from") or out and is_run(out):
+        return config, []
+    return transfer_config(config, load_networks(config.init_from), given)
+
+
 def _side(text: str) -> int:
     "The side of training images."
     if not text.isdigit() or not 8 <= int(text) <= 1024 or int(text) & (int(text) - 1):
@@ -397,6 +412,17 @@ def _demo(options):
     demo(options.data, options.size, options.out, options.window, options.stride, **_settings(options))
 
 
+def _pair(text: str) -> tuple[float, float] | None:
+    "Two numbers with a comma between them, or none."
+    if text == "none":
+        return None
+    low, high = text.split(",")
+    return float(low), float(high)
+
+
+_pair.__name__ = "pair of numbers, such as 5,95"
+
+
 def _prepare_options(parser):
     add = parser.add_argument
     add("src", help="folder of micrographs (TIFF, PNG, JPEG, BMP), searched with its subfolders")
@@ -404,22 +430,28 @@ def _prepare_options(parser):
     add("--size", type=_side, required=True, metavar="PX", help="size of the training images, a power of two")
     add("--window", type=_number_or("auto"), metavar="PX", help="cut tiles of this size and reduce them to --size; auto goes by the width of the features (default: one centre crop of --size per image, as in the paper)")
     add("--stride", type=int, metavar="PX", help="step from tile to tile (default: a quarter of the window)")
-    add("--intensity", choices=("match", "gain", "none"), default="match", help="match grey levels to one reference, as in the paper (default), only gain and offset, or none")
-    add("--reference", metavar="FILE", help="the image to match to (default: chosen by sharpness, noise and contrast)")
-    add("--stretch", nargs=2, type=float, default=argparse.SUPPRESS, metavar=("LOW", "HIGH"), help="stretch the reference between these percentiles (default: 5 95 where its contrast is low)")
+    add("--resize", action="store_true", help="reduce the largest central square of each image to --size")
+    add("--pixel-size", metavar="LENGTH", help="bring all images to this pixel size, such as 50nm")
+    add("--intensity", choices=("match", "normalise", "none"), default="match", help="grey levels: match to one reference, as in the paper (default); normalise: gain and offset only, keeps phase fractions; none")
+    add("--reference", metavar="FILE", help="the image to match to (default: chosen by sharpness, noise and evenness)")
+    add("--stretch", type=_pair, default=argparse.SUPPRESS, metavar="LOW,HIGH", help="widen the reference between these percentiles, such as 5,95, or none (default: 5,95 where its contrast is low)")
     add("--median", type=int, default=3, metavar="PX", help="side of the median filter, 0 for none (default 3)")
     add("--bar", type=_number_or("auto"), default="auto", metavar="ROWS", help="height of the data bar to cut off (default: auto, looks for one)")
     add("--holdout", type=float, default=0.2, metavar="SHARE", help="share of the images kept out of training, by whole groups; 0 for none (default 0.2)")
     add("--group", default="auto", metavar="HOW", help="what belongs together: auto, file, folder, prefix, or a CSV file (default auto)")
+    for name, value in (("blurred", 0.33), ("saturated", 0.7), ("constant", 0.1)):
+        add(f"--{name}", type=float, default=value, metavar="X", help=f"threshold for leaving out {'nearly constant' if name == 'constant' else name} images, 0 for never (default {value})")
     add("--mixed-scales", action="store_true", help="accept micrographs of different pixel size")
-    add("--lenient", dest="strict", action="store_false", help="leave out files that cannot be used, instead of stopping")
+    add("--strict", action="store_true", help="stop at a file that cannot be used, instead of leaving it out")
     add("--force", action="store_true", help="take label maps and colour images too")
+    add("--workers", type=int, metavar="N", help="processes (default: one per core, up to 8)")
 
 
 def _prepare(options):
-    from semgan_nb.preprocess import prepare
+    from semgan_nb.preprocess import details, prepare
 
-    print(f"{options.dest}: {prepared(prepare(**vars(options)))}")
+    summary = prepare(**vars(options))
+    print(f"{options.dest}: {prepared(summary)}\n{details(summary)}")
 
 
 def _train_options(parser):
@@ -432,15 +464,18 @@ def _train_options(parser):
 def _train_verb(options):
     from semgan_nb.dataset import Dataset
     from semgan_nb.runs import Config, describe, is_run, next_run_dir, preset, read_config, read_status
+    from semgan_nb.training import begin_from
 
     dataset = Dataset(options.data, part="train")
     if options.out and options.cfg is None and is_run(options.out):
         config = Config.from_dict(read_config(options.out)["resolved"])
     else:
         config = preset(options.cfg or ("laptop" if dataset.resolution <= 64 else "auto"), dataset.resolution)
-    config = config.replace(**_settings(options))
+    config, changed = _with_transfer(config, _settings(options), options.out)
     out = Path(options.out) if options.out else next_run_dir("runs", describe(config, dataset.name, dataset.resolution))
     print(f"{out}: {dataset!r}")
+    if config.init_from and not is_run(out):
+        print("\n".join("  " + line for line in changed + begin_from(config, dataset, out)[1]["lines"]))
     ticks = _train(config, options.data, out)
     status = read_status(out)
     if status["state"] == "stopped":
@@ -472,9 +507,13 @@ def _synth_options(parser):
     add("--size", type=_side, default=32, metavar="PX", help="of the images, a power of two (default 32)")
     add("--images", dest="n_images", type=int, default=3000, metavar="N", help="how many in all (default 3000)")
     add("--specimens", dest="n_specimens", type=int, default=30, metavar="N", help="of different martensite fraction (default 30)")
-    add("--field", dest="field_um", type=float, default=4.8, metavar="UM", help="side of an image in micrometres (default 4.8)")
+    add("--fractions", type=_pair, default=(0.37, 0.90), metavar="LOW,HIGH", help="martensite of the first and the last specimen (default 0.37,0.9; the paper: 0.37,1)")
+    add("--kind", choices=("islands", "grains"), help="how the structure is made (default: islands up to 64 px, grains above)")
+    add("--field", dest="field_um", type=float, metavar="UM", help="side of an image in micrometres (default: 4.8 for islands, 0.0992 a pixel for grains)")
     add("--seed", type=int, default=0, metavar="N", help="another seed, other images (default 0)")
     add("--holdout", type=float, default=0.2, metavar="SHARE", help="share of the images kept out of training, by whole specimens; 0 for none (default 0.2)")
+    add("--maps", metavar="FILE", help="a second archive for the exact phase maps, such as maps.zip")
+    add("--workers", type=int, metavar="N", help="processes (default: one per core, up to 8)")
 
 
 def _synth(options):
@@ -483,17 +522,29 @@ def _synth(options):
     print(f"{options.dest}: {prepared(prepare_synthetic(**vars(options)))}")
 
 
+def _convert_options(parser):
+    parser.add_argument("source", help="an official network pickle (*.pkl, read without running it), a snapshot, or a run directory: its newest")
+    parser.add_argument("dest", help="*.safetensors: a snapshot; *.pt: plain state dicts with the official names")
+
+
+def _convert(options):
+    from semgan_nb.checkpoints import convert
+
+    first, *lines = convert(options.source, options.dest)
+    print("\n".join([first, *(f"  {line}" for line in lines)]))
+
+
 def _info_options(parser):
-    parser.add_argument("path", nargs="+", help="a micrograph, a folder of them, an archive, a run directory, a study or a snapshot")
+    parser.add_argument("path", nargs="+", help="a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot or a network pickle")
 
 
 def _info(options):
     for path in options.path:
         print(info(path))
 
-# %% ../nbs/23_cli.ipynb #f5971ef6
+# %% ../nbs/23_cli.ipynb #392224d3
 def info(path) -> str:
-    "What a micrograph, a folder of them, an archive, a run directory, a study or a snapshot is, in a few lines."
+    "What a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot or a network pickle is, in a few lines."
     path = Path(path)
     if not path.exists():
         raise BadInput(f"{path}: there is no such file or folder")
@@ -507,10 +558,11 @@ def info(path) -> str:
             if not paths:
                 raise BadInput(f"{path}: holds no images, no archive and no run")
             return "\n".join([f"{path}: {len(paths)} images", *(f"  {read_micrograph(p)}" for p in paths[:20]), *(["  …"] if len(paths) > 20 else [])])
-    elif path.suffix == ".safetensors":
-        from semgan_nb.checkpoints import snapshot_info
+    elif path.suffix in (".safetensors", ".pkl", ".pt", ".pth") or _begins(path, b"\x80"):
+        from semgan_nb.checkpoints import file_lines
 
-        return "\n".join([f"{path}: snapshot", *(f"  {name}: {value}" for name, value in snapshot_info(path).items())])
+        first, *lines = file_lines(path)
+        return "\n".join([f"{path}: {first}", *(f"  {line}" for line in lines)])
     elif path.suffix != ".zip":
         micrograph = read_micrograph(path)
         return "\n".join([f"{micrograph}", *(f"  {name}: {value}" for name, value in micrograph.tags.items())])
@@ -520,7 +572,13 @@ def info(path) -> str:
     held = len(Dataset(path, part="holdout")) if dataset.has_holdout else 0
     settings = dataset.manifest.get("settings", {})
     lines = [f"{dataset!r}", f"  {len(dataset) - held} to train on, {held} held out", f"  pixel size: {dataset.pixel_size_nm or 'unknown'}"]
-    return "\n".join(lines + [f"  {name}: {value}" for name, value in settings.items()])
+    lines += [f"  {name}: {value}" if len(str(value)) < 200 else f"  {name}: {len(value)} entries, see manifest.json" for name, value in settings.items()]
+    return "\n".join(lines + [f"  note: {warning}" for warning in dataset.warnings])
+
+
+def _begins(path: Path, start: bytes) -> bool:
+    with open(path, "rb") as f:
+        return f.read(len(start)) == start
 
 
 def _run_info(run: Path) -> str:
@@ -532,6 +590,7 @@ def _run_info(run: Path) -> str:
     lines = [f"{run}: {status['state']} at {status['kimg']:g} of {total:g} kimg" + (f" ({status['message']})" if status.get("message") else "")]
     lines.append("  settings: " + ", ".join(f"{name} {value}" for name, value in config["requested"].items()))
     lines.append(f"  data: {config['data']['path']}, {config['data']['count']} images of {config['data']['resolution']} px")
+    lines += [f"  {line}" for line in config.get("init", {}).get("lines", [])]
     lines.append(f"  snapshots: {len(found := snapshots(run))}" + (f", the newest {found[-1].name}" if found else ""))
     for name, records in read_metrics(run).items():
         value, ladder = records[-1]["results"][name], read_ladder(run, name)
@@ -585,7 +644,7 @@ def _walk(options):
     found = walk(**vars(options))
     print(f"{found['film']}: {found['frames']} frames, {found['seconds']:.3g} s, from {found['snapshot']}; {found['figure']} shows six of them")
 
-# %% ../nbs/23_cli.ipynb #2ecd918e
+# %% ../nbs/23_cli.ipynb #7b332487
 def _several(read: typing.Callable[[str], object]) -> typing.Callable[[str], list]:
     "From text with commas to a list of values."
     def many(text):
@@ -661,10 +720,11 @@ def _study(options):
     if "batch_size" in fixed:
         fixed.setdefault("batch_gpu", fixed["batch_size"])
     dataset = Dataset(options.path, part="train")
-    base = preset(options.cfg or ("laptop" if dataset.resolution <= 64 else "auto"), dataset.resolution).replace(**fixed)
+    base = preset(options.cfg or ("laptop" if dataset.resolution <= 64 else "auto"), dataset.resolution)
+    base, changed = _with_transfer(base, fixed)
     out = Path(options.out or Path("studies") / "-".join([dataset.name, *axes]))
     study = Study.create(out, base, axes, parse_seeds(options.seeds), [_fields_of(text) for text in options.extra])
-    print(f"{out}: {len(study.points)} runs of {base.total_kimg:g} kimg")
+    print(f"{out}: {len(study.points)} runs of {base.total_kimg:g} kimg", *(f"  {line}" for line in changed), sep="\n")
     points = study.run(options.path)
     print(study_text(out))
     if any(point["state"] in ("failed", "refused") for point in points):
@@ -705,7 +765,7 @@ def _lab(options):
     chosen += ["--no-browser"] * options.no_browser + ["--allow-root"] * options.allow_root
     LabApp.launch_instance([f"--ServerApp.root_dir={notebook.parent.resolve()}", f"--LabApp.default_url=/lab/tree/{notebook.name}", *chosen])
 
-# %% ../nbs/23_cli.ipynb #de08418f
+# %% ../nbs/23_cli.ipynb #83f1ee5a
 VERBS = dict(
     demo=("train on micrographs that are shipped, or on yours, and see what comes out", _demo_options, _demo),
     prepare=("turn a folder of micrographs into an archive to train on", _prepare_options, _prepare),
@@ -715,7 +775,8 @@ VERBS = dict(
     walk=("make a film of a walk between generated micrographs", _walk_options, _walk),
     study=("train a grid of settings and seeds, and read it", _study_options, _study),
     lab=("open JupyterLab with a notebook to begin with", _lab_options, _lab),
-    info=("say what a micrograph, folder, archive, run, study or snapshot is", _info_options, _info),
+    convert=("network pickle to snapshot, snapshot to plain state dict", _convert_options, _convert),
+    info=("say what a micrograph, folder, archive, run, study, snapshot or network pickle is", _info_options, _info),
 )
 GOES_ON = ("demo", "train", "study")
 
@@ -748,7 +809,7 @@ def main(
             parser.usage = " ".join([parser.prog, *places, "[options]"])
             run(parser.read(rest))
     except BadInput as error:
-        print("semgan: " + " ".join(str(error).split()), file=sys.stderr)
+        print("semgan: " + " ".join(str(error).split()), *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"semgan: interrupted; the same command {'goes on from there' if verb in GOES_ON else 'begins again'}", file=sys.stderr)
