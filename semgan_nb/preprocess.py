@@ -8,7 +8,7 @@ __all__ = ['median_filter', 'histogram', 'match_histogram', 'normalise', 'stretc
            'group_files', 'sharpness', 'why_not', 'Recipe', 'steps', 'nanometres', 'prepare', 'details',
            'prepare_synthetic']
 
-# %% ../nbs/04_preprocess.ipynb #26b71b35
+# %% ../nbs/04_preprocess.ipynb #ebb7c7f8
 import csv
 import hashlib
 import multiprocessing
@@ -28,7 +28,7 @@ import numpy as np
 from scipy import ndimage
 from tqdm.auto import tqdm
 
-from .dataset import ArchiveWriter, choose_holdout, png, write_archive
+from .dataset import ArchiveWriter, choose_holdout, one_scale, png, write_archive
 from .micrographs import BadInput, LabelMap, list_images, read_micrograph, to_uint8, white_level
 from .synthetic import iter_specimens, phase_fraction
 
@@ -687,7 +687,7 @@ def prepare(
         manifest = write_archive(dest, items(), settings, finish)
     return _summary(dest, manifest, held, feature, len(files), clipped)
 
-# %% ../nbs/04_preprocess.ipynb #30191332
+# %% ../nbs/04_preprocess.ipynb #3e2da06e
 def _check_arguments(dest, size, window, stride, intensity, stretch, holdout, median, resize, workers, thresholds):
     def whole(value): return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0
     if dest.is_dir(): raise BadInput(f"{dest}: is a folder, the archive is a file: give a name such as {dest / 'data.zip'}")
@@ -727,7 +727,7 @@ def _summary(dest, manifest, held, feature, n_files, clipped):
     images, settings, sources, rejected, spread = (manifest[key] for key in ("images", "settings", "sources", "rejected", "fraction_spread"))
     groups = dict(Counter(record["group"] for record in images))
     fractions = [r["fraction"] for r in images]
-    sizes = {tuple(r["pixel_size_nm"]) if r["pixel_size_nm"] else None for r in images}
+    sizes, scale = {tuple(r["pixel_size_nm"]) if r["pixel_size_nm"] else None for r in images}, one_scale([r["pixel_size_nm"] for r in images])
     left_out = dict(Counter(r["why"] for r in manifest["rejected_images"]))
     barred, unknown = [s for s in sources if s["bar_rows"]], sum(s["pixel_size_nm"] is None for s in sources)
     enlarged = [s for s in sources if "enlarged" in s]
@@ -758,7 +758,7 @@ def _summary(dest, manifest, held, feature, n_files, clipped):
             "n_holdout": sum(r["part"] == "holdout" for r in images), "size": settings["size"], "window": settings["window"], "stride": settings["stride"],
             "feature_px": None if feature is None else round(feature, 1), "groups": groups, "holdout_groups": sorted(held),
             "reference": settings["reference"], "stretch": settings["stretch"], "ranking": manifest["ranking"][:5], "n_ranked": len(manifest["ranking"]),
-            "pixel_size_nm": list(next(iter(sizes))) if len(sizes) == 1 and None not in sizes else None,
+            "pixel_size_nm": scale and list(scale),
             "fraction": {"q05": float(np.quantile(fractions, 0.05)), "q50": float(np.quantile(fractions, 0.5)), "q95": float(np.quantile(fractions, 0.95))},
             "fraction_spread": spread, "rejected": rejected, "rejected_images": left_out, "notes": notes}
 
@@ -784,7 +784,7 @@ def details(
     lines += [f"  {r['file']}: {r['why']}" for r in rejected[:most]] + ([f"  and {len(rejected) - most} more, see manifest.json in the archive"] if len(rejected) > most else [])
     return "\n".join(lines)
 
-# %% ../nbs/04_preprocess.ipynb #8dfe5a66
+# %% ../nbs/04_preprocess.ipynb #6c11b855
 def prepare_synthetic(
     dest,              # the archive to write, .zip
     size=32,           # side of an image, px
@@ -792,11 +792,13 @@ def prepare_synthetic(
     seed=0,
     n_specimens=30,
     holdout=0.2,       # share of images kept out of training, by whole specimens; 0 = none
-    field_um=4.8,      # side of an image, µm: at 32 px a lamella period then has four to six pixels, which a narrow network learns in minutes (at 6.4 µm and three to four it did not)
+    field_um=None,     # side of an image, µm; None = 4.8 for islands (at 32 px a lamella period then has four to six pixels, which a narrow network learns in minutes; at 6.4 µm and three to four it did not), 99.2 nm a pixel for grains (the paper's x1000)
+    kind=None,         # 'islands' or 'grains', see chapter 2; None = islands up to 64 px, grains above
+    fractions=(0.37, 0.90),   # martensite of the first and the last specimen
     workers=None,      # processes; None = one per core, up to 8, one for small archives
     progress=True,     # a progress bar
     maps=None,         # second archive to write, .zip: the phase maps, martensite white; None = none
-    **options,         # further arguments of `iter_specimens` and `dual_phase`, such as fractions=(0.37, 1.0)
+    **options,         # further arguments of `iter_specimens` and `dual_phase`
 ):
     "Write an archive of seeded dual-phase steel and return a summary, a dict."
     dest, maps = Path(dest), maps and Path(maps)
@@ -805,14 +807,18 @@ def prepare_synthetic(
         _check_arguments(maps, size, None, None, "none", None, holdout, 0, False, workers, {})
         if maps.resolve() == dest.resolve(): raise BadInput(f"maps: {maps} is the archive of the images: give it another name")
     if workers is None: workers = min(_cores(), 8) if n_images * size**2 > 2**25 else 1
-    stream = iter_specimens(n_images, size, seed, n_specimens, field_um=field_um, workers=workers, **options)
+    kind = kind or ("islands" if size <= 64 else "grains")
+    field_um = field_um or (4.8 if kind == "islands" else 0.0992 * size)
+    how = {"fractions": tuple(fractions), "field_um": field_um, "kind": kind} | options
+    stream = iter_specimens(n_images, size, seed, n_specimens, workers=workers, **how)
     with _unseen(): first = next(stream)                              # starts the workers
     scale, held = [1000 * field_um / size] * 2, set()
-    settings = {"synthetic": {"size": size, "n_images": n_images, "seed": seed, "n_specimens": n_specimens, "field_um": field_um} | options, "intensity": "none", "holdout": holdout}
+    settings = {"synthetic": {"size": size, "n_images": n_images, "seed": seed, "n_specimens": n_specimens} | how, "intensity": "none", "holdout": holdout}
 
     def finish(records):
         if holdout: held.update(choose_holdout([r["group"] for r in records], [r["fraction"] for r in records], holdout))
         for r in records: r["part"] = "holdout" if r["group"] in held else "train"
+        return {"specimens": [{"group": f"specimen{k:02d}", "fraction": float(f)} for k, f in enumerate(np.linspace(*fractions, n_specimens))]}      # nominal
 
     def items():
         def all_of_it():

@@ -321,3 +321,8 @@ def test_many_groups_are_chosen_quickly():
     assert len(held) == 600 and time.monotonic() - start < 5
     values = np.random.default_rng(0).random(200_000)
     assert choose_holdout(np.arange(200_000) % 18, values) and time.monotonic() - start < 20
+
+
+def test_scales_that_agree_to_two_per_cent_are_one():
+    assert chapter.one_scale([(50, 50), (50.4, 50.2), (50.1, 50)]) == (50.1, 50.0) and chapter.one_scale([(50, 50), None]) is None
+    assert chapter.one_scale([(50, 50), (51.5, 51.5)]) is None and chapter.one_scale([]) is None
