@@ -714,7 +714,7 @@ def load_official(
         raise BadInput(f"{path} is not read as an official network pickle: {e}") from None
     return Networks(nets["G_ema"], nets.get("G"), nets.get("D"), meta, path)
 
-# %% ../nbs/14_checkpoints.ipynb #5efedb84
+# %% ../nbs/14_checkpoints.ipynb #0de1f93a
 def load_networks(
     path,  # an official network pickle, a snapshot, or a run directory (its newest snapshot)
     best: str | None = None,  # of a run: the best by this metric
@@ -722,8 +722,8 @@ def load_networks(
     "The networks of any file that holds some, with `meta['kind']`."
     path = find_snapshot(path, best)
     with open(path, "rb") as f:
-        is_pickle = f.read(1) == b"\x80"
-    found, kind = (load_official(path), "official network pickle") if is_pickle or path.suffix == ".pkl" else (_read_snapshot(path), "snapshot")
+        is_pickle = path.suffix != ".safetensors" and (f.read(1) == b"\x80" or path.suffix == ".pkl")
+    found, kind = (load_official(path), "official network pickle") if is_pickle else (_read_snapshot(path), "snapshot")
     return Networks(found.G_ema, found.G, found.D, {**found.meta, "kind": kind}, path)
 
 
