@@ -486,7 +486,7 @@ class _Pickle:
                         raise _Refused("it refers to something outside of the file")
                     stack.append(_Call("persistent", (stack.pop(),)))
 
-# %% ../nbs/14_checkpoints.ipynb #d037c8f1
+# %% ../nbs/14_checkpoints.ipynb #3857b652
 _GLOBALS = {
     "torch_utils.persistence _reconstruct_persistent_obj": "module",
     "dnnlib.util EasyDict": "dict",
@@ -620,6 +620,19 @@ class _OfficialFile:
                 found.update(self.tensors(entry, f"{prefix}{name}.", depth + 1) if kind == "_modules" else {prefix + name: entry})
         return found
 
+    def differences(self, value, own: torch.nn.Module, prefix: str = "") -> list[str]:
+        "Properties of layers that a file gives other values than ours have: a fork whose program differs where its arguments do not."
+        state, plain = self.state(value)[1], (int, float, str, bool, type(None))
+        found = [
+            f"{attribute} of {prefix.rstrip('.')} is {_quoted(there, 40)} there and {here} here"
+            for attribute in ("activation", "up", "down", "conv_clamp", "use_noise", "architecture", "group_size", "num_channels", "bias_gain")
+            if attribute in state and type(there := state[attribute]) in plain and there != (here := getattr(own, attribute, there))
+        ]
+        for name, child in own.named_children():
+            if state["_modules"].get(name) is not None:
+                found += self.differences(state["_modules"][name], child, f"{prefix}{name}.")
+        return found
+
 # %% ../nbs/14_checkpoints.ipynb #f2221efd
 _COMMON = dict(c_dim="c_dim", img_resolution="img_resolution", img_channels="img_channels")
 _MAPPING = dict(num_layers="mapping_layers", embed_features="embed_features", layer_features="layer_features", activation="mapping_activation", lr_multiplier="mapping_lr_multiplier")
@@ -663,7 +676,7 @@ def official_arguments(kind: str, args: tuple, kwargs: dict) -> dict:
         _need(name in found, f"its {kind} does not say what its {name} is")
     return found
 
-# %% ../nbs/14_checkpoints.ipynb #1550829a
+# %% ../nbs/14_checkpoints.ipynb #21f8f338
 def _plain_entries(value) -> dict:
     "The numbers and short texts of a dictionary from a pickle."
     return {_quoted(k): v if type(v) is not str else _quoted(v, 200) for k, v in value.items() if type(v) in (int, float, bool, str, type(None))} if type(value) is dict else {}
@@ -698,6 +711,8 @@ def load_official(
             arguments = official_arguments(kind, state.get("_init_args", ()), state.get("_init_kwargs"))
             records = file.tensors(top[key])
             net = _make_network(cls, arguments, {n: file.shape(r) for n, r in records.items()}, key)
+            differences = file.differences(top[key], net, f"{key}.")
+            _need(not differences, f"it comes from a program that computes something else: {'; '.join(differences[:20])}")
             with torch.no_grad():
                 for name, own in net.state_dict().items():
                     own.copy_(file.tensor(records[name]))

@@ -68,6 +68,7 @@ def attributes(module, arguments=None):
         training=False, _parameters=OrderedDict(module._parameters), _buffers=OrderedDict(module._buffers), _non_persistent_buffers_set=set(), _backward_hooks=OrderedDict(),
         _forward_hooks=OrderedDict(), _modules=OrderedDict((n, attributes(m)) for n, m in module._modules.items() if m is not None), weight_gain=np.float64(0.5), _init_args=(),
         _init_kwargs=arguments or {})
+    state.update({k: getattr(module, k) for k in ("activation", "up", "down", "conv_clamp", "use_noise", "architecture", "group_size", "num_channels", "bias_gain") if hasattr(module, k)})
     state.class_name = type(module).__name__
     return state
 

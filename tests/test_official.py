@@ -147,6 +147,18 @@ def test_positional_arguments_half_precision_and_other_layouts(tmp_path):
     assert torch.equal(read.mapping.fc0.weight, kept) and torch.equal(read.mapping.fc0.bias, G.mapping.fc0.bias.half().float()) and read.mapping.fc0.bias.dtype == torch.float32
 
 
+def test_a_fork_with_another_program_is_refused(tmp_path):
+    content = official_files.content_of(official_files.networks()[0])
+    layer = content["G_ema"]["_modules"]["synthesis"]["_modules"]["b8"]["_modules"]["conv0"]
+    for name, value in dict(activation="relu", conv_clamp=64, use_noise=False).items():
+        kept, layer[name] = layer[name], value
+        said = refused(tmp_path / "x.pkl", official_files.dump(content))
+        assert f"{name} of G_ema.synthesis.b8.conv0 is {value} there" in said
+        layer[name] = kept
+    (tmp_path / "x.pkl").write_bytes(official_files.dump(content))
+    load_official(tmp_path / "x.pkl")
+
+
 def test_all_mismatches_are_named_at_once(tmp_path):
     content = official_files.content_of(official_files.networks()[0])
     layer = content["G_ema"]["_modules"]["synthesis"]["_modules"]["b8"]["_modules"]["conv1"]
