@@ -676,7 +676,7 @@ def official_arguments(kind: str, args: tuple, kwargs: dict) -> dict:
         _need(name in found, f"its {kind} does not say what its {name} is")
     return found
 
-# %% ../nbs/14_checkpoints.ipynb #21f8f338
+# %% ../nbs/14_checkpoints.ipynb #2fff0174
 def _plain_entries(value) -> dict:
     "The numbers and short texts of a dictionary from a pickle."
     return {_quoted(k): v if type(v) is not str else _quoted(v, 200) for k, v in value.items() if type(v) in (int, float, bool, str, type(None))} if type(value) is dict else {}
@@ -718,8 +718,9 @@ def load_official(
                     own.copy_(file.tensor(records[name]))
             nets[key] = net.eval().requires_grad_(False)
         meta = dict(training_set=_plain_entries(top.get("training_set_kwargs")), protocol=file.pickle.protocol, sha256=hashlib.sha256(data).hexdigest())
-        if top.get("augment_pipe") is not None:
-            p = file.tensors(top["augment_pipe"]).get("p")
+        pipe = top.get("augment_pipe")
+        if isinstance(pipe, _Call) and pipe.name == "module":
+            p = file.tensors(pipe).get("p")
             if p is not None:
                 _need(file.shape(p) == (), "the p of its augment_pipe is no number")
                 meta["p"] = float(file.tensor(p))

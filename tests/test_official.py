@@ -125,7 +125,7 @@ def test_official_defaults_and_extra_keys(tmp_path):
                 del content[key]["_init_kwargs"][group][name]
     del content["training_set_kwargs"], content["augment_pipe"]
     content["G_ema"]["_init_kwargs"]["synthesis_kwargs"].update(fused_modconv_default="inference_only", fp16_channels_last=True)
-    content |= dict(cur_nimg=25000, vgg="left alone")
+    content |= dict(cur_nimg=25000, vgg="left alone", augment_pipe="none of ours")
     (tmp_path / "x.pkl").write_bytes(official_files.dump(content))
     nets = load_official(tmp_path / "x.pkl")
     assert same(nets.G_ema, G) and nets.meta["unread"] == ["cur_nimg", "vgg"] and nets.meta["training_set"] == {}
