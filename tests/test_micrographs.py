@@ -1,13 +1,24 @@
 """Chapter 01: reading, refusing, the data bar."""
 import io
+import lzma
 import os
+import random
+import struct
+import subprocess
+import sys
+import time
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageDraw, ImageFont
+import vendor_files as made
+from PIL import Image
+from vendor_files import with_bar
 
+from semgan_nb import micrographs
 from semgan_nb.micrographs import (BadInput, LabelMap, Micrograph, atomic, embedded, find_bar, list_images, read_micrograph,
                                    show, to_uint8)
 from semgan_nb.synthetic import dual_phase
@@ -21,21 +32,6 @@ def image():
 @pytest.fixture(scope="module")
 def steel():
     return dual_phase(np.random.default_rng(0), 512, 0.5, field_um=51.2)[0]
-
-
-def with_bar(image, rows, background=0, ink=255, frame=0, over=False, text=True, gap=0):
-    """A micrograph with a drawn data bar of this many rows, below or over it."""
-    h, w = image.shape
-    canvas = Image.new("L", (w, rows), background)
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(max(8, int(0.26 * rows)))
-    if text:
-        draw.text((8, 0.10 * rows), "15.0kV x1.00k SE WD 5.2mm", fill=ink, font=font)
-        draw.text((8, 0.52 * rows), "2022/03/04 A7", fill=ink, font=font)
-        draw.rectangle((0.7 * w, 0.76 * rows, 0.95 * w, 0.8 * rows), fill=ink)
-        draw.text((0.78 * w, 0.2 * rows), "50um", fill=ink, font=font)
-    if frame:
-        draw.rectangle((gap, gap, w - 1 - gap, rows - 1 - gap), outline=ink, width=frame)
-    return np.vstack([image[:h - rows] if over else image, np.asarray(canvas)])
 
 
 def jpeg(image, quality=85):
@@ -184,13 +180,13 @@ def test_fei_record(tmp_path, image):
     assert m.tags["detector"] == "ETD"
     tifffile.imwrite(tmp_path / "half.tif", image[::2, ::2], extratags=fei_tag(512, 512, 0), metadata=None)
     m = read_micrograph(tmp_path / "half.tif")                       # resized after recording: its scale would be wrong
-    assert m.pixel_size_nm is None and "resized" in m.tags["warning"]
+    assert m.pixel_size_nm is None and "resized" in m.tags["warnings"][0]
 
 
 def test_first_of_many_pages(tmp_path, image):
     tifffile.imwrite(tmp_path / "stack.tif", np.stack([image, 255 - image, image]), photometric="minisblack")
     m = read_micrograph(tmp_path / "stack.tif")
-    assert (m.pixels == image).all() and m.tags["pages"] == 3 and "3 pages" in m.tags["warning"]
+    assert (m.pixels == image).all() and m.tags["pages"] == 3 and "3 pages" in m.tags["warnings"][0]
     tifffile.imwrite(tmp_path / "ij.tif", np.stack([image] * 4), imagej=True)
     m = read_micrograph(tmp_path / "ij.tif")
     assert m.pixels.shape == image.shape and m.tags["pages"] == 4
@@ -298,3 +294,617 @@ def test_atomic(tmp_path):
 def test_show(image):
     fig = show([image, Micrograph(image, (50.0, 50.0)), image > 128], ["a", "b", "c"])
     assert len(fig.axes) == 3 and [len(ax.texts) for ax in fig.axes] == [0, 1, 0] and fig.axes[1].texts[0].get_text() == "5 µm"
+
+
+# ---- what vendors write ----
+
+def near(*values):
+    return pytest.approx(values if len(values) > 1 else values * 2, rel=2e-3)
+
+
+def read(path, **options):
+    m = read_micrograph(path, **options)
+    assert isinstance(m.tags["warnings"], list) and all(isinstance(w, str) and "\n" not in w for w in m.tags["warnings"])
+    return m
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """Noise to cut images of any size from."""
+    return np.random.default_rng(3).normal(120, 25, (2200, 2600)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("code", [34682, 34680])
+def test_fei(tmp_path, wide, order, code):
+    m = read(made.tiff(tmp_path / "a.tif", with_bar(wide[:442, :512], 29), [(code, 2, made.fei())], order=order, resolution=(96, 96), unit=2))
+    assert m.pixel_size_nm == near(3372.4) and m.bar_rows == 29 and not m.tags["warnings"]
+    tags = {"vendor": "FEI", "model": "Quanta", "detector": "ETD", "voltage_kv": 5, "magnification": 120, "date": "13.06.2016 17:06:40", "pixel_size_from": "FEI PixelWidth"}
+    assert {k: m.tags[k] for k in tags} == tags and m.tags["working_distance_mm"] == pytest.approx(4.03466)
+
+
+def test_fei_variants(tmp_path, wide):
+    def one(pixels, text, code=34682, **options):
+        return read(made.tiff(tmp_path / "a.tif", pixels, [(code, 2, text)], **options))
+    m = one(wide[:512, :768], made.fei(768, 512, 39, pixel=None, hfw="0.202732", beam="IRBeam"))       # the chamber camera, saved without its bar
+    assert m.pixel_size_nm == near(0.202732 / 768 * 1e9) and m.bar_rows == 0 and "IRBeam" in m.tags["warnings"][0]
+    m = one(wide[:442, :512], made.fei(pixel=""))                                                      # an empty value is a missing one
+    assert m.pixel_size_nm == near(3372.4) and "HFW" in m.tags["pixel_size_from"]
+    m = one(wide[:300, :512], made.fei())                                                              # cropped above: keeps its scale
+    assert m.pixel_size_nm == near(3372.4) and "cropped" in m.tags["warnings"][0] and m.bar_rows == 0
+    for shape in ((221, 256), (236, 256), (942, 1024)):                                                # reduced, or cropped: who knows
+        m = one(wide[:shape[0], :shape[1]], made.fei())
+        assert m.pixel_size_nm is None and "pixel_size_from" not in m.tags and "512 pixels wide" in m.tags["warnings"][0]
+    m = one(with_bar(wide[:442, :512], 29), made.fei(hfw="0.0034"))
+    assert m.pixel_size_nm == near(3372.4) and "HFW" in m.tags["warnings"][0]
+    m = one(with_bar(wide[:442, :512], 29), made.fei(pixel_y="6.7448e-006"))
+    assert m.pixel_size_nm == near(6744.8, 3372.4) and any("not square" in w for w in m.tags["warnings"])
+    for broken in ("nan", "-1e-9", "0", "1e300", "abc", "1e-30"):
+        assert one(with_bar(wide[:442, :512], 29), made.fei(pixel=broken, hfw="")).pixel_size_nm is None
+    xml = b'<?xml version="1.0"?><Metadata xmlns="http://x"><BinaryResult><PixelSize><X unit="m">4.1e-008</X><Y unit="m">4.1e-008</Y></PixelSize></BinaryResult></Metadata>'
+    assert one(wide[:442, :512], xml).pixel_size_nm == near(41)
+    assert one(with_bar(wide[:442, :512], 29), made.fei().rstrip(b"\0") + xml).tags["warnings"]
+    bomb = b'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]><Metadata><PixelSize><X>&b;</X></PixelSize></Metadata>'
+    assert one(wide[:442, :512], bomb).pixel_size_nm is None
+
+
+def test_zeiss(tmp_path, wide):
+    def one(shape, text, code=34118, kind=2, encoding="latin-1", **options):
+        return read(made.tiff(tmp_path / "a.tif", wide[:shape[0], :shape[1]], [(code, kind, text.encode(encoding) + b"\0" * (encoding == "latin-1"))], resolution=(1, 1), unit=1, **options))
+    m = one((1536, 2048), made.zeiss())
+    assert m.pixel_size_nm == pytest.approx((3.671875,) * 2, rel=1e-6) and not m.tags["warnings"] and "head" in m.tags["pixel_size_from"]
+    tags = {"vendor": "Zeiss", "detector": "InLens", "model": "SUPRA 40", "magnification": 50000, "voltage_kv": 20, "working_distance_mm": 2.8, "date": "18 Jul 2019 10:09:27"}
+    assert {k: m.tags[k] for k in tags} == tags
+    m = one((384, 512), made.zeiss("5.825000e-009", 512, 384, None, "5.825 nm", "5.965 µm", mag="105 X"))    # V05.04: the pixel size refers to 1024 columns
+    assert m.pixel_size_nm == near(11.65) and m.tags["magnification"] == 105 and not m.tags["warnings"]
+    for keep, nm in ((dict(image_pixel="12.33 nm"), 12.33), (dict(image_pixel=None, pixel=None, field="5.965 µm"), 5965 / 512), (dict(image_pixel=None, pixel="6.165 nm", field=None), 12.33), (dict(image_pixel="820 pm", pixel=None, field=None), 0.82)):
+        assert one((384, 512), made.zeiss("", 512, 384, **(dict(pixel=None, field=None) | keep))).pixel_size_nm == near(nm)
+    m = one((1536, 2048), made.zeiss(image_pixel="12.33 nm"))
+    assert m.pixel_size_nm == near(3.672) and any("12.33 nm" in w for w in m.tags["warnings"])
+    assert one((1536, 2048), made.zeiss(), 34119, 1, "utf-16-le").pixel_size_nm == near(3.672)
+    m = one((768, 1024), made.zeiss())                               # stored 2048 wide: this one was reduced or cropped
+    assert m.pixel_size_nm is None and "2048 pixels wide" in m.tags["warnings"][0] and "7.344 nm" in m.tags["warnings"][0] and "3.672" in m.tags["warnings"][0]
+    m = one((700, 2048), made.zeiss())
+    assert m.pixel_size_nm == near(3.672) and "cropped" in m.tags["warnings"][0]
+    assert "FIB" in one((1536, 2048), made.zeiss(mode="FIB")).tags["warnings"][0]
+    only = "\r\n".join(["AP_WIDTH", "Width = 5.965 µm", "DP_SEM"])
+    assert one((384, 512), only).pixel_size_nm == near(5965 / 512)
+    path = made.tiff(tmp_path / "pages.tif", wide[:384, :512], [(34118, 2, made.zeiss("5.825e-009", 512, 384, None, None, None).encode("latin-1"))], more=[wide[384:768, :512]])
+    m = read(path, page=1)
+    assert (m.pixels == wide[384:768, :512]).all() and m.pixel_size_nm == near(11.65) and m.tags["page"] == 1 and m.tags["pages"] == 2
+
+
+def test_tescan(tmp_path, wide):
+    barred = with_bar(wide[:768, :1024], 120)
+    for kind in (1, 6, 7):
+        m = read(made.tiff(tmp_path / "a.tif", barred, [(50431, kind, made.tescan())]))
+        assert m.pixel_size_nm == near(41) and m.bar_rows == 120 and m.tags["vendor"] == "TESCAN" and not m.tags["warnings"]
+        assert (m.tags["voltage_kv"], m.tags["working_distance_mm"], m.tags["detector"], m.tags["model"], m.tags["magnification"]) == (20, 10.1, "SE", "MIRA3 LMH", 5000)
+    text = made.tescan()[268:].replace(b"\0", b"").decode("latin-1")
+    text = "[MAIN]" + text.partition("[MAIN]")[2]
+    for name, side_car in (("b.tif", "b.hdr"), ("c.tif", "c-tif.hdr"), ("d.png", "d.hdr"), ("e.png", "e-png.hdr")):
+        Image.fromarray(barred).save(tmp_path / name)
+        (tmp_path / side_car).write_text(text, encoding="utf-8")
+        assert read(tmp_path / name).pixel_size_nm == near(41), side_car
+    m = read(made.tiff(tmp_path / "a.tif", barred, [(50431, 1, b"\1\2\3" + text.encode())]))                 # blocks that make no sense: its lines do
+    assert m.pixel_size_nm == near(41)
+    m = read(made.tiff(tmp_path / "a.tif", wide[:888, :1024], [(50431, 1, made.tescan())]))                    # a stated bar that is not there
+    assert m.bar_rows == 120 and "none can be seen" in m.tags["warnings"][0]
+    (tmp_path / "a.hdr").write_text(text.replace("4.1e-008", "9e-008"))
+    m = read(made.tiff(tmp_path / "a.tif", barred, [(50431, 1, made.tescan())]))                               # the tag before the text, and the difference told
+    assert m.pixel_size_nm == near(41) and "90 nm" in m.tags["warnings"][0]
+
+
+def test_phenom(tmp_path, wide):
+    barred = with_bar(wide[:1024, :1024], 64)
+    m = read(made.tiff(tmp_path / "a.tif", barred, [(34683, 2, made.phenom() + b"\0")]))
+    assert m.pixel_size_nm == near(694.952) and m.bar_rows == 64 and not m.tags["warnings"]
+    assert (m.tags["vendor"], m.tags["model"], m.tags["detector"], m.tags["voltage_kv"], m.tags["working_distance_mm"]) == ("Phenom", "ProX G5", "BSD", 15, 6.1)
+    Image.fromarray(barred).save(tmp_path / "a.jpg", comment=made.phenom("694.952", "nm"), quality=95)
+    m = read(tmp_path / "a.jpg")
+    assert m.pixel_size_nm == near(694.952) and m.bar_rows == 64
+    Image.fromarray(barred).save(tmp_path / "b.jpg", quality=95)
+    with open(tmp_path / "b.jpg", "ab") as f:                         # behind the image's end
+        f.write(made.phenom())
+    assert read(tmp_path / "b.jpg").pixel_size_nm == near(694.952)
+    m = read(made.tiff(tmp_path / "half.tif", wide[:544, :512], [(34683, 2, made.phenom())]))
+    assert m.pixel_size_nm is None and "1024 pixels wide" in m.tags["warnings"][0]
+
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-be-bom", "utf-16-le", "cp1252", "iso-8859-2"]
+
+
+def encoded(text, encoding, end="\r\n"):
+    text = text.replace("\n", end)
+    return b"\xfe\xff" + text.encode("utf-16-be") if encoding == "utf-16-be-bom" else text.encode(encoding, "replace")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_hitachi_encodings(tmp_path, wide, encoding):
+    barred = with_bar(wide[:960, :1280], 140)
+    for name, end in (("a.tif", "\r\n"), ("b.bmp", "\n"), ("c.jpg", "\r\n")):
+        Image.fromarray(barred).save(tmp_path / name)
+        (tmp_path / name).with_suffix(".txt").write_bytes(encoded(made.hitachi(), encoding, end))
+        m = read(tmp_path / name)
+        assert m.pixel_size_nm == (506.25, 506.25) and not m.tags["warnings"] and abs(m.bar_rows - 140) <= 2
+        tags = {"vendor": "Hitachi", "model": "TM3000", "magnification": 250, "voltage_kv": 15, "working_distance_mm": 6.9, "detector": "BSE COMPO", "date": "16/08/2016 18:56:58", "pixel_size_from": "Hitachi side-car PixelSize"}
+        assert {k: m.tags[k] for k in tags} == tags
+
+
+def test_hitachi_rules(tmp_path, wide):
+    def one(text, shape=(960, 1280), name="a.png", side_car="a.txt"):
+        Image.fromarray(wide[:shape[0], :shape[1]]).save(tmp_path / name)
+        (tmp_path / side_car).write_text(text)
+        m = read(tmp_path / name)
+        (tmp_path / side_car).unlink()
+        return m
+    plain = dict(size="1280x960")
+    assert one(made.hitachi(first="", **plain)).pixel_size_nm == (506.25,) * 2                                 # the first line may be missing
+    assert one(made.hitachi(first="[TemImageFile]\n", **plain)).pixel_size_nm == (506.25,) * 2
+    m = one(made.hitachi("S-4700", None, "1280x960", "15000"))                                                # no PixelSize: the 127 mm rule
+    assert m.pixel_size_nm == near(6.615) and "127 mm" in m.tags["pixel_size_from"]
+    m = one(made.hitachi("SU8000", "2480.469", "1280x960", "40"))
+    assert m.pixel_size_nm == near(2480.469) and not m.tags["warnings"]
+    m = one(made.hitachi("SU8000", "1240.2", "1280x960", "40"))                                               # the check fails
+    assert m.pixel_size_nm == near(1240.2) and "127 mm" in m.tags["warnings"][0]
+    m = one(made.hitachi("SU5000", "", "1280x960", "1000"))                                                   # not known to obey it: a hint, no scale
+    assert m.pixel_size_nm is None and "99.2" in m.tags["warnings"][0]
+    assert one(made.hitachi("TM3000", "", "1280x960", "250")).pixel_size_nm is None
+    assert one(made.hitachi("TM3000", "", "1280x960", "250", DPI="200.69")).pixel_size_nm == near(506.25)
+    m = one(made.hitachi(size="2560x1920"))                                                                   # stale or reduced
+    assert m.pixel_size_nm is None and "2560 pixels wide" in m.tags["warnings"][0]
+    assert one(made.hitachi(size="1280x1100")).pixel_size_nm == (506.25,) * 2                                 # its bar was cut off
+    for stale in ("A1.TIF", "a1.tif", "A1.tif"):                                                              # no text of that stem: the one that names the image
+        m = one(made.hitachi(name=stale, **plain), name="A1.tif", side_car=f"other{stale[-3:]}.txt")
+        assert m.pixel_size_nm == (506.25,) * 2
+    assert one("specimen 4\netched 10 s\nPixelSize=5\n").pixel_size_nm is None                                # any text is no side-car
+    assert one(made.hitachi(name="another.tif", **plain)).pixel_size_nm == (506.25,) * 2                      # renamed: the stem counts
+    assert one(made.hitachi(pixel="-3", size="x", magnification="many", **{"Key": "a=b=c"})).pixel_size_nm is None
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS + ["cp932"])
+def test_jeol(tmp_path, wide, encoding):
+    image = with_bar(wide[:1920, :2560], 128)
+    Image.fromarray(image).save(tmp_path / "a.tif")
+    (tmp_path / "a.txt").write_bytes(encoded(made.jeol(marker="10um" if encoding in ("iso-8859-2", "cp932") else "10µm"), encoding))
+    m = read(tmp_path / "a.tif")
+    assert m.pixel_size_nm == near(120e6 / (430 * 2560)) and m.bar_rows == 128 and not m.tags["warnings"]
+    tags = {"vendor": "JEOL", "model": "8530F", "magnification": 430, "voltage_kv": 15, "working_distance_mm": 10.74, "detector": "COMPO", "date": "2019/09/30 09:59:24"}
+    assert {k: m.tags[k] for k in tags} == tags
+
+
+def test_jeol_rules(tmp_path, wide):
+    def one(text, w, h, rows=0, dpi=None):
+        Image.fromarray(with_bar(wide[:h, :w], rows) if rows else wide[:h, :w]).save(tmp_path / "a.tif", **({"dpi": (dpi, dpi)} if dpi else {}))
+        (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+        return read(tmp_path / "a.tif")
+    at = lambda width, zoom=430: near(120e6 / (zoom * width))
+    for w in (800, 640):                                                                                      # saved smaller, recorded at 1280
+        text = made.jeol("1280 960", "100um", "458")
+        m = one(text, w, w * 3 // 4, w // 20)
+        assert m.pixel_size_nm == at(w) and m.bar_rows == w // 20 and not m.tags["warnings"]
+        assert one(text, w, w * 3 // 4, 0, dpi=w * 25.4 / 120).pixel_size_nm == at(w)                          # no bar: its print density tells
+        m = one(text, w, w * 3 // 4)                                                                          # nothing tells: may be a crop
+        assert m.pixel_size_nm is None and "1280 pixels wide" in m.tags["warnings"][0]
+        assert one(text, w, w * 3 // 4, w // 20, dpi=300).pixel_size_nm is None                               # something contradicts
+    m = one(made.jeol(marker="10um", bar="80"), 2560, 1920, 128)                                              # the 120 mm rule does not hold here
+    assert m.pixel_size_nm == near(125) and "1.2%" in m.tags["warnings"][0]
+    assert one(made.jeol(marker="5 deg."), 2560, 1920, 128).pixel_size_nm is None                             # an angle is no length
+    assert one(made.jeol(bar=""), 2560, 1920, 128).pixel_size_nm is None
+    none = {"$CM_FULL_SIZE": None, "$$SM_MICRON_MARKER": None, "$$SM_MICRON_BAR": None}
+    new = none | {"$CM_IMAGE_SIZE": "1280 960", "$SM_PNU_HEIGHT": "64"}
+    m = one(made.jeol(**new, **{"$CM_PIXEL_SIZE": "93.75nm", "$CM_FIELD_OF_VIEW": "120.0µm 90.0µm"}), 1280, 960, 64)
+    assert m.pixel_size_nm == near(93.75) and m.bar_rows == 64 and not m.tags["warnings"]
+    assert one(made.jeol(**new, **{"$CM_FIELD_OF_VIEW": "120.0 µm 90.0 µm"}), 1280, 960).pixel_size_nm == near(93.75)
+    m = one(made.jeol(**new, **{"$SM_STANDARD_FIELD_SIZE": "128", "$SM_DETECTOR": "BED-C", "$CM_SIGNAL": None}), 1280, 960, 64)
+    assert m.pixel_size_nm == near(128e6 / 430 / 1280) and m.tags["detector"] == "BED-C"
+    m = one(made.jeol(**new, **{"$CM_PIXEL_SIZE": "93.75nm", "$CM_FIELD_OF_VIEW": "240.0µm 180.0µm"}), 1280, 960, 64)
+    assert m.pixel_size_nm == near(93.75) and "187.5 nm" in m.tags["warnings"][0]
+    m = one(made.jeol(**new, **{"$CM_PIXEL_SIZE": "93.75nm"}), 640, 512, 32)
+    assert m.pixel_size_nm is None
+    assert one(made.jeol(**none, **{"$$EM_PIXELSPERMETER_X": "5e9"}), 1280, 960).pixel_size_nm == near(0.2)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_imagej(tmp_path, image, order):
+    def one(text, resolution=(5.928571, 5.928571), **options):
+        return read(made.tiff(tmp_path / "a.tif", image, [(270, 2, text.encode("latin-1") + b"\0")], order=order, resolution=resolution, unit=1, **options))
+    m = one("ImageJ=1.51a\nunit=micron\nspacing=0.5\nmin=0.0\n")
+    assert m.pixel_size_nm == near(168.67) and m.tags["pixel_size_from"] == "ImageJ unit micron" and m.tags["vendor"] == "ImageJ"
+    assert one("ImageJ=1.51a\nunit=\\u00B5m\n").pixel_size_nm == near(168.67)
+    assert one("ImageJ=1.51a\nunit=nm\n", (0.5, 0.25)).pixel_size_nm == near(4, 2)
+    for unit in ("", "unit=inch\n", "unit=cm\n", "unit=pixel\n", "unit=\n", "spacing=3\n"):
+        m = one("ImageJ=1.51a\n" + unit)
+        assert m.pixel_size_nm is None and not m.tags["warnings"], unit
+    assert one("ImageJ=1.51a\nunit=nm\n", (0, 0)).pixel_size_nm is None
+    m = read(made.tiff(tmp_path / "s.tif", (image.astype(np.int32) * 100 - 9000 + 32768).astype(np.uint16), [(270, 2, b"ImageJ=1.51a\nc0=-32768.0\nc1=1.0\nvunit=gray value\n\0")], order=order))
+    assert m.pixels.dtype == np.int16 and (m.pixels == image.astype(np.int32) * 100 - 9000).all()             # signed numbers that are stored shifted
+
+
+def test_gatan(tmp_path, image):
+    for order in "<>":
+        for micro in ("µm".encode("latin-1"), "µm".encode(), b"um"):
+            tags = [(65003, 2, micro + b"\0" * (5 - len(micro))), (65004, 2, micro + b"\0" * (5 - len(micro))), (65009, 12, struct.pack(order + "d", 0.0125)), (65010, 12, struct.pack(order + "d", 0.025)), (65027, 7, b"header")]
+            m = read(made.tiff(tmp_path / "a.tif", image, tags, order=order, resolution=(72, 72), unit=2))
+            assert m.pixel_size_nm == near(25, 12.5) and m.tags["vendor"] == "Gatan" and "not square" in m.tags["warnings"][0]
+
+
+def test_the_most_trusted_record_wins_and_disagreement_is_told(tmp_path, wide):
+    barred, text = with_bar(wide[:442, :512], 29), made.hitachi("SU8000", "500", "512x471", None)
+    (tmp_path / "a.txt").write_text(text)
+    imagej = (270, 2, b"ImageJ=1.51a\nunit=nm\n\0")
+    path = made.tiff(tmp_path / "a.tif", barred, [(34682, 2, made.fei()), imagej], resolution=(0.01, 0.01), unit=1)
+    m = read(path)
+    assert m.pixel_size_nm == near(3372.4) and m.tags["vendor"] == "FEI" and m.tags["model"] == "Quanta" and len(m.tags["warnings"]) == 2
+    assert "500 nm" in m.tags["warnings"][0] and "100 nm" in m.tags["warnings"][1]
+    m = read(made.tiff(path, barred, [imagej], resolution=(0.01, 0.01), unit=1))
+    assert m.pixel_size_nm == (500, 500) and m.tags["vendor"] == "Hitachi"
+    (tmp_path / "a.txt").unlink()
+    assert read(path).pixel_size_nm == near(100)
+
+
+RECORDS = [(34682, made.fei()), (34680, made.fei()), (34118, made.zeiss().encode("latin-1")), (34119, made.zeiss().encode("utf-16-le")), (50431, made.tescan()), (34683, made.phenom()), (270, b"ImageJ=1.5\nunit=nm\n\0"),
+           (65009, struct.pack("<d", 3)), (65003, b"nm\0\0\0"), (301, bytes(512)), (34412, bytes(600)), (33628, bytes(64)), (34361, bytes(600)), (33629, bytes(64)), (37706, bytes(64)), (51123, b"{}xxxxxx"), (700, b"<x:xmpmeta"), (34665, b"\0" * 8)]
+
+
+@pytest.mark.parametrize("code", [code for code, _ in RECORDS])
+def test_a_broken_record_never_makes_an_image_unreadable(tmp_path, wide, code):
+    pixels, whole = wide[:120, :128], dict(RECORDS)[code]
+    chance = random.Random(code)
+    forms = [b"", b"\0", b"\xff" * 70, whole[:len(whole) // 2], whole[::-1], whole.replace(b"=", b" "), whole.replace(b"\n", b"\0"), whole * 40, bytes(chance.randrange(256) for _ in range(500)),
+             whole.replace(b"0", b"9" * 400), b"[" + whole, whole.replace(b"e-0", b"e+9")]
+    for kind in (1, 2, 7):
+        for form in forms:
+            for pages in ((), (wide[120:240, :128],)):
+                m = read(made.tiff(tmp_path / "a.tif", pixels, [(code, kind, form)], more=pages))
+                assert (m.pixels == pixels).all()
+    data = bytearray(made.tiff(tmp_path / "a.tif", pixels, [(code, 2, whole * 2)]).read_bytes())
+    entry = data.find(struct.pack("<HH", code, 2), 128 * 120)
+    for count, offset in ((2**31, 8), (2**32 - 1, 2**32 - 1), (100, len(data) - 3), (0, 0)):                  # a count or place that cannot be
+        struct.pack_into("<II", data, entry + 4, count, offset)
+        (tmp_path / "b.tif").write_bytes(bytes(data))
+        assert (read(tmp_path / "b.tif").pixels == pixels).all()
+
+
+def test_broken_side_cars(tmp_path, image):
+    Image.fromarray(image).save(tmp_path / "a.png")
+    for data in (b"", b"\0" * 99, b"\xff\xfe", b"\xff\xfe\0", b"[SemImageFile]\xff\xfe=\0", b"[SemImageFile]", b"[SemImageFile]\nPixelSize=\nDataSize=axb\nMagnification=0\nInstructName=S-4700", b"$CM_MAG", b"$CM_FULL_SIZE 0 0\n$CM_MAG 0\n$SM_MICRON_BAR 0\n$SM_MICRON_MARKER 0um",
+                 b"$CM_FULL_SIZE 99999999999999999999 1\n$CM_PIXEL_SIZE 5nm", b"[SemImageFile]\n" + b"x" * 2**21, b"PixelSizeX=1e999\n", bytes(range(256)) * 3, b"[SemImageFile]\nDataSize=" + b"9" * 5000 + b"x1\nPixelSize=5"):
+        for ending in ("txt", "hdr"):
+            (tmp_path / f"a.{ending}").write_bytes(data)
+            assert (read(tmp_path / "a.png").pixels == image).all(), data[:60]
+    (tmp_path / "a.hdr").unlink()
+    (tmp_path / "a.txt").unlink()
+    (tmp_path / "a.txt").mkdir()
+    assert read(tmp_path / "a.png").pixel_size_nm is None
+
+
+def test_print_density_on_request(tmp_path, image):
+    cases = []
+    for ending in ("tif", "png", "jpg", "bmp"):
+        Image.fromarray(image).save(tmp_path / f"a.{ending}", dpi=(300, 300))
+        cases.append((tmp_path / f"a.{ending}", 25.4e6 / 300))
+    cases.append((made.tiff(tmp_path / "cm.tif", image, resolution=(2e5, 1e5), unit=3), (100, 50)))
+    for path, nm in cases:
+        assert read(path).pixel_size_nm is None, path
+        m = read(path, print_density=True)
+        assert m.pixel_size_nm == near(*np.ravel(nm)) and "print density" in m.tags["pixel_size_from"], path
+    m = read(made.tiff(tmp_path / "none.tif", image, resolution=(1, 1), unit=1), print_density=True)
+    assert m.pixel_size_nm is None and "no print density" in m.tags["warnings"][0]
+    m = read(made.tiff(tmp_path / "screen.tif", image, resolution=(72, 72), unit=2), print_density=True)
+    assert m.pixel_size_nm == near(352777.8) and "72 dpi" in m.tags["warnings"][0]
+    m = read(made.tiff(tmp_path / "fei.tif", with_bar(image[:442], 29), [(34682, 2, made.fei())], resolution=(96, 96), unit=2), print_density=True)
+    assert m.pixel_size_nm == near(3372.4)                          # a record is a record
+
+
+def test_pages(tmp_path, image):
+    stack = np.stack([image, 255 - image, image // 2])
+    for name, write in (("plain.tif", lambda p: tifffile.imwrite(p, stack, photometric="minisblack")), ("ij.tif", lambda p: tifffile.imwrite(p, stack, imagej=True)),
+                        ("deep.tif", lambda p: tifffile.imwrite(p, stack.astype(np.uint16) * 256, imagej=True, metadata={"unit": "um"}, resolution=(2, 2))),
+                        ("packed.tif", lambda p: made.tiff(p, image, compression=8, encode=zlib.compress, more=stack[1:]))):
+        write(tmp_path / name)
+        for k in range(3):
+            m = read(tmp_path / name, page=k)
+            assert (m.pixels == (stack[k].astype(np.uint16) * 256 if name == "deep.tif" else stack[k])).all() and m.tags["pages"] == 3 and m.tags["page"] == k, (name, k)
+            assert bool(m.tags["warnings"]) == (k == 0)              # said where nobody chose
+        for wrong in (3, -1, "x", 1.0, True):
+            with pytest.raises(BadInput, match="page"):
+                read(tmp_path / name, page=wrong)
+    assert read(tmp_path / "deep.tif", page=2).pixel_size_nm == near(500)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    with pytest.raises(BadInput, match="it has 1"):
+        read(tmp_path / "a.png", page=1)
+
+
+# ---- pixels come out exactly, or not at all ----
+
+def values(dtype, samples, rng):
+    one = rng.integers(0, 200, (70, 90)) if np.dtype(dtype).itemsize == 1 else rng.integers(0, 30000, (70, 90))
+    if np.dtype(dtype).kind == "i":
+        one = one - 90
+    one = one.astype(dtype) if np.dtype(dtype).kind != "f" else (one / 7).astype(dtype)
+    return one if samples == 1 else np.repeat(one[..., None], samples, 2)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("compression, encode", [(1, bytes), (5, made.lzw), (8, zlib.compress), (32946, zlib.compress), (32773, made.packbits), (34925, lzma.compress)])
+def test_every_depth_comes_out_exactly(tmp_path, order, compression, encode):
+    rng = np.random.default_rng(0)
+    for dtype in ("u1", "u2", "u4", "i1", "i2", "i4", "f2", "f4", "f8"):
+        for samples in (1, 3):
+            want = values(dtype, samples, rng)
+            grey = want if samples == 1 else want[..., 0]
+            for options in (dict(rows=16), dict(tile=(32, 48)), dict(rows=16, planar=2)):
+                path = made.tiff(tmp_path / "a.tif", want, order=order, compression=compression, encode=encode, photometric=1 if samples == 1 else 2, **options)
+                m = read_micrograph(path, bar=0)
+                assert m.pixels.dtype == np.dtype(dtype) and (m.pixels == grey).all(), (dtype, samples, options)
+                assert m.tags["bits"] == 8 * grey.dtype.itemsize
+            if np.dtype(dtype).kind != "f" and order == "<":          # horizontal differences
+                before = np.concatenate([want[:, :1], np.diff(want, axis=1)], 1)
+                assert (read_micrograph(made.tiff(tmp_path / "p.tif", before, compression=compression, encode=encode, predictor=2, rows=9, photometric=1 if samples == 1 else 2), bar=0).pixels == grey).all()
+
+
+def test_other_writers_agree(tmp_path):
+    rng = np.random.default_rng(1)
+    deep, soft = rng.integers(0, 65536, (61, 83)).astype(np.uint16), rng.normal(size=(61, 83)).astype(np.float32)
+    Image.fromarray(deep).save(tmp_path / "lzw16.tif", compression="tiff_lzw")
+    Image.fromarray(deep).save(tmp_path / "lzw16p.tif", compression="tiff_lzw", tiffinfo={317: 2})
+    Image.fromarray(deep).save(tmp_path / "packbits.tif", compression="packbits")
+    tifffile.imwrite(tmp_path / "zlibp.tif", deep, compression="zlib", predictor=2, byteorder=">", rowsperstrip=7)
+    tifffile.imwrite(tmp_path / "big.tif", deep, bigtiff=True, tile=(16, 32))
+    tifffile.imwrite(tmp_path / "rgb16.tif", np.repeat(deep[..., None], 3, 2), photometric="rgb", compression="zlib")
+    for path in list_images(tmp_path):
+        assert (read_micrograph(path, bar=0).pixels == deep).all() and read_micrograph(path, bar=0).pixels.dtype == np.uint16, path.name
+    Image.fromarray(soft).save(tmp_path / "soft.tif", compression="tiff_lzw", tiffinfo={317: 3})
+    assert (read_micrograph(tmp_path / "soft.tif", bar=0).pixels == soft).all()
+    twelve = deep & 4095                                             # a 12-bit camera: three bytes for two pixels, rows on whole bytes
+    bits = "".join("".join(f"{v:012b}" for v in row).ljust(-(-83 * 12 // 8) * 8, "0") for row in twelve)
+    packed = np.frombuffer(int(bits, 2).to_bytes(len(bits) // 8, "big"), np.uint8).reshape(61, -1)
+    path = made.tiff(tmp_path / "twelve.tif", packed, bits=12)
+    data = bytearray(path.read_bytes())
+    at = data.find(struct.pack("<HHII", 256, 4, 1, packed.shape[1]))
+    struct.pack_into("<I", data, at + 8, 83)
+    path.write_bytes(bytes(data))
+    m = read_micrograph(path, bar=0)
+    assert (m.pixels == twelve).all() and m.pixels.dtype == np.uint16
+    smooth = np.asarray(Image.fromarray(np.add.outer(np.arange(96), np.arange(96)).astype(np.uint8)))
+    Image.fromarray(smooth).save(tmp_path / "jpeg.tif", compression="jpeg", quality=95)
+    assert np.abs(read_micrograph(tmp_path / "jpeg.tif", bar=0).pixels.astype(int) - smooth).max() < 8
+
+
+def png(path, pixels, depth, colour, interlace=0, pieces=()):
+    """A PNG made by hand; pixels [h, w, samples]."""
+    piece = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    rows = b"".join(b"\0" + row.astype(f">u{depth // 8}").tobytes() for row in pixels)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + piece(b"IHDR", struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], depth, colour, 0, 0, interlace)) + b"".join(piece(k, d) for k, d in pieces)
+                     + piece(b"IDAT", zlib.compress(rows)) + piece(b"IEND", b""))
+    return path
+
+
+def test_png_keeps_sixteen_bits(tmp_path):
+    deep = np.random.default_rng(2).integers(0, 65536, (50, 60)).astype(np.uint16)
+    opaque = np.full_like(deep, 65535)
+    for colour, stack in ((0, [deep]), (4, [deep, opaque]), (2, [deep] * 3), (6, [deep] * 3 + [opaque])):
+        m = read_micrograph(png(tmp_path / "a.png", np.dstack(stack), 16, colour), bar=0)
+        assert m.pixels.dtype == np.uint16 and (m.pixels == deep).all() and m.tags["bits"] == 16 and not m.tags["warnings"], colour
+    m = read_micrograph(png(tmp_path / "a.png", np.dstack([deep] * 3 + [opaque // 2]), 16, 6), bar=0)
+    assert (m.pixels == deep).all() and "transparency" in m.tags["warnings"][0]
+    m = read_micrograph(png(tmp_path / "a.png", deep[..., None], 16, 0, pieces=[(b"zTXt", b"x\0\0" + zlib.compress(b"a" * 10**7)), (b"tEXt", b"broken"), (b"iCCP", b"??")]), bar=0)
+    assert (m.pixels == deep).all()                                  # what is no image does not matter
+
+
+def test_white_is_zero_at_any_depth(tmp_path):
+    rng = np.random.default_rng(4)
+    for dtype in ("u1", "u2", "u4", "i2", "f4"):
+        grey = values(dtype, 1, rng)
+        stored = grey.max() + grey.min() - grey if dtype == "f4" else ~grey if dtype[0] == "i" else np.iinfo(dtype).max - grey
+        for compression, encode in ((1, bytes), (5, made.lzw), (8, zlib.compress)):
+            m = read_micrograph(made.tiff(tmp_path / "a.tif", stored, photometric=0, compression=compression, encode=encode), bar=0)
+            assert np.allclose(m.pixels, grey, rtol=1e-5, atol=1e-2 if dtype == "f4" else 0) and m.tags["inverted"] is True, (dtype, compression)
+    grey = values("u1", 1, rng)
+    Image.fromarray(grey).save(tmp_path / "j.tif", compression="jpeg", quality=95)
+    data = (tmp_path / "j.tif").read_bytes()
+    (tmp_path / "k.tif").write_bytes(data.replace(struct.pack("<HHIHH", 262, 3, 1, 1, 0), struct.pack("<HHIHH", 262, 3, 1, 0, 0)))
+    a, b = (read_micrograph(tmp_path / n, bar=0).pixels for n in ("j.tif", "k.tif"))
+    assert (a == 255 - b).all()
+
+
+def test_palettes(tmp_path, image):
+    shuffled = np.random.default_rng(0).permutation(256)
+    for scale in (257, 256, 1):
+        palette = np.repeat(shuffled[None] * scale, 3, 0)
+        for compression, encode in ((1, bytes), (5, made.lzw)):
+            m = read(made.tiff(tmp_path / "a.tif", np.argsort(shuffled).astype(np.uint8)[image], photometric=3, palette=palette, compression=compression, encode=encode))
+            assert (m.pixels == image).all(), (scale, compression)
+    fire = np.stack([np.arange(256), 255 - np.arange(256), np.arange(256) // 2]) * 257
+    with pytest.raises(BadInput, match="colour"):
+        read(made.tiff(tmp_path / "a.tif", image, photometric=3, palette=fire))
+    m = read(made.tiff(tmp_path / "a.tif", image, [(34118, 2, made.zeiss().encode("latin-1"))], photometric=3, palette=fire))
+    assert (m.pixels == image).all()                                 # of Zeiss, the index is the grey value
+    with pytest.raises(BadInput, match="palette"):
+        read(made.tiff(tmp_path / "a.tif", image, photometric=3, palette=fire[:, :100]))
+    coloured = Image.fromarray(image).convert("P")
+    coloured.putpalette((fire // 257).T.astype(np.uint8).ravel().tolist())
+    for ending in ("png", "bmp"):
+        coloured.save(tmp_path / f"b.{ending}")
+        with pytest.raises(BadInput, match="colour"):
+            read(tmp_path / f"b.{ending}")
+
+
+def test_refused_kinds(tmp_path, image):
+    rng = np.random.default_rng(5)
+    for name, pixels, options, word in (
+            ("u8", image.astype(np.uint64), {}, "64-bit"), ("i8", image.astype(np.int64), dict(compression=8, encode=zlib.compress), "64-bit"), ("complex", image.astype(np.complex64), {}, "complex"),
+            ("cmyk", np.dstack([image] * 4), dict(photometric=5), "CMYK"), ("lab", np.dstack([image] * 3), dict(photometric=8), "L*a*b*"), ("ycbcr", np.dstack([image] * 3), dict(photometric=6), "YCbCr"),
+            ("five", np.dstack([image] * 5), dict(photometric=1), "5 channels"), ("inf", np.where(image == 100, np.inf, image).astype(np.float32), {}, "finite"), ("nan16", np.where(image == 100, np.nan, image).astype(np.float16), {}, "finite"),
+            ("zstd", image.astype(np.uint16), dict(compression=50000, encode=lambda d: b"(\xb5/\xfd" + d[:999]), "zstd")):
+        with pytest.raises(BadInput, match=word.replace("*", "[*]")) as caught:
+            read(made.tiff(tmp_path / f"{name}.tif", pixels, rows=32, **options))
+        assert f"{name}.tif" in str(caught.value) and "\n" not in str(caught.value)
+    Image.fromarray(np.dstack([image] * 4), "CMYK").save(tmp_path / "cmyk.jpg")
+    with pytest.raises(BadInput, match="CMYK"):
+        read(tmp_path / "cmyk.jpg")
+    deep = rng.integers(0, 65536, (64, 64, 3)).astype(np.uint16)     # 16-bit true colour, in every packing: refused as colour, never taken at 8 bits
+    for compression, encode in ((1, bytes), (5, made.lzw), (8, zlib.compress)):
+        path = made.tiff(tmp_path / "deep.tif", deep, photometric=2, compression=compression, encode=encode)
+        with pytest.raises(BadInput, match="colour"):
+            read(path)
+        assert read(path, force=True).pixels.dtype == np.uint16
+    for magic, word in ((b"GIF89a", "GIF"), (b"RIFF\0\0\0\0WEBP", "WebP"), (b"%PDF-1.7", "PDF"), (b"PK\3\4", "ZIP"), (b"\x89HDF\r\n", "HDF5"), (b"\0\0\0\3\0\0\1", "DM3")):
+        (tmp_path / "x.tif").write_bytes(magic + bytes(200))
+        with pytest.raises(BadInput, match=word):
+            read(tmp_path / "x.tif")
+
+
+def test_alpha_and_second_channels(tmp_path, image):
+    half = np.where(np.indices(image.shape)[1] < 40, 0, 255).astype(np.uint8)
+    for name, channels, warned in (("la.png", [image, image * 0 + 255], False), ("rgba.png", [image] * 3 + [image * 0 + 255], False), ("la2.png", [image, half], True), ("rgba2.png", [image] * 3 + [half], True)):
+        Image.fromarray(np.dstack(channels)).save(tmp_path / name)
+        m = read(tmp_path / name)
+        assert (m.pixels == image).all() and bool(m.tags["warnings"]) == warned, name
+    m = read(made.tiff(tmp_path / "two.tif", np.dstack([image, 255 - image]), [(338, 3, struct.pack("<H", 0))]))
+    assert (m.pixels == image).all() and m.tags["warnings"]
+
+
+def test_truncated_strips(tmp_path, image):
+    for compression, encode in ((1, bytes), (5, made.lzw), (8, zlib.compress), (32773, made.packbits), (34925, lzma.compress)):
+        for cut in (lambda d: encode(d)[:-99], lambda d: encode(d[:-512]), lambda d: b"", lambda d: encode(d)[:4]):
+            calls = iter(range(99))
+            path = made.tiff(tmp_path / "a.tif", image, rows=64, compression=compression, encode=lambda d: cut(d) if next(calls) == 3 else encode(d))
+            with pytest.raises(BadInput, match="damaged"):
+                read(path)
+    Image.fromarray(image).save(tmp_path / "whole.png")
+    data = (tmp_path / "whole.png").read_bytes()
+    for at in range(60, len(data) - 20, len(data) // 25):            # a single wrong bit shows
+        wrong = bytearray(data)
+        wrong[at] ^= 4
+        (tmp_path / "wrong.png").write_bytes(bytes(wrong))
+        with pytest.raises(BadInput):
+            read(tmp_path / "wrong.png")
+
+
+BOMBS = r"""
+import struct, sys, zlib, lzma, resource, time
+from pathlib import Path
+import numpy as np
+sys.path.insert(0, {tests!r})
+import vendor_files as made
+from semgan_nb.micrographs import BadInput, read_micrograph
+folder = Path({folder!r})
+noise = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
+def patched(name, data, *changes):
+    data = bytearray(data)
+    for at, value in changes: data[at:at + len(value)] = value
+    (folder / name).write_bytes(bytes(data))
+def claim(name, w, h, **options):                                    # a small TIFF that claims to be large
+    path = made.tiff(folder / name, noise, **options)
+    data = path.read_bytes()
+    for tag, old, new in ((256, 64, w), (257, 64, h), (278, 64, h)):
+        data = data.replace(struct.pack("<HHII", tag, 4, 1, old), struct.pack("<HHII", tag, 4, 1, new))
+    path.write_bytes(data)
+zeros = zlib.compress(bytes(300 * 10**6))
+made.tiff(folder / "strip.tif", noise, compression=8, encode=lambda d: zeros)          # 4096 bytes expected, 300 million inside
+made.tiff(folder / "xz.tif", noise, compression=34925, encode=lambda d, x=lzma.compress(bytes(300 * 10**6), preset=0): x)
+made.tiff(folder / "bits.tif", noise, compression=32773, encode=lambda d: b"\x81\0" * 10**6)
+for kind, encode in ((1, bytes), (5, made.lzw), (8, zlib.compress), (32773, made.packbits)):
+    for w, h in ((900000, 900000), (17000, 17000), (2**31, 2), (2**32 - 1, 2**32 - 1), (16384, 16384)):
+        claim(f"claim{{kind}}-{{w}}-{{h}}.tif", w, h, compression=kind, encode=encode)
+path = made.tiff(folder / "tile.tif", noise, tile=(64, 64), compression=8, encode=zlib.compress)
+data = path.read_bytes()
+for tag in (322, 323): data = data.replace(struct.pack("<HHII", tag, 4, 1, 64), struct.pack("<HHII", tag, 4, 1, 30000))
+path.write_bytes(data)
+piece = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+for w, h in ((100000, 100000), (2**31 - 1, 2**31 - 1), (17000, 17000)):
+    for depth, colour in ((8, 0), (16, 6), (1, 0)):
+        (folder / f"p{{w}}-{{depth}}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + piece(b"IHDR", struct.pack(">IIBBBBB", w, h, depth, colour, 0, 0, 0)) + piece(b"IDAT", zlib.compress(bytes(10**6))) + piece(b"IEND", b""))
+(folder / "long.png").write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I4s", 2**31 - 5, b"IDAT"))
+for bits, rle in ((24, 0), (8, 1), (32, 0)):
+    (folder / f"b{{bits}}.bmp").write_bytes(b"BM" + struct.pack("<IHHI", 2000, 0, 0, 54 + 1024) + struct.pack("<IiiHHIIiiII", 40, 17000, 17000, 1, bits, rle, 0, 0, 0, 0, 0) + bytes(3000))
+from PIL import Image
+Image.fromarray(noise).save(folder / "j.jpg")
+data = (folder / "j.jpg").read_bytes()
+at = data.find(b"\xff\xc0")
+for n, (w, h) in enumerate(((65500, 65500), (17000, 17000))): patched(f"j{{n}}.jpg", data, (at + 5, struct.pack(">HH", h, w)))
+(folder / "j.jpg").unlink()
+(folder / "text.tif").unlink(missing_ok=True)
+del data, zeros
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = lambda: int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1])
+try: open("/proc/self/clear_refs", "w").write("5")
+except OSError: pass
+start = peak()
+for path in sorted(folder.iterdir()):
+    began = time.time()
+    try: print("READ", path.name, read_micrograph(path, force=True))
+    except BadInput as error: assert path.name in str(error) and "\n" not in str(error)
+    print(path.name, (peak() - start) // 1024, "MB", round(time.time() - began, 2), "s")
+    assert time.time() - began < 20, path.name
+    if peak() - start > 200 * 1024: print("MEMORY", path.name)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads its peak memory from /proc")
+def test_absurd_sizes_are_refused_before_memory_is_taken(tmp_path):
+    done = subprocess.run([sys.executable, "-c", BOMBS.format(tests=str(Path(__file__).parent), folder=str(tmp_path))], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "MEMORY" not in done.stdout and "READ" not in done.stdout.replace("READ strip", "").replace("READ xz", "").replace("READ bits", ""), done.stdout
+    assert done.stdout.count(" MB ") > 35
+
+
+def whole_files(folder, image):
+    """One small valid file of each kind."""
+    small, deep = image[:120, :128], image[:120, :128].astype(np.uint16) * 255
+    barred = with_bar(small, 29)
+    yield made.tiff(folder / "plain.tif", small, rows=16)
+    yield made.tiff(folder / "fei.tif", barred, [(34682, 2, made.fei(128, 120, 29))], compression=8, encode=zlib.compress, rows=32)
+    yield made.tiff(folder / "zeiss.tif", small, [(34118, 2, made.zeiss().encode("latin-1"))], photometric=3, palette=np.arange(256)[None].repeat(3, 0) * 257)
+    yield made.tiff(folder / "tescan.tif", small, [(50431, 1, made.tescan())], compression=5, encode=made.lzw, rows=16)
+    yield made.tiff(folder / "ij.tif", deep, [(270, 2, b"ImageJ=1.51a\nimages=1\nunit=micron\n\0")], order=">", resolution=(5, 5), unit=1, compression=32773, encode=made.packbits)
+    yield made.tiff(folder / "tiles.tif", np.dstack([deep] * 3), tile=(32, 48), photometric=2, compression=8, encode=zlib.compress, predictor=2, more=[small])
+    tifffile.imwrite(folder / "big.tif", deep, bigtiff=True, imagej=False, metadata=None)
+    yield folder / "big.tif"
+    Image.fromarray(small).save(folder / "jpeg.tif", compression="jpeg")
+    yield folder / "jpeg.tif"
+    Image.fromarray(small).save(folder / "grey.png")
+    yield folder / "grey.png"
+    yield png(folder / "deep.png", np.dstack([deep] * 3), 16, 2)
+    Image.fromarray(small).save(folder / "a.jpg", comment=made.phenom())
+    yield folder / "a.jpg"
+    Image.fromarray(small).save(folder / "b.jpg", progressive=True)
+    yield folder / "b.jpg"
+    Image.fromarray(small).save(folder / "a.bmp")
+    yield folder / "a.bmp"
+
+
+def test_damaged_files_give_a_micrograph_or_one_sentence(tmp_path, image):
+    """Valid files, cut and altered in many places: nothing but a Micrograph or BadInput comes out, in little time and memory."""
+    chance, slowest = random.Random(7), 0
+    rounds = int(os.environ.get("SEMGAN_FUZZ", "1"))
+    (tmp_path / "whole").mkdir()
+    tracemalloc.start()
+    for path in whole_files(tmp_path / "whole", image):
+        data = path.read_bytes()
+        read(path)
+        table = struct.unpack_from((">" if data[:2] == b"MM" else "<") + "I", data, 4)[0] if data[2:4] in (b"*\0", b"\0*") else 0
+        wrong = [data[:n] for n in (0, 1, 3, 4, 7, 8, 20, 50, *(chance.randrange(len(data)) for _ in range(9 * rounds)), len(data) - 1)]
+        for _ in range(45 * rounds):
+            changed = bytearray(data)
+            for _ in range(chance.choice((1, 1, 1, 2, 8))):
+                near_table = table and chance.random() < 0.8        # most harm is done where sizes and places stand
+                at = min(len(data) - 1, table + chance.randrange(250)) if near_table else chance.randrange(min(len(data), 400)) if chance.random() < 0.6 else chance.randrange(len(data))
+                changed[at] = chance.choice((0, 1, 255, 128, chance.randrange(256)))
+            wrong.append(bytes(changed))
+        for k, bad in enumerate(wrong):
+            target = tmp_path / f"bad{path.suffix}"
+            target.write_bytes(bad)
+            began = time.monotonic()
+            tracemalloc.reset_peak()
+            try:
+                for number in (0, 1) if k % 10 == 0 else (0,):
+                    assert isinstance(read_micrograph(target, page=number), Micrograph)
+            except BadInput as error:
+                assert "\n" not in str(error) and target.name in str(error)
+            slowest = max(slowest, time.monotonic() - began)
+            assert tracemalloc.get_traced_memory()[1] < 400e6, (path.name, k)
+    tracemalloc.stop()
+    assert slowest < 20
