@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['REAL', 'GENERATED', 'QUIET', 'PAPER_COLOURS', 'COLOURS', 'AXIS_COLOURS', 'as_png', 'colour_of', 'image_grid',
            'real_and_generated', 'value_of', 'ladder_figure', 'curves', 'samples', 'setting_colours', 'study_runs',
-           'bands', 'best_values', 'spectra', 'fractions', 'two_points', 'walk_curve']
+           'bands', 'best_values', 'spectra', 'fractions', 'two_points', 'walk_curve', 'before_after', 'grey_levels']
 
-# %% ../nbs/20_plots.ipynb #3ae5ce30
+# %% ../nbs/20_plots.ipynb #ab42f9e1
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from .micrographs import scale_bar
 from .microstructure import fraction_quantiles, phase_fractions, radial_spectrum, two_point
 from .runs import is_run, planes, read_config, read_ladder, read_metrics, read_stats, sheet
 from .studies import Study, larger_is_better, read_samples, value_text
@@ -328,7 +329,7 @@ def setting_colours(
         colours[value] = colours[value] or free.pop(0)
     return colours
 
-# %% ../nbs/20_plots.ipynb #acd148fd
+# %% ../nbs/20_plots.ipynb #41772611
 class _Part(Study):
     "Some points of a study, grouped by an axis."
 
@@ -416,7 +417,7 @@ def bands(
             top.set_ylim(min(0, *values), max(values) * 1.05)
         if ladder:
             _rung_lines(top, ladder)
-        top.legend(title=part.axis, title_fontsize=8, fontsize=8, framealpha=0.9, edgecolor="none", loc="upper right", ncols=1 if len(found) < 5 else 2)
+        top.legend(title=part.axis, title_fontsize=8, fontsize=8, framealpha=0.9, edgecolor="none", loc="best", ncols=1 if len(found) < 5 else 2)
     else:
         top.set_yticks([])
         top.text(0.5, 0.5, "not evaluated yet", transform=top.transAxes, ha="center", color=QUIET, fontsize=9)
@@ -573,4 +574,56 @@ def walk_curve(
         middle, half = (fractions.max() + fractions.min()) / 2, max(0.6 * np.ptp(fractions), 0.05)
         axes.set_ylim(max(middle - half, 0), min(middle + half, 1))
     _tidy(axes, "position t on the walk", "phase fraction")
+    return figure
+
+# %% ../nbs/20_plots.ipynb #dd5a3011
+def before_after(
+    before,  # list of uint8 [H, W], of any sizes
+    after,  # as many
+    titles=None,  # a text per pair
+    notes=None,  # a pair of texts per pair, written under each image
+    pixel_size_nm=None,  # a pair per pair: nm per pixel of each, or None
+    figure: Figure | None = None,
+) -> Figure:
+    "Pairs of images, before above and after below, with scale bars where the pixel size is known."
+    columns = max(len(before), 1)
+    figure = _figure(figure, (1.75 * max(columns, 3), 4.1 if notes else 3.7))
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    panels = figure.subplots(2, columns, squeeze=False)
+    for row, (images, word) in enumerate(((before, "before"), (after, "after"))):
+        for k, (axes, image) in enumerate(zip(panels[row], images)):
+            axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if not row and titles:
+                axes.set_title(titles[k], fontsize=8)
+            if not k:
+                axes.set_ylabel(word, fontsize=9)
+            if notes:
+                axes.set_xlabel(notes[k][row], fontsize=8, labelpad=2)
+            if pixel_size_nm and pixel_size_nm[k][row] is not None:
+                scale_bar(axes, float(np.ravel(pixel_size_nm[k][row])[-1]), np.shape(image))
+    return figure
+
+
+def grey_levels(
+    before,  # histograms [n, 256], counts
+    after,  # as many
+    target=None,  # the reference's, 256 counts
+    figure: Figure | None = None,
+) -> Figure:
+    "Grey-level distributions of images before and after a step, each a line, and that of the reference."
+    figure = _figure(figure, (5.2, 3.4))
+    panels = figure.subplots(2, 1, sharex=True)
+    for axes, counts, word in zip(panels, (before, after), ("before", "after")):
+        for k, one in enumerate(np.asarray(counts, float).reshape(-1, 256)):
+            axes.plot(np.arange(256), np.cumsum(one) / max(one.sum(), 1), color=COLOURS[1], lw=0.9, alpha=0.7, label=f"each micrograph, {word}" if not k else None)
+        if target is not None:
+            axes.plot(np.arange(256), np.cumsum(target) / np.sum(target), color=REAL, lw=1.4, ls="--", label="reference")
+        axes.set_xlim(0, 255)
+        axes.set_ylim(0, 1)
+        if axes.lines:
+            axes.legend(fontsize=8, frameon=False, loc="upper left")
+    _tidy(panels[0], "", "share of pixels\nat most as light")
+    _tidy(panels[1], "grey level", "share of pixels\nat most as light")
     return figure

@@ -16,6 +16,9 @@ import pytest
 from made_up_runs import MadeUpRun, made_up_run, made_up_sweep, random_snapshot
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from semgan_nb.micrographs import embedded
+from semgan_nb.preprocess import prepare
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
 pytest.importorskip("jupyterlab")
 
@@ -92,9 +95,10 @@ def place(tmp_path_factory):
     made_up_run(root / "runs" / "broken", state="failed", message="OSError: no space left on device", seed=1)
     made_up_sweep(root / "sweep")
     random_snapshot(root / "snapshot-000000.safetensors")
-    setup = "import threading\nimport ipywidgets\nfrom semgan_nb.dashboards import latent_walk, live_run, target_sweep"
+    setup = "import threading\nimport ipywidgets\nfrom semgan_nb.dashboards import data_steps, latent_walk, live_run, target_sweep\nfrom semgan_nb.micrographs import embedded"
+    prepare(embedded(), root / "data.zip", 32, window=128, stride=128, progress=False)
     live = 'live_run("runs/{}", "runs/broken", every=0.3)'
-    calls = {"live": live.format("first"), "voila-live": live.format("other"), "sweep": 'target_sweep("sweep", every=0.5)', "walk": 'latent_walk("snapshot-000000.safetensors", frames=121)'}
+    calls = {"live": live.format("first"), "voila-live": live.format("other"), "sweep": 'target_sweep("sweep", every=0.5)', "data": 'data_steps("data.zip", embedded())', "walk": 'latent_walk("snapshot-000000.safetensors", frames=121)'}
     for name, call in calls.items():
         cells = [new_markdown_cell(f"# {name}"), new_code_cell(setup), new_code_cell(f"box, controls = {call}\nbox")]
         kernel = dict(display_name="Python 3 (ipykernel)", language="python", name="python3")
@@ -218,6 +222,26 @@ def seat(lab, browser, request):
     page.evaluate("async () => { await window.jupyterapp?.shell?.currentWidget?.sessionContext?.shutdown(); }")
     page.close()
     assert not errors, errors
+
+
+def test_data(seat, place):
+    at = seat("data")
+    at.run_all()
+    at.says("data.zip: ")
+    at.says("standard deviation of")
+    sheet, levels = at.picture("sheet"), at.picture("levels")
+    assert sheet["width"] > 300
+    at.accessible()
+    at.shoot("all")
+    at.labelled("step").select_option("median")
+    sheet, levels = at.changed("sheet", sheet), at.changed("levels", levels)
+    at.says("spot1_0d_0.png")
+    at.labelled("page").focus()
+    at.page.keyboard.press("ArrowRight")
+    at.says("spot3_0d_3.png")
+    at.changed("sheet", sheet)
+    at.kernel_has("(controls['step'].value, controls['page'].value, controls['notice'].value)", "('median', 2, '')")
+    at.shoot("median")
 
 
 def test_live_run(seat, place):
@@ -366,7 +390,7 @@ def test_voila(place, browser):
             return at
 
         def leave(at):
-            outside = at.page.evaluate("""() => [...document.querySelectorAll('.semgan-dashboard *')].filter(e => e.getBoundingClientRect().right > window.innerWidth + 1)
+            outside = at.page.evaluate("""() => [...document.querySelectorAll('.semgan-dashboard *')].filter(e => !e.parentElement.closest('.semgan-scroll') && e.getBoundingClientRect().right > window.innerWidth + 1)
                 .map(e => e.className + ' ' + e.getBoundingClientRect().right)""")
             assert not outside, outside
             at.accessible()
@@ -395,6 +419,13 @@ def test_voila(place, browser):
         assert run.writer.stop_file.exists()
         run.end("stopped", "asked to stop")
         at.says("asked to stop; the same command goes on from here")
+        leave(at)
+
+        at = visit("data")
+        at.says("standard deviation of")
+        sheet = at.picture("sheet")
+        at.labelled("step").select_option("crop")
+        at.changed("sheet", sheet)
         leave(at)
 
         at = visit("sweep")

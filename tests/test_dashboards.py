@@ -1,6 +1,7 @@
 """Chapter 21 without a browser: values are set, buttons clicked, and what is shown is what one call of `plots` draws."""
 import gc
 import io
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,14 +11,18 @@ from pathlib import Path
 import ipywidgets
 import numpy as np
 import pytest
+import tifffile
 from made_up_runs import METRIC, MadeUpRun, made_up_run, made_up_sweep, random_snapshot
 from PIL import Image
 
 from semgan_nb import dashboards, plots
-from semgan_nb.dashboards import close_dashboards, latent_walk, live_run, run_state, target_sweep, walk_image
+from semgan_nb.dashboards import close_dashboards, data_steps, file_steps, latent_walk, live_run, run_state, target_sweep, walk_image
+from semgan_nb.dataset import Dataset
 from semgan_nb.latent import walk_frames
 from semgan_nb.micrographs import BadInput
 from semgan_nb.microstructure import phase_fractions
+from semgan_nb.preprocess import prepare
+from semgan_nb.synthetic import dual_phase
 
 FAST = dict(every=0.1)
 
@@ -137,9 +142,68 @@ def test_damage_is_said_and_mended(tmp_path):
     until(lambda: "done" in w["state"].value and not w["notice"].value)
 
 
-def test_what_was_kept_without_status_is_a_record():
-    record = Path(dashboards.__file__).parent / "records" / "overfitting" / "ada"
-    assert run_state(record)["state"] == "kept" and run_state(record)["kimg"] == 136
+def test_what_was_kept_without_status_is_a_record(tmp_path):
+    record = shutil.copytree(made_up_run(tmp_path / "run"), tmp_path / "record")
+    (record / "status.json").unlink()
+    assert run_state(record)["state"] == "kept" and run_state(record)["kimg"] == 48
+
+
+# -- micrographs on their way into an archive -------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Eight micrographs in two groups with a scale of 20 or 40 nm, brought to 40; two nearly empty corners; a text file that is none."""
+    folder = tmp_path_factory.mktemp("micrographs")
+    for k in range(8):
+        image, _ = dual_phase(np.random.default_rng(k), 128, 0.4 + 0.05 * k, field_um=12.8)
+        image[:64, :64] = 90 if k < 2 else image[:64, :64]
+        (folder / "ab"[k % 2]).mkdir(exist_ok=True)
+        nm = 20 if k < 4 else 40
+        tifffile.imwrite(folder / "ab"[k % 2] / f"m{k}.tif", image, imagej=True, resolution=(1000 / nm, 1000 / nm), metadata={"unit": "um"})
+    (folder / "a" / "notes.png").write_text("etched 10 s")
+    prepare(folder, folder / "data.zip", 16, window=32, stride=32, pixel_size=40, strict=False, progress=False)
+    return folder
+
+
+def test_steps_are_those_of_the_archive(prepared):
+    manifest, data = Dataset(prepared / "data.zip").manifest, Dataset(prepared / "data.zip")
+    k = next(k for k, image in enumerate(manifest["images"]) if image["source"] == "a/m0.tif")
+    found = file_steps(manifest, prepared, "a/m0.tif")
+    assert list(found) == ["8-bit grey", "bar off", "median", "one scale", "intensity", "crop"]
+    np.testing.assert_array_equal(found["crop"]["image"], data.images([k])[0, 0])
+    assert found["8-bit grey"]["pixel_size_nm"] == pytest.approx([20, 20]) and found["intensity"]["pixel_size_nm"] == pytest.approx([40, 40])
+    assert found["crop"]["pixel_size_nm"] == pytest.approx(manifest["images"][k]["pixel_size_nm"])
+    assert found["median"]["levels"].sum() == 128 * 128 and found["intensity"]["levels"].sum() == 64 * 64
+
+
+def test_data_dashboard_shows_steps_groups_and_what_was_left_out(prepared):
+    box, w = data_steps(prepared / "data.zip", prepared)
+    assert not w["notice"].value and "a/m0.tif" in w["table"].value and "20 nm" in w["table"].value
+    assert "notes.png" in w["state"].value and "is a text file" in w["state"].value and "nearly constant" in w["state"].value and "standard deviation" in w["state"].value
+    assert [text for text in w["step"].options] == ["all steps", "bar off", "median", "one scale", "intensity", "crop", "left out"] and w["page"].max == 2
+    seen = {w["sheet"].value}
+    for name in w["step"].options[1:]:
+        w["step"].value = name
+        assert box.wait() and not w["notice"].value, name
+        seen.add(w["sheet"].value)
+    assert len(seen) == 7 and not w["table"].value  # the images left out have no table
+    w["step"].value = "median"
+    assert box.wait()  # there are two pages again
+    w["page"].value = 2
+    assert box.wait() and "a/m0.tif" not in w["table"].value and "b/m7.tif" in w["table"].value
+    names = {}
+    exec(box.code, names)
+    assert list(names["found"])[0] == "8-bit grey"
+
+
+def test_data_dashboard_names_files_that_are_gone_or_changed(prepared, tmp_path):
+    other = shutil.copytree(prepared, tmp_path / "other")
+    (other / "b" / "m1.tif").unlink()
+    with pytest.raises(BadInput, match="m1.tif: there is no such file"):
+        file_steps(Dataset(other / "data.zip").manifest, other, "b/m1.tif")
+    (other / "a" / "m0.tif").write_bytes((other / "a" / "m2.tif").read_bytes())
+    box, w = data_steps(other / "data.zip", other)
+    assert "m0.tif: is not the file that was prepared" in w["notice"].value
 
 
 # -- a sweep --------------------------------------------------------------------------------------------------------------
@@ -360,7 +424,7 @@ def test_a_stored_notebook_shows_a_picture(tmp_path, snapshot):
         assert box.wait()
         bundle = box._repr_mimebundle_()
         bundle = bundle[0] if isinstance(bundle, tuple) else bundle
-        picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+        picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/jpeg"])))
         assert picture.width >= 300 and "application/vnd.jupyter.widget-view+json" in bundle
 
 
