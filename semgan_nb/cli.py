@@ -371,7 +371,7 @@ def _settings(options: argparse.Namespace) -> dict:
         found.setdefault("batch_gpu", found["batch_size"])
     return found
 
-# %% ../nbs/23_cli.ipynb #11e43153
+# %% ../nbs/23_cli.ipynb #de2800cd
 def _with_transfer(config, given: dict, out=None):
     "A configuration with the settings that were given, and with what a transfer changes in the others; the changes in lines."
     from semgan_nb.checkpoints import load_networks, transfer_config
@@ -538,12 +538,38 @@ def _info_options(parser):
     parser.add_argument("path", nargs="+", help="a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot or a network pickle")
 
 
-def _info(options):
-    for path in options.path:
-        print(info(path))
+    parser.add_argument("--page", type=int, default=0, metavar="N", help="of an image file of several pages, counted from 0 (default 0)")
+    parser.add_argument("--bar", type=_number_or("auto"), default="auto", metavar="ROWS", help="height of the data bar (default: auto, looks for one)")
+    parser.add_argument("--print-density", action="store_true", help="take the dpi of an image without any record as its pixel size")
+    parser.add_argument("--force", action="store_true", help="take label maps and colour images too")
 
-# %% ../nbs/23_cli.ipynb #392224d3
-def info(path) -> str:
+
+def _info(options):
+    how = vars(options)
+    for path in how.pop("path"):
+        print(info(path, **how))
+
+
+def _fetch_options(parser):
+    add = parser.add_argument
+    add("name", nargs="?", help="of the set (default: list the sets with size and licence)")
+    add("dest", nargs="?", help="folder, made if it is missing, verified if it holds the set (default: a folder of the set's name)")
+    add("--licence-read", action="store_true", help="also fetch a set whose licence is not known to be open: you have read what its record says")
+
+
+def _fetch(options):
+    from semgan_nb.micrographs import fetch, public_sets
+
+    if options.name is None:
+        print(public_sets())
+    else:
+        fetch(options.name, options.dest, licence_read=options.licence_read)
+
+# %% ../nbs/23_cli.ipynb #47847037
+def info(
+    path,
+    **how,  # of an image: what `read_micrograph` takes, such as page=1 or print_density=True
+) -> str:
     "What a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot or a network pickle is, in a few lines."
     path = Path(path)
     if not path.exists():
@@ -564,8 +590,9 @@ def info(path) -> str:
         first, *lines = file_lines(path)
         return "\n".join([f"{path}: {first}", *(f"  {line}" for line in lines)])
     elif path.suffix != ".zip":
-        micrograph = read_micrograph(path)
-        return "\n".join([f"{micrograph}", *(f"  {name}: {value}" for name, value in micrograph.tags.items())])
+        micrograph = read_micrograph(path, **how)
+        lines = [f"  {name}: {value}" for name, value in sorted(micrograph.tags.items()) if name != "warnings"]
+        return "\n".join([f"{micrograph}", *lines, *(f"  note: {warning}" for warning in micrograph.tags["warnings"])])
     from semgan_nb.dataset import Dataset
 
     dataset = Dataset(path)
@@ -765,11 +792,12 @@ def _lab(options):
     chosen += ["--no-browser"] * options.no_browser + ["--allow-root"] * options.allow_root
     LabApp.launch_instance([f"--ServerApp.root_dir={notebook.parent.resolve()}", f"--LabApp.default_url=/lab/tree/{notebook.name}", *chosen])
 
-# %% ../nbs/23_cli.ipynb #83f1ee5a
+# %% ../nbs/23_cli.ipynb #0a1fb399
 VERBS = dict(
     demo=("train on micrographs that are shipped, or on yours, and see what comes out", _demo_options, _demo),
     prepare=("turn a folder of micrographs into an archive to train on", _prepare_options, _prepare),
     train=("train a generator on an archive, or go on with a run", _train_options, _train_verb),
+    fetch=("get a public set of micrographs, with its licence, or verify it", _fetch_options, _fetch),
     synth=("make an archive of synthetic dual-phase steel", _synth_options, _synth),
     metrics=("judge snapshots of a run against real images", _metrics_options, _metrics),
     walk=("make a film of a walk between generated micrographs", _walk_options, _walk),
@@ -778,7 +806,7 @@ VERBS = dict(
     convert=("network pickle to snapshot, snapshot to plain state dict", _convert_options, _convert),
     info=("say what a micrograph, folder, archive, run, study, snapshot or network pickle is", _info_options, _info),
 )
-GOES_ON = ("demo", "train", "study")
+GOES_ON = ("demo", "train", "study", "fetch")
 
 
 def _overview() -> str:

@@ -133,7 +133,7 @@ def _bar_start(away, ruled, tolerance):
         if written or blank: return len(flat) - r
     return 0
 
-# %% ../nbs/01_micrographs.ipynb #3dee00af
+# %% ../nbs/01_micrographs.ipynb #2171e20c
 def _row_blocks(pixels):
     "Slices of rows of about four million values, so that work on a large image needs little memory."
     step = max(1, 2**22 // max(1, pixels[0].size))
@@ -151,11 +151,13 @@ def _grey(pixels, path, tags, lossy, force):
     full = np.iinfo(pixels.dtype).max if integer else max(1.0, float(pixels.max()))
     grey, coloured = np.empty(pixels.shape[:2], pixels.dtype), np.zeros(len(pixels))
     for rows in _row_blocks(pixels):
-        rgb = pixels[rows, :, :3]
-        spread = rgb.max(2).astype(np.float64) - rgb.min(2)
+        r, g, b = (pixels[rows, :, k] for k in range(3))
+        grey[rows] = r
+        if (r == g).all() and (g == b).all(): continue
+        spread = np.maximum(np.maximum(r, g), b).astype(np.float64) - np.minimum(np.minimum(r, g), b)
         coloured[rows] = (spread > full * (0.1 if lossy else 0.03)).mean(1)
-        brightness = rgb @ np.array([0.299, 0.587, 0.114])
-        grey[rows] = np.where(spread > 0, np.rint(brightness) if integer else brightness, rgb[..., 0])
+        brightness = 0.299 * r + 0.587 * g + 0.114 * b
+        grey[rows] = np.where(spread > 0, np.rint(brightness) if integer else brightness, r)
     share = float(coloured[:max(1, int(0.6 * len(coloured)))].mean())
     if share > 0.01 and not force:
         raise BadInput(f"{path}: is a colour image ({share:.0%} of its pixels have unequal channels), a grey micrograph is wanted: export it as grey, or pass force to take its brightness")
@@ -238,7 +240,7 @@ def _xml(text):
     for element in root.iter(): element.tag = str(element.tag).rpartition("}")[2]
     return root
 
-# %% ../nbs/01_micrographs.ipynb #3922111a
+# %% ../nbs/01_micrographs.ipynb #28901d09
 def _fei(text, shape):
     "Record of an FEI or Thermo Fisher file."
     record = _Record("FEI")
@@ -254,8 +256,8 @@ def _fei(text, shape):
     if field_width and columns: record.size("HFW / ResolutionX", field_width / columns * 1e9)
     root = _xml(text[len(ini):].strip("\0 \r\n")) if text[len(ini):] else None
     for size in [] if root is None else root.iter("PixelSize"):
-        x, y = (_positive(size.findtext(axis) or (size.text if axis == "X" else "")) for axis in "XY")
-        if x: record.size("BinaryResult PixelSize", x * 1e9, y and y * 1e9)
+        axes = [size.find(axis) if size.find(axis) is not None else size for axis in "XY"]
+        record.size("BinaryResult PixelSize", *(_positive(axis.text, {"": _NM.get((axis.get("unit") or "m").lower())}) for axis in axes))
     volts, distance = _number(get("Beam", "HV") or get(beam, "HV"), _KV, "v"), _positive(get(beam, "WD") or get("Stage", "WorkingDistance"))
     zoomed = _positive(get("Image", "MagCanvasRealWidth")) if get("Image", "MagnificationMode") == "3" else None
     record.tag(model=get("System", "SystemType"), detector=get("Detectors", "Name"), voltage_kv=volts and round(abs(volts), 6),
@@ -408,7 +410,7 @@ def _gatan(unit, scale):         # of two: x and y
     record.size("scale tags", x, y)
     return record
 
-# %% ../nbs/01_micrographs.ipynb #607d7d4c
+# %% ../nbs/01_micrographs.ipynb #3bc5ae00
 def _read_text(path):
     "A side-car's text; empty where it is no reasonable text file."
     try:
@@ -430,9 +432,9 @@ def _side_cars(path, shape, print_nm=None):
     "Records of the texts beside an image."
     texts = [p for stem in (path.stem, f"{path.stem}-{path.suffix[1:]}") for ending in (".txt", ".TXT", ".hdr", ".HDR") if (p := path.with_name(stem + ending)).is_file()]
     if not texts:
-        named = _named_images(str(path.parent), os.stat(path.parent).st_mtime_ns).get(path.name.lower())
-        texts = [named] if named else []
-    for text in map(_read_text, dict.fromkeys(texts)):
+        try: texts = [_named_images(str(path.parent), os.stat(path.parent).st_mtime_ns)[path.name.lower()]]
+        except (OSError, KeyError): return
+    for text in dict.fromkeys(map(_read_text, texts)):
         if re.match(r"\s*\[(Sem|Tem)ImageFile\]", text) or re.search(r"(?m)^InstructName=", text) and re.search(r"(?m)^Magnification=", text): yield _guarded(_hitachi, text, shape)
         elif re.search(r"(?m)^\s*\${1,2}(CM|SM)_", text): yield _guarded(_jeol, text, shape, print_nm)
         elif re.search(r"(?m)^PixelSizeX=", text): yield _guarded(_tescan, text, shape)
@@ -573,7 +575,7 @@ def _decode(page, path, length, byteorder):
             out[top:top + real, left:left + columns, plane * inner:plane * inner + inner] = part[:height - top, :width - left]
     return out[..., 0] if samples == 1 else out
 
-# %% ../nbs/01_micrographs.ipynb #17e76d31
+# %% ../nbs/01_micrographs.ipynb #5fd8c26b
 _PHOTOMETRIC = {4: "a transparency mask", 5: "a CMYK (print) image", 6: "a YCbCr image without JPEG", 8: "a CIE L*a*b* image", 9: "a CIE L*a*b* image", 10: "a CIE L*a*b* image", 32803: "a raw colour-filter image", 34892: "a raw camera image"}
 
 def _by_library(page, path, number):
@@ -610,7 +612,8 @@ def _records(tif, page, path, shape):
     density, unit = _density(page)
     by_print = (lambda zoom: unit / (density[0] * zoom)) if density[0] and unit else None
     fei, zeiss, phenom = raw(34682) or raw(34680), raw(34118) or raw(34119), raw(34683)
-    if fei and (b"<FeiImage" in fei): phenom, fei = fei, None
+    if fei and b"<FeiImage" in fei: phenom, fei = fei, None
+    if phenom and b"<Metadata" in phenom: fei = (fei or b"") + phenom
     if fei is not None: yield _guarded(_fei, _text(fei), shape)
     if zeiss is not None: yield _guarded(_zeiss, _text(zeiss) if b"\0" in zeiss[1:8:2] else zeiss.decode("latin-1"), shape)
     if 50431 in page.tags and b"PixelSize" in (tescan := raw(50431)): yield _guarded(_tescan, _tescan_blocks(tescan), shape)
@@ -912,7 +915,7 @@ def show(
     plt.close(fig)
     return fig
 
-# %% ../nbs/01_micrographs.ipynb #de79d0d8
+# %% ../nbs/01_micrographs.ipynb #20c8416f
 @dataclass(frozen=True)
 class PublicSet:
     "A public set of micrographs: what it is, under what terms, and where its files are."
@@ -946,7 +949,7 @@ PUBLIC_SETS = {
                "micrographs/micrograph1.tif": "c078fb1d7d158fd5fa3336c0876d78a6a3c7dcb3c38cc97dfb78e8da7c9d7f83",
                "micrographs/micrograph10.png": "8ec7735fd2937d69da70c64cd21628720389a928fc8aafc82bf07ed02e823527",
                "micrographs/micrograph28.tif": "ac3b02eeecd2865e297bcf8570ddd6c51ea541d13491987522269c9e0961612d"}),
-    "nasa-superalloy": PublicSet("18 images of a nickel superalloy (gamma / gamma-prime), 512 x 512, no data bar", "MIT (the terms stand below)",
+    "nasa-superalloy": PublicSet("18 images of a nickel superalloy (gamma / gamma-prime), 512 x 512, no data bar", "MIT",
         "J. Stuckner, B. Harder, T. M. Smith: Microstructure segmentation with deep learning encoders pre-trained on a large microscopy dataset, npj Computational Materials 8, 200 (2022), doi:10.1038/s41524-022-00878-5",
         "https://github.com/nasa/pretrained-microscopy-models", size=18 * 786_768, files={name.split("/")[1] + ".tif": (_NASA + name + ".tif", digest) for name, digest in zip(_SUPERALLOY[::2], _SUPERALLOY[1::2])}),
     "aachen-heerlen": PublicSet("1705 images of bainitic steel with polygons around martensite / austenite", "said to be CC0, not confirmed: read the record",

@@ -86,7 +86,7 @@ def few(server, monkeypatch):
     server.files = {f"a{k}.png": picture(k) for k in range(3)} | {"below/b.png": picture(9)}
     files = {name: (server.address + name, sha(data)) for name, data in server.files.items()}
     files["a0.png"] = (server.address + "a0.png", "md5:" + hashlib.md5(server.files["a0.png"]).hexdigest())
-    monkeypatch.setitem(PUBLIC_SETS, "few", PublicSet("four pictures", "MIT (the terms stand below)", "Somebody: Some pictures, 2020", "https://example.org/few", size=sum(map(len, server.files.values())), files=files))
+    monkeypatch.setitem(PUBLIC_SETS, "few", PublicSet("four pictures", "MIT", "Somebody: Some pictures, 2020", "https://example.org/few", size=sum(map(len, server.files.values())), files=files))
     return server
 
 
@@ -267,3 +267,18 @@ def test_room_on_the_disk(few, tmp_path, monkeypatch):
     monkeypatch.setattr(micrographs.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10})())
     with pytest.raises(BadInput, match="no room"):
         fetch("few", tmp_path / "few", progress=False, say=lambda text: None)
+
+
+def test_the_verb(few, tmp_path, capsys):
+    from semgan_nb.cli import main
+    assert main(["fetch"]) == 0 and "nasa-superalloy" in capsys.readouterr().out
+    assert main(["fetch", "few", str(tmp_path / "few")]) == 0
+    text = capsys.readouterr().out
+    assert "Licence: MIT" in text and "Cite: Somebody" in text and "4 files" in text
+    assert main(["fetch", "few", str(tmp_path / "few")]) == 0
+    (tmp_path / "few" / "a1.png").write_bytes(b"mine")
+    for argv, word in ((["fetch", "few", str(tmp_path / "few")], "nothing is written over"), (["fetch", "dp800"], "zenodo.org/records/8065752"), (["fetch", "aachen-heerlen"], "--licence-read"), (["fetch", "nothing"], "no public set")):
+        capsys.readouterr()
+        assert main(argv) == 2
+        words = capsys.readouterr().err
+        assert word in words and words.count("\n") == 1

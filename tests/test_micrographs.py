@@ -343,6 +343,7 @@ def test_fei_variants(tmp_path, wide):
         assert one(with_bar(wide[:442, :512], 29), made.fei(pixel=broken, hfw="")).pixel_size_nm is None
     xml = b'<?xml version="1.0"?><Metadata xmlns="http://x"><BinaryResult><PixelSize><X unit="m">4.1e-008</X><Y unit="m">4.1e-008</Y></PixelSize></BinaryResult></Metadata>'
     assert one(wide[:442, :512], xml).pixel_size_nm == near(41)
+    assert one(wide[:442, :512], xml, 34683).pixel_size_nm == near(41) and one(wide[:442, :512], xml.replace(b'"m"', b'"nm"').replace(b"4.1e-008", b"41")).pixel_size_nm == near(41)
     assert one(with_bar(wide[:442, :512], 29), made.fei().rstrip(b"\0") + xml).tags["warnings"]
     bomb = b'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]><Metadata><PixelSize><X>&b;</X></PixelSize></Metadata>'
     assert one(wide[:442, :512], bomb).pixel_size_nm is None
@@ -731,6 +732,27 @@ def test_palettes(tmp_path, image):
             read(tmp_path / f"b.{ending}")
 
 
+def test_bilevel(tmp_path, image):
+    map_ = image > 120
+    for name, options in (("plain.tif", {}), ("g4.tif", dict(compression="group4")), ("lzw.tif", dict(compression="tiff_lzw")), ("one.png", {}), ("one.bmp", {})):
+        Image.fromarray(map_).save(tmp_path / name, **options)
+        with pytest.raises(LabelMap):
+            read(tmp_path / name)
+        assert (read(tmp_path / name, force=True).pixels == map_ * np.uint8(255)).all(), name
+
+
+def test_info_tells_what_was_found(tmp_path, wide, capsys):
+    from semgan_nb.cli import main
+    path = made.tiff(tmp_path / "a.tif", with_bar(wide[:442, :512], 29), [(34682, 2, made.fei(hfw="0.0034"))], more=[wide[:64, :64]])
+    assert main(["info", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "3372 nm/px" in text and "bar 29 rows" in text and "pixel_size_from: FEI PixelWidth" in text and "note: has 2 pages" in text and "note: FEI PixelWidth says" in text
+    assert main(["info", str(path), "--page", "1"]) == 0 and "64 x 64 px" in capsys.readouterr().out
+    assert main(["info", str(path), "--page", "2"]) == 2
+    Image.fromarray(wide[:64, :64]).save(tmp_path / "b.png", dpi=(300, 300))
+    assert main(["info", str(tmp_path / "b.png"), "--print-density"]) == 0 and "8.467e+04 nm/px" in capsys.readouterr().out
+
+
 def test_refused_kinds(tmp_path, image):
     rng = np.random.default_rng(5)
     for name, pixels, options, word in (
@@ -773,6 +795,13 @@ def test_truncated_strips(tmp_path, image):
             path = made.tiff(tmp_path / "a.tif", image, rows=64, compression=compression, encode=lambda d: cut(d) if next(calls) == 3 else encode(d))
             with pytest.raises(BadInput, match="damaged"):
                 read(path)
+    for ending in ("bmp", "jpg"):
+        Image.fromarray(image).save(tmp_path / f"whole.{ending}")
+        data = (tmp_path / f"whole.{ending}").read_bytes()
+        for share in (0.3, 0.6, 0.9, 0.99):
+            (tmp_path / f"cut.{ending}").write_bytes(data[:int(share * len(data))])
+            with pytest.raises(BadInput, match="damaged"):
+                read(tmp_path / f"cut.{ending}")
     Image.fromarray(image).save(tmp_path / "whole.png")
     data = (tmp_path / "whole.png").read_bytes()
     for at in range(60, len(data) - 20, len(data) // 25):            # a single wrong bit shows
