@@ -463,12 +463,12 @@ def _settle(records, tags):
     if abs(y / x - 1) > 0.02: tags["warnings"].append(f"its pixels are not square: {x:.4g} nm wide and {y:.4g} nm high")
     return (float(y), float(x)), bar
 
-# %% ../nbs/01_micrographs.ipynb #c3ba8bd7
+# %% ../nbs/01_micrographs.ipynb #b5906e6b
 _MOST_PIXELS = 300_000_000
 
 def _check_size(path, width, height, bytes_per_pixel, length):
     "Refuse a declared size before memory is taken for it; `length`: bytes of the file."
-    if width < 1 or height < 1: raise ValueError("it has no pixels")
+    if width < 1 or height < 1 or bytes_per_pixel <= 0: raise ValueError("it has no pixels")
     needed = width * height * bytes_per_pixel
     if width * height > _MOST_PIXELS or needed > 2**31:
         raise BadInput(f"{path}: says that it has {width} x {height} pixels of {bytes_per_pixel:g} bytes, more than {_MOST_PIXELS // 10**6} million pixels or 2 GiB: the file is damaged, or cut the image into parts first")

@@ -732,6 +732,18 @@ def test_palettes(tmp_path, image):
             read(tmp_path / f"b.{ending}")
 
 
+@pytest.mark.parametrize("code", [256, 257, 258, 277, 278, 322, 323])
+def test_tags_that_are_zero_or_absurd(tmp_path, image, code):
+    for options in ({}, dict(tile=(64, 64)), dict(compression=8, encode=zlib.compress), dict(compression=7)):
+        for value in (0, 3, 65535):
+            kind = 3 if code in (258, 277) else 4
+            path = made.tiff(tmp_path / "a.tif", image[:128, :128], [(code, kind, struct.pack("<H" if kind == 3 else "<I", value))], drop=(code,), **options)
+            try:
+                assert isinstance(read_micrograph(path), Micrograph)
+            except BadInput:
+                pass
+
+
 def test_bilevel(tmp_path, image):
     map_ = image > 120
     for name, options in (("plain.tif", {}), ("g4.tif", dict(compression="group4")), ("lzw.tif", dict(compression="tiff_lzw")), ("one.png", {}), ("one.bmp", {})):

@@ -46,7 +46,7 @@ def tiff(path, pixels, extra=(), *, order="<", photometric=1, compression=1, enc
             tags.append((317, 3, pack("H", predictor)))
         if palette is not None:
             tags.append((320, 3, pack("H", *np.asarray(palette).ravel().tolist())))
-        tags = sorted([t for t in tags + list(extra) if t[0] not in drop], key=lambda t: t[0])
+        tags = sorted([t for t in tags if t[0] not in drop] + list(extra), key=lambda t: t[0])
         values, at = [], len(out) + 2 + 12 * len(tags) + 4
         for code, kind, data in tags:
             count = len(data) // SIZES[kind]
