@@ -429,7 +429,7 @@ def test_voila(place, browser):
         leave(at)
 
         at = visit("sweep")
-        at.says("9 runs")
+        at.says("9 done")
         bands, samples = at.picture("bands"), at.picture("samples")
         at.labelled("settings").select_option(["0.3", "noaug"])
         at.changed("bands", bands), at.changed("samples", samples)

@@ -533,7 +533,8 @@ def test_interrupted(tmp_path, with_signal):
     for k in range(36):
         write(source / f"{k:02d}.tif", np.tile(steel(k), (6, 6)) + np.uint8(k))
     (tmp_path / "script.py").write_text(SCRIPT.replace("window=64, stride=16", "window=64, stride=48"))
-    process = subprocess.Popen([sys.executable, tmp_path / "script.py", source, out / "a.zip"], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen([sys.executable, tmp_path / "script.py", source, out / "a.zip"], stderr=subprocess.PIPE, text=True, start_new_session=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a job in the background ignores it, and its children would
     for _ in range(600):
         if list(out.iterdir()) and len(workers := children(process.pid)) >= 2:
             break
