@@ -371,7 +371,7 @@ def _settings(options: argparse.Namespace) -> dict:
         found.setdefault("batch_gpu", found["batch_size"])
     return found
 
-# %% ../nbs/23_cli.ipynb #de2800cd
+# %% ../nbs/23_cli.ipynb #3a6b8bdf
 def _with_transfer(config, given: dict, out=None):
     "A configuration with the settings that were given, and with what a transfer changes in the others; the changes in lines."
     from semgan_nb.checkpoints import load_networks, transfer_config
@@ -444,6 +444,8 @@ def _prepare_options(parser):
     add("--mixed-scales", action="store_true", help="accept micrographs of different pixel size")
     add("--strict", action="store_true", help="stop at a file that cannot be used, instead of leaving it out")
     add("--force", action="store_true", help="take label maps and colour images too")
+    add("--page", type=int, default=0, metavar="N", help="of files with several pages (default 0, the first)")
+    add("--print-density", action="store_true", help="take the dpi of images without any record as their pixel size")
     add("--workers", type=int, metavar="N", help="processes (default: one per core, up to 8)")
 
 

@@ -309,7 +309,7 @@ def _end_threads() -> None:
     for box in _OPEN.values():
         box.end()
 
-# %% ../nbs/21_dashboards.ipynb #e96c0583
+# %% ../nbs/21_dashboards.ipynb #bcb40937
 _EVERYTHING, _LEFT_OUT = "all steps", "left out"
 
 
@@ -342,7 +342,8 @@ def file_steps(
         raise BadInput(f"{path}: is not the file that was prepared, its content has changed: prepare the archive again")
     recipe = Recipe.of(manifest)
     own = [image["crop"] for image in manifest["images"] if image["source"] == file]
-    micrograph = read_micrograph(path, source["bar_rows"], force=True)
+    how = {name: manifest["settings"][name] for name in ("page", "print_density") if name in manifest["settings"]}
+    micrograph = read_micrograph(path, source["bar_rows"], force=True, **how)
     found, size = {}, micrograph.pixel_size_nm
     for name, image in steps(micrograph, recipe, crop or (own[0] if own else None)).items():
         if size is not None and name == "one scale":

@@ -413,7 +413,7 @@ def _cores():
     "Cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../nbs/04_preprocess.ipynb #c2fe7550
+# %% ../nbs/04_preprocess.ipynb #ef7ab819
 @dataclass
 class _Source:
     "What is known of a usable file; its pixels are read again when they are needed."
@@ -437,9 +437,9 @@ def _reason(error, path):
 
 def _look(job):
     "A _Source, or (reason, whether it is a label map) for a file that is none."
-    path, name, bar, force = job
+    path, name, bar, how = job
     try:
-        m = read_micrograph(path, bar, force)
+        m = read_micrograph(path, bar, **how)
         with open(path, "rb") as f: sha256 = hashlib.file_digest(f, "sha256").hexdigest()
     except LabelMap as error: return _reason(error, path), True
     except Exception as error: return _reason(error, path), False
@@ -468,11 +468,11 @@ def _common(parts):
         same.append(level[0])
     return same or ["."]
 
-def _read_sources(files, root, crew, bar, force, strict, progress):
+def _read_sources(files, root, crew, bar, how, strict, progress):
     "(sources, rejected) of the files: each once, in order."
     sources, rejected, seen = [], [], {}
     names = [f.relative_to(root).as_posix() for f in files]
-    looks = crew.map(_look, [(f, n, bar, force) for f, n in zip(files, names)])
+    looks = crew.map(_look, [(f, n, bar, how) for f, n in zip(files, names)])
     for file, name, found in zip(files, names, tqdm(looks, "reading", len(files), unit="file", disable=not progress)):
         if isinstance(found, tuple):
             if strict and not found[1]: raise BadInput(f"{file}: {found[0]}")
@@ -533,21 +533,21 @@ def _depth(sources):
     if all(s.white is not None for s in deep) and high - low > full / 4: return 0, full
     return low, high                                                   # a narrow part of the scale, or no scale: spread it
 
-# %% ../nbs/04_preprocess.ipynb #89785a08
-def _read(source, force): return read_micrograph(source.path, source.bar_rows, force)
+# %% ../nbs/04_preprocess.ipynb #8430bb2e
+def _read(source, how): return read_micrograph(source.path, source.bar_rows, **how)
 
 def _judge(job):
-    source, recipe, force = job
-    return quality(recipe.eight(_read(source, force).image))
+    source, recipe, how = job
+    return quality(recipe.eight(_read(source, how).image))
 
 def _width(job):
-    source, recipe, force = job
-    return feature_width(recipe.clean(_read(source, force)))
+    source, recipe, how = job
+    return feature_width(recipe.clean(_read(source, how)))
 
 def _measure(job):
     "Arrays over the cuts of a micrograph: y, x, phase fraction, span and saturation (see `why_not`), sharpness."
-    source, recipe, force = job
-    image = recipe.clean(_read(source, force))
+    source, recipe, how = job
+    image = recipe.clean(_read(source, how))
     side, corners = recipe.side(image.shape), recipe.corners(image.shape)
     ends = [np.pad(np.cumsum(np.cumsum(e, 0, dtype=np.int64), 1), ((1, 0), (1, 0))) for e in _at_limits(image)]    # sums of rectangles in four look-ups
     whole, rows = _contrast(image), []
@@ -559,13 +559,13 @@ def _measure(job):
 
 def _make(job):
     "([(PNG, phase fraction after the grey-level step)], share of the pixels at 0 or 255)."
-    source, recipe, force, corners = job
-    image = recipe.change(recipe.clean(_read(source, force)))
+    source, recipe, how, corners = job
+    image = recipe.change(recipe.clean(_read(source, how)))
     side = recipe.side(image.shape)
     smalls = [reduce_to(image[y:y + side, x:x + side], recipe.size) for y, x in corners]
     return [(png(s), phase_fraction(s)) for s in smalls], float(np.mean((image == 0) | (image == 255)))
 
-# %% ../nbs/04_preprocess.ipynb #e761bbb6
+# %% ../nbs/04_preprocess.ipynb #16cdb859
 _RANKED = 400    # files at most that are judged as reference
 
 def prepare(
@@ -583,6 +583,8 @@ def prepare(
     progress=True,         # progress bars
     bar="auto",            # data bar: 'auto', rows to cut, or 0
     force=False,           # take label maps and colour images too
+    page=0,                # of files with several
+    print_density=False,   # True = take the plain resolution of TIFF, PNG or JPEG as pixel size, where no vendor says one
     strict=False,          # True = stop at a file that cannot be used, instead of leaving it out
     mixed_scales=False,    # True = accept micrographs of different pixel size
     resize=False,          # True = reduce the largest central square of each micrograph instead of cropping
@@ -596,9 +598,10 @@ def prepare(
     _check_arguments(dest, size, window, stride, intensity, stretch, holdout, median, resize, workers, dict(blurred=blurred, saturated=saturated, constant=constant))
     files, root = _list_sources(src)
     if workers is None: workers = min(_cores(), 8, max(1, len(files) // 16))
+    how = dict(force=force, page=page, print_density=print_density)
     with _Crew(workers) as crew:
         def bar_of(results, what, total): return tqdm(results, what, total, unit="file", disable=not progress)
-        sources, rejected = _read_sources(files, root, crew, bar, force, strict, progress)
+        sources, rejected = _read_sources(files, root, crew, bar, how, strict, progress)
         recipe = Recipe(size, None if window == "auto" else window, stride, bool(resize), intensity, None, median, _depth(sources), pixel_size)
 
         def drop(bad):
@@ -615,7 +618,7 @@ def prepare(
         feature = None
         if window == "auto":
             some = sources[::max(1, len(sources) // 24)]
-            feature = float(np.median(list(crew.map(_width, [(s, replace(recipe, median=0), force) for s in some]))))
+            feature = float(np.median(list(crew.map(_width, [(s, replace(recipe, median=0), how) for s in some]))))
             shapes = [recipe.shape(s.shape, s.pixel_size_nm) for s in sources]
             suggestion = _suggest([shape for shape in shapes if min(shape) >= size] or shapes, feature, size)
             recipe = replace(recipe, window=suggestion["window"], stride=stride or suggestion["stride"])
@@ -629,16 +632,16 @@ def prepare(
                 target, taken = to_uint8(read_micrograph(reference, bar).image), {"file": Path(reference).name, "sha256": hashlib.sha256(Path(reference).read_bytes()).hexdigest()}
             else:
                 ranked = sources[::-(-len(sources) // _RANKED)]
-                judged = list(bar_of(crew.map(_judge, [(s, recipe, force) for s in ranked]), "choosing the reference", len(ranked)))
+                judged = list(bar_of(crew.map(_judge, [(s, recipe, how) for s in ranked]), "choosing the reference", len(ranked)))
                 best, table = rank_references(judged)
-                target, taken = recipe.eight(_read(ranked[best], force).image), {"file": ranked[best].name, "sha256": ranked[best].sha256}
+                target, taken = recipe.eight(_read(ranked[best], how).image), {"file": ranked[best].name, "sha256": ranked[best].sha256}
                 table = [{"file": ranked[row["index"]].name} | {k: round(v, 4) for k, v in row.items() if k != "index"} for row in table]
             stretched = ((5, 95) if _span(target) < 140 else None) if stretch == "auto" else stretch
             if stretched: target = stretch_levels(target, *stretched)
             recipe = replace(recipe, target=tuple(histogram(target).tolist()))
             taken |= {"stretch": stretched, "histogram": recipe.target}
 
-        measured = list(bar_of(crew.map(_measure, [(s, recipe, force) for s in sources]), "measuring", len(sources)))   # before the grey-level step
+        measured = list(bar_of(crew.map(_measure, [(s, recipe, how) for s in sources]), "measuring", len(sources)))   # before the grey-level step
         facts = np.concatenate([rows for _, rows in measured])
         reasons, least = why_not(*facts[:, 1:].T, constant, saturated, blurred)
         good = np.array([r is None for r in reasons])
@@ -659,7 +662,7 @@ def prepare(
         after, clipped = [], []
 
         def items():
-            jobs = [(s, recipe, force, corners[good[part]]) for s, corners, part in places if good[part].any()]
+            jobs = [(s, recipe, how, corners[good[part]]) for s, corners, part in places if good[part].any()]
             made = crew.map(_make, jobs)
             with tqdm(desc="writing", total=int(good.sum()), unit="image", disable=not progress) as shown:
                 for s, corners, part in places:
@@ -676,7 +679,7 @@ def prepare(
 
         settings = {"size": size, "window": recipe.window, "stride": recipe.stride if recipe.window else None, "resize": recipe.resize, "pixel_size": pixel_size, "reference": taken and taken["file"],
                     "intensity": intensity, "stretch": stretched, "median": median, "holdout": holdout, "group": group if group in ("auto", "file", "folder", "prefix") else "csv",
-                    "blurred": blurred, "saturated": saturated, "constant": constant, "depth": recipe.depth and dict(zip(("black", "white"), recipe.depth)),
+                    "page": page, "print_density": print_density, "blurred": blurred, "saturated": saturated, "constant": constant, "depth": recipe.depth and dict(zip(("black", "white"), recipe.depth)),
                     "bar_rows": {s.name: s.bar_rows for s in sources if s.bar_rows}}
         about = [{"file": s.name, "sha256": s.sha256, "height": s.shape[0], "width": s.shape[1], "bits": np.dtype(s.dtype).itemsize * 8, "bar_rows": s.bar_rows, "pixel_size_nm": s.pixel_size_nm,
                   "group": g, "images": int(good[part].sum())} | ({"enlarged": round(1 / min(recipe.factor(s.pixel_size_nm)), 3)} if min(recipe.factor(s.pixel_size_nm)) < 1 else {}) | ({"warnings": s.warnings} if s.warnings else {})

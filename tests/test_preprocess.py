@@ -561,3 +561,19 @@ def test_the_demo_archive_is_what_it_was(tmp_path):
     summary = prepare(embedded(), tmp_path / "a.zip", 32, window="auto", progress=False)
     assert hashlib.sha256(Dataset(tmp_path / "a.zip").images().tobytes()).hexdigest() == "7f219ee5c1c9c1cf56d11eb425d1d5eb066a4ac8e977f4e88f9fda2e4e53f2ed"
     assert summary["holdout_groups"] == ["spot3", "spot4"] and summary["reference"] == "spot2_0d_4.png" and summary["rejected_images"] == {}
+
+
+def test_a_page_of_many_and_the_print_density_on_request(tmp_path):
+    pages = np.stack([steel(k) for k in range(3)])
+    for name in ("a", "b"):
+        write(tmp_path / "sem" / f"{name}.tif", np.roll(pages, 9 * ord(name), 2), photometric="minisblack", resolution=(254000, 254000), resolutionunit="CENTIMETER")
+    summary = prepare(tmp_path / "sem", tmp_path / "first.zip", 64, progress=False, intensity="none", holdout=0)
+    assert summary["pixel_size_nm"] is None and any("3 pages" in note for note in summary["notes"])
+    summary = prepare(tmp_path / "sem", tmp_path / "third.zip", 64, progress=False, intensity="none", holdout=0, median=0, page=2, print_density=True)
+    assert np.allclose(summary["pixel_size_nm"], 1e7 / 254000)
+    whole = np.roll(pages[2], 9 * ord("a"), 1)
+    np.testing.assert_array_equal(Dataset(tmp_path / "third.zip").images([0])[0, 0], centre_crop(whole, 64))
+    settings = Dataset(tmp_path / "third.zip").manifest["settings"]
+    assert (settings["page"], settings["print_density"]) == (2, True)
+    with pytest.raises(BadInput, match="page"):
+        prepare(tmp_path / "sem", tmp_path / "x.zip", 64, progress=False, page=5)
