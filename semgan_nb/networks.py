@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'resolutions', 'channels', 'normalize_2nd_moment', 'MappingNetwork', 'SynthesisLayer', 'ToRGB',
            'first_half_resolution', 'use_half', 'SynthesisBlock', 'SynthesisNetwork', 'Generator', 'DiscriminatorBlock',
-           'DiscriminatorEpilogue', 'Discriminator', 'count_parameters', 'parameter_table']
+           'DiscriminatorEpilogue', 'Discriminator', 'count_parameters', 'layer_table']
 
-# %% ../nbs/06_networks.ipynb #aa44433f
+# %% ../nbs/06_networks.ipynb #34033ce5
 import math
 
 import torch
@@ -15,7 +15,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from semgan_nb.layers import (
-    GAIN_PASSES, Conv2dLayer, FullyConnected, MinibatchStd, bias_act, conv2d_resample, default_gain, demodulation, downsample2d, fir_filter, tame_for_half,
+    GAIN_PASSES, Conv2dLayer, FullyConnected, MinibatchStd, bias_act, conv2d_resample, default_gain, demodulation, downsample2d, fir_filter, limited, tame_for_half,
     upsample2d,
 )
 
@@ -105,7 +105,7 @@ class MappingNetwork(nn.Module):
             ws = torch.cat([self.w_avg.lerp(ws[:, :k], truncation_psi), ws[:, k:]], dim=1)
         return ws
 
-# %% ../nbs/06_networks.ipynb #7015fcc4
+# %% ../nbs/06_networks.ipynb #374a4990
 class SynthesisLayer(nn.Module):
     "Modulated convolution + noise + bias + activation: [N, in, H, W], w [N, w_dim] -> [N, out, r, r]."
 
@@ -145,13 +145,13 @@ class SynthesisLayer(nn.Module):
         y = torch.addcmul((self.bias * g).view(1, -1, 1, 1).to(x.dtype), y, d[:, :, None, None].to(x.dtype))
         if self.use_noise and noise_mode == "random":
             r = self.resolution
-            y = y + (torch.randn(x.shape[0], 1, r, r, generator=generator, device=x.device) * (self.noise_strength * g)).to(x.dtype)
+            y += (torch.randn(x.shape[0], 1, r, r, generator=generator, device=x.device) * (self.noise_strength * g)).to(x.dtype)
         elif self.use_noise and noise_mode == "const":
-            y = y + (self.noise_const * (self.noise_strength * g)).to(x.dtype)
+            y += (self.noise_const * (self.noise_strength * g)).to(x.dtype)
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         if self.activation == "lrelu":
             y = F.leaky_relu(y, 0.2, inplace=True)
-            return y if clamp is None else y.clamp(-clamp, clamp)
+            return limited(y, clamp)
         return bias_act(y, act=self.activation, gain=gain_after / g, clamp=clamp)
 
 
@@ -172,7 +172,7 @@ class ToRGB(nn.Module):
         # A product over channels in NHWC order: with one or three outputs it is faster than a convolution and keeps the layout.
         y = torch.bmm(x.permute(0, 2, 3, 1).reshape(n, h * w_, c), kernel.transpose(1, 2).to(x.dtype))
         y = _full(y.view(n, h, w_, -1).permute(0, 3, 1, 2)) + self.bias.view(1, -1, 1, 1)
-        return y if self.conv_clamp is None else y.clamp(-self.conv_clamp, self.conv_clamp)
+        return limited(y, self.conv_clamp)
 
 # %% ../nbs/06_networks.ipynb #6ed0649e
 def first_half_resolution(img_resolution: int, num_fp16_res: int) -> float:
@@ -487,20 +487,41 @@ class Discriminator(nn.Module):
             x, img = getattr(self, f"b{r}")(x, img, force_fp32)
         return self.b4(x, img, self.mapping(None, c) if self.c_dim else None)
 
-# %% ../nbs/06_networks.ipynb #52f8d5d4
+# %% ../nbs/06_networks.ipynb #4f32c097
 def count_parameters(module: nn.Module) -> int:
     "Number of trainable values."
     return sum(p.numel() for p in module.parameters())
 
 
-def parameter_table(module: nn.Module) -> str:
-    "One line for each block and part: name, shape of its weights, number of parameters."
-    rows = []
+def layer_table(
+    module: nn.Module,
+    *inputs,  # of its forward; on the same device, which may be `meta`
+    **options,  # of its forward
+) -> str:
+    "Layer by layer in the order of computation: the shape it puts out, the shapes of its weights, the number of its parameters."
+    rows, hooks, seen = [], [], set()
+
+    def note(name, child):
+        def hook(_, given, out):
+            if name not in seen:
+                seen.add(name)
+                out = out[0] if isinstance(out, tuple) else out
+                own = [p for _, p in child.named_parameters(recurse=False)]
+                rows.append((name, "×".join(map(str, out.shape)), sum(p.numel() for p in own), "  ".join("×".join(map(str, p.shape)) or "1" for p in own)))
+        return hook
+
     for name, child in module.named_modules():
-        own = [p for n, p in child.named_parameters(recurse=False)]
-        if own:
-            shapes = " ".join("×".join(map(str, p.shape)) or "1" for p in own)
-            rows.append((name, sum(p.numel() for p in own), shapes))
-    rows.append(("total", count_parameters(module), ""))
-    width = max(len(r[0]) for r in rows)
-    return "\n".join(f"{n:{width}s} {k:>12,d}  {s}" for n, k, s in rows)
+        if any(True for _ in child.parameters(recurse=False)):
+            hooks.append(child.register_forward_hook(note(name or "(itself)", child)))
+    training = module.training
+    try:
+        with torch.no_grad():
+            module.eval()(*inputs, **options)
+    finally:
+        module.train(training)
+        for h in hooks:
+            h.remove()
+    rows.append(("total", "", count_parameters(module), ""))
+    rows = [("layer", "output", "parameters", "weights"), *((n, o, f"{k:,d}", s) for n, o, k, s in rows)]
+    wide = [max(len(row[i]) for row in rows) for i in range(3)]
+    return "\n".join(f"{n:{wide[0]}s}  {o:{wide[1]}s}  {k:>{wide[2]}s}  {s}".rstrip() for n, o, k, s in rows)
