@@ -241,7 +241,7 @@ class Trainer:
             setattr(self, k, state[k])
         self.pl_mean = state["pl_mean"].to(self.device)
 
-# %% ../nbs/15_training.ipynb #8b205d4f
+# %% ../nbs/15_training.ipynb #42a49913
 @dataclass(frozen=True)
 class Tick:
     "What a tick of training reports."
@@ -280,6 +280,16 @@ class _Signals:
         for s, old in self._old.items():
             signal.signal(s, old)
         self._old = {}
+
+    def aside(self) -> None:
+        "While the caller has a tick in hand, Ctrl-C is his. SIGTERM would end the process with nothing saved, so it goes on being an interruption, unless he has a way of his own."
+        for s, old in self._old.items():
+            if s == signal.SIGINT or old is not signal.SIG_DFL:
+                signal.signal(s, old)
+
+    def back(self) -> None:
+        for s in self._old:
+            signal.signal(s, self._handle)
 
 
 def grid_size(resolution: int) -> tuple[int, int]:
@@ -414,9 +424,9 @@ def train(
                 save(pending)
                 last_saved = time.monotonic()
             if tick is not None:
-                signals.__exit__()
+                signals.aside()
                 yield tick
-                signals.__enter__()
+                signals.back()
             if trainer.done:
                 state, message = "done", ""
                 return

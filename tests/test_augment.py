@@ -1,9 +1,11 @@
 """Chapter 07 against the reference: check values at fixed percentiles, arrays (tests/data/ada.npz), the controller (ada_controller.npz)."""
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from semgan_nb.augment import PIPES, AdaController, AugmentPipe, augment_pipe
 
@@ -28,6 +30,10 @@ def pipe(name, p=1.0):
     ("blit", 0.3, -0.007385, 0.567380, [0.74619, -0.91682, 0.99420], 0.30074),
     ("geom", 0.3, -0.020505, 0.450207, [-0.07582, -0.19088, 0.42874], -0.38259),
     ("bg", 0.3, -0.002260, 0.448290, [0.55395, 0.72650, 0.05837], 0.26451),
+    ("brightness", 0.3, -0.085530, 0.579292, [-0.92154, 0.48568, -0.19734], 0.59948),
+    ("contrast", 0.3, -0.009998, 0.509431, [-0.74519, 0.49232, -0.10833], 0.59240),
+    ("filter", 0.3, -0.010815, 0.551062, [-0.80609, 0.53256, -0.11718], 0.64081),
+    ("cutout", 0.3, -0.010627, 0.497348, [-0.84738, 0.55984, -0.12318], 0),
 ])
 def test_check_values(name, q, mean, std, first, other):
     y = pipe(name)(noise, percentile=q)
@@ -41,6 +47,74 @@ def test_reference_images(name):
     x = torch.from_numpy(gold["grey_input"])
     for q, want in zip(gold["percentiles"], gold[f"grey_{name}"]):
         assert (pipe(name)(x, percentile=float(q))[0] - torch.from_numpy(want)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name, want", [("hue", [0.99414, 0.24476, -0.06243]), ("saturation", [0.85081, -0.41692, 0.74259]), ("color", [0.35489, -0.74700, -1.19870])])
+def test_check_values_in_colour(name, want):
+    x = torch.tensor(np.random.RandomState(8).rand(2, 3, 32, 32) * 2 - 1, dtype=torch.float32)
+    assert np.allclose(pipe(name)(x, percentile=0.7)[0, :, 0, 0], want, atol=1e-4)
+
+
+def test_reference_images_of_every_group():
+    gold = np.load(data / "ada.npz")
+    found = [k for k in gold if k.startswith(("grey70_", "rgb30_"))]
+    assert len(found) == 10
+    for key in found:
+        kind, name = key.split("_")
+        y = pipe(name)(torch.from_numpy(gold["rgb_input" if kind == "rgb30" else "grey_input"]), percentile=0.3 if kind == "rgb30" else 0.7)
+        assert (y[0] - torch.from_numpy(gold[key])).abs().max() < 2e-4, key
+
+
+@pytest.mark.skipif("SEMGAN_GOLDEN" not in os.environ, reason="SEMGAN_GOLDEN names no folder of reference arrays")
+def test_the_whole_reference():
+    gold, seen = np.load(Path(os.environ["SEMGAN_GOLDEN"]) / "ada.npz"), 0
+    for kind in ("grey", "rgb"):
+        x = torch.from_numpy(gold[f"{kind}_input"])
+        for key in gold:
+            name = key.removeprefix(f"{kind}_")
+            if key.startswith(f"{kind}_") and (name in PIPES or name in AugmentPipe().on) and name not in ("noise", "bgcfnc"):
+                for q, want in zip(gold["percentiles"], gold[key]):
+                    assert (pipe(name)(x, percentile=float(q))[0] - torch.from_numpy(want)).abs().max() < 1e-4 * max(np.abs(want).max(), 1), (key, q)
+                    seen += 1
+    assert seen > 150
+
+
+def test_noise_has_the_reference_strength():
+    gold, x = np.load(data / "ada.npz"), torch.zeros(1, 1, 256, 256)
+    for q, sigma in zip(gold["percentiles"], gold["noise_sigma"]):
+        assert abs(pipe("noise")(x, torch.Generator().manual_seed(1), percentile=float(q)).std() / sigma - 1) < 0.02
+    many = pipe("noise")(torch.zeros(4000, 1, 8, 8), torch.Generator().manual_seed(2))
+    assert abs(many.square().mean().sqrt() - 0.1) < 0.005
+
+
+def test_cutout_covers_what_it_should_on_average():
+    kept = pipe("cutout")(torch.ones(4000, 1, 32, 32), torch.Generator().manual_seed(3)).mean()
+    assert abs((1 - kept) - 0.19) < 0.01
+
+
+def test_blur_and_median():
+    x = torch.tensor(np.random.RandomState(1).randn(1, 1, 64, 64), dtype=torch.float32)
+    sigma = 0.476936  # erfinv(0.5)
+    want = ndimage.gaussian_filter(x[0, 0].double().numpy(), sigma, mode="mirror", radius=2)
+    assert np.abs(pipe("blur")(x, percentile=0.75)[0, 0].numpy() - want).max() < 1e-4
+    np.testing.assert_array_equal(pipe("median")(x, percentile=0.5)[0, 0].numpy(), ndimage.median_filter(x[0, 0].numpy(), 3, mode="mirror"))
+
+
+@pytest.mark.parametrize("name", sorted(PIPES))
+def test_twice_differentiable(name):
+    a = pipe(name, 0.8)
+    x = torch.tensor(np.random.RandomState(4).rand(2, 3, 24, 24), dtype=torch.float64, requires_grad=True)
+    f = lambda v: a(v, torch.Generator().manual_seed(11))
+    assert not torch.equal(f(x), x)
+    assert torch.autograd.gradcheck(f, x, fast_mode=True) and torch.autograd.gradgradcheck(lambda v: f(v).pow(3), x, fast_mode=True)
+
+
+@pytest.mark.parametrize("name", sorted(PIPES))
+def test_closed_gates_change_nothing(name):
+    x = torch.randn(3, 1, 32, 32)
+    assert torch.equal(pipe(name, 0.0)(x), x)
+    half = pipe(name, 0.2)(x.repeat(20, 1, 1, 1), torch.Generator().manual_seed(5)) == x.repeat(20, 1, 1, 1)
+    assert 0 < half.flatten(1).all(dim=1).sum() < 60 or name in ("bgcf", "bgcfn", "bgcfnc", "bgc")  # some are left as they were
 
 
 def test_reference_gradient():

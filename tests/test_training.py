@@ -248,6 +248,20 @@ def test_signals_end_the_iteration_and_save(archive, tmp_path, which):
     assert status["state"] == "stopped" and state["trainer"]["cur_nimg"] > 0
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_between_two_ticks_saves_too(archive, tmp_path, which):
+    slow = SCRIPT.replace("flush=True)", "flush=True); import time; time.sleep(60)")
+    assert slow != SCRIPT
+    p = subprocess.Popen([sys.executable, "-c", slow, json.dumps(TINY.replace(total_kimg=50.0, snap=1000).to_dict()), str(archive), str(tmp_path / "r"), "1e9"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert p.stdout.readline().strip() == "0"
+    time.sleep(0.5)  # it sleeps, with the tick in hand
+    p.send_signal(which)
+    p.communicate(timeout=60)
+    assert p.returncode != 0 and read_status(tmp_path / "r")["state"] == "stopped"
+    assert load_state(tmp_path / "r" / "state")["trainer"]["cur_nimg"] > 0
+
+
 def test_a_second_process_is_refused(archive, tmp_path):
     p = start(TINY.replace(total_kimg=50.0), archive, tmp_path / "r")
     try:
