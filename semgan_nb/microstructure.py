@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['grey_stack', 'phase_fractions', 'fraction_quantiles', 'two_point_map', 'radial_mean', 'two_point', 'power_spectrum',
-           'radial_spectrum']
+           'radial_spectrum', 'directions', 'characteristic_length', 'leak_meter']
 
-# %% ../nbs/11_microstructure.ipynb #33d47573
+# %% ../nbs/11_microstructure.ipynb #4a0c615e
 import numpy as np
-from scipy import fft
+from scipy import fft, ndimage
 
 from .micrographs import BadInput
 from .synthetic import phase_fraction
@@ -121,3 +121,44 @@ def radial_spectrum(
     sums, count = np.bincount(ring, power.ravel()), np.bincount(ring)
     keep = np.arange(1, n // 2 + 1)
     return keep / n, np.log10(np.maximum(sums[keep] / count[keep], 1e-6))
+
+# %% ../nbs/11_microstructure.ipynb #37e1776f
+def directions(
+    images,  # uint8 [N, H, W], also [H, W] or [N, C, H, W]
+    bins: int = 18,
+) -> tuple:
+    "(angle [bins] of the edges in degrees, 0 along the rows, counter-clockwise as seen, 0 to 180; share of squared gradient in each [bins], sum 1)."
+    weight = np.zeros(bins)
+    for image in grey_stack(images).astype(float):
+        gy, gx = np.gradient(ndimage.gaussian_filter(image, 1))
+        along = np.degrees(np.arctan2(-gy, gx) + np.pi / 2) % 180  # an edge runs across its gradient; rows count downwards
+        weight += np.bincount((along * bins / 180).astype(int).ravel() % bins, (gx**2 + gy**2).ravel(), minlength=bins)
+    return (np.arange(bins) + 0.5) * 180 / bins, weight / max(weight.sum(), 1e-300)
+
+
+def characteristic_length(images) -> float:  # as in `directions`
+    "Wavelength in px at the centre of gravity of the two-dimensional power spectrum."
+    frequency, level = radial_spectrum(images, window=True)
+    power = 10.0**level * frequency  # of the whole ring
+    return float(power.sum() / (power * frequency).sum())
+
+
+def _apart(a, b) -> dict:
+    levels = [np.bincount(grey_stack(x).ravel(), minlength=256)[:256] / grey_stack(x).size for x in (a, b)]
+    return {"direction": float(np.abs(directions(a)[1] - directions(b)[1]).sum() / 2), "length": float(abs(np.log2(characteristic_length(a) / characteristic_length(b)))),
+            "grey": float(np.abs(np.cumsum(levels[0]) - np.cumsum(levels[1])).sum())}
+
+
+def leak_meter(
+    real,  # uint8 [N, H, W] or [N, C, H, W], N at least 4
+    generated,  # as real
+    splits: int = 8,  # of the real images into halves, for the floor
+    seed: int = 0,
+) -> dict:
+    "direction, length and grey -> dict(value, floor: the largest value between random halves of the real images, leaks: value more than twice the floor)."
+    real, rng = grey_stack(real), np.random.default_rng(seed)
+    if len(real) < 4: raise BadInput(f"leak_meter: {len(real)} real images were given, at least 4 are wanted")
+    halves = [rng.permutation(len(real)) for _ in range(splits)]
+    floors = [_apart(real[order[: len(order) // 2]], real[order[len(order) // 2:]]) for order in halves]
+    return {name: {"value": value, "floor": floor, "leaks": bool(value > 2 * floor)}
+            for name, value in _apart(real, generated).items() for floor in [max(one[name] for one in floors)]}

@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 
 from semgan_nb.micrographs import BadInput
-from semgan_nb.microstructure import (fraction_quantiles, grey_stack, phase_fractions, power_spectrum, radial_mean,
+from semgan_nb.microstructure import (characteristic_length, directions, fraction_quantiles, leak_meter, grey_stack, phase_fractions, power_spectrum, radial_mean,
                                       radial_spectrum, two_point, two_point_map)
+from semgan_nb.synthetic import grf
 
 
 def by_pairs(m, periodic):
@@ -112,3 +113,38 @@ def test_a_window_takes_leakage_away():
     assert faded[-1] < plain[-1] - 2
     noise = np.random.default_rng(4).normal(0, 10, (300, 32, 32))
     assert np.abs(radial_spectrum(noise, window=True)[1] - 2)[2:].max() < 0.05
+
+
+def textured(n, seed, stretch=1.0, angle=0.0, var=4):
+    rng = np.random.default_rng(seed)
+    fields = [grf(rng, (64, 64), var, var * stretch**2, angle, tile=True) for _ in range(n)]
+    return np.clip(128 + 40 * np.stack(fields), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.5, 1.2])
+def test_directions_are_those_of_the_field(angle):
+    angles, share = directions(textured(20, 1, stretch=3, angle=angle))  # grf counts clockwise
+    double = np.exp(2j * np.radians(angles)) @ share
+    off = (np.degrees(np.angle(double)) / 2 + np.degrees(angle) + 90) % 180 - 90
+    assert abs(off) < 4 and share.sum() == pytest.approx(1)
+
+
+def test_lengths_scale_and_turning_by_a_quarter_swaps_directions():
+    assert characteristic_length(textured(40, 2, var=9)) / characteristic_length(textured(40, 2, var=2.25)) == pytest.approx(2, rel=0.1)
+    rows = textured(20, 3, stretch=3)
+    assert np.allclose(np.roll(directions(rows)[1], 9), directions(rows.transpose(0, 2, 1)[:, :, ::-1])[1], atol=0.01)
+
+
+def test_leak_meter_tells_what_changed():
+    real = textured(80, 4, stretch=2)
+    same = leak_meter(real, textured(80, 5, stretch=2))
+    assert not any(one["leaks"] for one in same.values())
+    turned = leak_meter(real, textured(80, 5, stretch=2, angle=1.2))
+    assert turned["direction"]["leaks"] and not turned["grey"]["leaks"]
+    brighter = leak_meter(real, (textured(80, 5, stretch=2) * 0.8 + 40).astype(np.uint8))
+    assert brighter["grey"]["leaks"] and not brighter["direction"]["leaks"]
+    assert leak_meter(real, textured(80, 5, stretch=1))["direction"]["leaks"]
+    larger = np.kron(real[:, :32, :32], np.ones((1, 2, 2))).astype(np.uint8)
+    assert leak_meter(real, larger)["length"]["leaks"]
+    with pytest.raises(BadInput, match="at least 4"):
+        leak_meter(real[:3], real)
