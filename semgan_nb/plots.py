@@ -5,17 +5,20 @@
 # %% auto #0
 __all__ = ['REAL', 'GENERATED', 'QUIET', 'PAPER_COLOURS', 'COLOURS', 'AXIS_COLOURS', 'as_png', 'colour_of', 'image_grid',
            'real_and_generated', 'value_of', 'ladder_figure', 'curves', 'samples', 'setting_colours', 'study_runs',
-           'bands', 'best_values', 'spectra', 'fractions', 'two_points', 'walk_curve', 'before_after', 'grey_levels']
+           'bands', 'best_values', 'spectra', 'fractions', 'two_points', 'walk_curve', 'before_after', 'grey_levels',
+           'augmentation_gallery', 'augmentation_effect', 'controller_figure']
 
-# %% ../nbs/20_plots.ipynb #ab42f9e1
+# %% ../nbs/20_plots.ipynb #c18f7bdd
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from .augment import SENSE, AugmentPipe, replay, scaled_pipe
 from .micrographs import scale_bar
 from .microstructure import fraction_quantiles, phase_fractions, radial_spectrum, two_point
 from .runs import is_run, planes, read_config, read_ladder, read_metrics, read_stats, sheet
@@ -626,4 +629,100 @@ def grey_levels(
             axes.legend(fontsize=8, frameon=False, loc="upper left")
     _tidy(panels[0], "", "share of pixels\nat most as light")
     _tidy(panels[1], "grey level", "share of pixels\nat most as light")
+    return figure
+
+# %% ../nbs/20_plots.ipynb #0a555d9d
+def _augmented(pipe: AugmentPipe, images: np.ndarray, seed: int) -> np.ndarray:
+    x = torch.as_tensor(images[:, None] / 127.5 - 1, dtype=torch.float32)
+    with torch.no_grad():
+        y = pipe(x, torch.Generator().manual_seed(seed))
+    return (y[:, 0] * 127.5 + 127.5).round().clamp(0, 255).byte().numpy()
+
+
+def augmentation_gallery(
+    images,  # uint8 [N, H, W] or [N, 1, H, W], five for instance
+    transforms=None,  # names of chapter 7; None: all that change a grey image
+    strength: float = 1.0,  # times the usual one
+    seed: int = 0,
+    figure: Figure | None = None,
+) -> Figure:
+    "A column of images as they are, and a column for each transform at p = 1."
+    images = _grey(images)
+    transforms = [t for t in SENSE if t not in ("hue", "saturation")] if transforms is None else list(transforms)
+    figure = _figure(figure, (0.72 * (len(transforms) + 1), 0.76 * len(images) + 0.2))
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
+    panels = figure.subplots(len(images), len(transforms) + 1, squeeze=False)
+    for k, name in enumerate(["as it is", *transforms]):
+        shown = images if not k else _augmented(scaled_pipe(name, strength), images, seed)
+        for axes, image in zip(panels[:, k], shown):
+            axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.axis("off")
+        panels[0, k].set_title(name, fontsize=7, pad=2)
+    return figure
+
+
+def augmentation_effect(
+    images,  # uint8 [N, H, W] or [N, 1, H, W]
+    transform: str,  # of chapter 7, or a group such as bg
+    strength: float = 1.0,  # times the usual one
+    p: float = 1.0,  # with which probability each image is transformed
+    seed: int = 0,
+    figure: Figure | None = None,
+) -> Figure:
+    "Images before and after, their grey levels and their power spectra."
+    images = _grey(images)
+    pipe = scaled_pipe(transform, strength)
+    pipe.p.fill_(p)
+    after = _augmented(pipe, images, seed)
+    figure = _figure(figure, (1.5 * max(len(images), 4), 5.4))
+    grid = figure.add_gridspec(3, 1, height_ratios=(1, 1, 1.3))
+    for row, (shown, word) in enumerate(((images, "as it is"), (after, transform))):
+        for k, axes in enumerate(grid[row].subgridspec(1, len(images)).subplots(squeeze=False)[0]):
+            axes.imshow(shown[k], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if not k:
+                axes.set_ylabel(word, fontsize=9)
+    left, right = grid[2].subgridspec(1, 2).subplots()
+    for shown, label, colour in ((images, "as they are", REAL), (after, "augmented", GENERATED)):
+        left.plot(np.bincount(shown.ravel(), minlength=256) / shown.size, color=colour, lw=1, label=label)
+        right.plot(*radial_spectrum(shown, window=True), color=colour, lw=1.2, label=label)
+    left.set_xlim(0, 255)
+    left.set_ylim(0, None)
+    right.legend(fontsize=8, frameon=False)
+    _tidy(left, "grey level", "share of pixels")
+    _tidy(right, "cycles per pixel", "log10 of mean power")
+    return figure
+
+
+def controller_figure(
+    kimg,  # [T] of the records
+    rt,  # [T]
+    p,  # [T] as it was
+    target: float,
+    ada_kimg: float,
+    window: tuple | None = None,  # kimg, from and to: r_t there is drawn as a distribution; None: all
+    figure: Figure | None = None,
+) -> Figure:
+    "A recorded r_t, p as it was and as this controller would have moved it, and how r_t is distributed over a window."
+    kimg, rt, p = (np.asarray(v, float) for v in (kimg, rt, p))
+    low, high = window or (kimg.min(), kimg.max())
+    inside = (kimg >= low) & (kimg <= high) & np.isfinite(rt)
+    figure = _figure(figure, (7.6, 3.6))
+    grid = figure.add_gridspec(2, 2, width_ratios=(3, 1))
+    above, below, beside = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[:, 1])
+    above.plot(kimg, rt, color=COLOURS[1], lw=1)
+    above.axhline(target, color=GENERATED, lw=1, ls=":")
+    above.axvspan(low, high, color="0.93", lw=0)
+    below.plot(kimg, p, color=QUIET, lw=1.2, label="as it was")
+    below.plot(kimg, replay(kimg, rt, target, ada_kimg), color=GENERATED, lw=1.4, label=f"target {target:g}, horizon {ada_kimg:g} kimg")
+    below.legend(fontsize=8, frameon=False)
+    if inside.any():
+        beside.hist(rt[inside], bins=np.linspace(min(rt[inside].min(), 0), 1, 25), orientation="horizontal", color=COLOURS[1], alpha=0.7)
+        share = float((rt[inside] > target).mean())
+        beside.set_title(f"{share:.0%} above the target", fontsize=9)
+    beside.axhline(target, color=GENERATED, lw=1, ls=":")
+    _tidy(above, "", "$r_t$")
+    _tidy(below, "thousand real images seen by the discriminator (kimg)", "$p$")
+    _tidy(beside, "records", "$r_t$")
     return figure

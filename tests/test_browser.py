@@ -95,10 +95,10 @@ def place(tmp_path_factory):
     made_up_run(root / "runs" / "broken", state="failed", message="OSError: no space left on device", seed=1)
     made_up_sweep(root / "sweep")
     random_snapshot(root / "snapshot-000000.safetensors")
-    setup = "import threading\nimport ipywidgets\nfrom semgan_nb.dashboards import data_steps, latent_walk, live_run, target_sweep\nfrom semgan_nb.micrographs import embedded"
+    setup = "import threading\nimport ipywidgets\nfrom semgan_nb.dashboards import augment_gallery, controller_panel, data_steps, latent_walk, live_run, target_sweep\nfrom semgan_nb.micrographs import embedded"
     prepare(embedded(), root / "data.zip", 32, window=128, stride=128, progress=False)
     live = 'live_run("runs/{}", "runs/broken", every=0.3)'
-    calls = {"live": live.format("first"), "voila-live": live.format("other"), "sweep": 'target_sweep("sweep", every=0.5)', "data": 'data_steps("data.zip", embedded())', "walk": 'latent_walk("snapshot-000000.safetensors", frames=121)'}
+    calls = {"live": live.format("first"), "voila-live": live.format("other"), "sweep": 'target_sweep("sweep", every=0.5)', "data": 'data_steps("data.zip", embedded())', "augment": "augment_gallery()", "controller": "controller_panel()", "walk": 'latent_walk("snapshot-000000.safetensors", frames=121)'}
     for name, call in calls.items():
         cells = [new_markdown_cell(f"# {name}"), new_code_cell(setup), new_code_cell(f"box, controls = {call}\nbox")]
         kernel = dict(display_name="Python 3 (ipykernel)", language="python", name="python3")
@@ -242,6 +242,34 @@ def test_data(seat, place):
     at.changed("sheet", sheet)
     at.kernel_has("(controls['step'].value, controls['page'].value, controls['notice'].value)", "('median', 2, '')")
     at.shoot("median")
+
+
+def test_augmentation(seat, place):
+    at = seat("augment")
+    at.run_all()
+    at.says("xflip. Meaningful")
+    effect = at.picture("effect")
+    at.accessible()
+    at.labelled("transform").select_option("lumaflip")
+    at.says("Not meaningful: it turns light martensite dark")
+    effect = at.changed("effect", effect)
+    at.labelled("p").focus()
+    at.page.keyboard.press("Home")
+    effect = at.changed("effect", effect)  # p = 0: as it is
+    at.labelled("seed").fill("3")
+    at.shoot("lumaflip")
+
+
+def test_controller(seat, place):
+    at = seat("controller")
+    at.run_all()
+    at.says("p would be")
+    figure = at.picture("figure")
+    at.labelled("target").focus()
+    at.page.keyboard.press("ArrowRight")
+    at.changed("figure", figure)
+    at.accessible()
+    at.shoot("target")
 
 
 def test_live_run(seat, place):

@@ -16,7 +16,7 @@ from made_up_runs import METRIC, MadeUpRun, made_up_run, made_up_sweep, random_s
 from PIL import Image
 
 from semgan_nb import dashboards, plots
-from semgan_nb.dashboards import close_dashboards, data_steps, file_steps, latent_walk, live_run, run_state, target_sweep, walk_image
+from semgan_nb.dashboards import augment_gallery, close_dashboards, controller_panel, data_steps, file_steps, latent_walk, live_run, run_state, target_sweep, walk_image
 from semgan_nb.dataset import Dataset
 from semgan_nb.latent import walk_frames
 from semgan_nb.micrographs import BadInput
@@ -204,6 +204,32 @@ def test_data_dashboard_names_files_that_are_gone_or_changed(prepared, tmp_path)
     (other / "a" / "m0.tif").write_bytes((other / "a" / "m2.tif").read_bytes())
     box, w = data_steps(other / "data.zip", other)
     assert "m0.tif: is not the file that was prepared" in w["notice"].value
+
+
+# -- augmentation --------------------------------------------------------------------------------------------------------------
+
+def test_augment_gallery_shows_what_plots_draws():
+    images = np.stack([dual_phase(np.random.default_rng(k), 48, 0.5)[0] for k in range(3)])
+    box, w = augment_gallery(images)
+    for name in [value for _, value in w["transform"].options]:
+        w["transform"].value = name
+        assert box.wait() and not w["notice"].value and w["sense"].value, name
+    w["transform"].value, w["strength"].value, w["p"].value, w["seed"].value = "scale", 2.0, 0.5, 7
+    assert box.wait() and same(w["effect"], plots.augmentation_effect(images, "scale", 2.0, 0.5, 7))
+    names = dict(images=images)
+    exec(box.code, names)
+
+
+def test_controller_panel_replays(tmp_path):
+    run = made_up_run(tmp_path / "run")
+    box, w = controller_panel(run)
+    assert not w["notice"].value and w["target"].value == 0.6
+    before, said = w["figure"].value, w["caption"].value
+    w["target"].value, w["ada_kimg"].value = 0.1, 10
+    assert box.wait() and w["figure"].value != before and w["caption"].value != said
+    w["window"].value = (0, 8)
+    assert box.wait() and not w["notice"].value
+    exec(box.code, {})
 
 
 # -- a sweep --------------------------------------------------------------------------------------------------------------
