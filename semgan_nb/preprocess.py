@@ -93,7 +93,7 @@ def stretch_levels(
     a, b = np.percentile(image, [low, high])
     return np.clip(np.rint((np.asarray(image, float) - a) * ((to[1] - to[0]) / max(b - a, 1.0)) + to[0]), 0, 255).astype(np.uint8)
 
-# %% ../nbs/04_preprocess.ipynb #961c6524
+# %% ../nbs/04_preprocess.ipynb #88783b7a
 def _shading(image, sigma):
     "The slowly varying part of an image: three box filters, close to a Gaussian of this standard deviation and much faster."
     for _ in range(3): image = ndimage.uniform_filter(image, max(1, round(2 * sigma)), mode="nearest")
@@ -101,8 +101,8 @@ def _shading(image, sigma):
 
 def quality(image):   # uint8 [height, width]
     "What a reference is judged by: contrast; sharpness, noise, unevenness relative to it; clipped share."
-    a = np.asarray(image, float)[:2048, :2048]
-    smooth = median_filter(a, 3)
+    part = np.asarray(image)[:2048, :2048]
+    a, smooth = part.astype(float), median_filter(part, 3).astype(float)
     shading = _shading(smooth, min(a.shape) / 8)
     structure = smooth - shading
     width = lambda x: float(np.subtract(*np.percentile(x, [95, 5])))
@@ -242,14 +242,24 @@ def _prefix(name):
     cuts = [stem.index(c) for c in "_-" if c in stem]
     return stem[:min(cuts)] or stem if cuts else stem
 
-# %% ../nbs/04_preprocess.ipynb #c9f7d584
-def sharpness(image):    # uint8 [height, width]
-    "Steepness of the edges relative to the contrast, per pixel: 0 for a constant image, up to about 0.4."
+# %% ../nbs/04_preprocess.ipynb #6baa5bcb
+def sharpness(
+    image,           # uint8 [height, width]
+    contrast=None,   # grey-level span of its micrograph; None = its own
+):
+    "Steepness of the edges relative to the contrast (geometric mean of its own and the given one), per pixel: 0 for a constant image, up to about 0.4."
     smooth = ndimage.gaussian_filter(np.asarray(image, np.float32), 1)
-    steep = np.percentile(np.hypot(*np.gradient(smooth)), 95)
-    return float(steep / max(np.subtract(*np.percentile(smooth, [95, 5])), 1.0))
+    steep, own = np.percentile(np.hypot(*np.gradient(smooth)), 95), max(np.subtract(*np.percentile(smooth, [95, 5])), 1.0)
+    return float(steep / np.sqrt(own * (contrast or own)))
 
-def _span(image): return float(np.subtract(*np.percentile(image, [95, 5])))
+def _span(image):
+    "p95 - p5 of a uint8 image, as NumPy's percentiles, by counting instead of sorting."
+    below = np.cumsum(histogram(image))
+    def level(percent):
+        at = (below[-1] - 1) * percent / 100
+        low, high = np.searchsorted(below, (int(at), min(int(at) + 1, below[-1] - 1)), "right")
+        return low + (high - low) * (at - int(at))
+    return float(level(95) - level(5))
 
 def _contrast(image):
     "Upper quartile of the grey-level spans of 8 x 8 blocks of a micrograph, at least 1."
@@ -413,7 +423,7 @@ def _cores():
     "Cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../nbs/04_preprocess.ipynb #ef7ab819
+# %% ../nbs/04_preprocess.ipynb #aaeb0bdd
 @dataclass
 class _Source:
     "What is known of a usable file; its pixels are read again when they are needed."
@@ -473,7 +483,7 @@ def _read_sources(files, root, crew, bar, how, strict, progress):
     sources, rejected, seen = [], [], {}
     names = [f.relative_to(root).as_posix() for f in files]
     looks = crew.map(_look, [(f, n, bar, how) for f, n in zip(files, names)])
-    for file, name, found in zip(files, names, tqdm(looks, "reading", len(files), unit="file", disable=not progress)):
+    for found, file, name in zip(tqdm(looks, "reading", len(files), unit="file", disable=not progress), files, names):
         if isinstance(found, tuple):
             if strict and not found[1]: raise BadInput(f"{file}: {found[0]}")
             rejected.append({"file": name, "why": found[0]})
@@ -533,7 +543,7 @@ def _depth(sources):
     if all(s.white is not None for s in deep) and high - low > full / 4: return 0, full
     return low, high                                                   # a narrow part of the scale, or no scale: spread it
 
-# %% ../nbs/04_preprocess.ipynb #8430bb2e
+# %% ../nbs/04_preprocess.ipynb #c2abd496
 def _read(source, how): return read_micrograph(source.path, source.bar_rows, **how)
 
 def _judge(job):
@@ -549,12 +559,11 @@ def _measure(job):
     source, recipe, how = job
     image = recipe.clean(_read(source, how))
     side, corners = recipe.side(image.shape), recipe.corners(image.shape)
-    ends = [np.pad(np.cumsum(np.cumsum(e, 0, dtype=np.int64), 1), ((1, 0), (1, 0))) for e in _at_limits(image)]    # sums of rectangles in four look-ups
-    whole, rows = _contrast(image), []
+    ends, whole, rows = _at_limits(image), _contrast(image), []
     for y, x in corners:
         small = reduce_to(image[y:y + side, x:x + side], recipe.size)
-        share = max(e[y + side, x + side] - e[y, x + side] - e[y + side, x] + e[y, x] for e in ends) / side**2
-        rows.append((phase_fraction(small), _span(small) / whole, share, sharpness(small)))
+        share = max(np.count_nonzero(e[y:y + side, x:x + side]) for e in ends) / side**2
+        rows.append((phase_fraction(small), _span(small) / whole, share, sharpness(small, whole)))
     return np.array(corners, np.int32).reshape(-1, 2), np.array(rows).reshape(-1, 4)
 
 def _make(job):
@@ -565,8 +574,8 @@ def _make(job):
     smalls = [reduce_to(image[y:y + side, x:x + side], recipe.size) for y, x in corners]
     return [(png(s), phase_fraction(s)) for s in smalls], float(np.mean((image == 0) | (image == 255)))
 
-# %% ../nbs/04_preprocess.ipynb #16cdb859
-_RANKED = 400    # files at most that are judged as reference
+# %% ../nbs/04_preprocess.ipynb #bf13d2f3
+_RANKED = 200    # files at most that are judged as reference, evenly spread over the folder
 
 def prepare(
     src,                   # folder of micrographs (searched with its sub-folders), or a list of files
@@ -690,7 +699,7 @@ def prepare(
         manifest = write_archive(dest, items(), settings, finish)
     return _summary(dest, manifest, held, feature, len(files), clipped)
 
-# %% ../nbs/04_preprocess.ipynb #3e2da06e
+# %% ../nbs/04_preprocess.ipynb #ff09403d
 def _check_arguments(dest, size, window, stride, intensity, stretch, holdout, median, resize, workers, thresholds):
     def whole(value): return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0
     if dest.is_dir(): raise BadInput(f"{dest}: is a folder, the archive is a file: give a name such as {dest / 'data.zip'}")
@@ -772,7 +781,8 @@ def details(
     "The ranking of references, the phase fraction, and every file left out with its reason, as text."
     lines = []
     if summary.get("reference"):
-        chosen = f"the best of {summary['n_ranked']} judged" if summary["ranking"] else "as given"
+        spread = f", evenly spread over {summary['n_files']} files" if summary["n_ranked"] < summary["n_files"] else ""
+        chosen = f"the best of {summary['n_ranked']} judged{spread}" if summary["ranking"] else "as given"
         lines.append(f"reference: {summary['reference']}, {chosen}" + (f", stretched ({summary['stretch'][0]:g}-{summary['stretch'][1]:g} % to levels 60-200)" if summary["stretch"] else ""))
     if summary.get("ranking"):
         names = [k for k in summary["ranking"][0] if k != "file"]
