@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from .micrographs import BadInput
 
-# %% ../nbs/07_augment.ipynb #52828aa9
+# %% ../nbs/07_augment.ipynb #77ca61e9
 SYM6 = (  # decomposition low-pass of the sym6 wavelet
     0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633, 0.4910559419267466, 0.787641141030194,
     0.3379294217276218, -0.07263752278646252, -0.021060292512300564, 0.04472490177066578, 0.0017677118642428036, -0.007800708325034148,
@@ -54,6 +54,17 @@ def _rotation(theta, n, like):
     return _matrix(n, {(0, 0): theta.cos(), (0, 1): -theta.sin(), (1, 0): theta.sin(), (1, 1): theta.cos()}, like)
 
 
+def _banded(x: torch.Tensor, band: torch.Tensor, up: bool, block: int = 96) -> torch.Tensor:
+    "x [M, n_in] @ band [n_in, n_out], block by block of the output, without the zeros beside the band."
+    n_in, n_out = band.shape
+    parts = []
+    for first in range(0, n_out, block):
+        last = min(first + block, n_out)
+        a, b = (max((first - 5) // 2, 0), min((last + 4) // 2 + 1, n_in)) if up else (2 * first + 1, min(2 * last + 11, n_in))  # the inputs that twelve taps reach
+        parts.append(x[:, a:b] @ band[a:b, first:last])
+    return torch.cat(parts, dim=1)
+
+
 class Warp:
     "Applies inverse maps (output pixel -> input pixel, origin at the image centre, y down) to images, with wavelet resampling."
 
@@ -69,7 +80,12 @@ class Warp:
             self._bands[key] = _band(need, 2 * need if axis_up else need // 2, axis_up, x)
         b = self._bands[key]
         rows, cols = b[:h, : n_out[0]], b[:w, : n_out[1]]
-        return rows.t() @ x @ cols
+        if need <= 96:
+            return rows.t() @ x @ cols
+        n, c = x.shape[:2]
+        x = _banded(x.reshape(-1, w), cols, axis_up).view(n * c, h, -1)
+        x = _banded(x.transpose(1, 2).reshape(-1, h), rows, axis_up).view(n * c, n_out[1], n_out[0])
+        return x.transpose(1, 2).reshape(n, c, *n_out)
 
     def __call__(
         self,
