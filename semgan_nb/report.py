@@ -254,7 +254,7 @@ def _short(d: DemoResult) -> str:
     facts.append(f"It is a lesson, and shows less than it seems to: see <a href=\"#limits\">what these results do not show</a>.")
     return _section("short", "In short", *lines, "<ul>" + "".join(f"<li>{fact}</li>" for fact in facts) + "</ul>")
 
-# %% ../nbs/22_report.ipynb #0897b23e
+# %% ../nbs/22_report.ipynb #43b16545
 def _group_table(d: DemoResult) -> str:
     "Phase fraction of each group, as numbers and as a bar from the 5 % to the 95 % quantile."
     groups, values = np.array(d.archive.groups), np.array([np.nan if f is None else f for f in d.archive.fractions], float)
@@ -296,7 +296,7 @@ def _data(d: DemoResult) -> str:
         steps.append(f"the data bar of {_count(len(settings['bar_rows']), 'file')} was cut off")
     if settings.get("median"):
         steps.append(f"single noisy pixels were removed (median filter, {settings['median']} × {settings['median']})")
-    if settings.get("intensity") in ("match", "gain"):
+    if settings.get("intensity") in ("match", "normalise"):
         levels = "the grey levels of all micrographs were matched to those of" if d.matched else "gain and offset of all micrographs were set to those of"
         steps.append(f"{levels} {_esc(str(settings.get('reference')))}, so that the network need not learn how bright the screen was")
     before = f" Before that, {'; '.join(steps)}." if steps else ""

@@ -577,3 +577,25 @@ def test_a_page_of_many_and_the_print_density_on_request(tmp_path):
     assert (settings["page"], settings["print_density"]) == (2, True)
     with pytest.raises(BadInput, match="page"):
         prepare(tmp_path / "sem", tmp_path / "x.zip", 64, progress=False, page=5)
+
+
+def test_the_command_prints_tables_and_stops_where_it_should(tmp_path, capsys):
+    from semgan_nb.cli import main
+    root, out = tmp_path / "sem", str(tmp_path / "a.zip")
+    for k in range(3):
+        scaled(root / f"a{k}.tif", steel(k), 100)
+    scaled(root / "b.tif", steel(5, 320), 50)
+    (root / "c.png").write_text("no image")
+    prepared = ["prepare", str(root), out, "--size", "64"]
+    assert main(prepared) == 2
+    words = capsys.readouterr().err.splitlines()
+    assert "mixes pixel sizes" in words[-4] and words[-3].split() == ["nm", "per", "pixel", "files", "for", "example"] and words[-1].split() == ["100", "3", "a0.tif"]
+    assert main(prepared + ["--pixel-size", "100nm", "--strict"]) == 2
+    assert "c.png: is a text file" in capsys.readouterr().err and not Path(out).exists()
+    assert main(prepared + ["--pixel-size", "100nm", "--stretch", "5,95"]) == 0
+    words = capsys.readouterr().out
+    for part in ("the best of 4 judged, stretched (5-95 %", "penalty", "pixel size: 100 nm", "of the variance of the phase fraction", "  c.png: is a text file"):
+        assert part in words, part
+    assert main(prepared + ["--pixel-size", "100nm", "--intensity", "normalise", "--stretch", "none", "--reference", str(root / "a1.tif")]) == 0
+    assert "reference: a1.tif, as given\n" in capsys.readouterr().out
+    assert main(prepared + ["--stretch", "5"]) == 2

@@ -157,7 +157,7 @@ def test_a_run_that_was_stopped_and_colour_and_strange_names(tmp_path):
     """Words from outside are text, never HTML."""
     images = np.random.RandomState(0).randint(0, 256, (40, 16, 16), dtype=np.uint8)
     write_archive(tmp_path / "data.zip", [dict(name=f"n{i}", image=x, source="<b>noise</b>", source_sha256="", crop=(0, 0, 16, 16), group=f"<i>g{i % 5}", pixel_size_nm=None, fraction=None, part="train")
-                                          for i, x in enumerate(images)], dict(intensity="gain", reference="<script>alert(1)</script>"))
+                                          for i, x in enumerate(images)], dict(intensity="normalise", reference="<script>alert(1)</script>"))
     (tmp_path / "demo.json").write_text('{"data": "A<script>B"}')
     for _ in train(Config(**TINY, metrics=()), tmp_path / "data.zip", tmp_path / "run"):
         break
