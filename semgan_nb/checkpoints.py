@@ -8,11 +8,12 @@ __all__ = ['SNAPSHOT_FORMAT', 'OFFICIAL_OPTIONS', 'mismatches', 'load_tensors', 
            'official_arguments', 'load_official', 'load_networks', 'network_lines', 'convert', 'file_lines',
            'transfer_config', 'transfer']
 
-# %% ../nbs/14_checkpoints.ipynb #f8e14d0b
+# %% ../nbs/14_checkpoints.ipynb #26a72fa0
 import copy
 import hashlib
 import inspect
 import json
+import os
 import math
 import pickletools
 import re
@@ -267,7 +268,7 @@ def load(
     found = _read_snapshot(find_snapshot(path, best))
     return Snapshot(found.G_ema.to(device), None if found.D is None else found.D.to(device), found.meta, found.path)
 
-# %% ../nbs/14_checkpoints.ipynb #78e1b43e
+# %% ../nbs/14_checkpoints.ipynb #c36f650d
 def save_state(
     folder,  # the run's state/
     state: dict,  # nested dicts and lists of tensors, numbers and strings
@@ -277,8 +278,14 @@ def save_state(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"state-{cur_nimg:012d}.pt"
-    with atomic(path) as part:
-        torch.save(dict(sha256=digest(state), state=state), part)
+    with atomic(path) as part, open(part, "wb") as f:  # by way of Python's file, which says what is wrong with a disk in the system's words
+        torch.save(dict(sha256=digest(state), state=state), f)
+    if os.name == "posix":  # the new name must be on the disk before the old one goes
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     for old in sorted(folder.glob("state-*.pt"))[:-2]:
         old.unlink()
     return path

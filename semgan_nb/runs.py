@@ -6,16 +6,20 @@
 __all__ = ['ADAPTATIONS', 'PRESETS', 'FORMAT', 'Config', 'auto', 'stylegan2', 'paper256', 'paper512', 'paper1024', 'cifar',
            'sem512', 'laptop', 'preset', 'is_run', 'read_config', 'read_status', 'read_stats', 'read_metrics',
            'read_ladder', 'image_number', 'snapshots', 'request_stop', 'planes', 'sheet', 'write_json', 'append_line',
-           'config_differences', 'requested', 'RunWriter', 'describe', 'next_run_dir']
+           'RunFailed', 'in_bytes', 'free_bytes', 'room_for', 'config_differences', 'requested', 'RunWriter',
+           'describe', 'next_run_dir']
 
-# %% ../nbs/13_runs.ipynb #e97db3d9
+# %% ../nbs/13_runs.ipynb #0ff52853
+import contextlib
 import dataclasses
 import difflib
+import errno
 import json
 import math
 import os
 import platform
 import re
+import shutil
 import socket
 import threading
 import time
@@ -323,7 +327,50 @@ def append_line(path, record: dict) -> None:
         f.flush()
         os.fsync(f.fileno())
 
-# %% ../nbs/13_runs.ipynb #daabb938
+# %% ../nbs/13_runs.ipynb #be7cf513
+class RunFailed(RuntimeError):
+    "Why a run cannot go on as it is: one sentence on what happened, where the last good state is, and what to do."
+
+
+def in_bytes(n: float) -> str:
+    "A size in words: 12 kB, 3.4 MB, 1.2 GB."
+    for unit in ("kB", "MB", "GB"):
+        n /= 1000
+        if n < 999.5 or unit == "GB":
+            return f"{n:.{0 if n >= 10 else 1}f} {unit}"
+
+
+def free_bytes(folder) -> int:
+    "Room on the disk of a folder that need not exist yet."
+    folder = Path(folder).absolute()
+    return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+
+
+@contextlib.contextmanager
+def room_for(
+    what: str,  # is being written
+    folder,
+    needed: int = 0,  # bytes it takes, where that is known beforehand
+    otherwise: str = "",  # what holds if it fails: where the run will go on
+):
+    "Write something inside this: that there is no room for it becomes a RunFailed."
+    def full(free):
+        takes = f"it takes {in_bytes(needed)}, and " if needed else ""
+        return RunFailed(f"there is no room for {what} in {folder}: {takes}{in_bytes(free)} are free. {otherwise}Free some space; then the same command goes on")
+
+    if needed and (free := free_bytes(folder)) < needed:
+        raise full(free)
+    try:
+        yield
+    except Exception as e:
+        if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(e):
+            raise full(free_bytes(folder)) from e
+        raise
+
+
+_LEFT_OVER = re.compile(r"\.(config|status|stats|metric|ladder|snapshot|state|reals|fakes).*-[0-9a-f]{8}\.\w+")  # what `atomic` leaves behind where the process is killed
+
+# %% ../nbs/13_runs.ipynb #99f6fe2e
 def config_differences(old: Config, new: Config) -> tuple[list[str], list[str]]:
     "Fields in which two configurations differ: those that change the result, and those that may change when a run goes on. Each names both values."
     hard, free = [], []
@@ -354,25 +401,12 @@ class RunWriter:
         device: str = "cpu",
         asked: Config | None = None,  # what the user set, where `config` has choices written out; None: the same
         init: dict | None = None,  # of a transfer: source, sha256, and what became of its parts
+        ranks: int = 1,  # processes that train together
     ):
-        import torch
-
-        import semgan_nb
-
         self.dir = Path(out)
         if self.dir.exists() and not self.dir.is_dir():
             raise BadInput(f"{self.dir} is a file: give a directory for the run")
-        self.resumed = is_run(self.dir)
-        if not self.resumed and self.dir.exists() and any(p.name not in ("lock", "control") for p in self.dir.iterdir()):
-            raise BadInput(f"{self.dir} is not empty and holds no run (no config.json): choose another directory for --out")
-        if self.resumed:
-            old = read_config(self.dir)
-            was = Config.from_dict(old["resolved"])
-            hard, free = config_differences(was, config)
-            if old["data"]["fingerprint"] != data["fingerprint"]:
-                hard.append(f"the data are {old['data']['path']} there and {data['path']} here, with other content")
-            if hard:
-                raise BadInput(f"{self.dir} holds a run with other settings: {'; '.join(hard)}. Choose another directory for --out, or the same settings to go on")
+        self._examine(config, data)
         self.dir.mkdir(parents=True, exist_ok=True)
         self._lock = filelock.FileLock(str(self.dir / "lock"))
         try:
@@ -380,6 +414,35 @@ class RunWriter:
         except filelock.Timeout:
             s = _read_json(self.dir / "status.json") or {}
             raise BadInput(f"{self.dir} is being trained by process {s.get('pid', '?')} on {s.get('host', '?')}: stop it first, or choose another directory for --out") from None
+        try:
+            self._open(config, data, device, asked, init, ranks)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _examine(self, config, data):
+        "Whether the directory may be used, and the run that it holds already."
+        self.resumed, self._old, self._free = is_run(self.dir), None, []
+        if not self.resumed and self.dir.exists() and any(p.name not in ("lock", "control") and not _LEFT_OVER.fullmatch(p.name) for p in self.dir.iterdir()):
+            raise BadInput(f"{self.dir} is not empty and holds no run (no config.json): choose another directory for --out")
+        if self.resumed:
+            self._old = old = read_config(self.dir)
+            hard, self._free = config_differences(Config.from_dict(old["resolved"]), config)
+            if old["data"]["fingerprint"] != data["fingerprint"]:
+                hard.append(f"the data are {old['data']['path']} there and {data['path']} here, with other content")
+            if hard:
+                raise BadInput(f"{self.dir} holds a run with other settings: {'; '.join(hard)}. Choose another directory for --out, or the same settings to go on")
+
+    def _open(self, config, data, device, asked, init, ranks):
+        import torch
+
+        import semgan_nb
+
+        self._examine(config, data)  # once more: another process may have begun a run and left it between the first look and the lock
+        old, free = self._old, self._free
+        for path in [*self.dir.iterdir(), *(self.dir / "state").glob(".*")]:  # half-written files of a process that was killed; nobody else writes now
+            if _LEFT_OVER.fullmatch(path.name) and path.is_file():
+                path.unlink()
         self.config = config
         self._write_lock, self._last_stop_look = threading.Lock(), 0.0
         self.status = dict(state="waiting", pid=os.getpid(), host=socket.gethostname(), heartbeat=time.time(), cur_nimg=0, kimg=0.0,
@@ -388,12 +451,12 @@ class RunWriter:
             self.status.update({k: v for k, v in (_read_json(self.dir / "status.json") or {}).items() if k in ("cur_nimg", "kimg", "sec_per_kimg")})
             if free:
                 self.log("going on with changed settings: " + "; ".join(free))
-        environment = dict(torch=torch.__version__, python=platform.python_version(), system=f"{platform.system()} {platform.machine()}", device=str(device), threads=torch.get_num_threads())
+        environment = dict(torch=torch.__version__, python=platform.python_version(), system=f"{platform.system()} {platform.machine()}", device=str(device), threads=torch.get_num_threads(), ranks=ranks)
         record = dict(format=FORMAT, version=semgan_nb.__version__, requested=requested(asked or config, data["resolution"]), resolved=config.to_dict(), data=data, environment=environment, **(dict(init=init) if init else {}))
         if not self.resumed or free:
             self.write_json("config.json", {**old, "resolved": config.to_dict()} if self.resumed else record)
-        if self.resumed and (changed := [k for k in ("torch", "device", "threads") if old["environment"].get(k) != environment[k]]):
-            self.log("going on in another environment (" + ", ".join(f"{k} {old['environment'].get(k)} -> {environment[k]}" for k in changed) + "): not exact to the last bit")
+        if self.resumed and (changed := [k for k in ("torch", "device", "threads", "ranks") if old["environment"].get(k, 1) != environment[k]]):
+            self.log("going on in another environment (" + ", ".join(f"{k} {old['environment'].get(k, 1)} -> {environment[k]}" for k in changed) + "): not exact to the last bit")
         (self.dir / "control").mkdir(exist_ok=True)
         self.stop_file.unlink(missing_ok=True)
         self._alive = threading.Event()
@@ -405,7 +468,8 @@ class RunWriter:
 
     def _beat(self):
         while not self._alive.wait(5):
-            self.set_status()
+            with contextlib.suppress(OSError):  # a full disk stops the run where it saves, not here
+                self.set_status()
 
     def start(self) -> None:
         "From here on status.json says running, with a heartbeat every five seconds."
@@ -422,9 +486,12 @@ class RunWriter:
         self._alive.set()
         if self._thread.is_alive():
             self._thread.join()
-        self.set_status(state=state, message=message, eta_sec=0 if state == "done" else None)
-        self.stop_file.unlink(missing_ok=True)
-        self._lock.release()
+        try:
+            with contextlib.suppress(OSError):
+                self.set_status(state=state, message=message, eta_sec=0 if state == "done" else None)
+            self.stop_file.unlink(missing_ok=True)
+        finally:
+            self._lock.release()
 
     def stop_requested(self) -> bool:
         "Whether someone asked the run to stop; looks at most once a second."

@@ -299,10 +299,10 @@ def test_missing_archive_leaves_nothing(tmp_path):
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run(archive, tmp_path):
-    with pytest.raises(FloatingPointError, match="g_lr"):
+    with pytest.raises(FloatingPointError, match="--g-lr"):
         list(train(TINY.replace(g_lr=1e12), archive, tmp_path / "r"))
     status = read_status(tmp_path / "r")
-    assert status["state"] == "failed" and "loss" in status["message"]
+    assert status["state"] == "failed" and "Loss/" in status["message"]
 
 
 def test_metric_names_are_written_out(archive):
