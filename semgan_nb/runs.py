@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['ADAPTATIONS', 'PRESETS', 'FORMAT', 'Config', 'auto', 'stylegan2', 'paper256', 'paper512', 'paper1024', 'cifar',
            'sem512', 'laptop', 'preset', 'is_run', 'read_config', 'read_status', 'read_stats', 'read_metrics',
-           'read_ladder', 'image_number', 'snapshots', 'request_stop', 'planes', 'sheet', 'write_json', 'append_line',
-           'RunFailed', 'in_bytes', 'free_bytes', 'room_for', 'config_differences', 'requested', 'RunWriter',
-           'describe', 'next_run_dir']
+           'read_ladder', 'image_number', 'snapshots', 'request_stop', 'EventFile', 'planes', 'sheet', 'write_json',
+           'append_line', 'RunFailed', 'in_bytes', 'free_bytes', 'room_for', 'config_differences', 'requested',
+           'RunWriter', 'describe', 'next_run_dir']
 
-# %% ../nbs/13_runs.ipynb #0ff52853
+# %% ../nbs/13_runs.ipynb #1393cd9c
 import contextlib
 import dataclasses
 import difflib
@@ -21,6 +21,7 @@ import platform
 import re
 import shutil
 import socket
+import struct
 import threading
 import time
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ import numpy as np
 from .augment import PIPES
 from .micrographs import BadInput, atomic
 
-# %% ../nbs/13_runs.ipynb #9586f4a3
+# %% ../nbs/13_runs.ipynb #0a326eac
 def _f(default, help, free=False):
     "A field with its help; free: may change when a run goes on, because the result does not depend on it."
     return field(default=default, metadata=dict(help=help, free=free))
@@ -56,6 +57,8 @@ class Config:
     d_architecture: str = _f("resnet", "of the discriminator: resnet, skip or orig")
     conv_clamp: float | None = _f(None, "limit of every convolution's output; none for none")
     num_fp16_res: int = _f(0, "so many of the largest resolutions run in half precision on a GPU (on a CPU in float32)")
+    half_format: str = _f("float16", "what half precision is: float16 (on a GPU only), or bfloat16 (on a CPU too)")
+    tf32: bool = _f(False, "on a GPU: faster products of less precision in the float32 parts")
     mbstd_group_size: int = _f(4, "images compared by the minibatch standard deviation")
     freezed: int = _f(0, "Freeze-D: so many first layers of the discriminator stay as they are")
     # transfer
@@ -92,6 +95,7 @@ class Config:
     snap: int = _f(20, "ticks between two snapshots", free=True)
     keep_snapshots: int = _f(10, "snapshots kept, besides the best by each metric", free=True)
     metrics: tuple[str, ...] = _f(("auto",), "evaluated at every snapshot; auto chooses by the data, none for none", free=True)
+    watts: float | None = _f(None, "power of the machine, for the estimate of energy; none: what the GPU says, 65 W for a CPU", free=True)
     seed: int = _f(0, "of the initial weights, the data's order and all noise")
 
     def __post_init__(self):
@@ -113,6 +117,8 @@ class Config:
         need("init_adapt", set(self.init_adapt) <= set(ADAPTATIONS), "among " + ", ".join(ADAPTATIONS))
         need("aug", self.aug in ("noaug", "fixed", "ada"), "noaug, fixed or ada")
         need("augpipe", self.augpipe in PIPES, "one of " + ", ".join(PIPES))
+        need("half_format", self.half_format in ("float16", "bfloat16"), "float16 or bfloat16")
+        need("watts", self.watts is None or self.watts >= 0, "0 or more, or none")
         for name in ("g_architecture", "d_architecture"):
             need(name, getattr(self, name) in ("skip", "resnet", "orig"), "skip, resnet or orig")
         need("subset", self.subset is None or self.subset > 0, "more than 0")
@@ -285,6 +291,81 @@ def request_stop(run) -> None:
     control = Path(run) / "control"
     control.mkdir(exist_ok=True)
     (control / "stop").touch()
+
+# %% ../nbs/13_runs.ipynb #cc076ded
+def _crc32c(data: bytes) -> int:
+    "The check sum of TensorBoard's records (Castagnoli's polynomial)."
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _CRC[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    return crc ^ 0xFFFFFFFF
+
+
+def _crc_entry(n):
+    for _ in range(8):
+        n = (n >> 1) ^ 0x82F63B78 if n & 1 else n >> 1
+    return n
+
+
+_CRC = [_crc_entry(n) for n in range(256)]
+
+
+def _field(number: int, value) -> bytes:
+    "One field of a protocol buffer: a float for float32, a struct of 8 bytes given as ('d', x), an int, or bytes."
+    def varint(n):
+        out = b""
+        while n > 127:
+            out, n = out + bytes([n & 127 | 128]), n >> 7
+        return out + bytes([n])
+
+    if isinstance(value, tuple):
+        return varint(number << 3 | 1) + struct.pack("<d", value[1])
+    if isinstance(value, float):
+        return varint(number << 3 | 5) + struct.pack("<f", value)
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+class EventFile:
+    "The curves of a run as an event file of TensorBoard, in `tensorboard/` of the run directory; `update` adds what is new."
+
+    def __init__(self, run):
+        self.run, self.path, self.written = Path(run), None, {}
+
+    def _record(self, event: bytes) -> bytes:
+        mask = lambda data: struct.pack("<I", ((crc := _crc32c(data)) >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF)
+        length = struct.pack("<Q", len(event))
+        return length + mask(length) + event + mask(event)
+
+    def _scalar(self, tag, value, step, when) -> bytes:
+        value = max(min(float(value), 3e38), -3e38)  # of float32; NaN stays
+        return self._record(_field(1, ("d", when)) + _field(2, int(step)) + _field(5, _field(1, _field(1, tag.encode()) + _field(2, value))))
+
+    def update(self) -> int:
+        "Write what the logs hold and the file does not; returns how many numbers. A run that went back to an earlier state gets a new file."
+        logs = {"": read_stats(self.run), **read_metrics(self.run)}
+        if self.path is None or any(len(lines) < self.written.get(name, 0) for name, lines in logs.items()):
+            folder = self.run / "tensorboard"
+            folder.mkdir(exist_ok=True)
+            for old in folder.glob("events.out.tfevents.*.semgan"):
+                old.unlink()
+            self.path, self.written = folder / f"events.out.tfevents.{time.time_ns() // 1000}.semgan", {}
+            self.path.write_bytes(self._record(_field(1, ("d", time.time())) + _field(3, b"brain.Event:2")))
+        found = []
+        for name, lines in logs.items():
+            for line in lines[self.written.get(name, 0) :]:
+                when = line.get("timestamp", 0.0)
+                if name:
+                    found += [self._scalar(f"Metrics/{tag}", value, line.get("cur_nimg", 0), when) for tag, value in line["results"].items()]
+                else:
+                    step = round(1000 * line["Progress/kimg"]["mean"])
+                    found += [self._scalar(tag, value["mean"], step, when) for tag, value in line.items() if isinstance(value, dict)]
+            self.written[name] = len(lines)
+        if found:
+            with open(self.path, "ab") as f:
+                f.write(b"".join(found))
+        return len(found)
 
 # %% ../nbs/13_runs.ipynb #13741aef
 def planes(images) -> np.ndarray:

@@ -146,6 +146,90 @@ def test_path_length_and_second_order_gradients(gold):
     compare_gradients(gold, "PL", G)
 
 
+# -- through the trainer ----------------------------------------------------------------------------------------------------
+
+class _Given:
+    "In place of a dataset: the stored reals."
+
+    resolution, channels = 32, 1
+
+    def __init__(self, images):
+        self.given = images
+
+    def __len__(self):
+        return len(self.given)
+
+    def images(self, indices):
+        return self.given[np.asarray(indices)]
+
+
+@pytest.fixture
+def trainer(gold, monkeypatch):
+    "A Trainer whose draws are replaced by the stored ones: latents, noise maps and the path-length noise; no mixing, no augmentation, one iteration's interval of 1."
+    import copy
+
+    from semgan_nb.runs import Config
+    from semgan_nb.training import Trainer
+
+    config = Config(z_dim=64, w_dim=64, channel_base=1024, channel_max=32, batch_size=4, batch_gpu=4, mbstd_group_size=4, style_mixing_prob=0.0, aug="noaug",
+                    r1_gamma=float(gold.a["R1.gamma"]), G_reg_interval=4, metrics=())
+    t = Trainer(config, _Given(gold.a["real_u8"]), networks=(copy.deepcopy(gold.G), copy.deepcopy(gold.D)))
+    t.G.train(), t.D.train()
+    synthesis = t.G.synthesis.forward
+    monkeypatch.setattr(t.G.synthesis, "forward", lambda ws, generator=None: synthesis(ws, noise_mode="const"))
+    monkeypatch.setattr(t, "_z", lambda n, rng: gold.t("z")[:n])
+    monkeypatch.setattr(t, "_noise", lambda images, rng: gold.t("PL.noise"))
+    t.pl_mean.fill_(float(gold.a["PL.mean_before"]))
+    return t
+
+
+@pytest.mark.parametrize("interval", [1, 16])
+@pytest.mark.parametrize("phase", ["Gmain", "PL", "Dmain", "R1"])
+def test_the_phases_of_the_trainer_give_the_stored_gradients(gold, trainer, phase, interval):
+    "The trainer's own phases; the lazy factor multiplies the gradients, and the statistics are without it."
+    t, real = trainer, [gold.t("real_u8")[:4].float() / 127.5 - 1]
+    net, optimizer, batches, loss = dict(Gmain=(t.G, t.G_opt, [4], t._gmain), PL=(t.G, t.G_opt, [4], t._greg), Dmain=(t.D, t.D_opt, real, t._dmain), R1=(t.D, t.D_opt, real, t._dreg))[phase]
+    before = {n: p.detach().clone() for n, p in net.named_parameters()}
+    t._phase(phase, net, optimizer, batches, loss, interval, [None])
+    assert all(p.grad is not None for p in net.parameters()) and any(not torch.equal(p, before[n]) for n, p in net.named_parameters())
+    for p in net.parameters():
+        p.grad /= interval
+    compare_gradients(gold, phase, net)
+    mean = lambda name: t.statistics.moments[name][1] / t.statistics.moments[name][0]
+    near = lambda name, want: abs(mean(name) - float(np.mean(want))) <= 1e-3 * abs(float(np.mean(want)))
+    if phase == "Gmain":
+        assert near("Loss/G/loss", gold.a["Gmain.loss"]) and near("Loss/scores/fake", gold.a["Gmain.logits"])
+    elif phase == "PL":
+        assert near("Loss/pl_penalty", gold.a["PL.penalty"]) and near("Loss/G/reg", 2 * gold.a["PL.penalty"]) and abs(float(t.pl_mean) - float(gold.a["PL.mean_after"])) <= 1e-3 * float(gold.a["PL.mean_after"])
+    elif phase == "Dmain":
+        assert near("Loss/D/loss", gold.a["Dmain.loss_gen"] + gold.a["Dmain.loss_real"]) and t.ada.sign_count == 4
+    else:
+        assert near("Loss/r1_penalty", gold.a["R1.penalty"]) and near("Loss/D/reg", gold.a["R1.penalty"] * float(gold.a["R1.gamma"]) / 2)
+
+
+def test_a_whole_iteration_takes_the_stored_steps(gold, trainer):
+    "Iteration 0 runs all four phases in order; Gmain's gradients and what D sees then are those stored, and each network takes two steps of its corrected Adam."
+    t, order, first = trainer, [], {}
+    inner = t._phase
+
+    def phase(name, net, *rest):
+        inner(name, net, *rest)
+        order.append(name)
+        first.setdefault(name, {n: p.grad.clone() for n, p in net.named_parameters()})
+
+    t._phase = phase
+    t.sampler.take = lambda n: np.arange(n)
+    t.iterate()
+    assert order == ["Gmain", "Greg", "Dmain", "Dreg"]
+    for key in gold.a.files:
+        if key.startswith("Gmain.grad."):
+            close(first["Gmain"][key.removeprefix("Gmain.grad.")], gold.t(key), 1e-3)
+    assert {float(t.G_opt.state[p]["step"]) for p in t.G.parameters()} == {2.0} == {float(t.D_opt.state[p]["step"]) for p in t.D.parameters()}
+    assert t.ada.sign_count == 8 and t.statistics.moments["Loss/scores/fake"][0] == 8
+    t.iterate(), t.iterate(), t.iterate(), t.iterate()
+    assert order[4:] == ["Gmain", "Dmain"] * 3 + ["Gmain", "Greg", "Dmain"]
+
+
 @whole
 @torch.no_grad()
 def test_averaged_generator():

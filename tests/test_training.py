@@ -79,6 +79,41 @@ def test_sem512_is_what_auto_computed_on_four_gpus():
     assert {k for k in a if a[k] != s[k]} == {"preset", "ada_target"} and s["ada_target"] == 0.5 and s["augpipe"] == "bg"
 
 
+def test_presets_of_the_table():
+    "The official presets: batch, reference GPUs, group of the minibatch deviation, width, learning rate, gamma, EMA, ramp, layers of the mapping."
+    from semgan_nb.runs import PRESETS, preset
+
+    table = dict(
+        stylegan2=(25000, 32, 8, 4, 1, 0.002, 10, 10, None, 8), paper256=(25000, 64, 8, 8, 0.5, 0.0025, 1, 20, None, 8), paper512=(25000, 64, 8, 8, 1, 0.0025, 0.5, 20, None, 8),
+        paper1024=(25000, 32, 8, 4, 1, 0.002, 2, 10, None, 8), cifar=(100000, 64, 2, 32, 1, 0.0025, 0.01, 500, 0.05, 2), sem512=(25000, 32, 4, 4, 1, 0.0025, 1.6384, 10, 0.05, 2),
+    )
+    for name, (kimg, batch, gpus, mbstd, fmaps, lr, gamma, ema, ramp, mapping) in table.items():
+        c = preset(name, 512)
+        assert (c.total_kimg, c.batch_size, c.batch_gpu, c.mbstd_group_size, c.channel_base, c.g_lr, c.d_lr, c.ema_kimg, c.ema_rampup, c.mapping_layers) == (
+            kimg, batch, batch // gpus, mbstd, 32768 * fmaps, lr, lr, ema, ramp, mapping), name
+        assert c.r1_gamma == pytest.approx(gamma, rel=1e-12) and (c.channel_max, c.num_fp16_res, c.conv_clamp, c.z_dim, c.w_dim, c.ada_kimg, c.ada_interval, c.pl_decay, c.pl_batch_shrink) == (512, 4, 256, 512, 512, 500, 4, 0.01, 2)
+        assert (c.G_reg_interval, c.D_reg_interval, c.kimg_per_tick, c.snap) == (4, 16, 4, 50)
+        assert (c.pl_weight, c.style_mixing_prob, c.d_architecture) == ((0, 0, "orig") if name == "cifar" else (2, 0.9, "resnet"))
+    assert set(PRESETS) == set(table) | {"auto", "laptop"}
+
+
+@pytest.mark.parametrize("name", ["auto", "stylegan2", "paper256", "paper512", "paper1024", "cifar", "sem512", "laptop"])
+def test_one_iteration_of_every_preset(archive, name):
+    "Narrow networks, all else as the preset has it: the phases that run, the parts of the batch, the corrected Adam also where a regulariser is off."
+    from semgan_nb.runs import preset
+
+    c = preset(name, 512).replace(channel_base=64, channel_max=8, z_dim=16, w_dim=16)
+    t = Trainer(c, Dataset(archive))
+    ran = []
+    inner = t._phase
+    t._phase = lambda phase, net, opt, batches, *rest: (ran.append((phase, len(batches))), inner(phase, net, opt, batches, *rest))
+    t.iterate()
+    rounds = c.batch_size // c.batch_gpu
+    assert ran == [(phase, rounds) for phase in dict(cifar=("Gmain", "Dmain", "Dreg"), laptop=("Gmain", "Dmain", "Dreg")).get(name, ("Gmain", "Greg", "Dmain", "Dreg"))]
+    assert t.ada.sign_count == 2 * c.batch_size and t.cur_nimg == c.batch_size and not t.statistics.broken()
+    assert t.G_opt.param_groups[0]["lr"] == pytest.approx(c.g_lr * (1 if name == "laptop" else 0.8)) and t.D_opt.param_groups[0]["lr"] == pytest.approx(c.d_lr * 16 / 17)
+
+
 # -- one iteration --------------------------------------------------------------------------------------------------------
 
 def test_rounds_average_to_the_whole_batch(archive):
@@ -88,7 +123,7 @@ def test_rounds_average_to_the_whole_batch(archive):
     for rounds in (1, 2):
         t = Trainer(TINY.replace(batch_gpu=8 // rounds, mbstd_group_size=1), ds)
         real = torch.from_numpy(ds.images(np.arange(8))).float() / 127.5 - 1
-        t._phase("Dreg", t.D, t.D_opt, real.split(8 // rounds), t._dreg, 16, iteration_generator(0, 0, 0))
+        t._phase("Dreg", t.D, t.D_opt, real.split(8 // rounds), t._dreg, 16, [iteration_generator(0, k, 0) for k in range(rounds)])
         logits[rounds] = t.D(real)
     assert torch.allclose(logits[1], logits[2], atol=1e-5)
 
@@ -311,3 +346,100 @@ def test_metric_names_are_written_out(archive):
     ds = Dataset(archive)
     assert choose_metrics(TINY.replace(metrics=["random_fd1000_full", "none"]), archive, ds) == ("random_fd1k_full",)
     assert choose_metrics(TINY.replace(metrics=["auto"]), archive, ds) == ()  # 20 images a side are too few
+
+
+# -- before a run ---------------------------------------------------------------------------------------------------------
+
+def test_fit_batch_gpu_takes_the_largest_allowed_part():
+    from semgan_nb.training import fit_batch_gpu, rough_bytes
+
+    measured = dict(images=2, seconds={}, base=1e9, peak=1e9 + 2 * 2e9)  # 2 GB an image
+    for limit, ranks, batch_gpu in ((1e12, 1, 8), (18e9, 1, 8), (17e9, 1, 4), (6e9, 1, 2), (4e9, 1, 1), (1e9, 1, 1), (1e12, 8, 4), (1e12, 16, 2)):
+        config, _, words = fit_batch_gpu(sem512(), 512, ranks=ranks, limit=limit, measured=measured)
+        assert config.batch_gpu == batch_gpu and ("another training" in words) == (batch_gpu < 4), (limit, ranks, words)
+        assert config.replace(batch_gpu=8) == sem512()
+    assert "more than there is" in fit_batch_gpu(sem512(), 512, limit=1e9, measured=measured)[2]
+    config, _, _ = fit_batch_gpu(sem512().replace(batch_gpu=16, mbstd_group_size=8), 512, limit=26e9, measured=measured)
+    assert config.batch_gpu == 8
+    with pytest.raises(BadInput, match=r"multiple of the number of processes \(3\)"):
+        fit_batch_gpu(sem512(), 512, ranks=3, limit=1e12)
+    config, found, words = fit_batch_gpu(laptop(), 32, limit=2e9)  # small enough by the rough figure: nothing is measured
+    assert config == laptop() and found is None
+    assert rough_bytes(sem512(), 512, 2) > 6.3e9 and rough_bytes(laptop(), 32, 16) > 0.5e9  # more than was measured
+
+
+def test_the_estimate_of_a_whole_run():
+    from semgan_nb.training import estimate, in_time, seconds_per_kimg
+
+    measured = dict(images=2, seconds=dict(Gmain=12.0, Greg=24.0, Dmain=16.0, Dreg=32.0), base=1e9, peak=5e9)
+    assert seconds_per_kimg(sem512(), measured) == 1000 * (12 + 24 / 4 + 16 + 32 / 16) / 2
+    assert seconds_per_kimg(laptop(), {**measured, "seconds": dict(Gmain=1.0, Dmain=1.0, Dreg=16.0)}) == 1500
+    text = "\n".join(estimate(sem512(), 512, measured))
+    assert "memory: about 17 GB with batch_gpu 8" in text and "25000 kimg in 5208 days" in text and "1: 21 days, 4: 5.5 days, 16: 34 h" in text and "never measured with this program" in text
+    assert "on 16 cards each takes 2 images" in text
+    assert not any("V100" in line for line in estimate(laptop(), 32, measured))
+    assert [in_time(s) for s in (5, 119, 121, 3 * 3600, 49 * 3600)] == ["5.0 s", "119 s", "2.0 min", "3.0 h", "2.0 days"]
+
+
+def test_energy_is_counted_over_interruptions(archive, tmp_path):
+    run = train(TINY.replace(watts=3.6e6), archive, tmp_path / "r")  # a kWh a second
+    next(run), run.close()
+    first = load_state(tmp_path / "r" / "state")["trainer"]["energy"]
+    list(train(TINY.replace(watts=3.6e6), archive, tmp_path / "r"))
+    kwh = [s["Resources/energy_kwh"]["mean"] for s in read_stats(tmp_path / "r")]
+    state = load_state(tmp_path / "r" / "state")["trainer"]
+    assert first > 0 and kwh == sorted(kwh) and kwh[1] > first and state["energy"] <= state["elapsed"] * 1.2 + 0.5
+    assert "as stated" in (tmp_path / "r" / "log.txt").read_text()
+
+
+def test_event_files(archive, tmp_path):
+    "Every number of the logs stands in the file, with sound check sums; TensorBoard reads it where it is installed."
+    import struct
+
+    from semgan_nb.runs import EventFile, _crc32c
+
+    list(train(TINY.replace(total_kimg=0.064), archive, tmp_path / "r"))
+    events = EventFile(tmp_path / "r")
+    count = events.update()
+    list(train(TINY.replace(total_kimg=0.128), archive, tmp_path / "r"))
+    count += events.update()
+    data, seen, at = events.path.read_bytes(), 0, 0
+    unmask = lambda m: ((m - 0xA282EAD8) % 2**32 >> 17 | (m - 0xA282EAD8) << 15) & 0xFFFFFFFF
+    while at < len(data):
+        (n,) = struct.unpack_from("<Q", data, at)
+        assert unmask(*struct.unpack_from("<I", data, at + 8)) == _crc32c(data[at : at + 8]) and unmask(*struct.unpack_from("<I", data, at + 12 + n)) == _crc32c(data[at + 12 : at + 12 + n])
+        seen, at = seen + 1, at + 16 + n
+    stats = read_stats(tmp_path / "r")
+    assert seen == count + 1 and count == sum(isinstance(v, dict) for s in stats for v in s.values())
+    (tmp_path / "r" / "stats.jsonl").write_text("".join(json.dumps(s) + "\n" for s in stats[:2]))  # as after a kill: the run went back
+    old = events.path
+    assert events.update() > 0 and events.path != old and not old.exists()
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    a = accumulator.EventAccumulator(str(tmp_path / "r" / "tensorboard"))
+    a.Reload()
+    assert [(e.step, e.value) for e in a.Scalars("Loss/G/loss")] == [(round(1000 * s["Progress/kimg"]["mean"]), pytest.approx(s["Loss/G/loss"]["mean"], rel=1e-6)) for s in stats[:2]]
+
+
+# -- the paper's run ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory as Linux counts it")
+def test_sem512_takes_two_iterations_in_less_than_8_gib(tmp_path):
+    "All four phases, and one iteration of the main ones, of 32 images of 512 px, in rounds chosen for 8 GiB; minutes to half an hour."
+    from semgan_nb.training import fit_batch_gpu
+
+    config, measured, words = fit_batch_gpu(sem512(), 512, limit=8 * 2**30)
+    assert config.batch_gpu < 8 and f"batch_gpu {config.batch_gpu} instead of 8" in words
+    images = np.random.RandomState(0).randint(0, 256, (40, 512, 512), dtype=np.uint8)
+    write_archive(tmp_path / "noise.zip", [
+        dict(name=f"n{i}", image=x, source="noise", source_sha256="", crop=(0, 0, 512, 512), group=f"g{i % 5}", pixel_size_nm=None, fraction=None, part="train")
+        for i, x in enumerate(images)], dict(made_by="test"))
+    script = SCRIPT + "\nimport resource\nprint('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    config = config.replace(total_kimg=0.064, metrics=())
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", script, json.dumps(config.to_dict()), str(tmp_path / "noise.zip"), str(tmp_path / "r"), "1e9"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    peak = int(done.stdout.split()[-1]) * 1024
+    print(f"\n{words}\nprobe {measured}\ntwo iterations: {time.monotonic() - began:.0f} s, at most {peak / 2**30:.2f} GiB")
+    assert peak < 8 * 2**30
+    assert read_status(tmp_path / "r")["state"] == "done" and load_state(tmp_path / "r" / "state")["trainer"]["batch_idx"] == 2
