@@ -21,7 +21,7 @@ from pathlib import Path
 
 from .micrographs import BadInput, atomic, embedded, list_images, read_micrograph
 
-# %% ../nbs/23_cli.ipynb #0ecc174d
+# %% ../nbs/23_cli.ipynb #e7689de9
 def _watched() -> bool:
     "Whether somebody sees the error stream as it is written: a terminal or a notebook."
     return sys.stderr.isatty() or "ipykernel" in sys.modules
@@ -53,14 +53,20 @@ def _image_bar(name: str, show: bool = True):
             bar.close()
 
 
-def _train(config, data, out, progress: bool = True, **options) -> int:
+def _train(config, data, out, progress: bool = True, tensorboard: bool = False, **options) -> int:
     "Run `train` under a bar that also tells what happens between ticks; the number of ticks."
-    from semgan_nb.runs import read_status
+    from semgan_nb.runs import EventFile, read_status
     from semgan_nb.training import train
 
+    watch_curves = EventFile(out).update if tensorboard and os.environ.get("RANK", "0") == "0" else lambda: None
     began = read_status(out).get("kimg", 0)
     if not progress or began >= config.total_kimg:
-        return sum(1 for _ in train(config, data, out, **options))
+        ticks = 0
+        with contextlib.closing(train(config, data, out, **options)) as loop:
+            for _ in loop:
+                ticks += 1
+                watch_curves()
+        return ticks
     over = threading.Event()
     form = "{desc}: {percentage:3.0f}%|{bar}| {n:.4g}/{total:g} kimg [{elapsed}<{remaining}{postfix}]"
     with _bar(total=config.total_kimg, initial=began, desc="training", bar_format=form) as bar:
@@ -75,6 +81,7 @@ def _train(config, data, out, progress: bool = True, **options) -> int:
             with contextlib.closing(train(config, data, out, **options)) as loop:
                 for tick in loop:
                     ticks += 1
+                    watch_curves()
                     speed = f", {tick.img_per_sec:.0f} images/s" if tick.img_per_sec else ""
                     bar.set_postfix_str(f"r_t {tick.rt:.2f}, p {tick.p:.3f}{speed}", refresh=False)
                     bar.update(min(tick.kimg, config.total_kimg) - bar.n)
@@ -287,9 +294,9 @@ def findings(
         lines += ["", "No distance was measured: none was asked for, or there are too few images (50 held-out ones at least)."]
     return "\n".join(lines + ["", found["physics"]["text"]])
 
-# %% ../nbs/23_cli.ipynb #5425dfb2
+# %% ../nbs/23_cli.ipynb #04dde93b
 ALIASES = dict(r1_gamma=["--gamma"], ada_target=["--target"], total_kimg=["--kimg"], batch_size=["--batch"])
-COMMON = ("init_from", "init_adapt", "total_kimg", "batch_size", "r1_gamma", "subset", "mirror", "aug", "augpipe", "ada_target", "ada_kimg", "snap", "metrics", "seed")
+COMMON = ("init_from", "init_adapt", "freezed", "total_kimg", "batch_size", "batch_gpu", "r1_gamma", "subset", "mirror", "aug", "augpipe", "ada_target", "ada_kimg", "snap", "metrics", "seed")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -371,7 +378,7 @@ def _settings(options: argparse.Namespace) -> dict:
         found.setdefault("batch_gpu", found["batch_size"])
     return found
 
-# %% ../nbs/23_cli.ipynb #3a6b8bdf
+# %% ../nbs/23_cli.ipynb #b0e52589
 def _with_transfer(config, given: dict, out=None):
     "A configuration with the settings that were given, and with what a transfer changes in the others; the changes in lines."
     from semgan_nb.checkpoints import load_networks, transfer_config
@@ -457,33 +464,82 @@ def _prepare(options):
 
 
 def _train_options(parser):
-    parser.add_argument("data", help="archive made by semgan prepare or semgan synth, or a folder of prepared images")
-    parser.add_argument("--out", metavar="DIR", help="the run directory; a run found there goes on (default: runs/NUMBER-DESCRIPTION)")
-    parser.add_argument("--cfg", metavar="PRESET", help="laptop, sem512, auto, stylegan2, paper256, paper512, paper1024 or cifar (default: laptop up to 64 px, else auto)")
+    add = parser.add_argument
+    add("data", help="archive made by semgan prepare or semgan synth, or a folder of prepared images")
+    add("--out", metavar="DIR", help="the run directory; a run found there goes on (default: runs/NUMBER-DESCRIPTION)")
+    add("--cfg", metavar="PRESET", help="laptop, sem512, auto, stylegan2, paper256, paper512, paper1024 or cifar (default: laptop up to 64 px, else auto)")
+    add("--dry-run", action="store_true", help="say what would be trained, how long it would take and with how much memory; writes nothing")
+    add("--gpus", type=int, default=1, metavar="N", help="processes: one a GPU, or on a machine without GPUs so many that share its cores (default 1)")
+    add("--first-gpu", type=int, default=0, metavar="K", help="take the GPUs K to K + N - 1, beside other runs (default 0)")
+    add("--memory", type=float, metavar="GB", help="for one process, when batch_gpu is chosen (default: four fifths of what is free)")
+    add("--fp32", action="store_true", help="nothing in half precision, no limit on the values of layers")
+    add("--state-every", type=float, default=300.0, metavar="S", help="seconds between two saved states (default 300)")
+    add("--tensorboard", action="store_true", help="also write the curves for TensorBoard, into tensorboard/ of the run")
     _add_settings(parser)
 
 
 def _train_verb(options):
+    import torch
+
     from semgan_nb.dataset import Dataset
     from semgan_nb.runs import Config, describe, is_run, next_run_dir, preset, read_config, read_status
-    from semgan_nb.training import begin_from
+    from semgan_nb.training import begin_from, disk_line, disk_use, estimate, fit_batch_gpu, launch, probe, Trainer
 
+    several = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun has started so many of us
+    if several > 1 and not options.out:
+        raise BadInput("--out is missing: processes that torchrun started must all know the directory")
+    if several > 1 and options.gpus > 1:
+        raise BadInput("--gpus starts processes, and torchrun has started some already: leave it out")
+    gpus, speaks = max(options.gpus, several), os.environ.get("RANK", "0") == "0"
+    if gpus < 1 or options.first_gpu < 0:
+        raise BadInput("--gpus must be 1 or more, and --first-gpu 0 or more")
     dataset = Dataset(options.data, part="train")
-    if options.out and options.cfg is None and is_run(options.out):
+    goes_on = bool(options.out) and is_run(options.out)
+    if goes_on and options.cfg is None:
         config = Config.from_dict(read_config(options.out)["resolved"])
     else:
-        config = preset(options.cfg or ("laptop" if dataset.resolution <= 64 else "auto"), dataset.resolution)
-    config, changed = _with_transfer(config, _settings(options), options.out)
-    out = Path(options.out) if options.out else next_run_dir("runs", describe(config, dataset.name, dataset.resolution))
-    print(f"{out}: {dataset!r}")
+        config = preset(options.cfg or ("laptop" if dataset.resolution <= 64 else "auto"), dataset.resolution, gpus)
+    given, chosen_by_user = _settings(options), hasattr(options, "batch_gpu")
+    if not chosen_by_user and "batch_size" in given:
+        if given["batch_size"] % gpus:
+            raise BadInput(f"--batch is {given['batch_size']}: it must be a multiple of --gpus ({gpus})")
+        given["batch_gpu"] = given["batch_size"] // gpus
+    if options.fp32:
+        given |= dict(num_fp16_res=0, conv_clamp=None)
+    config, changed = _with_transfer(config, given, options.out)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    measured = probe(config, dataset.resolution, dataset.channels, device) if options.dry_run else None
+    words = ""
+    if goes_on and not chosen_by_user:
+        config = config.replace(batch_gpu=read_config(options.out)["resolved"]["batch_gpu"])
+    elif not chosen_by_user:
+        limit = float("inf") if several > 1 else options.memory and options.memory * 1e9  # torchrun's processes cannot choose each for itself
+        config, measured, words = fit_batch_gpu(config, dataset.resolution, dataset.channels, device, gpus, limit, measured)
+    out = Path(options.out) if options.out else next_run_dir("runs", describe(config, dataset.name, dataset.resolution, gpus))
+    say = print if speaks else lambda *lines: None
+    say(f"{out}: {dataset!r}" + (f", {gpus} processes" if gpus > 1 else ""))
+    if options.dry_run:
+        start = preset(config.preset, dataset.resolution, gpus).to_dict()
+        for name, value in config.to_dict().items():
+            print(f"  {name:20}{','.join(value) if isinstance(value, list) else value}" + ("" if value == start[name] else f"   (preset {config.preset}: {start[name]})"))
+        lines = estimate(config, dataset.resolution, measured, device, gpus)
+        print("\n".join(line for line in [*changed, words, *lines, disk_line(disk_use(Trainer(config, dataset)), out)] if line))
+        return
+    if words.startswith(f"batch_gpu {config.batch_gpu} instead"):
+        say(f"  {words}; --batch-gpu sets it")
     if config.init_from and not is_run(out):
-        print("\n".join("  " + line for line in changed + begin_from(config, dataset, out)[1]["lines"]))
-    ticks = _train(config, options.data, out)
+        say("\n".join("  " + line for line in changed + begin_from(config, dataset, out)[1]["lines"]))
+    if options.gpus > 1:
+        before = read_status(out).get("cur_nimg", 0)
+        launch(config, options.data, out, gpus, options.first_gpu, progress=True, state_every=options.state_every, **(dict(tensorboard=True) if options.tensorboard else {}))
+        ticks = read_status(out).get("cur_nimg", 0) - before
+    else:
+        ticks = _train(config, options.data, out, progress=speaks, state_every=options.state_every, first_gpu=options.first_gpu, tensorboard=options.tensorboard)
     status = read_status(out)
     if status["state"] == "stopped":
-        print(f"{out}: stopped at {status['kimg']:g} kimg; semgan train {options.data} --out {out} goes on")
+        say(f"{out}: stopped at {status['kimg']:g} kimg; semgan train {options.data} --out {out} goes on")
     else:
-        print(f"{out}: {'done' if ticks else 'was done already'}, {status['kimg']:g} kimg" + ("" if ticks else "; a larger --kimg goes on"))
+        say(f"{out}: {'done' if ticks else 'was done already'}, {status['kimg']:g} kimg" + ("" if ticks else "; a larger --kimg goes on"))
 
 
 def _metrics_options(parser):
@@ -794,7 +850,7 @@ def _lab(options):
     chosen += ["--no-browser"] * options.no_browser + ["--allow-root"] * options.allow_root
     LabApp.launch_instance([f"--ServerApp.root_dir={notebook.parent.resolve()}", f"--LabApp.default_url=/lab/tree/{notebook.name}", *chosen])
 
-# %% ../nbs/23_cli.ipynb #0a1fb399
+# %% ../nbs/23_cli.ipynb #8d785d3e
 VERBS = dict(
     demo=("train on micrographs that are shipped, or on yours, and see what comes out", _demo_options, _demo),
     prepare=("turn a folder of micrographs into an archive to train on", _prepare_options, _prepare),
@@ -819,7 +875,7 @@ def _overview() -> str:
 def main(
     argv: list[str] | None = None,  # None: those of the process
 ) -> int:
-    "The `semgan` command; its exit status: 0, 2 for a fault of the input, 130 when interrupted."
+    "The `semgan` command; its exit status: 0, 1 for a run that cannot go on, 2 for a fault of the input, 130 when interrupted."
     verb, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         if verb in ("-h", "--help", "help"):
@@ -841,6 +897,13 @@ def main(
     except BadInput as error:
         print("semgan: " + " ".join(str(error).split()), *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        from semgan_nb.runs import RunFailed  # known by now, if it is one
+
+        if not isinstance(error, RunFailed):
+            raise
+        print("semgan: " + " ".join(str(error).split()), file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"semgan: interrupted; the same command {'goes on from there' if verb in GOES_ON else 'begins again'}", file=sys.stderr)
         return 130
