@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from .micrographs import BadInput
 
-# %% ../nbs/07_augment.ipynb #77ca61e9
+# %% ../nbs/07_augment.ipynb #7c0483de
 SYM6 = (  # decomposition low-pass of the sym6 wavelet
     0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633, 0.4910559419267466, 0.787641141030194,
     0.3379294217276218, -0.07263752278646252, -0.021060292512300564, 0.04472490177066578, 0.0017677118642428036, -0.007800708325034148,
@@ -65,6 +65,34 @@ def _banded(x: torch.Tensor, band: torch.Tensor, up: bool, block: int = 96) -> t
     return torch.cat(parts, dim=1)
 
 
+class _Sample(torch.autograd.Function):
+    "Bilinear lookup, zeros outside, at fixed places. It is linear in the image, so the gradient of its gradient is the lookup itself: torch knows that from 2.13 or so, not in 2.6."
+
+    @staticmethod
+    def forward(ctx, x, grid):
+        ctx.save_for_backward(grid)
+        ctx.size = x.shape
+        return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+    @staticmethod
+    def backward(ctx, dy):
+        return _Spread.apply(dy, ctx.saved_tensors[0], ctx.size), None
+
+
+class _Spread(torch.autograd.Function):
+    "The transpose of the lookup: what was taken at a place goes back there."
+
+    @staticmethod
+    def forward(ctx, dy, grid, size):
+        ctx.save_for_backward(grid)
+        image = dy.new_empty(1).expand(size)  # only its size counts
+        return torch.ops.aten.grid_sampler_2d_backward(dy, image, grid, 0, 0, False, [True, False])[0]
+
+    @staticmethod
+    def backward(ctx, ddx):
+        return _Sample.apply(ddx, ctx.saved_tensors[0]), None, None
+
+
 class Warp:
     "Applies inverse maps (output pixel -> input pixel, origin at the image centre, y down) to images, with wavelet resampling."
 
@@ -101,17 +129,53 @@ class Warp:
         limit = reach.new_tensor([width - 1, height - 1] * 2)
         pad = (reach + reach.new_tensor([2 * _MARGIN - cx, 2 * _MARGIN - cy] * 2)).clamp(min=0).minimum(limit).ceil().int().tolist()
         left, top, right, bottom = pad
-        x = F.pad(x, [left, right, top, bottom], mode="reflect")
         m = _translation((left - right) / 2, (top - bottom) / 2, 1, one) @ m
-        h, w = x.shape[2:]
-        x = self._resize(x, (2 * h, 2 * w), True)
+        w, h = width + left + right, height + top + bottom
         half = _translation(-0.5, -0.5, 1, one)
         m = half @ _scaling(2, 2, 1, one) @ m @ _scaling(0.5, 0.5, 1, one) @ half.inverse()
+        m = _translation(w - 0.5, h - 0.5, 1, one) @ m  # -> column and row of the padded, doubled image
         out_h, out_w = 2 * (height + 2 * _MARGIN), 2 * (width + 2 * _MARGIN)
-        m = _scaling(2 / (2 * w), 2 / (2 * h), 1, one) @ m @ _scaling(out_w / 2, out_h / 2, 1, one)
-        grid = F.affine_grid(m[:, :2], [n, c, out_h, out_w], align_corners=False).to(x.dtype)
-        x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        return self._resize(x, (height, width), False)
+        first, size = self._needed(m, w, h, out_w, out_h)
+        order = size.prod(dim=1).argsort()
+        count = n if x.is_cuda else max(2**15 // (height * width), 1)  # at once: small parts stay in the processor's cache
+        parts = []
+        for k in order.split(count):
+            parts.append(self._some(x[k], m[k], pad, first[k], size[k].amax(dim=0), out_w, out_h))
+        return torch.cat(parts)[order.argsort()] if len(parts) > 1 else parts[0][order.argsort()]
+
+    def _needed(self, m, w, h, out_w, out_h):
+        "The part of the padded image that each image's samples depend on: first column and row [N, 2], width and height [N, 2], whole numbers."
+        ex, ey = out_w / 2 - 0.5, out_h / 2 - 0.5
+        at = (m @ m.new_tensor([[-ex, -ey, 1], [ex, -ey, 1], [ex, ey, 1], [-ex, ey, 1]]).t())[:, :2]
+        last = at.new_tensor([w - 1, h - 1])
+        low = ((at.amin(dim=2).floor() - 6) / 2 - 1).floor().clamp(min=0).minimum(last)  # taps reach 6 back and 5 on
+        high = ((at.amax(dim=2).floor() + 6) / 2 + 1).ceil().clamp(min=0).minimum(last)
+        return low.long(), (high - low + 1).long()
+
+    def _some(self, x, m, pad, first, size, out_w, out_h):
+        "Warp some images, of which only a part of `size` each is needed."
+        n, c, height, width = x.shape
+        left, top, right, bottom = pad
+        size = size.cpu()
+        w, h = size.tolist()
+        first = torch.minimum(first.cpu(), torch.tensor([width + left + right, height + top + bottom]) - size)
+        low, high = first.amin(dim=0).tolist(), (first + size).amax(dim=0).tolist()
+        spare = [max(left - low[0], 0), max(high[0] - left - width, 0), max(top - low[1], 0), max(high[1] - top - height, 0)]
+        y = F.pad(x, spare, mode="reflect") if any(spare) else x
+        start = (first - torch.tensor([left - spare[0], top - spare[2]])).tolist()
+        y = torch.stack([one[:, j : j + h, i : i + w] for one, (i, j) in zip(y, start)])
+        y = self._resize(y, (2 * h, 2 * w), True)
+        # where each sample lies, -1 to 1 from edge to edge: a term of the column and one of the row
+        m = m.clone()
+        m[:, :2, 2] -= 2 * first.to(m)
+        columns, rows = (torch.arange(k, dtype=m.dtype, device=m.device) - (k / 2 - 0.5) for k in (out_w, out_h))
+        grid = torch.empty(n, out_h, out_w, 2, dtype=x.dtype, device=x.device)
+        for axis, extent in enumerate((2 * w, 2 * h)):
+            by_column = m[:, axis, 0, None] * columns * (2 / extent)
+            by_row = (m[:, axis, 1, None] * rows + m[:, axis, 2, None] + 0.5) * (2 / extent) - 1
+            torch.add(by_row.to(x.dtype)[:, :, None], by_column.to(x.dtype)[:, None, :], out=grid[..., axis])
+        y = _Sample.apply(y, grid)
+        return self._resize(y, (height, width), False)
 
 # %% ../nbs/07_augment.ipynb #6e0b175f
 class _Draws:
