@@ -1,7 +1,8 @@
 """What augmentation costs: whole training iterations with `bg` at p = 0.5 and without, in turn, in one process.
 
-`python benchmarks/augment.py [--sizes 64 256] [--repeats 5]`; the preset is `laptop` up to 64 px (narrow networks: augmentation weighs most), else `auto`. An iteration is one of each phase that is due, the regularisation
-phases included. Printed are the median times, the share of the augmented iteration that augmentation makes, and the pipe alone at p = 0, 0.5 and 1. Nothing here asserts a time."""
+`python benchmarks/augment.py [--sizes 64 256] [--repeats 5] [--busy]`; the preset is `laptop` up to 64 px (narrow networks: augmentation weighs most), else `auto`. At `laptop` sixteen iterations are timed
+together, regularisation included; at `auto`, where sixteen take minutes, single ones, and the median has no regularisation phase. Printed are the median times, the share by their difference, and the share by count: the pipe alone, forward and backward, as often
+as an iteration calls it, in the time of the augmented iteration. `--busy`: one thread and processor time, for a machine that does other things as well. Nothing here asserts a time."""
 import argparse
 import statistics
 import tempfile
@@ -22,10 +23,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--repeats", type=int, default=5, help="times sixteen iterations (laptop), or times one (auto)")
+    parser.add_argument("--busy", action="store_true", help="one thread, processor time")
     parser.add_argument("--batch", type=int, help="images per iteration (default: the preset's, at most 8 at 256 px)")
     options = parser.parse_args()
     keep_memory()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; milliseconds per iteration, medians of {options.repeats}")
+    if options.busy:
+        torch.set_num_threads(1)
+    clock = time.process_time if options.busy else time.perf_counter
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; milliseconds{' of processor time' if options.busy else ''} per iteration, medians of {options.repeats}")
     for size in options.sizes:
         c = preset("laptop" if size <= 64 else "auto", size)
         batch = options.batch or (c.batch_size if size <= 64 else min(c.batch_size, 8))
@@ -39,22 +44,28 @@ def main():
         times = {name: [] for name in trainers}
         for i in range(options.repeats + 1):
             for name, trainer in trainers.items():
-                start = time.perf_counter()
+                start = clock()
                 for _ in range(per):
                     trainer.iterate()
                 if i:
-                    times[name].append(1000 * (time.perf_counter() - start) / per)
+                    times[name].append(1000 * (clock() - start) / per)
         without, augmented = (statistics.median(t) for t in times.values())
         print(f"{size:4d} px, batch {batch}: without {without:.1f}, with bg at p = 0.5 {augmented:.1f}: augmentation is {(augmented - without) / augmented:.1%} of an iteration")
-        x = torch.randn(batch, 1, size, size)
+        x = torch.randn(batch, 1, size, size, requires_grad=True)
         for p in (0.0, 0.5, 1.0):
-            pipe, t = augment_pipe("bg"), []
+            pipe, forward, backward = augment_pipe("bg"), [], []
             pipe.p.fill_(p)
             for _ in range(9):
-                start = time.perf_counter()
-                pipe(x)
-                t.append(1000 * (time.perf_counter() - start))
-            print(f"      the pipe alone, forward, p = {p:g}: {statistics.median(t):.2f}")
+                start = clock()
+                y = pipe(x)
+                middle = clock()
+                y.sum().backward()
+                forward.append(1000 * (middle - start))
+                backward.append(1000 * (clock() - middle))
+            ahead, back = statistics.median(forward), statistics.median(backward)
+            print(f"      the pipe alone, p = {p:g}: forward {ahead:.2f}, backward {back:.2f}", end="")
+            # three times forward, once backward; every sixteenth iteration R1 goes forward, backward, and through both again
+            print(f"; by count {(3 * ahead + back + (2 * ahead + 2 * back) / 16) / augmented:.1%} of an iteration" if p == 0.5 else "")
 
 
 if __name__ == "__main__":
