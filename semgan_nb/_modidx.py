@@ -978,4 +978,5 @@ d = { 'settings': { 'branch': 'main',
                                     'semgan_nb.training.probe': ('training.html#probe', 'semgan_nb/training.py'),
                                     'semgan_nb.training.rough_bytes': ('training.html#rough_bytes', 'semgan_nb/training.py'),
                                     'semgan_nb.training.seconds_per_kimg': ('training.html#seconds_per_kimg', 'semgan_nb/training.py'),
-                                    'semgan_nb.training.train': ('training.html#train', 'semgan_nb/training.py')}}}
+                                    'semgan_nb.training.train': ('training.html#train', 'semgan_nb/training.py'),
+                                    'semgan_nb.training.train_silently': ('training.html#train_silently', 'semgan_nb/training.py')}}}

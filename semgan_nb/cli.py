@@ -21,7 +21,7 @@ from pathlib import Path
 
 from .micrographs import BadInput, atomic, embedded, list_images, read_micrograph
 
-# %% ../nbs/23_cli.ipynb #e7689de9
+# %% ../nbs/23_cli.ipynb #464f1e9c
 def _watched() -> bool:
     "Whether somebody sees the error stream as it is written: a terminal or a notebook."
     return sys.stderr.isatty() or "ipykernel" in sys.modules
@@ -59,6 +59,7 @@ def _train(config, data, out, progress: bool = True, tensorboard: bool = False, 
     from semgan_nb.training import train
 
     watch_curves = EventFile(out).update if tensorboard and os.environ.get("RANK", "0") == "0" else lambda: None
+    progress = progress and os.environ.get("RANK", "0") == "0"  # of several processes, the first has the bar
     began = read_status(out).get("kimg", 0)
     if not progress or began >= config.total_kimg:
         ticks = 0
@@ -378,7 +379,7 @@ def _settings(options: argparse.Namespace) -> dict:
         found.setdefault("batch_gpu", found["batch_size"])
     return found
 
-# %% ../nbs/23_cli.ipynb #b0e52589
+# %% ../nbs/23_cli.ipynb #ea1996ea
 def _with_transfer(config, given: dict, out=None):
     "A configuration with the settings that were given, and with what a transfer changes in the others; the changes in lines."
     from semgan_nb.checkpoints import load_networks, transfer_config
@@ -531,10 +532,10 @@ def _train_verb(options):
         say("\n".join("  " + line for line in changed + begin_from(config, dataset, out)[1]["lines"]))
     if options.gpus > 1:
         before = read_status(out).get("cur_nimg", 0)
-        launch(config, options.data, out, gpus, options.first_gpu, progress=True, state_every=options.state_every, **(dict(tensorboard=True) if options.tensorboard else {}))
+        launch(config, options.data, out, gpus, options.first_gpu, "semgan_nb.cli:_train", state_every=options.state_every, tensorboard=options.tensorboard)
         ticks = read_status(out).get("cur_nimg", 0) - before
     else:
-        ticks = _train(config, options.data, out, progress=speaks, state_every=options.state_every, first_gpu=options.first_gpu, tensorboard=options.tensorboard)
+        ticks = _train(config, options.data, out, state_every=options.state_every, first_gpu=options.first_gpu, tensorboard=options.tensorboard)
     status = read_status(out)
     if status["state"] == "stopped":
         say(f"{out}: stopped at {status['kimg']:g} kimg; semgan train {options.data} --out {out} goes on")

@@ -33,7 +33,7 @@ import numpy as np
 from .augment import PIPES
 from .micrographs import BadInput, atomic
 
-# %% ../nbs/13_runs.ipynb #0a326eac
+# %% ../nbs/13_runs.ipynb #0686e56b
 def _f(default, help, free=False):
     "A field with its help; free: may change when a run goes on, because the result does not depend on it."
     return field(default=default, metadata=dict(help=help, free=free))
@@ -118,6 +118,7 @@ class Config:
         need("aug", self.aug in ("noaug", "fixed", "ada"), "noaug, fixed or ada")
         need("augpipe", self.augpipe in PIPES, "one of " + ", ".join(PIPES))
         need("half_format", self.half_format in ("float16", "bfloat16"), "float16 or bfloat16")
+        need("half_format", self.half_format == "float16" or self.num_fp16_res > 0, "float16 where num_fp16_res is 0, which leaves nothing in half precision")
         need("watts", self.watts is None or self.watts >= 0, "0 or more, or none")
         for name in ("g_architecture", "d_architecture"):
             need(name, getattr(self, name) in ("skip", "resnet", "orig"), "skip, resnet or orig")

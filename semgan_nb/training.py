@@ -6,15 +6,16 @@
 __all__ = ['LOSSES', 'V100_SECONDS', 'Statistics', 'ema_beta', 'lazy_adam', 'Ranks', 'OtherRankFailed', 'join',
            'iteration_generator', 'make_networks', 'Trainer', 'Tick', 'grid_size', 'default_cache', 'judge_snapshot',
            'choose_metrics', 'choose_init', 'begin_from', 'Diverged', 'diverged', 'disk_use', 'disk_line', 'power',
-           'train', 'launch', 'available_bytes', 'rough_bytes', 'probe', 'fit_batch_gpu', 'seconds_per_kimg', 'in_time',
-           'estimate']
+           'train', 'train_silently', 'launch', 'available_bytes', 'rough_bytes', 'probe', 'fit_batch_gpu',
+           'seconds_per_kimg', 'in_time', 'estimate']
 
-# %% ../nbs/15_training.ipynb #44d363d5
+# %% ../nbs/15_training.ipynb #a3f7a8c1
 import atexit
 import contextlib
 import copy
 import datetime
 import hashlib
+import importlib
 import json
 import math
 import os
@@ -112,7 +113,7 @@ def lazy_adam(params, lr: float, interval: int | None) -> torch.optim.Adam:
     c = 1.0 if interval is None else interval / (interval + 1)
     return torch.optim.Adam(params, lr=lr * c, betas=(0.0, 0.99**c), eps=1e-8, fused=True)
 
-# %% ../nbs/15_training.ipynb #ae363e68
+# %% ../nbs/15_training.ipynb #5e5ffcc9
 @dataclass(frozen=True)
 class Ranks:
     "The processes that train together. Of one process, every operation leaves things as they are."
@@ -201,8 +202,9 @@ _JOINED: dict[str, Ranks] = {}
 
 
 def _part() -> None:
-    "Leave the group in order, before Python takes its own things apart."
+    "Leave the group in order, before Python takes its own things apart: a thread of gloo that still lets go of the last message needs the interpreter, and aborts where it is gone."
     _JOINED.clear()
+    time.sleep(0.5)
     with contextlib.suppress(Exception):
         torch.distributed.destroy_process_group()
 
@@ -834,14 +836,19 @@ def _memory_gb() -> float:
     except (OSError, ValueError):
         return float("nan")
 
-# %% ../nbs/15_training.ipynb #bcce9d90
-def _rank(settings: dict) -> None:
-    "What each process of `launch` does; its error goes to a file. It ends without Python's clearing up, which meets threads of gloo that are still at work and may abort."
-    from semgan_nb.cli import _train
+# %% ../nbs/15_training.ipynb #c0923be1
+def train_silently(config: Config, data, out, **options) -> None:
+    "Run `train` to its end."
+    for _ in train(config, data, out, **options):
+        pass
 
+
+def _rank(settings: dict) -> None:
+    "What each process of `launch` does; its error goes to a file. It ends without Python's clearing up (see `_part`)."
+    module, name = settings["loop"].split(":")
     status = 0
     try:
-        _train(Config.from_dict(settings["config"]), settings["data"], settings["out"], progress=settings["progress"] and os.environ["RANK"] == "0", **settings["options"])
+        getattr(importlib.import_module(module), name)(Config.from_dict(settings["config"]), settings["data"], settings["out"], **settings["options"])
     except BaseException as e:
         status = 1
         kind = next((k.__name__ for k in (KeyboardInterrupt, BadInput, OtherRankFailed, RunFailed) if isinstance(e, k)), "Exception")
@@ -859,8 +866,8 @@ def launch(
     out,
     gpus: int,  # processes: one a GPU, or on a machine without GPUs so many that share its cores
     first_gpu: int = 0,
-    progress: bool = False,  # a bar
-    **options,  # of `train`
+    loop: str = "semgan_nb.training:train_silently",  # module and function that each process calls with config, data, out and the options
+    **options,  # of that function
 ) -> None:
     "Train in several processes of this machine, and wait for their end. Raises what the one that failed first raised."
     cuda = torch.cuda.is_available()
@@ -869,7 +876,7 @@ def launch(
     with tempfile.TemporaryDirectory() as meet:
         meet = Path(meet)
         words = str(meet / "words-{}.json")
-        settings = json.dumps(dict(config=config.to_dict(), data=str(data), out=str(out), progress=progress, words=words, options=dict(options, first_gpu=first_gpu)))
+        settings = json.dumps(dict(config=config.to_dict(), data=str(data), out=str(out), loop=loop, words=words, options=dict(options, first_gpu=first_gpu)))
         environment = {**os.environ, "WORLD_SIZE": str(gpus), "SEMGAN_RENDEZVOUS": (meet / "meet").as_uri(), "SEMGAN_PARENT": str(os.getpid())}
         if sys.platform.startswith("linux"):
             environment.setdefault("GLOO_SOCKET_IFNAME", "lo")

@@ -202,3 +202,21 @@ def test_torchrun_and_a_stop_file(archive, tmp_path):
     assert p.returncode == 0, err
     status = read_status(tmp_path / "r")
     assert status["state"] == "stopped" and status["message"] == "asked to stop" and load_state(tmp_path / "r" / "state")["trainer"]["cur_nimg"] == status["cur_nimg"]
+
+
+def test_gpus_of_the_command(archive, tmp_path):
+    "`semgan train --gpus 2` in a terminal; Ctrl-C reaches the processes once, and the same command goes on."
+    command = [sys.executable, "-c", "import sys; from semgan_nb.cli import main; sys.exit(main())", "train", str(archive), "--out", str(tmp_path / "r"), "--gpus", "2", "--metrics", "none", "--tensorboard"]
+    p = subprocess.Popen([*command, "--kimg", "50"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while not read_stats(tmp_path / "r") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=60)
+    assert p.returncode == 130 and "the same command goes on" in err and "Traceback" not in err, err
+    status = read_status(tmp_path / "r")
+    assert status["state"] == "stopped" and status["message"] == "interrupted" and load_state(tmp_path / "r" / "state")["trainer"]["cur_nimg"] == status["cur_nimg"] > 0
+    kimg = status["kimg"] + 0.032
+    done = subprocess.run([*command, "--kimg", f"{kimg:.3f}"], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0 and ": done, " in done.stdout, done.stderr
+    assert read_config(tmp_path / "r")["resolved"]["batch_gpu"] == 8 and list((tmp_path / "r" / "tensorboard").iterdir())

@@ -420,6 +420,54 @@ def test_event_files(archive, tmp_path):
     assert [(e.step, e.value) for e in a.Scalars("Loss/G/loss")] == [(round(1000 * s["Progress/kimg"]["mean"]), pytest.approx(s["Loss/G/loss"]["mean"], rel=1e-6)) for s in stats[:2]]
 
 
+def test_the_command_says_what_it_would_do_and_writes_nothing(archive, tmp_path, monkeypatch, capsys):
+    from semgan_nb.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", str(archive), "--gamma", "2", "--target", "0.5", "--kimg", "7", "--batch", "8", "--aug", "fixed", "--p", "0.2", "--augpipe", "bgc", "--subset", "20", "--mirror", "--seed", "3", "--snap", "5",
+                 "--metrics", "none", "--freezed", "2", "--fp32", "--watts", "100", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in said.splitlines() if line.startswith("  ")}
+    for name, value in dict(r1_gamma="2.0", ada_target="0.5", total_kimg="7.0", batch_size="8", batch_gpu="8", aug="fixed", p="0.2", augpipe="bgc", subset="20", mirror="True", seed="3", snap="5", freezed="2", num_fp16_res="0").items():
+        assert lines[name].split()[1] == value, lines[name]
+    assert "(preset laptop: 112.0)" in lines["total_kimg"] and "time: " in said and "memory: about" in said and "at 100 W (as stated)" in said and "takes at most" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_chooses_batch_gpu_and_keeps_it(archive, tmp_path, monkeypatch, capsys):
+    import semgan_nb.training as training
+    from semgan_nb.cli import main
+
+    monkeypatch.setattr(training, "probe", lambda *args, **kwargs: dict(images=2, seconds=dict(Gmain=1.0, Dmain=1.0, Dreg=1.0), base=1e9, peak=1.2e9))
+    more = ["--out", str(tmp_path / "r"), "--kimg", "0.032", "--metrics", "none"]
+    assert main(["train", str(archive), *more, "--memory", "0.5"]) == 0  # less than the rough figure, so the probe is asked
+    assert "batch_gpu 1 instead of 16" in capsys.readouterr().out and read_config(tmp_path / "r")["resolved"]["batch_gpu"] == 1
+    assert main(["train", str(archive), *more[:2], "--kimg", "0.048"]) == 0  # goes on as it was, however much memory there is now
+    assert main(["train", str(archive), "--cfg", "laptop", *more[:2], "--kimg", "0.064", "--metrics", "none"]) == 0
+    assert read_config(tmp_path / "r")["resolved"]["batch_gpu"] == 1 and read_status(tmp_path / "r")["kimg"] == 0.064
+    capsys.readouterr()
+    assert main(["train", str(archive), "--out", str(tmp_path / "given"), "--kimg", "0.016", "--metrics", "none", "--memory", "0.5", "--batch-gpu", "4"]) == 0
+    assert read_config(tmp_path / "given")["resolved"]["batch_gpu"] == 4
+
+
+def test_a_run_that_cannot_go_on_is_one_sentence(archive, tmp_path, capsys):
+    from semgan_nb.cli import main
+
+    assert main(["train", str(archive), "--out", str(tmp_path / "r"), "--kimg", "0.32", "--metrics", "none", "--g-lr", "1e12"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("semgan: Loss/") and "no longer a finite number" in said and "--g-lr 5e+11" in said
+
+
+def test_bfloat16_goes_on_exactly_too(archive, tmp_path):
+    half = TINY.replace(num_fp16_res=4, conv_clamp=256.0, half_format="bfloat16", total_kimg=0.064)
+    list(train(half, archive, tmp_path / "a" / "r"))
+    next(train(half, archive, tmp_path / "b" / "r"))
+    list(train(half, archive, tmp_path / "b" / "r"))
+    assert same(tmp_path / "a" / "r", tmp_path / "b" / "r")
+    with pytest.raises(BadInput, match="half_format is 'bfloat16'"):
+        TINY.replace(half_format="bfloat16")
+
+
 # -- the paper's run ------------------------------------------------------------------------------------------------------
 
 @pytest.mark.slow
