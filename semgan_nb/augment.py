@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from .micrographs import BadInput
 
-# %% ../nbs/07_augment.ipynb #7c0483de
+# %% ../nbs/07_augment.ipynb #27265201
 SYM6 = (  # decomposition low-pass of the sym6 wavelet
     0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633, 0.4910559419267466, 0.787641141030194,
     0.3379294217276218, -0.07263752278646252, -0.021060292512300564, 0.04472490177066578, 0.0017677118642428036, -0.007800708325034148,
@@ -54,7 +54,7 @@ def _rotation(theta, n, like):
     return _matrix(n, {(0, 0): theta.cos(), (0, 1): -theta.sin(), (1, 0): theta.sin(), (1, 1): theta.cos()}, like)
 
 
-def _banded(x: torch.Tensor, band: torch.Tensor, up: bool, block: int = 96) -> torch.Tensor:
+def _banded(x: torch.Tensor, band: torch.Tensor, up: bool, block: int = 48) -> torch.Tensor:
     "x [M, n_in] @ band [n_in, n_out], block by block of the output, without the zeros beside the band."
     n_in, n_out = band.shape
     parts = []
