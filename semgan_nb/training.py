@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'V100_SECONDS', 'Statistics', 'ema_beta', 'lazy_adam', 'Ranks', 'OtherRankFailed', 'join',
-           'iteration_generator', 'make_networks', 'Trainer', 'Tick', 'grid_size', 'default_cache', 'judge_snapshot',
-           'choose_metrics', 'choose_init', 'begin_from', 'Diverged', 'diverged', 'disk_use', 'disk_line', 'power',
-           'train', 'train_silently', 'launch', 'available_bytes', 'rough_bytes', 'probe', 'fit_batch_gpu',
+           'iteration_generator', 'make_networks', 'rough_bytes', 'Trainer', 'Tick', 'grid_size', 'default_cache',
+           'judge_snapshot', 'choose_metrics', 'choose_init', 'begin_from', 'Diverged', 'diverged', 'disk_use',
+           'disk_line', 'power', 'train', 'train_silently', 'launch', 'available_bytes', 'probe', 'fit_batch_gpu',
            'seconds_per_kimg', 'in_time', 'estimate']
 
-# %% ../nbs/15_training.ipynb #a3f7a8c1
+# %% ../nbs/15_training.ipynb #2301ecd9
 import atexit
 import contextlib
 import copy
+import ctypes
 import datetime
 import hashlib
 import importlib
@@ -215,7 +216,7 @@ def _outlive_no_parent(parent: int) -> None:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
 
-# %% ../nbs/15_training.ipynb #eee8525b
+# %% ../nbs/15_training.ipynb #7100b833
 def iteration_generator(seed: int, part: int, cur_nimg: int, device="cpu") -> torch.Generator:
     "The source of all random numbers of one part of the iteration that starts at `cur_nimg`."
     words = np.random.SeedSequence([seed, part, cur_nimg]).generate_state(2, np.uint32)
@@ -231,6 +232,23 @@ def make_networks(config: Config, resolution: int, channels: int) -> tuple[Gener
         G = Generator(z_dim=c.z_dim, w_dim=c.w_dim, mapping_layers=c.mapping_layers, architecture=c.g_architecture, **common)
         D = Discriminator(architecture=c.d_architecture, mbstd_group_size=c.mbstd_group_size, freeze_layers=c.freezed, **common)
     return G, D
+
+
+def rough_bytes(
+    config: Config,
+    resolution: int,
+    images: int,  # taken at once
+) -> float:
+    "Memory of a training process, guessed from the size of its feature maps; too much rather than too little."
+    maps = sum(min(config.channel_base // r, config.channel_max) * r * r for r in (2**k for k in range(2, resolution.bit_length())))
+    return 0.6e9 + 600e6 * min(config.channel_max / 512, 1) ** 2 + images * maps * 4 * 27
+
+
+def _give_back() -> None:
+    "Return what is free to the system (glibc): where the parts are large, the gaps that one phase leaves behind do not fit the next, and would be paid for twice."
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 class Trainer:
@@ -261,6 +279,7 @@ class Trainer:
         self.statistics = Statistics(several=ranks.size > 1)
         self.pl_mean = torch.zeros([], device=self.device)
         self.cur_nimg = self.batch_idx = self.cur_tick = self.tick_start = 0
+        self.large = self.device.type == "cpu" and rough_bytes(c, dataset.resolution, c.batch_gpu) > 4e9
         self.elapsed = self.energy = 0.0  # seconds and kWh, all parts of an interrupted run together
 
     # -- the phases -------------------------------------------------------------------------------------------------------
@@ -336,6 +355,8 @@ class Trainer:
             for average, value in zip(averages, before):
                 average.copy_(value)
             (loss(batch, rng) * (interval / parts)).backward()
+            if self.large:
+                _give_back()
             for total, average in zip(sums, averages):
                 total += average
         gradients = []
@@ -922,7 +943,7 @@ def launch(
                     raise KeyboardInterrupt if wanted is KeyboardInterrupt else wanted(text) if wanted in (BadInput, RunFailed, OtherRankFailed) else RunFailed(f"process {rank} of {gpus}: {text}")
         raise RunFailed(f"process {first} of {gpus} ended with status {processes[first].returncode}")
 
-# %% ../nbs/15_training.ipynb #f203bc5a
+# %% ../nbs/15_training.ipynb #09afca58
 def available_bytes(device: str = "cpu") -> int | None:
     "Memory that can be had now on a GPU or on this machine; None where the system does not say."
     if device.startswith("cuda"):
@@ -937,16 +958,6 @@ def available_bytes(device: str = "cpu") -> int | None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
     return min(found, default=None)
-
-
-def rough_bytes(
-    config: Config,
-    resolution: int,
-    images: int,  # taken at once
-) -> float:
-    "Memory of a training process, guessed from the size of its feature maps; too much rather than too little."
-    maps = sum(min(config.channel_base // r, config.channel_max) * r * r for r in (2**k for k in range(2, resolution.bit_length())))
-    return 0.6e9 + 600e6 * min(config.channel_max / 512, 1) ** 2 + images * maps * 4 * 27
 
 
 class _MadeUp:
@@ -1049,7 +1060,7 @@ def fit_batch_gpu(
             chosen, needs = (allowed[-1], "; the probe ran out of memory") if measured is None else (allowed[0], "")
         else:
             each = max(measured["peak"] - measured["base"], 0) / measured["images"]
-            takes = lambda n: measured["base"] + 1.05 * n * each
+            takes = lambda n: measured["base"] + 1.2 * n * each
             chosen = next((n for n in allowed if takes(n) <= limit), allowed[-1])
             needs = f" ({in_bytes(takes(chosen))} of {in_bytes(limit)}; {in_bytes(each)} an image)"
             if takes(chosen) > limit:
