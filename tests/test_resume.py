@@ -61,6 +61,15 @@ def slow_writes(seconds):
     torch.save, os.replace = in_halves, slowly
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Sums taken by another number of threads differ in their last bits: all runs that are compared here have one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def child(config, archive, out, state_every, pause):
     torch.set_num_threads(1)
     if pause:
@@ -240,7 +249,6 @@ def test_interrupted_anywhere_in_a_tick(archive, unbroken, tmp_path, monkeypatch
             raise KeyboardInterrupt
         return result
 
-    torch.set_num_threads(1)
     with monkeypatch.context() as m:
         m.setattr(where, place, then_broken)
         with pytest.raises(KeyboardInterrupt):
