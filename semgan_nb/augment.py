@@ -6,7 +6,8 @@
 __all__ = ['SYM6', 'PIPES', 'STRENGTH', 'SENSE', 'Warp', 'filter_bank', 'AugmentPipe', 'augment_pipe', 'scaled_pipe',
            'AdaController', 'replay']
 
-# %% ../nbs/07_augment.ipynb #19583b4b
+# %% ../nbs/07_augment.ipynb #2ca6b7b4
+import inspect
 import math
 import warnings
 
@@ -227,7 +228,7 @@ def _median3(x: torch.Tensor) -> torch.Tensor:
     y = F.pad(x, [1, 1, 1, 1], mode="reflect")
     return torch.stack([y[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)]).median(dim=0).values
 
-# %% ../nbs/07_augment.ipynb #86074ede
+# %% ../nbs/07_augment.ipynb #f4ad727c
 PIPES = {  # preset -> transforms that are on
     "blit": ("xflip", "rotate90", "xint"),
     "geom": ("scale", "rotate", "aniso", "xfrac"),
@@ -282,7 +283,7 @@ class AugmentPipe(nn.Module):
         self.xint_max, self.scale_std, self.rotate_max, self.aniso_std, self.xfrac_std = xint_max, scale_std, rotate_max, aniso_std, xfrac_std
         self.brightness_std, self.contrast_std, self.hue_max, self.saturation_std = brightness_std, contrast_std, hue_max, saturation_std
         self.imgfilter_bands, self.imgfilter_std, self.blur_std, self.noise_std, self.cutout_size = imgfilter_bands, imgfilter_std, blur_std, noise_std, cutout_size
-        self.warp = Warp()
+        self.warp, self.bank = Warp(), torch.as_tensor(filter_bank())
 
     def inverse_maps(
         self,
@@ -386,8 +387,7 @@ class AugmentPipe(nn.Module):
             if min(h, w) < 22:
                 raise ValueError(f"the filter transform needs images of 22 pixels or more, these have {h} × {w}")
             g = self.band_gains(draws)
-            bank = torch.as_tensor(filter_bank(), device=x.device)
-            x = _where((g != 1).any(dim=1), lambda some, gains: _along_both(some, gains @ bank), x, g)
+            x = _where((g != 1).any(dim=1), lambda some, gains: _along_both(some, gains @ self.bank.to(gains.device)), x, g)
         if on["blur"]:
             sigma = (draws.normal()[:, 0].abs() * self.blur_std * draws.gate(on["blur"])).clamp(max=min(h, w) / 4)
             x = _where(sigma > 0, _blur, x, sigma)
@@ -438,7 +438,7 @@ def augment_pipe(
         raise BadInput(f"augpipe is {name!r}: it is one of {', '.join(PIPES)}")
     return AugmentPipe(**{t: 1 for t in PIPES[name]})
 
-# %% ../nbs/07_augment.ipynb #5332126a
+# %% ../nbs/07_augment.ipynb #9a33636d
 STRENGTH = {  # transform -> the option of AugmentPipe that sets how strong it is
     "xint": "xint_max", "scale": "scale_std", "rotate": "rotate_max", "aniso": "aniso_std", "xfrac": "xfrac_std", "brightness": "brightness_std", "contrast": "contrast_std", "hue": "hue_max",
     "saturation": "saturation_std", "imgfilter": "imgfilter_std", "blur": "blur_std", "noise": "noise_std", "cutout": "cutout_size",
@@ -469,8 +469,6 @@ def scaled_pipe(
     strength: float = 1.0,  # times the usual one
 ) -> AugmentPipe:
     "A pipe with a strength of its own, and p = 1."
-    import inspect
-
     usual, on = inspect.signature(AugmentPipe.__init__).parameters, PIPES.get(name, (name,))
     if unknown := [t for t in on if t not in SENSE]:
         raise BadInput(f"transform: {unknown[0]!r} is not known: it is one of {', '.join(SENSE)}, or a group of them, {', '.join(PIPES)}")

@@ -8,13 +8,13 @@ __all__ = ['SNAPSHOT_FORMAT', 'OFFICIAL_OPTIONS', 'mismatches', 'load_tensors', 
            'official_arguments', 'load_official', 'load_networks', 'network_lines', 'convert', 'file_lines',
            'transfer_config', 'transfer']
 
-# %% ../nbs/14_checkpoints.ipynb #26a72fa0
+# %% ../nbs/14_checkpoints.ipynb #74498f44
 import copy
 import hashlib
 import inspect
 import json
-import os
 import math
+import os
 import pickletools
 import re
 import struct
@@ -56,15 +56,10 @@ def load_tensors(module: torch.nn.Module, tensors: dict[str, torch.Tensor], sour
         for name, value in own.items():
             value.copy_(tensors[name])
 
-# %% ../nbs/14_checkpoints.ipynb #93a413cb
+# %% ../nbs/14_checkpoints.ipynb #3947f17a
 class _Refused(Exception):
     "Why a pickle is not read: part of a sentence."
 
-
-def _quoted(text, limit: int = 80) -> str:
-    "A text from a file, safe to print: printable ASCII, of limited length."
-    text = str(text)
-    return ascii(text[:limit])[1:-1] + ("…" if len(text) > limit else "")
 
 def _need(ok, what: str) -> None:
     if not ok:
@@ -144,7 +139,7 @@ def digest(
     feed(value)
     return h.hexdigest()
 
-# %% ../nbs/14_checkpoints.ipynb #d92c0533
+# %% ../nbs/14_checkpoints.ipynb #507ba48a
 SNAPSHOT_FORMAT = "semgan_nb-snapshot-2"
 _BEFORE = "semgan_nb-snapshot-1"  # without a digest
 
@@ -210,10 +205,7 @@ def _snapshot_metadata(path: Path) -> dict:
     return meta
 
 
-def snapshot_info(path) -> dict:
-    "What a snapshot says about itself, without loading its tensors."
-    path = Path(path)
-    meta = _snapshot_metadata(path)
+def _about(path: Path, meta: dict[str, str]) -> dict:
     try:
         about = json.loads(meta.get("about", ""))
         if not isinstance(about, dict):
@@ -221,6 +213,12 @@ def snapshot_info(path) -> dict:
     except (ValueError, RecursionError):
         raise BadInput(f"{path} does not say what it holds: it is damaged, take another copy") from None
     return about
+
+
+def snapshot_info(path) -> dict:
+    "What a snapshot says about itself, without loading its tensors."
+    path = Path(path)
+    return _about(path, _snapshot_metadata(path))
 
 
 @dataclass(frozen=True)
@@ -236,7 +234,8 @@ class Networks:
 
 def _read_snapshot(path: Path) -> Networks:
     "All networks of a snapshot; names, shapes and the digest are checked."
-    about, meta, nets = snapshot_info(path), _snapshot_metadata(path), {}
+    meta, nets = _snapshot_metadata(path), {}
+    about = _about(path, meta)
     kinds = dict(G_ema=Generator, G=Generator, D=Discriminator)
     with safe_open(str(path), framework="pt", device="cpu") as f:
         names = sorted(f.keys())

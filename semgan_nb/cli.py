@@ -21,7 +21,7 @@ from pathlib import Path
 
 from .micrographs import BadInput, atomic, embedded, list_images, read_micrograph
 
-# %% ../nbs/23_cli.ipynb #464f1e9c
+# %% ../nbs/23_cli.ipynb #fe0c1a21
 def _watched() -> bool:
     "Whether somebody sees the error stream as it is written: a terminal or a notebook."
     return sys.stderr.isatty() or "ipykernel" in sys.modules
@@ -53,13 +53,18 @@ def _image_bar(name: str, show: bool = True):
             bar.close()
 
 
+def _speaks() -> bool:
+    "Whether this process has the screen: of several that train together, the first."
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _train(config, data, out, progress: bool = True, tensorboard: bool = False, **options) -> int:
     "Run `train` under a bar that also tells what happens between ticks; the number of ticks."
     from semgan_nb.runs import EventFile, read_status
     from semgan_nb.training import train
 
-    watch_curves = EventFile(out).update if tensorboard and os.environ.get("RANK", "0") == "0" else lambda: None
-    progress = progress and os.environ.get("RANK", "0") == "0"  # of several processes, the first has the bar
+    watch_curves = EventFile(out).update if tensorboard and _speaks() else lambda: None
+    progress = progress and _speaks()
     began = read_status(out).get("kimg", 0)
     if not progress or began >= config.total_kimg:
         ticks = 0
@@ -379,7 +384,7 @@ def _settings(options: argparse.Namespace) -> dict:
         found.setdefault("batch_gpu", found["batch_size"])
     return found
 
-# %% ../nbs/23_cli.ipynb #ea1996ea
+# %% ../nbs/23_cli.ipynb #65df5246
 def _with_transfer(config, given: dict, out=None):
     "A configuration with the settings that were given, and with what a transfer changes in the others; the changes in lines."
     from semgan_nb.checkpoints import load_networks, transfer_config
@@ -491,7 +496,7 @@ def _train_verb(options):
         raise BadInput("--out is missing: processes that torchrun started must all know the directory")
     if several > 1 and options.gpus > 1:
         raise BadInput("--gpus starts processes, and torchrun has started some already: leave it out")
-    gpus, speaks = max(options.gpus, several), os.environ.get("RANK", "0") == "0"
+    gpus, speaks = max(options.gpus, several), _speaks()
     if gpus < 1 or options.first_gpu < 0:
         raise BadInput("--gpus must be 1 or more, and --first-gpu 0 or more")
     dataset = Dataset(options.data, part="train")

@@ -6,11 +6,10 @@
 __all__ = ['NOISE', 'Dashboard', 'close_dashboards', 'file_steps', 'data_steps', 'run_state', 'live_run', 'target_sweep',
            'walk_image', 'latent_walk', 'augment_gallery', 'controller_panel']
 
-# %% ../nbs/21_dashboards.ipynb #78dc47e4
+# %% ../nbs/21_dashboards.ipynb #2eaf69f6
 import atexit
 import base64
 import contextvars
-import hashlib
 import html
 import io
 import json
@@ -30,7 +29,7 @@ from .augment import PIPES, SENSE, replay
 from .checkpoints import find_snapshot, load
 from .dataset import Dataset
 from .latent import latents, slerp, to_uint8_images, walk_frames
-from .micrographs import BadInput, atomic, embedded, list_images, read_micrograph, to_uint8
+from .micrographs import BadInput, atomic, embedded, file_hash, list_images, read_micrograph, to_uint8
 from .microstructure import phase_fractions
 from .preprocess import Recipe, histogram, steps
 from .runs import image_number, is_run, read_config, read_metrics, read_stats, read_status, request_stop
@@ -310,7 +309,7 @@ def _end_threads() -> None:
     for box in _OPEN.values():
         box.end()
 
-# %% ../nbs/21_dashboards.ipynb #bcb40937
+# %% ../nbs/21_dashboards.ipynb #a9f3441e
 _EVERYTHING, _LEFT_OUT = "all steps", "left out"
 
 
@@ -339,7 +338,7 @@ def file_steps(
     path = Path(folder) / file
     if not path.is_file():
         raise BadInput(f"{path}: there is no such file: name the folder that the archive was prepared from")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != source["sha256"]:
+    if file_hash(path) != source["sha256"]:
         raise BadInput(f"{path}: is not the file that was prepared, its content has changed: prepare the archive again")
     recipe = Recipe.of(manifest)
     own = [image["crop"] for image in manifest["images"] if image["source"] == file]
@@ -350,7 +349,7 @@ def file_steps(
         if size is not None and name == "one scale":
             size = [nm * f for nm, f in zip(size, recipe.factor(size))]
         if size is not None and name == "crop":
-            size = [nm * recipe.side(micrograph.image.shape) / recipe.size for nm in size]
+            size = recipe.final_size(micrograph.image.shape, micrograph.pixel_size_nm)
         found[name] = _one_step(image, size)
     return found
 
@@ -865,7 +864,7 @@ def latent_walk(
     save_film.on_click(film_clicked)
     return box.begin(), controls
 
-# %% ../nbs/21_dashboards.ipynb #48ba3404
+# %% ../nbs/21_dashboards.ipynb #3f75b005
 def augment_gallery(
     images=None,  # uint8 [N, H, W] or [N, 1, H, W]; None: parts of five micrographs that are shipped
 ):
@@ -903,10 +902,9 @@ def controller_panel(
 
     Widgets: `target`, `ada_kimg`, `window` (kimg from and to, of the distribution), `caption`, and the picture `figure`."""
     run = Path(plots.__file__).parent / "records" / "sweep" / "aug=noaug-seed0" if run is None else Path(run)
-    records = [r for r in read_stats(run) if "Loss/signs/real" in r]
-    if not records:
+    kimg, rt, _ = plots.controller_series(run)
+    if not len(kimg):
         raise BadInput(f"{run}: holds no r_t yet: train it longer")
-    kimg, rt, was = (np.array([np.nan if r[key]["mean"] is None else r[key]["mean"] for r in records], float) for key in ("Progress/kimg", "Loss/signs/real", "Progress/augment"))
     used = read_config(run)["resolved"]
     last = max(math.ceil(kimg[-1]), 1)
     target = W.FloatSlider(value=used["ada_target"], min=0, max=1, step=0.05, description="target", tooltip="The r_t that is wanted", layout=W.Layout(width="30em"), **_WIDE)
@@ -917,10 +915,8 @@ def controller_panel(
     def refresh(box):
         p = replay(kimg, rt, target.value, horizon.value)
         box._set(controls["caption"], f"{html.escape(run.name)}: p would be {p[-1]:.3f} at the end, at most {p.max():.3f}. With another p the discriminator would have given another r_t; this shows the controller, not the network.")
-        box.draw("figure", (target.value, horizon.value, window.value), lambda: plots.controller_figure(kimg, rt, was, target.value, horizon.value, window.value))
-        box.show_code("import numpy as np\n\nfrom semgan_nb import plots\nfrom semgan_nb.runs import read_stats\n\n"
-                      f"records = [r for r in read_stats({str(run)!r}) if 'Loss/signs/real' in r]\nkimg, rt, p = (np.array([r[key]['mean'] for r in records], float) for key in ('Progress/kimg', 'Loss/signs/real', 'Progress/augment'))\n"
-                      f"plots.controller_figure(kimg, rt, p, {target.value!r}, {horizon.value!r}, {window.value!r})")
+        box.draw("figure", (target.value, horizon.value, window.value), lambda: plots.controller_figure(run, target.value, horizon.value, window.value))
+        box.show_code(f"from semgan_nb import plots\n\nplots.controller_figure({str(run)!r}, {target.value!r}, {horizon.value!r}, {window.value!r})")
 
     box = Dashboard("controller", [_row(target, horizon), window, controls["caption"], controls["figure"]], controls,
                     dict(figure="r_t of the run with its target, p as it was and as the controller would have moved it, and the distribution of r_t"), refresh)

@@ -6,11 +6,12 @@
 __all__ = ['grey_stack', 'phase_fractions', 'fraction_quantiles', 'two_point_map', 'radial_mean', 'two_point', 'power_spectrum',
            'radial_spectrum', 'directions', 'characteristic_length', 'leak_meter']
 
-# %% ../nbs/11_microstructure.ipynb #4a0c615e
+# %% ../nbs/11_microstructure.ipynb #c186632a
 import numpy as np
 from scipy import fft, ndimage
 
 from .micrographs import BadInput
+from .preprocess import histogram
 from .synthetic import phase_fraction
 
 # %% ../nbs/11_microstructure.ipynb #47daea2e
@@ -122,7 +123,7 @@ def radial_spectrum(
     keep = np.arange(1, n // 2 + 1)
     return keep / n, np.log10(np.maximum(sums[keep] / count[keep], 1e-6))
 
-# %% ../nbs/11_microstructure.ipynb #37e1776f
+# %% ../nbs/11_microstructure.ipynb #85ecf2a1
 def directions(
     images,  # uint8 [N, H, W], also [H, W] or [N, C, H, W]
     bins: int = 18,
@@ -144,7 +145,7 @@ def characteristic_length(images) -> float:  # as in `directions`
 
 
 def _apart(a, b) -> dict:
-    levels = [np.bincount(grey_stack(x).ravel(), minlength=256)[:256] / grey_stack(x).size for x in (a, b)]
+    levels = [histogram(x) / x.size for x in map(grey_stack, (a, b))]
     return {"direction": float(np.abs(directions(a)[1] - directions(b)[1]).sum() / 2), "length": float(abs(np.log2(characteristic_length(a) / characteristic_length(b)))),
             "grey": float(np.abs(np.cumsum(levels[0]) - np.cumsum(levels[1])).sum())}
 

@@ -6,9 +6,9 @@
 __all__ = ['REAL', 'GENERATED', 'QUIET', 'PAPER_COLOURS', 'COLOURS', 'AXIS_COLOURS', 'as_png', 'colour_of', 'image_grid',
            'real_and_generated', 'value_of', 'ladder_figure', 'curves', 'samples', 'setting_colours', 'study_runs',
            'bands', 'best_values', 'spectra', 'fractions', 'two_points', 'walk_curve', 'before_after', 'grey_levels',
-           'augmentation_gallery', 'augmentation_effect', 'controller_figure']
+           'augmentation_gallery', 'augmentation_effect', 'controller_series', 'controller_figure']
 
-# %% ../nbs/20_plots.ipynb #c18f7bdd
+# %% ../nbs/20_plots.ipynb #a98be761
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .augment import SENSE, AugmentPipe, replay, scaled_pipe
+from .latent import to_uint8_images
 from .micrographs import scale_bar
 from .microstructure import fraction_quantiles, phase_fractions, radial_spectrum, two_point
+from .preprocess import histogram
 from .runs import is_run, planes, read_config, read_ladder, read_metrics, read_stats, sheet
 from .studies import Study, larger_is_better, read_samples, value_text
 from .synthetic import otsu_threshold
@@ -631,12 +633,12 @@ def grey_levels(
     _tidy(panels[1], "grey level", "share of pixels\nat most as light")
     return figure
 
-# %% ../nbs/20_plots.ipynb #0a555d9d
+# %% ../nbs/20_plots.ipynb #7c6e86c7
 def _augmented(pipe: AugmentPipe, images: np.ndarray, seed: int) -> np.ndarray:
     x = torch.as_tensor(images[:, None] / 127.5 - 1, dtype=torch.float32)
     with torch.no_grad():
         y = pipe(x, torch.Generator().manual_seed(seed))
-    return (y[:, 0] * 127.5 + 127.5).round().clamp(0, 255).byte().numpy()
+    return to_uint8_images(y)[:, 0].numpy()
 
 
 def augmentation_gallery(
@@ -685,7 +687,7 @@ def augmentation_effect(
                 axes.set_ylabel(word, fontsize=9)
     left, right = grid[2].subgridspec(1, 2).subplots()
     for shown, label, colour in ((images, "as they are", REAL), (after, "augmented", GENERATED)):
-        left.plot(np.bincount(shown.ravel(), minlength=256) / shown.size, color=colour, lw=1, label=label)
+        left.plot(histogram(shown) / shown.size, color=colour, lw=1, label=label)
         right.plot(*radial_spectrum(shown, window=True), color=colour, lw=1.2, label=label)
     left.set_xlim(0, 255)
     left.set_ylim(0, None)
@@ -695,17 +697,23 @@ def augmentation_effect(
     return figure
 
 
+def controller_series(
+    run,  # a run directory
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "kimg, r_t (NaN where it is not known) and p of each record of a run, float64 [T] each."
+    records = [r for r in read_stats(run) if "Loss/signs/real" in r]
+    return tuple(np.array([r[key]["mean"] for r in records], float) for key in ("Progress/kimg", "Loss/signs/real", "Progress/augment"))
+
+
 def controller_figure(
-    kimg,  # [T] of the records
-    rt,  # [T]
-    p,  # [T] as it was
+    run,  # a run directory
     target: float,
     ada_kimg: float,
     window: tuple | None = None,  # kimg, from and to: r_t there is drawn as a distribution; None: all
     figure: Figure | None = None,
 ) -> Figure:
-    "A recorded r_t, p as it was and as this controller would have moved it, and how r_t is distributed over a window."
-    kimg, rt, p = (np.asarray(v, float) for v in (kimg, rt, p))
+    "The r_t of a run, p as it was and as this controller would have moved it, and how r_t is distributed over a window."
+    kimg, rt, p = controller_series(run)
     low, high = window or (kimg.min(), kimg.max())
     inside = (kimg >= low) & (kimg <= high) & np.isfinite(rt)
     figure = _figure(figure, (7.6, 3.6))

@@ -6,20 +6,14 @@
 __all__ = ['grf', 'dual_phase_islands', 'dual_phase_grains', 'dual_phase', 'iter_specimens', 'specimens', 'otsu_threshold',
            'phase_fraction']
 
-# %% ../nbs/02_synthetic.ipynb #d1c099c4
+# %% ../nbs/02_synthetic.ipynb #5b6b6b6e
 import inspect
-import multiprocessing
-import os
-import signal
-from collections import deque
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 from scipy.fft import irfft2, next_fast_len
 from scipy.ndimage import gaussian_filter
 
-from .micrographs import BadInput
+from .micrographs import BadInput, Crew, cores
 
 # %% ../nbs/02_synthetic.ipynb #a53b3eb1
 def grf(
@@ -290,9 +284,10 @@ def dual_phase(
         if name not in known: raise BadInput(f"{name}: no argument of {kind}, which takes {', '.join(known)}")
     return _KINDS[kind](rng, size, fraction, field_um, **look)
 
-# %% ../nbs/02_synthetic.ipynb #82dbb1e5
-def _some(start, stop, size, seed, n_specimens, fractions, field_um, jitter, options):
+# %% ../nbs/02_synthetic.ipynb #8b2e607b
+def _some(job):
     "Images start..stop of `iter_specimens`, as lists of images, maps and specimens: a worker's job."
+    start, stop, size, seed, n_specimens, fractions, field_um, jitter, options = job
     nominal = np.linspace(*fractions, n_specimens)
     spread = jitter * min(1, 6.4 / field_um) * 2 * np.sqrt(nominal * (1 - nominal))
     island_um = np.random.default_rng([seed, n_specimens]).uniform(0.55, 0.80, n_specimens)
@@ -305,8 +300,6 @@ def _some(start, stop, size, seed, n_specimens, fractions, field_um, jitter, opt
         images.append(image)
         maps.append(phase)
     return images, maps, specimen
-
-def _quiet(): signal.signal(signal.SIGINT, signal.SIG_IGN)           # Ctrl-C is the parent's affair
 
 def iter_specimens(
     n_images,
@@ -323,26 +316,15 @@ def iter_specimens(
     if n_images < 1 or n_specimens < 1: raise BadInput(f"specimens: {n_images} images of {n_specimens} specimens were asked for: at least one of each is wanted")
     if not all(0 <= f <= 1 for f in fractions): raise BadInput(f"fractions: {tuple(fractions)} was given, two shares from 0 to 1 are wanted")
     if not field_um > 0: raise BadInput(f"field_um: {field_um:g} was given, the side of the image in micrometres is wanted")
-    workers = (os.cpu_count() or 1) if workers is None else workers
+    workers = cores() if workers is None else workers
     if workers < 1: raise BadInput(f"workers: {workers} was given, at least one process is wanted")
     step = int(np.clip(2**20 // size**2, 1, 64))                     # images in a job: about a megabyte of them
     jobs = [(k, min(k + step, n_images), size, seed, n_specimens, tuple(fractions), field_um, jitter, options) for k in range(0, n_images, step)]
     return _one_by_one(jobs, min(workers, len(jobs)))
 
 def _one_by_one(jobs, workers):
-    if workers == 1:
-        for job in jobs: yield from zip(*_some(*job))
-        return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _quiet)
-    try:
-        ahead = deque()
-        for job in jobs + [None] * 2 * workers:
-            if job: ahead.append(pool.submit(_some, *job))
-            if len(ahead) > 2 * workers or not job and ahead: yield from zip(*ahead.popleft().result())
-    except BrokenProcessPool:
-        raise RuntimeError("a worker process ended at once; a script that uses workers must do its work under `if __name__ == \"__main__\":`") from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with Crew(workers) as crew:
+        for part in crew.map(_some, jobs): yield from zip(*part)
 
 def specimens(n_images, size, *args, **options):
     "(images uint8 [n, size, size], phase maps bool [n, size, size], specimen int64 [n]): what `iter_specimens` yields, all at once; same arguments."

@@ -9,13 +9,12 @@ __all__ = ['LOSSES', 'V100_SECONDS', 'Statistics', 'ema_beta', 'lazy_adam', 'Ran
            'disk_line', 'power', 'train', 'train_silently', 'launch', 'available_bytes', 'probe', 'fit_batch_gpu',
            'seconds_per_kimg', 'in_time', 'estimate']
 
-# %% ../nbs/15_training.ipynb #2301ecd9
+# %% ../nbs/15_training.ipynb #45d5f912
 import atexit
 import contextlib
 import copy
 import ctypes
 import datetime
-import hashlib
 import importlib
 import json
 import math
@@ -44,7 +43,7 @@ from .latent import latents, random_images
 from .layers import keep_memory
 from .losses import loss_as_generated, loss_as_real, mixed_ws, path_lengths, path_penalty, r1_penalty
 from .metrics import Judge, parse_metric
-from .micrographs import BadInput, atomic
+from .micrographs import BadInput, atomic, cores, file_hash
 from .networks import Discriminator, Generator, use_half
 from .runs import Config, RunFailed, RunWriter, append_line, free_bytes, image_number, in_bytes, is_run, read_config, read_metrics, room_for, sheet, snapshots, write_json
 
@@ -447,7 +446,7 @@ class Trainer:
             setattr(self, k, state.get(k, 0.0))  # energy is younger than the others
         self.pl_mean = state["pl_mean"].to(self.device)
 
-# %% ../nbs/15_training.ipynb #f9615ec4
+# %% ../nbs/15_training.ipynb #4cc0319b
 @dataclass(frozen=True)
 class Tick:
     "What a tick of training reports."
@@ -559,8 +558,7 @@ def begin_from(
     if config.init_from is None or any((Path(out) / "state").glob("state-*.pt")):
         return None, None
     source = load_networks(choose_init(config, out))
-    with open(source.path, "rb") as f:
-        sha256 = hashlib.file_digest(f, "sha256").hexdigest()
+    sha256 = file_hash(source.path)
     if is_run(out) and (record := read_config(out).get("init")) and record["sha256"] != sha256:
         raise BadInput(f"{source.path} has changed since {out} began from it and nothing was saved: choose another directory for --out")
     G, D = make_networks(config, dataset.resolution, dataset.channels)
@@ -857,7 +855,7 @@ def _memory_gb() -> float:
     except (OSError, ValueError):
         return float("nan")
 
-# %% ../nbs/15_training.ipynb #c0923be1
+# %% ../nbs/15_training.ipynb #b925eebc
 def train_silently(config: Config, data, out, **options) -> None:
     "Run `train` to its end."
     for _ in train(config, data, out, **options):
@@ -902,7 +900,7 @@ def launch(
         if sys.platform.startswith("linux"):
             environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
         if not cuda:
-            environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // gpus, 1)))
+            environment.setdefault("OMP_NUM_THREADS", str(max(cores() // gpus, 1)))
         code = "import json, sys; from semgan_nb.training import _rank; _rank(json.loads(sys.argv[1]))"
         processes, told = [], []
         here = threading.current_thread() is threading.main_thread()

@@ -176,6 +176,13 @@ def test_steps_are_those_of_the_archive(prepared):
     assert found["median"]["levels"].sum() == 128 * 128 and found["intensity"]["levels"].sum() == 64 * 64
 
 
+def test_the_scale_of_a_crop_is_that_of_the_archive(prepared, tmp_path):
+    prepare(prepared, tmp_path / "whole.zip", 16, resize=True, pixel_size=40, mixed_scales=True, strict=False, progress=False)  # 128 px of 20 nm become 64 of 40, then 16
+    manifest = Dataset(tmp_path / "whole.zip").manifest
+    for image in manifest["images"]:
+        assert file_steps(manifest, prepared, image["source"])["crop"]["pixel_size_nm"] == pytest.approx(image["pixel_size_nm"])
+
+
 def test_data_dashboard_shows_steps_groups_and_what_was_left_out(prepared):
     box, w = data_steps(prepared / "data.zip", prepared)
     assert not w["notice"].value and "a/m0.tif" in w["table"].value and "20 nm" in w["table"].value
