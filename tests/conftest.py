@@ -17,3 +17,18 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 def own_cache(tmp_path_factory):
     """Features of real images are kept between runs; tests keep theirs apart."""
     os.environ["SEMGAN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory):
+    """Forty images of noise, 16 px, in five groups: something to train on in no time."""
+    import numpy as np
+
+    from semgan_nb.dataset import write_archive
+
+    path = tmp_path_factory.mktemp("data") / "noise.zip"
+    images = np.random.RandomState(0).randint(0, 256, (40, 16, 16), dtype=np.uint8)
+    write_archive(path, [
+        dict(name=f"n{i}", image=x, source="noise", source_sha256="", crop=(0, 0, 16, 16), group=f"g{i % 5}", pixel_size_nm=(10.0, 10.0), fraction=None, part="train")
+        for i, x in enumerate(images)], dict(made_by="test"))
+    return path

@@ -1,10 +1,10 @@
-"""Run directories and studies with invented numbers, written as training writes them."""
+"""Run directories and studies with invented numbers, written as training writes them; and what of a run can be compared with another."""
 import numpy as np
 from PIL import Image
 
 from semgan_nb.checkpoints import save_snapshot
 from semgan_nb.networks import Generator
-from semgan_nb.runs import RunWriter, laptop
+from semgan_nb.runs import RunWriter, laptop, read_stats
 
 METRIC = "lite0_fd500_holdout"
 RUNGS = [("floor", "other real images", 22), ("blur0.5", "blurred 0.5 px", 29), ("blur1", "blurred 1 px", 118), ("phase", "phase-randomised", 284)]
@@ -68,3 +68,8 @@ def random_snapshot(path, pixel_size_nm=None, **arguments):
             parameter.data.fill_(0.2)
     save_snapshot(path, G, None, cur_nimg=0, data_fingerprint="made up", pixel_size_nm=pixel_size_nm)
     return path
+
+
+def logs(run):
+    """The lines of stats.jsonl without what depends on the clock and the machine."""
+    return [{k: v for k, v in s.items() if not k.startswith(("Timing", "Resources", "timestamp"))} for s in read_stats(run)]

@@ -1,19 +1,15 @@
 """Chapter 14: snapshots and states with checksums, conversion, what `semgan info` says, and training that begins from other weights."""
 import ast
-import json
-import os
 import pickle
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import official_files
 import pytest
 import torch
-from made_up_runs import random_snapshot
+from made_up_runs import logs, random_snapshot
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -23,12 +19,11 @@ from semgan_nb.checkpoints import (
     convert, file_lines, load, load_networks, load_state, load_tensors, mismatches, read_state, save_snapshot, save_state, snapshot_info, transfer, transfer_config,
 )
 from semgan_nb.cli import info, main
-from semgan_nb.dataset import Dataset, write_archive
 from semgan_nb.layers import upsample2d
 from semgan_nb.micrographs import BadInput
-from semgan_nb.networks import Discriminator, Generator
-from semgan_nb.runs import Config, read_config, read_stats, read_status, snapshots
-from semgan_nb.training import Trainer, train
+from semgan_nb.networks import Discriminator
+from semgan_nb.runs import Config, read_config, read_status, snapshots
+from semgan_nb.training import train
 
 PACKAGE = Path(semgan_nb.__file__).parent
 TINY = Config(z_dim=8, w_dim=8, channel_base=64, channel_max=8, batch_size=8, batch_gpu=4, G_reg_interval=4, total_kimg=0.08, kimg_per_tick=0.016, snap=2, ada_kimg=0.5, metrics=())
@@ -322,20 +317,6 @@ def test_what_cannot_be_adapted_is_named_all_at_once(pickled, snapshot, tmp_path
     only_G = random_snapshot(tmp_path / "g.safetensors")
     assert "no discriminator" in said(transfer, *nets(TINY), load_networks(only_G))
     assert "would hold layers that are new" in said(transfer, *nets(transfer_config(TINY.replace(freezed=3), load_networks(snapshot))[0], 32), load_networks(snapshot), ["resolution"])
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "noise.zip"
-    images = np.random.RandomState(0).randint(0, 256, (40, 16, 16), dtype=np.uint8)
-    write_archive(path, [
-        dict(name=f"n{i}", image=x, source="noise", source_sha256="", crop=(0, 0, 16, 16), group=f"g{i % 5}", pixel_size_nm=(10.0, 10.0), fraction=None, part="train")
-        for i, x in enumerate(images)], dict(made_by="test"))
-    return path
-
-
-def logs(run):
-    return [{k: v for k, v in s.items() if not k.startswith(("Timing", "Resources", "timestamp"))} for s in read_stats(run)]
 
 
 def transferred(pickled, **more):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from made_up_runs import logs
 from semgan_nb.checkpoints import load_state
-from semgan_nb.dataset import write_archive
 from semgan_nb.micrographs import BadInput
 from semgan_nb.runs import Config, RunFailed, read_config, read_stats, read_status, request_stop
 from semgan_nb.training import launch, train
@@ -20,16 +20,6 @@ from semgan_nb.training import launch, train
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available() or sys.platform == "win32", reason="needs gloo")
 TINY = Config(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=4, G_reg_interval=4, total_kimg=0.16, kimg_per_tick=0.032, snap=2,
               ada_kimg=0.5, metrics=(), p=0.3)
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "noise.zip"
-    images = np.random.RandomState(0).randint(0, 256, (40, 16, 16), dtype=np.uint8)
-    write_archive(path, [
-        dict(name=f"n{i}", image=x, source="noise", source_sha256="", crop=(0, 0, 16, 16), group=f"g{i % 5}", pixel_size_nm=(10.0, 10.0), fraction=None, part="train")
-        for i, x in enumerate(images)], dict(made_by="test"))
-    return path
 
 
 def ranks_of(script, n, folder, *args, **environment):
@@ -91,10 +81,6 @@ def test_two_ranks_are_two_rounds(archive, tmp_path, rounds, n):
             assert rank["moments"][name][0] == count and np.allclose(rank["moments"][name][1:], sums, rtol=1e-6)  # each report is summed in float32
     assert all(torch.equal(a, b) for a, b in zip(several[0]["weights"], several[1]["weights"]))
     print(f"largest difference of a gradient, relative to the largest entry: {worst:.1e}")
-
-
-def logs(run):
-    return [{k: v for k, v in s.items() if not k.startswith(("Timing", "Resources", "timestamp"))} for s in read_stats(run)]
 
 
 def test_two_ranks_go_on_exactly(archive, tmp_path):

@@ -8,9 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,24 +17,14 @@ from safetensors import safe_open
 
 import semgan_nb.checkpoints as checkpoints
 import semgan_nb.training as training
-from semgan_nb.checkpoints import digest, load_state, save_state
-from semgan_nb.dataset import Dataset, write_archive
+from semgan_nb.checkpoints import digest, load_state
+from semgan_nb.dataset import Dataset
 from semgan_nb.micrographs import BadInput
 from semgan_nb.runs import Config, RunFailed, read_metrics, read_stats, read_status, snapshots
 from semgan_nb.training import Diverged, Trainer, disk_use, train
 
 TINY = Config(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=4, G_reg_interval=4, total_kimg=0.32, kimg_per_tick=0.032, snap=2, keep_snapshots=2,
               ada_kimg=0.5, metrics=("random_fd10_full",))
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "noise.zip"
-    images = np.random.RandomState(0).randint(0, 256, (40, 16, 16), dtype=np.uint8)
-    write_archive(path, [
-        dict(name=f"n{i}", image=x, source="noise", source_sha256="", crop=(0, 0, 16, 16), group=f"g{i % 5}", pixel_size_nm=(10.0, 10.0), fraction=None, part="train")
-        for i, x in enumerate(images)], dict(made_by="test"))
-    return path
 
 
 def slow_writes(seconds):

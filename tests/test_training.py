@@ -1,6 +1,5 @@
 """Chapters 08, 13, 14 and 15: schedules against reference tables, going on after every kind of end, refusals."""
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,30 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from made_up_runs import logs
 from semgan_nb.checkpoints import load, load_state
 from semgan_nb.dataset import write_archive
 from semgan_nb.micrographs import BadInput
-from semgan_nb.runs import Config, auto, image_number, laptop, read_config, read_metrics, read_stats, read_status, request_stop, sem512, snapshots
+from semgan_nb.runs import Config, auto, image_number, laptop, read_config, read_stats, read_status, request_stop, sem512, snapshots
 from semgan_nb.training import Statistics, Trainer, ema_beta, iteration_generator, lazy_adam, make_networks, train
 from semgan_nb.dataset import Dataset
 
 gold = np.load(Path(__file__).parent / "data" / "ada_controller.npz")
 TINY = Config(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=4, G_reg_interval=4, total_kimg=0.16, kimg_per_tick=0.032, snap=2,
               ada_kimg=0.5, metrics=())
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "noise.zip"
-    images = np.random.RandomState(0).randint(0, 256, (40, 16, 16), dtype=np.uint8)
-    write_archive(path, [
-        dict(name=f"n{i}", image=x, source="noise", source_sha256="", crop=(0, 0, 16, 16), group=f"g{i % 5}", pixel_size_nm=(10.0, 10.0), fraction=None, part="train")
-        for i, x in enumerate(images)], dict(made_by="test"))
-    return path
-
-
-def logs(run):
-    return [{k: v for k, v in s.items() if not k.startswith(("Timing", "Resources", "timestamp"))} for s in read_stats(run)]
 
 
 def weights(run):
