@@ -28,6 +28,6 @@ setup(
     package_data={"semgan_nb": ["superalloy/*", "records/*", "records/**/*", "tutorials/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require={"dev": cfg["dev_requirements"].split(), "topology": cfg["topology_requirements"].split()},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
 )
