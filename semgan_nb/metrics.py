@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['RUNGS', 'FRACTION_LIMIT', 'SPECTRUM_LIMIT', 'feature_statistics', 'frechet_distance', 'FeatureSet', 'blur',
-           'phase_randomise', 'distinct_indices', 'Metric', 'parse_metric', 'Judge', 'between_rungs', 'closer_than',
-           'compare']
+           'phase_randomise', 'distinct_indices', 'Metric', 'parse_metric', 'Physics', 'PhysicsSet', 'Judge',
+           'between_rungs', 'closer_than', 'compare']
 
-# %% ../nbs/12_metrics.ipynb #df99e887
+# %% ../nbs/12_metrics.ipynb #68975d9e
 import hashlib
 import json
 import re
 import time
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from scipy.ndimage import gaussian_filter
 from .dataset import Dataset, subset_indices
 from .features import EXTRACTORS, get_extractor
 from .micrographs import BadInput, atomic
-from .microstructure import fraction_quantiles, grey_stack, radial_spectrum
+from .microstructure import DESCRIPTORS, Measured, Segmentation, fraction_quantiles, grey_stack, measure, radial_spectrum, same_steel
 
 # %% ../nbs/12_metrics.ipynb #9a96b5cf
 def feature_statistics(
@@ -117,30 +118,31 @@ def distinct_indices(
         place[group] = turn[-1] + 1
     return np.argsort(turn, kind="stable")[:k]
 
-# %% ../nbs/12_metrics.ipynb #536181ae
+# %% ../nbs/12_metrics.ipynb #cf8812a1
 class Metric(NamedTuple):
     "What a metric's name says."
-    extractor: str  # 'lite0' or 'random'
+    extractor: str  # 'lite0' or 'random'; 'micro' for the descriptors of chapter 11
     stat: str  # 'fd', the Fréchet distance
     count: int  # generated images
     real: str  # 'holdout', 'full' or 'subset'
 
     @property
     def name(self):
+        what = f"{self.extractor}_{self.stat}" if self.stat else self.extractor
         count = f"{self.count // 1000}k" if self.count % 1000 == 0 else str(self.count)
-        return f"{self.extractor}_{self.stat}{count}_{self.real}"
+        return f"{what}{count}_{self.real}"
 
 
 def parse_metric(
     name: str,  # such as 'lite0_fd500_holdout'
 ) -> Metric:
     "The Metric of that name. Raises BadInput for a name that means nothing."
-    match = re.fullmatch(r"([a-z0-9]+)_([a-z]+)(\d+)(k?)_([a-z]+)", str(name))
-    hint = "write extractor_fdCOUNT_real, such as lite0_fd500_holdout or random_fd1k_full"
+    match = re.fullmatch(r"([a-z0-9]+)_([a-z]+)(\d+)(k?)_([a-z]+)", str(name)) or re.fullmatch(r"(micro)()(\d+)(k?)_([a-z]+)", str(name))
+    hint = "write extractor_fdCOUNT_real, such as lite0_fd500_holdout or random_fd1k_full, or microCOUNT_real, such as micro2k_full"
     if not match:
         raise BadInput(f"There is no metric {name!r}: {hint}")
     extractor, stat, count, thousands, real = match.groups()
-    for value, known, what in ((extractor, EXTRACTORS, "extractor"), (stat, ("fd",), "statistic"), (real, ("holdout", "full", "subset"), "real side")):
+    for value, known, what in ((extractor, (*EXTRACTORS, *["micro"] * (not stat)), "extractor"), (stat, ("fd",) if stat else ("",), "statistic"), (real, ("holdout", "full", "subset"), "real side")):
         if value not in known:
             raise BadInput(f"The metric {name!r} names the {what} {value!r}, known are {', '.join(known)}: {hint}")
     count = int(count) * (1000 if thousands else 1)
@@ -148,7 +150,30 @@ def parse_metric(
         raise BadInput(f"The metric {name!r} asks for {count} images: at least 2 make a distance")
     return Metric(extractor, stat, count, real)
 
-# %% ../nbs/12_metrics.ipynb #e896abc6
+# %% ../nbs/12_metrics.ipynb #98f7a7e4
+class Physics:
+    "The descriptors of chapter 11 in the place of an extractor: a row of them for each image."
+    name = "micro"
+    sha256 = hashlib.sha256(json.dumps(["micro 1", *DESCRIPTORS, asdict(Segmentation())]).encode()).hexdigest()
+
+    def __call__(self, images, progress=None) -> np.ndarray:
+        return measure(images, progress=progress).rows
+
+
+class PhysicsSet:
+    "Descriptors of a set of images in the place of a FeatureSet; `distance` is in units of the floor of this set, which is the real one."
+
+    def __init__(self, rows, shape, matched):
+        self.centred = self.rows = rows
+        self.measured, self.matched = Measured(rows, tuple(shape), Segmentation().at(min(shape))), matched
+
+    def compare(self, other) -> dict:
+        return same_steel(self.measured, other.measured, self.matched)
+
+    def distance(self, other) -> float:
+        return self.compare(other)["value"]
+
+# %% ../nbs/12_metrics.ipynb #760f1a08
 class Judge:
     """Judges sets of generated images by one metric against one archive.
 
@@ -167,7 +192,7 @@ class Judge:
     ):
         self.parsed = parse_metric(metric)
         self.metric, self.num_gen, self.seed = self.parsed.name, self.parsed.count, int(seed)
-        self.extractor = get_extractor(self.parsed.extractor, device)
+        self.extractor = Physics() if self.parsed.extractor == "micro" else get_extractor(self.parsed.extractor, device)
         self.dataset = Dataset(data_path)
         self.data = self.dataset.fingerprint
         self._choose(data_path, subset, self.seed if subset_seed is None else int(subset_seed))
@@ -228,6 +253,14 @@ class Judge:
             with atomic(self._file) as path:
                 np.savez(path, **self._kept)
 
+    @property
+    def matched(self) -> bool:
+        "Whether the grey levels of the archive were matched, so that fractions cannot be read."
+        return self.dataset.manifest.get("settings", {}).get("intensity") == "match"
+
+    def _set(self, features):
+        return PhysicsSet(features, self._shape()[1:], self.matched) if self.parsed.extractor == "micro" else FeatureSet(features)
+
     def _features(self, indices, progress=None):
         return self.extractor(self.dataset.images(indices), progress)
 
@@ -235,13 +268,13 @@ class Judge:
         "The FeatureSet of the real images; computed at the first call. progress(done, total, text) is called as it goes."
         if not hasattr(self, "_real"):
             if "real" in self._kept:
-                self._real = FeatureSet(self._kept["real"])
+                self._real = self._set(self._kept["real"])
             elif "mu" in self._kept:
                 self._real = FeatureSet(statistics=(self._kept["mu"], self._kept["sigma"]))
             else:
                 told = None if progress is None else lambda n: progress(n, self.num_real, "real images")
                 features = self._features(self.real_indices, told)
-                self._real = FeatureSet(features)
+                self._real = self._set(features)
                 if self._real.centred is None:
                     self._kept["mu"], self._kept["sigma"] = self._real.statistics
                 else:
@@ -270,19 +303,19 @@ class Judge:
             return None if progress is None else lambda n: progress(done + n, total, text)
 
         if split:
-            real = FeatureSet(self._features(apart, told("real images")))
+            real = self._set(self._features(apart, told("real images")))
         else:
             real = self.real_side(None if progress is None else lambda n, _, text: progress(n, total, text))
         done, values = len(apart), {}
         for key, images in sets.items():
             features = self.extractor(images(), told(RUNGS[key]))
-            values[key], done = real.distance(FeatureSet(features)), done + self.num_gen
+            values[key], done = real.distance(self._set(features)), done + self.num_gen
             if key == "floor":
                 groups = [self.dataset.groups[i] for i in self.rung_indices]
                 for k in (10, 100):
                     if k < self.num_gen:
                         chosen = distinct_indices(groups, k)[np.arange(self.num_gen) % k]
-                        values[f"distinct{k}"] = real.distance(FeatureSet(features[chosen]))
+                        values[f"distinct{k}"] = real.distance(self._set(features[chosen]))
         ladder = dict(metric=self.metric, extractor=self.extractor.name, extractor_sha256=self.extractor.sha256, real=self.parsed.real,
                       num_real=len(apart), num_gen=self.num_gen, seed=self.seed, data=self.data,
                       rungs=[dict(key=key, name=RUNGS[key], value=values[key]) for key in RUNGS if key in values])
@@ -317,11 +350,21 @@ class Judge:
         found = sum(map(len, features))
         if found < self.num_gen:
             raise BadInput(f"{self.metric} needs {self.num_gen} generated images, there were {found}: generate more or use {self.parsed._replace(count=max(found, 2)).name}")
-        value = real.distance(FeatureSet(np.concatenate(features)))
+        value, more = self._value(real, self._set(np.concatenate(features)))
         seconds = time.time() - begin
         return dict(results={self.metric: value}, metric=self.metric, total_time=seconds, total_time_str=_time_text(seconds), num_gpus=1, timestamp=time.time(),
                     extractor=self.extractor.name, extractor_sha256=self.extractor.sha256, num_real=self.num_real, num_gen=self.num_gen,
-                    real=self.parsed.real, seed=self.seed, data=self.data)
+                    real=self.parsed.real, seed=self.seed, data=self.data, **more)
+
+    def _value(self, real, generated):
+        "(distance, what else the record says)."
+        if not isinstance(real, PhysicsSet):
+            return real.distance(generated), {}
+        found = real.compare(generated)
+        more = dict(descriptors={key: one["ratio"] for key, one in found["descriptors"].items() if one["verdict"] != "unread"}, worst=found["worst"], matched=self.matched)
+        if self.matched:
+            more["note"] = "the grey levels of the micrographs were matched, so fractions and grey levels cannot be read and are left out"
+        return found["value"], more
 
     def _shape(self):
         return self.dataset.channels, self.dataset.resolution, self.dataset.resolution
@@ -361,7 +404,7 @@ def closer_than(
     "Keys of the rungs that are farther from the real images than the value."
     return [rung["key"] for rung in ladder["rungs"] if value < rung["value"]]
 
-# %% ../nbs/12_metrics.ipynb #aa466307
+# %% ../nbs/12_metrics.ipynb #d670df01
 FRACTION_LIMIT, SPECTRUM_LIMIT = 0.05, 0.1  # share of the area; decades of power
 
 
@@ -369,9 +412,14 @@ def compare(
     real,  # uint8 [N, C, H, W] or [N, H, W]
     generated,  # the same, of the same height and width
     matched: bool = None,  # was the data histogram-matched? True, False, None = not known
+    descriptors: bool = True,  # all those of chapter 11 too; a few milliseconds an image, at 512 px a few hundredths of a second
+    pixel_size_nm=None,  # a number or (y, x): lengths in um
+    how: Segmentation = Segmentation(),
+    groups=None,  # [N] of the real images: floors between specimens
+    workers: int = None,  # processes; None: one per core where there is much to do
 ) -> dict:
     """Phase fraction and radial spectrum of generated against real images, all plain numbers:
-    num_real, num_gen, matched, text, and two dicts.
+    num_real, num_gen, matched, text, and two dicts. With `descriptors`, `steel` is what `same_steel` says: both distributions of each, distance, floor, ratio and a sentence; it takes 4 real images and 2 generated ones, else it is None.
     fraction: quantiles (5, 50, 95 %), real, gen, difference (largest), floor, limit, reached.
     spectrum: frequency (cycles/px), real, gen, difference (per bin, decades, generated - real), largest (of all bins but the last), last, floor, limit, reached.
     floor is the same largest difference between two random halves of the real images."""
@@ -400,6 +448,9 @@ def compare(
                       largest=largest(spectrum), last=float(spectrum[-1]), floor=spectrum_floor,
                       limit=SPECTRUM_LIMIT, reached=largest(spectrum) <= SPECTRUM_LIMIT))
     result["text"] = _comparison_text(result)
+    if descriptors:
+        enough = len(real) >= 4 and len(generated) >= 2
+        result["steel"] = same_steel(*(measure(x, pixel_size_nm, how, workers=workers) for x in (real, generated)), matched, groups) if enough else None
     return result
 
 

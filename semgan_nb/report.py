@@ -33,7 +33,7 @@ from .microstructure import grey_stack, two_point
 from .runs import Config, is_run, read_config, read_ladder, read_metrics, read_stats, read_status, sheet
 from .synthetic import otsu_threshold
 
-# %% ../nbs/22_report.ipynb #3d524059
+# %% ../nbs/22_report.ipynb #d6f80996
 @dataclass(frozen=True)
 class DemoResult:
     "What the folder of a demo holds, read by `read_demo`."
@@ -90,7 +90,7 @@ def read_demo(
         about=about, config=config, status=read_status(folder / "run"), stats=[line for line in read_stats(folder / "run") if "Progress/kimg" in line],
         metrics={metric: (ladder, records) for metric, records in read_metrics(folder / "run").items() if (ladder := read_ladder(folder / "run", metric))},
         snapshot=snapshot, side="real, held out of training" if archive.has_holdout else "real",
-        real=real, generated=generated, physics=compare(real, generated, matched=matched),
+        real=real, generated=generated, physics=compare(real, generated, matched=matched, descriptors=False),
     )
 
 # %% ../nbs/22_report.ipynb #c8e77f13

@@ -14,11 +14,15 @@ from PIL import Image
 from scipy.stats import wasserstein_distance
 from skimage import measure as measure_labels
 
+from semgan_nb.dataset import Dataset, write_archive
+from semgan_nb.metrics import Judge, blur, compare, parse_metric
 from semgan_nb.micrographs import BadInput, read_micrograph
 from semgan_nb.microstructure import (DESCRIPTORS, DIRECTIONS, Segmentation, alive, betti, characteristic_length, chords, covariogram, directions, fraction_quantiles, grey_stack, interface_density, islands, leak_meter,
                                       lineal_path, measure, persistence, phase_fractions, phase_of, power_spectrum, principal_components, radial_mean, radial_spectrum, same_steel, scores, segment, two_point, two_point_map,
                                       unit_of, wasserstein, write_phases)
+from semgan_nb.runs import laptop, read_ladder, read_metrics
 from semgan_nb.synthetic import dual_phase, grf, specimens
+from semgan_nb.training import train_silently
 
 
 def by_pairs(m, periodic):
@@ -606,3 +610,50 @@ def test_the_superalloy_and_its_masks():
         found = np.stack([phase_of(segment(image, how), how) for image in images])
         assert (found == (masks == 1)).mean() > 0.8 and abs(found.mean() - 0.494) < 0.06
         assert np.corrcoef(found.mean((1, 2)), fraction)[0, 1] > 0.4
+
+
+# The metric that training can evaluate, and `compare` of chapter 12.
+
+@pytest.fixture(scope="module", params=["none", "match"])
+def archive(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("micro") / "data.zip"
+    images, _, specimen = specimens(120, 32, seed=2, n_specimens=10, field_um=9.6)
+    items = [dict(image=image, group=f"s{s}", pixel_size_nm=(300, 300), part="holdout" if s % 3 == 0 else "train") for image, s in zip(images, specimen)]
+    write_archive(path, items, dict(intensity=request.param))
+    return path
+
+
+def test_micro_is_a_metric_like_the_others(archive, tmp_path):
+    assert parse_metric("micro2k_full") == ("micro", "", 2000, "full") and parse_metric("micro50_holdout").name == "micro50_holdout"
+    for wrong in ("micro_full", "micro_fd50_full", "micro2k_half", "lite02k_full"):
+        with pytest.raises(BadInput):
+            parse_metric(wrong)
+    judge = Judge("micro40_full", archive, cache=tmp_path)
+    ladder = {rung["key"]: rung["value"] for rung in judge.ladder()["rungs"]}
+    assert ladder["floor"] < 1.6 < ladder["blur2"] and ladder["phase"] > ladder["floor"]
+    images = Dataset(archive).images()
+    record = judge.judge(blur(images[:40], 1))
+    assert record["results"]["micro40_full"] > ladder["floor"] and record["extractor"] == "micro" and record["num_gen"] == 40 and record["num_real"] == 120
+    assert record["descriptors"][record["worst"]] == max(record["descriptors"].values())
+    assert json.loads(json.dumps(record)) == record
+    matched = Dataset(archive).manifest["settings"]["intensity"] == "match"
+    assert ("fraction" in record["descriptors"]) != matched and ("cannot be read" in record.get("note", "")) == matched
+    again = Judge("micro40_full", archive, cache=tmp_path).judge([blur(images[:25], 1), blur(images[25:40], 1)])
+    assert again["results"] == record["results"] and again["data"] == judge.data
+    assert Judge("micro30_holdout", archive).judge(images[:30])["real"] == "holdout"
+
+
+def test_training_evaluates_it(archive, tmp_path):
+    train_silently(laptop(32).replace(total_kimg=0.128, snap=1, kimg_per_tick=0.064, metrics=("micro20_full",), channel_base=512, channel_max=16), archive, tmp_path / "run")
+    records = read_metrics(tmp_path / "run")["micro20_full"]
+    assert records and records[-1]["kimg"] == 0.128 and read_ladder(tmp_path / "run", "micro20_full")["rungs"] and records[-1]["descriptors"]
+
+
+def test_compare_has_every_descriptor_beside_the_former_numbers():
+    real, other = islands_of(12, 0), islands_of(10, 1, fraction=0.3)
+    found = compare(real, other, pixel_size_nm=150)
+    short = compare(real, other, descriptors=False)
+    assert "steel" not in short and {key: found[key] for key in short} == short
+    assert found["steel"]["descriptors"]["fraction"]["verdict"] == "different" and found["steel"]["pixel_um"] == 0.15
+    assert compare(real[:3], other)["steel"] is None
+    assert "cannot be read" in compare(real, other, matched=True)["steel"]["text"]
