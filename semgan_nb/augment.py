@@ -6,7 +6,7 @@
 __all__ = ['SYM6', 'PIPES', 'STRENGTH', 'SENSE', 'warp', 'filter_bank', 'AugmentPipe', 'augment_pipe', 'scaled_pipe',
            'AdaController', 'replay']
 
-# %% ../nbs/07_augment.ipynb #3d57f119
+# %% ../nbs/07_augment.ipynb #eafb3ca4
 import inspect
 import math
 import warnings
@@ -16,10 +16,11 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from scipy.special import erfinv
 
 from .micrographs import BadInput
 
-# %% ../nbs/07_augment.ipynb #30118a06
+# %% ../nbs/07_augment.ipynb #8586e9dc
 SYM6 = (  # decomposition low-pass of the sym6 wavelet
     0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633, 0.4910559419267466, 0.787641141030194,
     0.3379294217276218, -0.07263752278646252, -0.021060292512300564, 0.04472490177066578, 0.0017677118642428036, -0.007800708325034148,
@@ -27,24 +28,26 @@ SYM6 = (  # decomposition low-pass of the sym6 wavelet
 _MARGIN = len(SYM6) // 4  # pixels of the doubled grid's border, P
 
 
-def _matrix(n: int, values: dict, like) -> torch.Tensor:
-    "n matrices 3x3, the identity but for the given entries {(row, column): value}."
-    m = torch.eye(3, dtype=like.dtype, device=like.device).repeat(n, 1, 1)
+def _matrix(n: int, values: dict, side: int = 3) -> np.ndarray:
+    "n matrices, the identity but for the given entries {(row, column): value}: [n, side, side] float64."
+    m = np.zeros((n, side, side))
+    for k in range(side):
+        m[:, k, k] = 1
     for (r, c), v in values.items():
         m[:, r, c] = v
     return m
 
 
-def _scaling(sx, sy, n, like):
-    return _matrix(n, {(0, 0): sx, (1, 1): sy}, like)
+def _scaling(sx, sy, n):
+    return _matrix(n, {(0, 0): sx, (1, 1): sy})
 
 
-def _translation(tx, ty, n, like):
-    return _matrix(n, {(0, 2): tx, (1, 2): ty}, like)
+def _translation(tx, ty, n):
+    return _matrix(n, {(0, 2): tx, (1, 2): ty})
 
 
-def _rotation(theta, n, like):
-    return _matrix(n, {(0, 0): theta.cos(), (0, 1): -theta.sin(), (1, 0): theta.sin(), (1, 1): theta.cos()}, like)
+def _rotation(theta, n):
+    return _matrix(n, {(0, 0): (c := np.cos(theta)), (0, 1): -(s := np.sin(theta)), (1, 0): s, (1, 1): c})
 
 
 class _Resampling:
@@ -96,7 +99,7 @@ class _Part(NamedTuple):
     k: torch.Tensor  # [n] which images of the batch
     spare: list  # pixels of reflected border that any of them needs: left, right, top, bottom
     start: list  # [n] (column, row) in the image with that border, where its part begins
-    size: tuple  # width and height of the part
+    size: list  # width and height of the part
     grid: torch.Tensor  # [n, rows, columns, 2] where each sample of the doubled part lies, -1 to 1
 
 
@@ -152,67 +155,70 @@ class _Unwarped(torch.autograd.Function):
 
 def warp(
     x: torch.Tensor,  # [N, C, H, W]
-    inverse: torch.Tensor,  # [N, 3, 3] float64, output pixel -> input pixel, origin at the image centre, y down
+    inverse: np.ndarray,  # [N, 3, 3], output pixel -> input pixel, origin at the image centre, y down
 ) -> torch.Tensor:  # [N, C, H, W]
     "The images where the maps point, borders reflected, with wavelet resampling. As often differentiable as wanted."
     n, c, height, width = x.shape
-    cx, cy = (width - 1) / 2, (height - 1) / 2
-    at = (inverse @ inverse.new_tensor([[-cx, cx, cx, -cx], [-cy, -cy, cy, cy], [1, 1, 1, 1]]))[:, :2].transpose(0, 1).flatten(1)  # x and y of every image's corners
-    reach = torch.cat([-at, at]).amax(dim=1)  # left, top, right, bottom
-    pad = (reach + reach.new_tensor([2 * _MARGIN - cx, 2 * _MARGIN - cy] * 2)).clamp(min=0).minimum(reach.new_tensor([width - 1, height - 1] * 2)).ceil().int().tolist()
-    (left, top), whole = pad[:2], np.array([width + pad[0] + pad[2], height + pad[1] + pad[3]])
-    # -> column and row of the padded, doubled image, from those of the doubled output, both counted from its middle
-    m = inverse.new_tensor([[2, 0, width - 1 + 2 * left], [0, 2, height - 1 + 2 * top], [0, 0, 1]]) @ inverse @ inverse.new_tensor([[0.5, 0, 0.25], [0, 0.5, 0.25], [0, 0, 1]])
-    columns, rows = (2 * (k + 2 * _MARGIN) for k in (width, height))
-    ex, ey = (columns - 1) / 2, (rows - 1) / 2
-    at = (m @ m.new_tensor([[-ex, ex, ex, -ex], [-ey, -ey, ey, ey], [1, 1, 1, 1]]))[:, :2]
-    bounds = torch.stack([at.amin(dim=2), at.amax(dim=2)]).floor().cpu().numpy()
-    first = np.floor((bounds[0] - 6) / 2 - 1).clip(0, whole - 1).astype(int)  # [N, 2] column and row of the part that each image needs: taps reach 6 back and 5 on
-    size = np.ceil((bounds[1] + 6) / 2 + 1).clip(0, whole - 1).astype(int) - first + 1
+    extent = np.array([width, height])
+    at = (inverse @ _corners((extent - 1) / 2))[:, :2]  # of every image
+    reach = np.stack([-at, at]).max(axis=(1, 3))  # to the left and top, to the right and bottom
+    pad = np.ceil((reach + 2 * _MARGIN - (extent - 1) / 2).clip(0, extent - 1)).astype(int)
+    whole = extent + pad.sum(axis=0)
+    # -> column and row of the padded, doubled image, from those of the doubled output counted from its middle
+    to_padded = _translation(*(extent - 1 + 2 * pad[0]), 1) @ _scaling(2, 2, 1)
+    m = to_padded @ inverse @ _matrix(1, {(0, 0): 0.5, (1, 1): 0.5, (0, 2): 0.25, (1, 2): 0.25})
+    samples = 2 * (extent + 2 * _MARGIN)
+    at = np.floor((m @ _corners((samples - 1) / 2))[:, :2])
+    first = np.floor((at.min(axis=2) - 6) / 2 - 1).clip(0, whole - 1).astype(int)  # [N, 2] column and row of the part that each image needs: taps reach 6 back and 5 on
+    size = np.ceil((at.max(axis=2) + 6) / 2 + 1).clip(0, whole - 1).astype(int) - first + 1
     order = size.prod(axis=1).argsort(kind="stable")
     together = n if x.is_cuda else max(2**15 // (height * width), 1)  # small parts stay in the processor's cache
-    parts = [_part(m, k, first[k], size[k].max(axis=0), whole, (left, top), (width, height), (columns, rows), x) for k in np.split(order, range(together, n, together))]
+    parts = []
+    for k in np.split(order, range(together, n, together)):
+        largest = size[k].max(axis=0)
+        begin = np.minimum(first[k], whole - largest)
+        low, high = begin.min(axis=0) - pad[0], (begin + largest).max(axis=0) - pad[0] - extent
+        spare = [max(int(v), 0) for v in (-low[0], high[0], -low[1], high[1])]
+        grid = _grid(m[k], begin, largest, samples, x)
+        parts.append(_Part(torch.as_tensor(k, device=x.device), spare, (begin - pad[0] + [spare[0], spare[2]]).tolist(), largest.tolist(), grid))
     return _Warped.apply(x, parts)
 
 
-def _part(m, k, first, size, whole, corner, extent, samples, like):
-    first = np.minimum(first, whole - size)
-    low, high = first.min(axis=0) - corner, (first + size).max(axis=0) - corner - extent
-    spare = [max(int(v), 0) for v in (-low[0], high[0], -low[1], high[1])]
-    start = (first - corner + [spare[0], spare[2]]).tolist()
-    k = torch.as_tensor(k, device=like.device)
-    m = m[k]
-    place = [torch.arange(s, dtype=m.dtype, device=m.device) - (s / 2 - 0.5) for s in samples]
-    grid = torch.empty(len(k), samples[1], samples[0], 2, dtype=like.dtype, device=like.device)
-    for axis in (0, 1):  # a term of the column and one of the row
-        step = 1 / float(size[axis])
-        by_column = m[:, axis, 0, None] * place[0] * step
-        by_row = (m[:, axis, 1, None] * place[1] + (m[:, axis, 2] - m.new_tensor(2.0 * first[:, axis]))[:, None] + 0.5) * step - 1
-        torch.add(by_row.to(like.dtype)[:, :, None], by_column.to(like.dtype)[:, None, :], out=grid[..., axis])
-    return _Part(k, spare, start, tuple(size.tolist()), grid)
+def _corners(half: np.ndarray) -> np.ndarray:
+    "[3, 4] of a rectangle about the origin, from half its width and height."
+    x, y = half
+    return np.array([[-x, x, x, -x], [-y, -y, y, y], [1, 1, 1, 1]])
 
-# %% ../nbs/07_augment.ipynb #6e0b175f
+
+def _grid(m: np.ndarray, begin: np.ndarray, size: np.ndarray, samples: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    "[n, rows, columns, 2]: where in the doubled part each sample lies, -1 to 1 from edge to edge, as the sum of a term of the column and one of the row."
+    columns, rows = (np.arange(s) - (s - 1) / 2 for s in samples)
+    by_column = m[:, :2, 0, None] * columns / size[:, None]
+    by_row = (m[:, :2, 1, None] * rows + (m[:, :2, 2] - 2 * begin + 0.5)[:, :, None]) / size[:, None] - 1
+    return (_like(by_row, like)[:, :, :, None] + _like(by_column, like)[:, :, None, :]).permute(0, 2, 3, 1)
+
+# %% ../nbs/07_augment.ipynb #248674a6
 class _Draws:
     "Random values of n images: from a generator, or every gate open and every value at its q-point."
 
     def __init__(self, n: int, p: float, q: float | None, generator, device):
         self.n, self.p, self.q, self.generator, self.device = n, p, q, generator, device
 
-    def uniform(self, columns: int = 1) -> torch.Tensor:  # [n, columns] float64 in [0, 1)
-        u = torch.rand(self.n, columns, generator=self.generator, device=self.device) if self.q is None else torch.full((self.n, columns), self.q, device=self.device)
-        return u.double()
+    def _drawn(self, draw, *shape) -> np.ndarray:
+        return draw(*shape, generator=self.generator, device=self.device).cpu().numpy()
 
-    def normal(self, columns: int = 1) -> torch.Tensor:  # [n, columns] float64
-        if self.q is None:
-            return torch.randn(self.n, columns, generator=self.generator, device=self.device).double()
-        return torch.erfinv(torch.full((self.n, columns), 2 * self.q - 1, device=self.device, dtype=torch.float64))
+    def uniform(self, columns: int = 1) -> np.ndarray:  # [n, columns] float64 in [0, 1)
+        u = self._drawn(torch.rand, self.n, columns) if self.q is None else np.full((self.n, columns), self.q, np.float32)
+        return u.astype(np.float64)
 
-    def gate(self, multiplier: float, probability: float | None = None) -> torch.Tensor:  # [n] float64, 1 where open
+    def normal(self, columns: int = 1) -> np.ndarray:  # [n, columns] float64
+        return self._drawn(torch.randn, self.n, columns).astype(np.float64) if self.q is None else np.full((self.n, columns), erfinv(2 * self.q - 1))
+
+    def gate(self, multiplier: float, probability: float | None = None) -> np.ndarray:  # [n] float64, 1 where open
         probability = multiplier * self.p if probability is None else probability
-        g = torch.rand(self.n, generator=self.generator, device=self.device) < probability if self.q is None else torch.ones(self.n, dtype=torch.bool, device=self.device)
-        return g.double()
+        return (self._drawn(torch.rand, self.n) < np.float32(probability)).astype(np.float64) if self.q is None else np.ones(self.n)
 
-# %% ../nbs/07_augment.ipynb #cfb8f4cd
+# %% ../nbs/07_augment.ipynb #4bb40811
 def filter_bank() -> np.ndarray:
     "Four symmetric filters [4, 43], from the coarse to the fine; they add up to a unit impulse."
     low, high = np.array([-1, 0, 9, 16, 9, 0, -1]) / 32, np.array([1, 0, -9, 16, -9, 0, 1]) / 32
@@ -225,10 +231,10 @@ def filter_bank() -> np.ndarray:
     return np.stack(rows)
 
 
-def _along_both(x: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
+def _along_both(x: torch.Tensor, kernels: np.ndarray) -> torch.Tensor:
     "Images [N, C, H, W] correlated with a kernel [N, odd] of their own along x, then along y; reflected at the borders."
     n, c, h, w = x.shape
-    k = kernels.to(x.dtype).repeat_interleave(c, dim=0)[:, None]  # [N·C, 1, taps]
+    k = _like(kernels, x).repeat_interleave(c, dim=0)[:, None]  # [N·C, 1, taps]
     r = k.shape[-1] // 2
     y = F.pad(x, [r, r, r, r], mode="reflect").reshape(1, n * c, h + 2 * r, w + 2 * r)
     y = F.conv2d(y, k[:, :, None, :], groups=n * c)
@@ -241,7 +247,7 @@ def _median3(x: torch.Tensor) -> torch.Tensor:
     y = F.pad(x, [1, 1, 1, 1], mode="reflect")
     return torch.stack([y[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)]).median(dim=0).values
 
-# %% ../nbs/07_augment.ipynb #17f0a581
+# %% ../nbs/07_augment.ipynb #1dd7f95e
 PIPES = {  # preset -> transforms that are on
     "blit": ("xflip", "rotate90", "xint"),
     "geom": ("scale", "rotate", "aniso", "xfrac"),
@@ -296,87 +302,83 @@ class AugmentPipe(nn.Module):
         self.xint_max, self.scale_std, self.rotate_max, self.aniso_std, self.xfrac_std = xint_max, scale_std, rotate_max, aniso_std, xfrac_std
         self.brightness_std, self.contrast_std, self.hue_max, self.saturation_std = brightness_std, contrast_std, hue_max, saturation_std
         self.imgfilter_bands, self.imgfilter_std, self.blur_std, self.noise_std, self.cutout_size = imgfilter_bands, imgfilter_std, blur_std, noise_std, cutout_size
-        self.bank = torch.as_tensor(filter_bank())
+        self.bank = filter_bank()
 
     def inverse_maps(
         self,
         draws: _Draws,
         height: int,
         width: int,
-    ) -> torch.Tensor:  # [n, 3, 3] float64, output pixel -> input pixel
+    ) -> np.ndarray:  # [n, 3, 3] float64, output pixel -> input pixel
         "Draw the geometric transforms."
         n, on = draws.n, self.on
-        like = torch.empty(0, dtype=torch.float64, device=draws.device)
-        m = _matrix(n, {}, like)
+        m = _matrix(n, {})
         if on["xflip"]:
-            i = (draws.uniform()[:, 0] * 2).floor() * draws.gate(on["xflip"])
-            m = m @ _scaling(1 - 2 * i, 1, n, like)
+            i = np.floor(draws.uniform()[:, 0] * 2) * draws.gate(on["xflip"])
+            m = m @ _scaling(1 - 2 * i, 1, n)
         if on["rotate90"]:
-            i = (draws.uniform()[:, 0] * 4).floor() * draws.gate(on["rotate90"])
-            m = m @ _rotation(i * (math.pi / 2), n, like)
+            i = np.floor(draws.uniform()[:, 0] * 4) * draws.gate(on["rotate90"])
+            m = m @ _rotation(i * (math.pi / 2), n)
         if on["xint"]:
             t = (draws.uniform(2) * 2 - 1) * self.xint_max * draws.gate(on["xint"])[:, None]
-            m = m @ _translation(-(t[:, 0] * width).round(), -(t[:, 1] * height).round(), n, like)
+            m = m @ _translation(-np.round(t[:, 0] * width), -np.round(t[:, 1] * height), n)
         if on["scale"]:
-            s = torch.exp2(draws.normal()[:, 0] * self.scale_std * draws.gate(on["scale"]))
-            m = m @ _scaling(1 / s, 1 / s, n, like)
+            s = np.exp2(draws.normal()[:, 0] * self.scale_std * draws.gate(on["scale"]))
+            m = m @ _scaling(1 / s, 1 / s, n)
         p_rot = 1 - math.sqrt(min(max(1 - on["rotate"] * draws.p, 0), 1))
         if on["rotate"]:
             theta = (draws.uniform()[:, 0] * 2 - 1) * (math.pi * self.rotate_max) * draws.gate(1, p_rot)
-            m = m @ _rotation(theta, n, like)
+            m = m @ _rotation(theta, n)
         if on["aniso"]:
-            s = torch.exp2(draws.normal()[:, 0] * self.aniso_std * draws.gate(on["aniso"]))
-            m = m @ _scaling(1 / s, s, n, like)
+            s = np.exp2(draws.normal()[:, 0] * self.aniso_std * draws.gate(on["aniso"]))
+            m = m @ _scaling(1 / s, s, n)
         if on["rotate"] and draws.q is None:
             theta = (draws.uniform()[:, 0] * 2 - 1) * (math.pi * self.rotate_max) * draws.gate(1, p_rot)
-            m = m @ _rotation(theta, n, like)
+            m = m @ _rotation(theta, n)
         if on["xfrac"]:
             t = draws.normal(2) * self.xfrac_std * draws.gate(on["xfrac"])[:, None]
-            m = m @ _translation(-t[:, 0] * width, -t[:, 1] * height, n, like)
+            m = m @ _translation(-t[:, 0] * width, -t[:, 1] * height, n)
         return m
 
     def colour_maps(
         self,
         draws: _Draws,
         colours: bool,  # three channels; a grey image has neither hue nor saturation
-    ) -> torch.Tensor:  # [n, 3, 4] float64: three channels out of three and a constant
+    ) -> np.ndarray:  # [n, 3, 4] float64: three channels out of three and a constant
         "Draw the colour transforms."
-        n, on = draws.n, self.on
-        eye = torch.eye(4, dtype=torch.float64, device=draws.device)
-        v = eye.new_tensor([1, 1, 1, 0]) / math.sqrt(3)
-        along = torch.outer(v, v)  # the grey axis
-        m = eye.repeat(n, 1, 1)
+        n, on, eye = draws.n, self.on, np.eye(4)
+        v = np.array([1, 1, 1, 0]) / math.sqrt(3)
+        along = np.outer(v, v)  # the grey axis
+        m = _matrix(n, {}, 4)
         if on["brightness"]:
             b = draws.normal()[:, 0] * self.brightness_std * draws.gate(on["brightness"])
-            shift = eye.repeat(n, 1, 1)
-            shift[:, :3, 3] = b[:, None]
-            m = shift @ m
+            m = _matrix(n, {(k, 3): b for k in range(3)}, 4) @ m
         if on["contrast"]:
-            f = torch.exp2(draws.normal()[:, 0] * self.contrast_std * draws.gate(on["contrast"]))
-            m = torch.diag_embed(torch.stack([f, f, f, torch.ones_like(f)], dim=1)) @ m
+            f = np.exp2(draws.normal()[:, 0] * self.contrast_std * draws.gate(on["contrast"]))
+            m = _matrix(n, {(k, k): f for k in range(3)}, 4) @ m
         if on["lumaflip"]:
-            i = (draws.uniform()[:, 0] * 2).floor() * draws.gate(on["lumaflip"])
+            i = np.floor(draws.uniform()[:, 0] * 2) * draws.gate(on["lumaflip"])
             m = (eye - 2 * along * i[:, None, None]) @ m
         if on["hue"] and colours:
             theta = ((draws.uniform()[:, 0] * 2 - 1) * (math.pi * self.hue_max) * draws.gate(on["hue"]))[:, None, None]
-            x, y, z = v[:3].tolist()
-            cross = torch.zeros_like(eye)
-            cross[:3, :3] = eye.new_tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-            across = torch.diag(eye.new_tensor([1, 1, 1, 0])) - along
-            m = (torch.diag(eye.new_tensor([0, 0, 0, 1])) + along + across * theta.cos() + cross * theta.sin()) @ m
+            x, y, z = v[:3]
+            cross = np.zeros((4, 4))
+            cross[:3, :3] = [[0, -z, y], [z, 0, -x], [-y, x, 0]]
+            across = np.diag([1, 1, 1, 0]) - along
+            m = (np.diag([0, 0, 0, 1]) + along + across * np.cos(theta) + cross * np.sin(theta)) @ m
         if on["saturation"] and colours:
-            s = torch.exp2(draws.normal()[:, 0] * self.saturation_std * draws.gate(on["saturation"]))[:, None, None]
+            s = np.exp2(draws.normal()[:, 0] * self.saturation_std * draws.gate(on["saturation"]))[:, None, None]
             m = (along + (eye - along) * s) @ m
         return m[:, :3]
 
-    def band_gains(self, draws: _Draws) -> torch.Tensor:  # [n, 4] float64
+    def band_gains(self, draws: _Draws) -> np.ndarray:  # [n, 4] float64
         "Draw the gains of the frequency bands."
-        expected = torch.tensor([10, 1, 1, 1], dtype=torch.float64, device=draws.device) / 13  # power of a 1/f spectrum
-        g = torch.ones(draws.n, 4, dtype=torch.float64, device=draws.device)
+        expected = np.array([10, 1, 1, 1]) / 13  # power of a 1/f spectrum
+        g = np.ones((draws.n, 4))
         for k, band in enumerate(self.imgfilter_bands):
-            t = torch.ones_like(g)
-            t[:, k] = torch.exp2(draws.normal()[:, 0] * self.imgfilter_std * draws.gate(self.on["imgfilter"] * band))
-            g = g * t / (expected * t.square()).sum(dim=1, keepdim=True).sqrt()
+            t = np.ones_like(g)
+            t[:, k] = np.exp2(draws.normal()[:, 0] * self.imgfilter_std * draws.gate(self.on["imgfilter"] * band))
+            g = g * t / np.sqrt((expected * t**2).sum(axis=1, keepdims=True))
         return g
 
     def forward(
@@ -392,55 +394,60 @@ class AugmentPipe(nn.Module):
         draws = _Draws(n, float(self.p), percentile, generator, images.device)
         if any(on[t] for t in _GEOMETRIC):
             m = self.inverse_maps(draws, h, w)
-            x = _where((m != torch.eye(3, dtype=m.dtype, device=m.device)).flatten(1).any(dim=1), warp, x, m)
+            x = _where((m != np.eye(3)).any(axis=(1, 2)), warp, x, m)
         if any(on[t] for t in PIPES["color"]):
             m = self.colour_maps(draws, c == 3)
-            x = _where((m != torch.eye(3, 4, dtype=m.dtype, device=m.device)).flatten(1).any(dim=1), _recolour, x, m)
+            x = _where((m != np.eye(3, 4)).any(axis=(1, 2)), _recolour, x, m)
         if on["imgfilter"]:
             if min(h, w) < 22:
                 raise ValueError(f"the filter transform needs images of 22 pixels or more, these have {h} × {w}")
             g = self.band_gains(draws)
-            x = _where((g != 1).any(dim=1), lambda some, gains: _along_both(some, gains @ self.bank.to(gains.device)), x, g)
+            x = _where((g != 1).any(axis=1), lambda some, gains: _along_both(some, gains @ self.bank), x, g)
         if on["blur"]:
-            sigma = (draws.normal()[:, 0].abs() * self.blur_std * draws.gate(on["blur"])).clamp(max=min(h, w) / 4)
+            sigma = (np.abs(draws.normal()[:, 0]) * self.blur_std * draws.gate(on["blur"])).clip(max=min(h, w) / 4)
             x = _where(sigma > 0, _blur, x, sigma)
         if on["median"]:
-            x = _where(draws.gate(on["median"]) > 0, lambda some, _: _median3(some), x, torch.empty(n, device=x.device))
+            x = _where(draws.gate(on["median"]) > 0, lambda some, _: _median3(some), x, np.empty(n))
         if on["noise"]:
-            sigma = draws.normal()[:, 0].abs() if percentile is None else torch.erfinv(draws.uniform()[:, 0])
-            sigma = (sigma * self.noise_std * draws.gate(on["noise"])).to(x.dtype)
+            sigma = np.abs(draws.normal()[:, 0]) if percentile is None else erfinv(draws.uniform()[:, 0])
+            sigma = sigma * self.noise_std * draws.gate(on["noise"])
             field = torch.randn(n, c, h, w, generator=generator, device=x.device, dtype=x.dtype)
-            x = x if not sigma.any() else x + field * sigma[:, None, None, None]
+            x = x if not sigma.any() else x + field * _like(sigma, x)[:, None, None, None]
         if on["cutout"]:
             size = self.cutout_size * draws.gate(on["cutout"])[:, None]
             centre = draws.uniform(2)
-            away = lambda k, count: ((torch.arange(count, device=x.device) + 0.5) / count - centre[:, k, None]).abs() >= size / 2
+            away = lambda k, count: np.abs((np.arange(count) + 0.5) / count - centre[:, k, None]) >= size / 2
             kept = away(0, w)[:, None, None, :] | away(1, h)[:, None, :, None]
-            x = x if kept.all() else x * kept.to(x.dtype)
+            x = x if kept.all() else x * _like(kept, x)
         return x
 
 
-def _where(chosen: torch.Tensor, transform, x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def _like(values: np.ndarray, x: torch.Tensor) -> torch.Tensor:
+    return torch.as_tensor(values, dtype=x.dtype, device=x.device)
+
+
+def _where(chosen: np.ndarray, transform, x: torch.Tensor, values: np.ndarray) -> torch.Tensor:
     "Transform the chosen images [bool, N], each with its values; the others stay what they are."
-    k = chosen.nonzero()[:, 0]
-    if len(k) == 0:
+    if chosen.all():
+        return transform(x, values)
+    if not chosen.any():
         return x
-    return transform(x, values) if len(k) == len(x) else x.index_copy(0, k, transform(x[k], values[k]))
+    k = torch.as_tensor(chosen.nonzero()[0], device=x.device)
+    return x.index_copy(0, k, transform(x[k], values[chosen]))
 
 
-def _recolour(x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
-    m = m.to(x.dtype)
+def _recolour(x: torch.Tensor, m: np.ndarray) -> torch.Tensor:
     if x.shape[1] == 3:
+        m = _like(m, x)
         return torch.einsum("noc,nchw->nohw", m[:, :, :3], x) + m[:, :, 3, None, None]
-    m = m.mean(dim=1)  # one row for the one channel
-    return x * m[:, :3].sum(dim=1)[:, None, None, None] + m[:, 3, None, None, None]
+    m = m.mean(axis=1)  # one row for the one channel
+    return x * _like(m[:, :3].sum(axis=1), x)[:, None, None, None] + _like(m[:, 3], x)[:, None, None, None]
 
 
-def _blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    r = min(max(math.ceil(3 * float(sigma.max())), 1), min(x.shape[2:]) - 1)
-    at = torch.arange(-r, r + 1, device=x.device, dtype=torch.float64)
-    k = torch.exp(-at.square() / (2 * sigma[:, None].square()))
-    return _along_both(x, k / k.sum(dim=1, keepdim=True))
+def _blur(x: torch.Tensor, sigma: np.ndarray) -> torch.Tensor:
+    r = min(max(math.ceil(3 * sigma.max()), 1), min(x.shape[2:]) - 1)
+    k = np.exp(-(np.arange(-r, r + 1) ** 2) / (2 * sigma[:, None] ** 2))
+    return _along_both(x, k / k.sum(axis=1, keepdims=True))
 
 
 def augment_pipe(
