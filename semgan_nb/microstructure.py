@@ -7,7 +7,7 @@ __all__ = ['METHODS', 'DIRECTIONS', 'DESCRIPTORS', 'TOPOLOGY', 'VERDICTS', 'FORM
            'fraction_quantiles', 'two_point_map', 'radial_mean', 'two_point', 'power_spectrum', 'radial_spectrum',
            'Segmentation', 'segment', 'phase_of', 'interface_density', 'islands', 'chords', 'lineal_path',
            'covariogram', 'betti', 'persistence', 'alive', 'principal_components', 'scores', 'Descriptor', 'layout',
-           'Measured', 'unit_of', 'measure', 'wasserstein', 'same_steel', 'write_phases', 'directions',
+           'Measured', 'unit_of', 'measure', 'wasserstein', 'same_steel', 'image_values', 'write_phases', 'directions',
            'characteristic_length', 'leak_meter']
 
 # %% ../nbs/11_microstructure.ipynb #b128a665
@@ -814,6 +814,24 @@ def same_steel(
     if real.how != generated.how: notes.append("the two sets were segmented differently, and part of what is found may come from that")
     result["text"] = "\n".join(notes + [one["sentence"] for one in found.values()])
     return result
+
+# %% ../nbs/11_microstructure.ipynb #5bb17482
+def image_values(
+    real: Measured,
+    generated: Measured,
+    key: str,                    # of DESCRIPTORS
+) -> tuple:
+    "([N], [M]): a number for each real and each generated image by which it can be put in order; NaN where there is nothing to measure."
+    d = DESCRIPTORS[key]
+    if d.kind == "curve" or key in ("sc1", "sc2"):
+        curve, which = ("two_point", int(key[-1]) - 1) if key in ("sc1", "sc2") else (key, 0)
+        basis = principal_components(real.raw(curve))
+        return tuple(scores(side.raw(curve), basis)[:, min(which, len(basis["components"]) - 1)] for side in (real, generated))
+    values = tuple(side.per_image(key) for side in (real, generated))
+    if d.kind != "angles": return values
+    weights = real.values(key).sum(0)
+    main = np.degrees(np.angle(weights @ np.exp(2j * np.radians(real.places(key))))) / 2
+    return tuple(np.abs((v - main + 90) % 180 - 90) for v in values)
 
 # %% ../nbs/11_microstructure.ipynb #2394e6eb
 def _vti(labels, pixel_um):

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['REAL', 'GENERATED', 'QUIET', 'PAPER_COLOURS', 'COLOURS', 'AXIS_COLOURS', 'as_png', 'colour_of', 'image_grid',
            'real_and_generated', 'value_of', 'ladder_figure', 'curves', 'samples', 'setting_colours', 'study_runs',
-           'bands', 'best_values', 'spectra', 'fractions', 'two_points', 'walk_curve', 'before_after', 'grey_levels',
-           'augmentation_gallery', 'augmentation_effect', 'controller_series', 'controller_figure']
+           'bands', 'best_values', 'spectra', 'fractions', 'two_points', 'descriptor_figure', 'steel_figure',
+           'extremes', 'walk_curve', 'before_after', 'grey_levels', 'augmentation_gallery', 'augmentation_effect',
+           'controller_series', 'controller_figure']
 
-# %% ../nbs/20_plots.ipynb #a98be761
+# %% ../nbs/20_plots.ipynb #43d17b77
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from .augment import SENSE, AugmentPipe, replay, scaled_pipe
 from .latent import to_uint8_images
 from .micrographs import scale_bar
-from .microstructure import fraction_quantiles, phase_fractions, radial_spectrum, two_point
+from .microstructure import DESCRIPTORS, fraction_quantiles, grey_stack, image_values, phase_fractions, phase_of, radial_spectrum, segment, two_point, unit_of
 from .preprocess import histogram
 from .runs import is_run, planes, read_config, read_ladder, read_metrics, read_stats, sheet
 from .studies import Study, larger_is_better, read_samples, value_text
@@ -556,6 +557,139 @@ def two_points(
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8, frameon=False, loc="upper right")
     _tidy(axes, f"distance ({'pixels' if pixel_size_nm is None else 'µm'})", "$S_2$: both points light")
+    return figure
+
+# %% ../nbs/20_plots.ipynb #30d58a91
+_VERDICT_COLOURS = dict(same="#009E73", close="#E69F00", different="#D55E00", unread="0.7")
+
+
+def descriptor_figure(
+    found: dict,  # of `same_steel`
+    key: str,  # of its descriptors
+    labels: tuple[str, str] = ("real", "generated"),
+    figure: Figure | None = None,
+) -> Figure:
+    "One descriptor of two sets: both distributions, and their distance beside what halves of the real images are apart."
+    one = found["descriptors"][key]
+    figure = _figure(figure, (6.4, 3.2))
+    main, beside = figure.subplots(1, 2, width_ratios=(4, 1))
+    unit = f" ({one['unit']})" if one["unit"] else ""
+    for side, label, colour in (("real", labels[0], REAL), ("gen", labels[1], GENERATED)):
+        has = one[side]
+        if one["kind"] == "number":
+            values = np.sort(has["values"])
+            main.plot(values, (np.arange(len(values)) + 0.5) / len(values), color=colour, lw=1.4, label=label)
+            main.plot(has["quantiles"], (0.05, 0.5, 0.95), "o", color=colour, ms=4)
+        elif one["kind"] == "curve":
+            low, middle, high = has["curves"]
+            main.fill_between(one["places"], low, high, color=colour, alpha=0.13, lw=0)
+            main.plot(one["places"], middle, "-", color=colour, lw=1.4, label=label)
+        elif one["kind"] == "angles":
+            main.stairs(has["share"], np.append(np.array(one["places"]) - 90 / len(has["share"]), 180), color=colour, lw=1.4, label=label)
+        else:
+            places, share = np.array(one["places"]), np.cumsum(has["share"])
+            main.step(places, share, where="post", color=colour, lw=1.4, label=label)
+            main.plot(has["quantiles"], np.interp(has["quantiles"], places, share), "o", color=colour, ms=4)
+    if one["kind"] == "number":
+        _tidy(main, one["title"] + unit, "share of images")
+    elif one["kind"] == "curve":
+        _tidy(main, "wave number, cycles per length" + f" ({one['along']})" if key == "spectrum" else f"distance ({one['along']})", one["title"] + unit)
+        if key == "spectrum":
+            main.set_xscale("log")
+    elif one["kind"] == "angles":
+        main.set_xlim(0, 180)
+        main.set_xticks(range(0, 181, 45))
+        main.set_ylim(bottom=0)
+        _tidy(main, one["title"] + " (°, 0 along the rows)", "share")
+    else:
+        seen = np.array(one["places"])[(np.array(one["real"]["share"]) + np.array(one["gen"]["share"])) > 0]
+        if len(seen):
+            main.set_xlim(min(seen[0], 0) if seen[0] < 0.2 * seen[-1] else seen[0], seen[-1] * 1.02)
+        _tidy(main, one["title"] + unit, "share of the area" if key in ("island_size", "perimeter", "aspect") else "share of pixels" if key == "grey" else "share of all")
+    if one["kind"] in ("number", "histogram"):
+        main.set_ylim(0, 1)
+    main.legend(fontsize=8, frameon=False, loc="best")
+    if one["distance"] is not None:
+        beside.bar((0, 1), (one["floor"], one["distance"]), color=("0.75", _VERDICT_COLOURS[one["verdict"]]), width=0.7)
+        beside.axhline(one["floor_high"], color=QUIET, lw=0.8, ls="--")
+        beside.set_title("cannot be read" if one["verdict"] == "unread" else f"{one['ratio']:.2g} x the floor", fontsize=9)
+    beside.set_xticks((0, 1), ("halves of\nthe real", "to the\ngenerated"))
+    _tidy(beside, "", "distance" + unit)
+    beside.tick_params(axis="x", labelsize=7)
+    return figure
+
+# %% ../nbs/20_plots.ipynb #fb30f4bd
+def steel_figure(
+    found: dict,  # of `same_steel`
+    figure: Figure | None = None,
+) -> Figure:
+    "All descriptors of two sets: distances in units of their floor, the farthest on top. Grey: what cannot be read."
+    read = sorted((one for one in found["descriptors"].values() if one["verdict"] != "unread"), key=lambda one: one["ratio"])
+    figure = _figure(figure, (6.4, 0.9 + 0.2 * len(found["descriptors"])))
+    axes = figure.add_subplot()
+    for k, one in enumerate(read):
+        axes.plot((1, one["ratio"]), (k, k), color=_VERDICT_COLOURS[one["verdict"]], lw=1)
+        axes.plot(one["ratio"], k, "o", color=_VERDICT_COLOURS[one["verdict"]], ms=6)
+        if one["floor"] > 0:
+            axes.plot(max(one["floor_high"] / one["floor"], 1), k, "|", color=QUIET, ms=7)
+    names = [one["title"] for one in read]
+    for one in found["descriptors"].values():
+        if one["verdict"] == "unread":
+            axes.text(1, len(names), "cannot be read", color="0.5", fontsize=7.5, va="center", ha="left")
+            names.append(one["title"])
+    axes.axvline(1, color=QUIET, lw=0.8)
+    axes.axvline(found["value"], color=GENERATED, lw=0.8, ls="--")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.8, len(names) - 0.2)
+    axes.set_title(f"all together {found['value']:.3g}; | is 95 % of the halves", fontsize=9)
+    _tidy(axes, f"distance in units of the floor ({'specimens' if found['by_groups'] else 'halves'} of the real)")
+    return figure
+
+# %% ../nbs/20_plots.ipynb #b19bf94a
+def extremes(
+    real,  # uint8 [N, H, W] or [N, C, H, W]
+    generated,  # as real
+    measured: tuple,  # the two `Measured` of them
+    key: str,  # of DESCRIPTORS
+    count: int = 3,  # micrographs at each end
+    labels: tuple[str, str] = ("real", "generated"),
+    figure: Figure | None = None,
+) -> Figure:
+    "The micrographs at both ends of a descriptor, of two sets, with the boundary of the phase as it was found (by grey levels; of given masks none is drawn)."
+    values = image_values(*measured, key)
+    d, pixel_um = DESCRIPTORS[key], measured[0].pixel_um or measured[1].pixel_um
+    unit = "°" if d.kind == "angles" else f" {unit_of(key, pixel_um)}" if d.kind in ("number", "histogram") and unit_of(key, pixel_um) else ""
+    figure = _figure(figure, (1.35 * 2 * count + 0.4, 3.5))
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    panels = figure.subplots(2, 2 * count, squeeze=False)
+    for row, images, side, own, label in zip(panels, (real, generated), measured, values, labels):
+        images = grey_stack(images)
+        order = np.argsort(own, kind="stable")
+        order = order[: np.isfinite(own).sum()]
+        chosen = [*order[:count], *[None] * (2 * count - len(order[:count]) - len(order[count:][-count:])), *order[count:][-count:]]
+        for k, (axes, which) in enumerate(zip(row, chosen)):
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if which is None:
+                axes.axis("off")
+                continue
+            image = images[which]
+            axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            if side.how.method != "mask":
+                phase = phase_of(segment(image, side.how), side.how)
+                if 0 < phase.sum() < phase.size:
+                    axes.contour(phase, (0.5,), colors=GENERATED, linewidths=0.6)
+            axes.set_title(f"{own[which]:.3g}{unit}", fontsize=8, pad=2)
+            if not k:
+                axes.set_ylabel(label, fontsize=9)
+            if pixel_um is not None and k == 2 * count - 1:
+                scale_bar(axes, 1000 * pixel_um, image.shape)
+    word = {"angles": "away from the direction of the real images", "curve": "first component"}.get(d.kind, "mean of the image" if d.kind == "histogram" else "")
+    figure.suptitle(f"{d.title}{f', {word}' if word else ''}: lowest on the left, highest on the right", fontsize=9)
     return figure
 
 # %% ../nbs/20_plots.ipynb #d34dce90

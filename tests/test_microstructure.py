@@ -14,10 +14,11 @@ from PIL import Image
 from scipy.stats import wasserstein_distance
 from skimage import measure as measure_labels
 
+from semgan_nb import plots
 from semgan_nb.dataset import Dataset, write_archive
 from semgan_nb.metrics import Judge, blur, compare, parse_metric
 from semgan_nb.micrographs import BadInput, read_micrograph
-from semgan_nb.microstructure import (DESCRIPTORS, DIRECTIONS, Segmentation, alive, betti, characteristic_length, chords, covariogram, directions, fraction_quantiles, grey_stack, interface_density, islands, leak_meter,
+from semgan_nb.microstructure import (DESCRIPTORS, DIRECTIONS, Segmentation, alive, betti, characteristic_length, chords, covariogram, directions, fraction_quantiles, grey_stack, image_values, interface_density, islands, leak_meter,
                                       lineal_path, measure, persistence, phase_fractions, phase_of, power_spectrum, principal_components, radial_mean, radial_spectrum, same_steel, scores, segment, two_point, two_point_map,
                                       unit_of, wasserstein, write_phases)
 from semgan_nb.runs import laptop, read_ladder, read_metrics
@@ -657,3 +658,43 @@ def test_compare_has_every_descriptor_beside_the_former_numbers():
     assert found["steel"]["descriptors"]["fraction"]["verdict"] == "different" and found["steel"]["pixel_um"] == 0.15
     assert compare(real[:3], other)["steel"] is None
     assert "cannot be read" in compare(real, other, matched=True)["steel"]["text"]
+
+
+# Figures.
+
+def test_figures_show_the_numbers(rolled):
+    images = islands_of(64, 0), islands_of(20, 5, field_um=6.4)
+    sides = rolled, measure(images[1], 150)
+    found = same_steel(*sides)
+    for key, one in found["descriptors"].items():
+        main, beside = plots.descriptor_figure(found, key).axes
+        assert [bar.get_height() for bar in beside.patches] == pytest.approx([one["floor"], one["distance"]]) and beside.get_title() == f"{one['ratio']:.2g} x the floor"
+        assert one["title"] in main.get_xlabel() + main.get_ylabel()
+        if one["kind"] == "number":
+            assert main.lines[0].get_xdata() == pytest.approx(np.sort(one["real"]["values"])) and len(main.lines[2].get_xdata()) == 20
+    axes = plots.steel_figure(found).axes[0]
+    read = sorted(found["descriptors"].values(), key=lambda one: one["ratio"])
+    assert [label.get_text() for label in axes.get_yticklabels()] == [one["title"] for one in read]
+    matched = plots.steel_figure(same_steel(*sides, matched=True)).axes[0]
+    assert sum(text.get_text() == "cannot be read" for text in matched.texts) == 6 and matched.get_yticklabels()[-1].get_text() in [d.title for d in DESCRIPTORS.values() if d.grey]
+
+
+def test_extremes_are_the_ends_of_the_distribution(rolled):
+    images = islands_of(64, 0), islands_of(20, 5)
+    sides = rolled, measure(images[1], 150)
+    for key in ("fraction", "orientation", "two_point", "sc2", "chord_rest_rows"):
+        axes = plots.extremes(*images, sides, key, count=2).axes
+        for row, values, own in zip((axes[:4], axes[4:]), image_values(*sides, key), images):
+            order = np.argsort(values)
+            assert [float(re.match(r"[-\d.e]+", ax.get_title())[0]) for ax in row] == pytest.approx(values[order[[0, 1, -2, -1]]], rel=0.01, abs=1e-4)
+            assert (row[0].images[0].get_array() == own[order[0]]).all()
+    few = plots.extremes(images[0][:3], images[1][:2], (rolled.take([0, 1, 2]), sides[1].take([0, 1])), "fraction", count=3)
+    assert sum(len(ax.images) for ax in few.axes) == 5
+
+
+def test_image_values_order_images(rolled):
+    a, b = image_values(rolled, rolled.take([3, 4]), "sc1")
+    assert a[3:5] == pytest.approx(b) and a.mean() == pytest.approx(0, abs=1e-6)
+    turned = measure(islands_of(20, 9).transpose(0, 2, 1), 150)
+    near, far = image_values(rolled, turned, "orientation")
+    assert np.median(near) < 30 and np.median(far) > 60
