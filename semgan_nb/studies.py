@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STUDY_FORMAT', 'value_text', 'run_name', 'point_label', 'Study', 'larger_is_better', 'table_text', 'sample_files',
-           'read_samples']
+           'read_samples', 'leaks']
 
-# %% ../nbs/19_studies.ipynb #e6f24742
+# %% ../nbs/19_studies.ipynb #de781ba1
 import json
 import re
 import sys
@@ -20,9 +20,12 @@ from typing import Callable, Iterable
 import filelock
 import numpy as np
 
+from .checkpoints import load
 from .dataset import Dataset
+from .latent import random_images
 from .micrographs import BadInput, atomic
-from .runs import Config, config_differences, image_number, is_run, read_config, read_metrics, read_stats, read_status
+from .microstructure import directions, leak_meter
+from .runs import Config, config_differences, image_number, is_run, read_config, read_metrics, read_stats, read_status, snapshots
 from .training import train
 
 # %% ../nbs/19_studies.ipynb #68e5aa17
@@ -478,3 +481,30 @@ def read_samples(
     columns = sheet.shape[1] // side
     corners = [(k // columns * side, k % columns * side) for k in range(min(n, columns * (sheet.shape[0] // side)))]
     return np.stack([sheet[y : y + side, x : x + side] for y, x in corners]), image_number(path) / 1000
+
+# %% ../nbs/19_studies.ipynb #5d96c929
+def leaks(
+    runs,  # a run directory, or several
+    data=None,  # archive to compare with; None: the one that each run was trained on
+    images: int = 240,  # real and generated ones
+    all_snapshots: bool = False,  # False: the newest of each run
+    seed: int = 0,
+) -> list[dict]:
+    "One dict for each snapshot: run, kimg, p, aug, augpipe, num_real, num_gen, leaks (of `leak_meter`), angle (degrees), real and generated (share of edges in each direction). Real images are the hold-out part where there is one."
+    found = []
+    for run in [runs] if isinstance(runs, (str, Path)) else runs:
+        config, kept = read_config(run), snapshots(run)
+        if not kept:
+            raise BadInput(f"{run}: holds no snapshot yet: train it longer")
+        archive = Dataset(data or config["data"]["path"])
+        archive = Dataset(archive.path, part="holdout" if archive.has_holdout else "all")
+        real = archive.images(np.sort(np.random.default_rng(seed).permutation(len(archive))[:images]))
+        stats = [(s["Progress/kimg"]["mean"], s["Progress/augment"]["mean"]) for s in read_stats(run) if "Progress/augment" in s]
+        for path in kept if all_snapshots else kept[-1:]:
+            kimg = image_number(path) / 1000
+            generated = np.concatenate(list(random_images(load(path).G, images, seed=seed)))
+            p = min(stats, key=lambda s: abs(s[0] - kimg))[1] if stats else float("nan")
+            angle, shares = directions(real)[0], [directions(x)[1] for x in (real, generated)]
+            found.append(dict(run=str(run), kimg=kimg, p=p, aug=config["resolved"]["aug"], augpipe=config["resolved"]["augpipe"], num_real=len(real), num_gen=images,
+                              leaks=leak_meter(real, generated), angle=angle.tolist(), real=shares[0].tolist(), generated=shares[1].tolist()))
+    return found
