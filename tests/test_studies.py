@@ -10,7 +10,7 @@ from PIL import Image
 from semgan_nb.dataset import write_archive
 from semgan_nb.micrographs import BadInput
 from semgan_nb.runs import Config, read_config, read_stats
-from semgan_nb.studies import Study, larger_is_better, point_label, read_samples, run_name, table_text, value_text
+from semgan_nb.studies import Study, larger_is_better, leaks, point_label, read_samples, run_name, table_text, value_text
 
 TINY = Config(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=8, total_kimg=0.064, kimg_per_tick=0.032, snap=1, ada_kimg=0.5, metrics=())
 TARGETS = {"ada_target": [0.3, 0.5]}
@@ -340,3 +340,22 @@ def test_samples_near_a_moment(finished, folder):
     Image.fromarray(strip).save(folder / "a" / "fakes000008.png")
     images, kimg = read_samples(folder / "a", kimg=99, n=20)
     assert kimg == 8 and images[:, 0, 0].tolist() == list(range(16))
+
+
+# -- what leaked ------------------------------------------------------------------------------------------------------------
+
+def test_leaks_of_runs_stand_beside_their_p(finished, archive, tmp_path):
+    runs = [point["run"] for point in finished.points]
+    found = leaks([runs[0], runs[-1]], images=40)
+    assert [one["run"] for one in found] == [str(runs[0]), str(runs[-1])] and all(one["kimg"] == 0.064 for one in found)
+    for one in found:
+        last = [s for s in read_stats(one["run"]) if s["Progress/kimg"]["mean"] == 0.064][-1]
+        assert one["p"] == last["Progress/augment"]["mean"] and (one["num_real"], one["num_gen"]) == (40, 40)
+        assert abs(sum(one["real"]) - 1) < 1e-9 and one["leaks"]["grey"]["value"] > 0
+    assert found == leaks([runs[0], runs[-1]], images=40)  # its random numbers are its own
+    every = leaks(runs[0], images=8, all_snapshots=True)
+    assert [one["kimg"] for one in every] == sorted({one["kimg"] for one in every}) and len(every) > 1
+    with pytest.raises(BadInput, match="no snapshot yet"):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "config.json").write_text((runs[0] / "config.json").read_text())
+        leaks(tmp_path / "run")
