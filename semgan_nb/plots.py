@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['REAL', 'GENERATED', 'QUIET', 'PAPER_COLOURS', 'COLOURS', 'AXIS_COLOURS', 'as_png', 'colour_of', 'image_grid',
-           'real_and_generated', 'value_of', 'ladder_figure', 'curves', 'samples', 'setting_colours', 'study_runs',
-           'bands', 'best_values', 'spectra', 'fractions', 'two_points', 'descriptor_figure', 'steel_figure',
-           'extremes', 'walk_curve', 'before_after', 'grey_levels', 'augmentation_gallery', 'augmentation_effect',
-           'controller_series', 'controller_figure']
+           'real_and_generated', 'value_of', 'ladder_figure', 'feature_clouds', 'curves', 'samples', 'setting_colours',
+           'study_runs', 'bands', 'best_values', 'spectra', 'fractions', 'two_points', 'descriptor_figure',
+           'steel_figure', 'extremes', 'walk_curve', 'before_after', 'grey_levels', 'augmentation_gallery',
+           'augmentation_effect', 'controller_series', 'controller_figure', 'leak_figure']
 
-# %% ../nbs/20_plots.ipynb #43d17b77
+# %% ../nbs/20_plots.ipynb #2a20e9e6
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .augment import SENSE, AugmentPipe, replay, scaled_pipe
 from .latent import to_uint8_images
+from .metrics import FeatureSet, best_record, better_of, headline
 from .micrographs import scale_bar
 from .microstructure import DESCRIPTORS, fraction_quantiles, grey_stack, image_values, phase_fractions, phase_of, radial_spectrum, segment, two_point, unit_of
 from .preprocess import histogram
@@ -139,10 +140,10 @@ def real_and_generated(
     _place(figure, [sheet(real, columns), sheet(generated, columns)], [titles[0] + _width_note(real, pixel_size_nm), titles[1]], zoom or max(64 // real.shape[2], 1))
     return figure
 
-# %% ../nbs/20_plots.ipynb #ab3d5473
-def value_of(record: dict) -> float:
-    "The number in a metric record."
-    return float(next(iter(record["results"].values())))
+# %% ../nbs/20_plots.ipynb #a0564750
+def value_of(record: dict, result: str | None = None) -> float:
+    "The number in a metric record; of several that of `result`, else of the headline."
+    return float(record["results"][result or headline(record)])
 
 
 def ladder_figure(
@@ -150,17 +151,21 @@ def ladder_figure(
     records: list[dict] = (),  # metric records of a run, in the order of training
     figure: Figure | None = None,
 ) -> Figure:
-    "The known sets as grey bars, smallest on top, the generated images (last snapshot, and best if it is another) among them in colour."
+    "The known sets as grey bars, best on top, the generated images (last snapshot, and best if it is another) among them in colour."
     bars = [(rung["value"], rung["name"], "0.75") for rung in ladder["rungs"]]
-    records = list(records)
+    records, higher = list(records), False
     if records:
-        best, last = min(records, key=value_of), records[-1]
+        best, last, higher = best_record(records), records[-1], better_of(headline(records[0])) == "higher"
         bars.append((value_of(last), f"generated, {last['kimg']:.3g} kimg", GENERATED))
-        if value_of(best) < value_of(last):
+        if value_of(best) != value_of(last):
             bars.append((value_of(best), f"generated, {best['kimg']:.3g} kimg (best)", "#F0B27A"))
-    bars.sort(key=lambda bar: bar[0])
+    bars.sort(key=lambda bar: -bar[0] if higher else bar[0])
     figure = _figure(figure, (5.6, 0.8 + 0.27 * len(bars)))
     axes = figure.add_subplot()
+    if not bars:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, f"{ladder['metric']} has no known sets", ha="center", va="center", color=QUIET, fontsize=9)
+        return figure
     values, names, colours = zip(*bars)
     axes.barh(range(len(bars)), values, color=colours, height=0.7)
     for k, (value, name, colour) in enumerate(bars):
@@ -168,11 +173,39 @@ def ladder_figure(
         axes.text(-0.01, k, name, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=8, weight="bold" if name.startswith("generated") else "normal")
     axes.invert_yaxis()
     axes.set_yticks([])
-    axes.set_xlim(0, 1.1 * max(values))
-    _tidy(axes, f"{ladder['metric']}: distance to {ladder['num_real']} real images")
+    axes.set_xlim(min(0, 1.1 * min(values)), 1.1 * max(*values, 1e-12))
+    _tidy(axes, f"{ladder['metric']}: {'recall' if higher and records and headline(records[0]).endswith('_recall') else 'distance'} to {ladder['num_real']} real images")
     return figure
 
-# %% ../nbs/20_plots.ipynb #0ddbaa22
+# %% ../nbs/20_plots.ipynb #3d0dc3e1
+def feature_clouds(
+    real,  # features [n, d] of the real images
+    others: dict,  # name -> features [m, d] of another set
+    figure: Figure | None = None,
+) -> Figure:
+    "Each set beside the real one, along the two directions in which all sets together are widest, with the two-sigma ellipse of the Gaussian that stands for each; the titles have the Fréchet distances in all dimensions."
+    everything = np.concatenate([real, *others.values()]).astype(np.float64)
+    middle = everything.mean(0)
+    directions = np.linalg.svd(everything - middle, full_matrices=False)[2][:2].T
+    flat = lambda x: (np.asarray(x, np.float64) - middle) @ directions
+    turn = np.linspace(0, 2 * np.pi, 100)
+    figure = _figure(figure, (2.1 * len(others) + 0.3, 2.5))
+    base = FeatureSet(real)
+    first = None
+    for k, (name, features) in enumerate(others.items()):
+        axes = figure.add_subplot(1, len(others), k + 1, sharex=first, sharey=first)
+        first = first or axes
+        for points, colour in ((flat(real), "0.55"), (flat(features), GENERATED)):
+            values, vectors = np.linalg.eigh(np.cov(points.T))
+            ellipse = points.mean(0) + 2 * np.stack([np.cos(turn), np.sin(turn)], 1) * np.sqrt(values.clip(0)) @ vectors.T
+            axes.plot(*points.T, "o", ms=2.5, color=colour, alpha=0.7)
+            axes.plot(*ellipse.T, color=colour, lw=1.2)
+        _tidy(axes)
+        axes.set_xticks([]), axes.set_yticks([])
+        axes.set_title(f"{name}\n{base.distance(FeatureSet(features)):.3g}", fontsize=8.5)
+    return figure
+
+# %% ../nbs/20_plots.ipynb #2a46b76c
 def _apart(positions: list[float], gap: float) -> list[float]:
     "Positions moved as little as needed so that neighbours in their order are `gap` apart, within 0 ... 1 where there is room."
     order = np.argsort(positions, kind="stable")
@@ -189,15 +222,20 @@ def _apart(positions: list[float], gap: float) -> list[float]:
     return result
 
 
-def _rung_lines(axes, ladder: dict) -> None:
+def _rung_value(rung: dict, result: str | None = None) -> float:
+    "The value of a known set, for one of the results where a metric has two."
+    return rung.get("values", {}).get(result, rung["value"])
+
+
+def _rung_lines(axes, ladder: dict, result: str | None = None) -> None:
     "Horizontal lines at the rungs, each named at the right; the y limits must be set."
     along = axes.yaxis.get_transform().transform
     low, high = along(np.array(axes.get_ylim()))
-    places = [float((along(np.array([max(rung["value"], 1e-12)]))[0] - low) / (high - low)) for rung in ladder["rungs"]]
+    places = [float((along(np.array([_rung_value(rung, result) if axes.get_yscale() == "linear" else max(_rung_value(rung, result), 1e-12)]))[0] - low) / (high - low)) for rung in ladder["rungs"]]
     for rung, place, label in zip(ladder["rungs"], places, _apart(places, 0.068)):
-        axes.axhline(rung["value"], color="0.8", lw=0.8, zorder=0)
+        axes.axhline(_rung_value(rung, result), color="0.8", lw=0.8, zorder=0)
         axes.plot([1, 1.03], [place, label], transform=axes.transAxes, color="0.8", lw=0.8, clip_on=False)
-        axes.text(1.04, label, f"{rung['name']}  {rung['value']:.3g}", transform=axes.transAxes, va="center", fontsize=7.5, color=QUIET)
+        axes.text(1.04, label, f"{rung['name']}  {_rung_value(rung, result):.3g}", transform=axes.transAxes, va="center", fontsize=7.5, color=QUIET)
 
 
 def _labelled(runs) -> dict:
@@ -212,13 +250,15 @@ def _labelled(runs) -> dict:
 
 
 def _metric_groups(runs: dict) -> dict:
-    "(metric, extractor, counts) -> label of run -> its records: only what may share a curve."
+    "(metric, result, extractor, counts, real side, archive) -> label of run -> its records: only what may share a curve."
     groups = {}
     for label, run in runs.items():
         for metric, records in read_metrics(run).items():
             for record in records:
-                key = (metric, *(record.get(name) for name in ("extractor", "extractor_sha256", "num_real", "num_gen")))
-                groups.setdefault(key, {}).setdefault(label, []).append(record)
+                about = [record.get(name) for name in ("extractor", "extractor_sha256", "num_real", "num_gen", "real", "data")]
+                for result in record["results"]:
+                    if not result.endswith("_std"):
+                        groups.setdefault((metric, result, *about), {}).setdefault(label, []).append(record)
     return groups
 
 
@@ -235,24 +275,31 @@ def curves(
     figure = _figure(figure, (7.6, 1.25 * sum(heights) + 0.4))
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
 
-    for axes, ((metric, *_), by_run) in zip(panels, groups.items()):
+    for axes, ((metric, result, *_), by_run) in zip(panels, groups.items()):
         ladder = next((found for label in by_run if (found := read_ladder(runs[label], metric))), None)
-        values = [value_of(record) for records in by_run.values() for record in records] + [rung["value"] for rung in (ladder or {}).get("rungs", [])]
-        values = [value for value in values if math.isfinite(value) and value > 0]
+        values = [value_of(record, result) for records in by_run.values() for record in records] + [_rung_value(rung, result) for rung in (ladder or {}).get("rungs", [])]
+        values = [value for value in values if math.isfinite(value)]
+        share, ending = better_of(result) == "higher", result.removeprefix(metric).strip("_")
         for label, records in by_run.items():
-            kimg, y = zip(*((record["kimg"], value_of(record)) for record in records))
+            kimg, y = zip(*((record["kimg"], value_of(record, result)) for record in records))
             axes.plot(kimg, y, "o-", color=colours[label], ms=3.5, lw=1.4, label=label)
             if len(runs) == 1:
                 axes.annotate(f"{y[-1]:.3g}", (kimg[-1], y[-1]), xytext=(-2, 6), textcoords="offset points", ha="right", fontsize=8, color=colours[label], weight="bold")
-        axes.set_yscale("log")
-        if values:
-            axes.set_ylim(min(values) / 1.15, max(values) * 1.15)
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        _tidy(axes, "", f"distance ({metric})")
+        if share or any(value <= 0 for value in values):  # precision and recall; a kernel distance may be negative
+            room = 0.05 * ((max(values) - min(values)) or 1) if values else 0
+            axes.set_ylim(*((min(values) - room, max(values) + room) if values else (0, 1)))
+            if ending in ("precision", "recall"):
+                axes.set_ylim(-0.02, 1.02)
+        else:
+            axes.set_yscale("log")
+            if values:
+                axes.set_ylim(min(values) / 1.15, max(values) * 1.15)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        _tidy(axes, "", f"{ending or 'distance'} ({metric})")
         if ladder:
-            _rung_lines(axes, ladder)
+            _rung_lines(axes, ladder, result)
     if not groups:
         _tidy(panels[0], "", "distance")
         panels[0].set_yticks([])
@@ -867,4 +914,29 @@ def controller_figure(
     _tidy(above, "", "$r_t$")
     _tidy(below, "thousand real images seen by the discriminator (kimg)", "$p$")
     _tidy(beside, "records", "$r_t$")
+    return figure
+
+# %% ../nbs/20_plots.ipynb #9d022045
+def leak_figure(
+    found: list[dict],  # of `studies.leaks`
+    figure: Figure | None = None,
+) -> Figure:
+    "Distance over floor of direction, length and grey levels against p, and the directions of edges of real and generated images."
+    found = sorted(found, key=lambda one: one["p"])
+    figure = _figure(figure, (8.2, 2.8))
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
+    for k, name in enumerate(("direction", "length", "grey")):
+        left.plot([one["p"] for one in found], [one["leaks"][name]["value"] / max(one["leaks"][name]["floor"], 1e-9) for one in found], "o-", ms=4, lw=1.3, color=COLOURS[k % len(COLOURS)], label=name)
+    left.axhline(2, color=QUIET, lw=1, ls="--")
+    left.set_yscale("log")
+    left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    left.legend(fontsize=8, frameon=False)
+    right.plot(found[0]["angle"], found[0]["real"], color=REAL, lw=2, label="real")
+    for k, one in enumerate(found):
+        right.plot(one["angle"], one["generated"], color=GENERATED, lw=1.2, alpha=0.35 + 0.65 * (k + 1) / len(found), ls=("-", "--", ":", "-.")[k % 4], label=f"generated, p = {one['p']:.2g}")
+    right.set_ylim(0, None)
+    right.set_xticks(range(0, 181, 45))
+    right.legend(fontsize=7, frameon=False)
+    _tidy(left, "$p$", "times the floor")
+    _tidy(right, "direction of edges (°)", "share")
     return figure

@@ -61,7 +61,7 @@ def test_grey_equals_grey_repeated(lite0):
     assert np.abs(get_extractor("random")(grey) - get_extractor("random")(np.repeat(grey, 3, 1))).max() < 1e-5
 
 
-@pytest.mark.parametrize("name", EXTRACTORS)
+@pytest.mark.parametrize("name", ("lite0", "random"))
 def test_batches_do_not_matter(name):
     extractor = EXTRACTORS[name]()
     images = np.random.default_rng(3).integers(0, 256, (7, 1, 32, 32), dtype=np.uint8)
@@ -126,8 +126,8 @@ def test_wrong_images_are_refused_in_one_sentence(images):
 def test_too_small_images_and_unknown_names_are_refused():
     with pytest.raises(BadInput, match="at least 16x16"):
         get_extractor("random")(np.zeros((1, 1, 8, 8), np.uint8))
-    with pytest.raises(BadInput, match="'inception'.*lite0, random"):
-        get_extractor("inception")
+    with pytest.raises(BadInput, match="'resnet'.*lite0, random"):
+        get_extractor("resnet")
 
 
 def test_other_weights_are_refused(tmp_path):
