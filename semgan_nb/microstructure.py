@@ -711,7 +711,7 @@ def wasserstein(
     if kind == "angles": return float(np.abs(gap - np.median(gap)).sum() * 180 / len(gap))
     return float((np.abs(gap[:-1]) * np.diff(places)).sum())
 
-# %% ../nbs/11_microstructure.ipynb #763feedf
+# %% ../nbs/11_microstructure.ipynb #d2d57256
 def _quantiles(weights, places, q=(0.05, 0.5, 0.95)):
     total = weights.sum()
     return [float(x) for x in np.interp(q, (np.cumsum(weights) - weights / 2) / total, places)] if total > 0 else [float("nan")] * len(q)
@@ -744,7 +744,7 @@ def _seen(d, a, x):
 VERDICTS = dict(same="the same, as far as these images tell", close="close, but told apart", different="different", unread="cannot be read")
 
 
-def _sentence(d, unit, one):
+def _sentence(d, unit, one, names, yardstick):
     u = f" {unit}" if unit and unit != "°" else unit
     if one["verdict"] == "unread": return f"{d.title}: cannot be read, for " + one["why"]
     real, gen = one["real"], one["gen"]
@@ -754,8 +754,8 @@ def _sentence(d, unit, one):
         at = int(np.abs(a - b).argmax())
         said = [f"{v[at]:.3g}" + (f" at {one['places'][at]:.3g} {one['along']}" if k == 0 else "") for k, v in enumerate((a, b))]
     else: said = ["{1:.3g} ({0:.3g} to {2:.3g})".format(*side["quantiles"]) + u for side in (real, gen)]
-    return (f"{d.title}: {VERDICTS[one['verdict']]}. Real {said[0]}, generated {said[1]}; apart by {one['distance']:.2g}{u}, "
-            f"{one['ratio']:.2g} times what real images are among themselves ({one['floor']:.2g}{u})")
+    return (f"{d.title}: {VERDICTS[one['verdict']]}. {names[0][:1].upper() + names[0][1:]} {said[0]}, {names[1]} {said[1]}; apart by {one['distance']:.2g}{u}, "
+            f"{one['ratio']:.2g} times what {yardstick} are among themselves ({one['floor']:.2g}{u})")
 
 
 def same_steel(
@@ -765,6 +765,7 @@ def same_steel(
     groups=None,                 # [N] of the real images: halves are of whole groups
     splits: int = 16,            # of the real images into halves
     seed: int = 0,
+    names: tuple = ("real", "generated"),  # of the two, in the sentences
 ) -> dict:
     """Each descriptor of two sets beside its floor, in plain numbers: num_real, num_gen, at_once (images in a half), matched, pixel_um, segmentation, value (geometric mean of the ratios), worst (its key), text, and
     descriptors: key -> title, unit, kind, places (bins, or where a curve is measured, in the unit `along`), real and gen (values or share or curves, quantiles), distance, floor, floor_high (95 % of the halves), ratio, verdict
@@ -785,7 +786,7 @@ def same_steel(
     draws = [(*_halves(n, k, groups, rng), rng.permutation(m)) for _ in range(splits)]
     basis = principal_components(real.raw("two_point"))
     sc = [scores(side.raw("two_point"), basis) for side in (real, generated)]
-    found = {}
+    found, yardstick = {}, f"{'groups' if groups is not None else 'images'} of {names[0]}" if names[0] != "real" else "real groups" if groups is not None else "real images"
     for key, d in DESCRIPTORS.items():
         if key in TOPOLOGY and not real.persistent: continue
         pc = {"sc1": 0, "sc2": 1}.get(key)
@@ -805,24 +806,25 @@ def same_steel(
             one["verdict"] = "same" if distance <= high else "close" if one["ratio"] <= 3 else "different"
         else: one |= dict(distance=None, floor=None, floor_high=None, ratio=None, verdict="unread", why="there is nothing to measure in one of the sets")
         if matched and d.grey: one |= dict(verdict="unread", why="the grey levels of the micrographs were matched, which makes it alike whatever the specimen had")
-        one["sentence"] = _sentence(d, unit, one)
+        one["sentence"] = _sentence(d, unit, one, names, yardstick)
         found[key] = one
     ratios = {key: one["ratio"] for key, one in found.items() if one["verdict"] != "unread"}
     result = dict(num_real=n, num_gen=m, at_once=k, matched=matched, by_groups=groups is not None, pixel_um=pixel_um, segmentation=[asdict(real.how), asdict(generated.how)],
                   value=float(np.exp(np.mean(np.log(list(ratios.values()))))), worst=max(ratios, key=ratios.get), descriptors=found)
-    notes = [f"all in all {result['value']:.3g} times what {'specimens' if groups is not None else 'real images'} are apart among themselves; farthest is the {found[result['worst']]['title']}"]
+    notes = [f"all in all {result['value']:.3g} times what {yardstick} are among themselves; farthest is the {found[result['worst']]['title']}"]
     if real.how != generated.how: notes.append("the two sets were segmented differently, and part of what is found may come from that")
     result["text"] = "\n".join(notes + [one["sentence"] for one in found.values()])
     return result
 
-# %% ../nbs/11_microstructure.ipynb #5bb17482
+# %% ../nbs/11_microstructure.ipynb #6f736e3e
 def image_values(
     real: Measured,
     generated: Measured,
     key: str,                    # of DESCRIPTORS
 ) -> tuple:
     "([N], [M]): a number for each real and each generated image by which it can be put in order; NaN where there is nothing to measure."
-    d = DESCRIPTORS[key]
+    d, pixel_um = DESCRIPTORS[key], real.pixel_um or generated.pixel_um
+    real, generated = replace(real, pixel_um=pixel_um), replace(generated, pixel_um=pixel_um)
     if d.kind == "curve" or key in ("sc1", "sc2"):
         curve, which = ("two_point", int(key[-1]) - 1) if key in ("sc1", "sc2") else (key, 0)
         basis = principal_components(real.raw(curve))

@@ -95,10 +95,10 @@ def place(tmp_path_factory):
     made_up_run(root / "runs" / "broken", state="failed", message="OSError: no space left on device", seed=1)
     made_up_sweep(root / "sweep")
     random_snapshot(root / "snapshot-000000.safetensors")
-    setup = "import threading\nimport ipywidgets\nfrom semgan_nb.dashboards import augment_gallery, controller_panel, data_steps, latent_walk, live_run, target_sweep\nfrom semgan_nb.micrographs import embedded"
+    setup = "import threading\nimport ipywidgets\nfrom semgan_nb.dashboards import augment_gallery, controller_panel, data_steps, latent_walk, live_run, steel_panel, target_sweep\nfrom semgan_nb.micrographs import embedded"
     prepare(embedded(), root / "data.zip", 32, window=128, stride=128, progress=False)
     live = 'live_run("runs/{}", "runs/broken", every=0.3)'
-    calls = {"live": live.format("first"), "voila-live": live.format("other"), "sweep": 'target_sweep("sweep", every=0.5)', "data": 'data_steps("data.zip", embedded())', "augment": "augment_gallery()", "controller": "controller_panel()", "walk": 'latent_walk("snapshot-000000.safetensors", frames=121)'}
+    calls = {"live": live.format("first"), "voila-live": live.format("other"), "sweep": 'target_sweep("sweep", every=0.5)', "data": 'data_steps("data.zip", embedded())', "augment": "augment_gallery()", "controller": "controller_panel()", "steel": 'steel_panel("data.zip", "snapshot-000000.safetensors", count=40)', "walk": 'latent_walk("snapshot-000000.safetensors", frames=121)'}
     for name, call in calls.items():
         cells = [new_markdown_cell(f"# {name}"), new_code_cell(setup), new_code_cell(f"box, controls = {call}\nbox")]
         kernel = dict(display_name="Python 3 (ipykernel)", language="python", name="python3")
@@ -270,6 +270,29 @@ def test_controller(seat, place):
     at.changed("figure", figure)
     at.accessible()
     at.shoot("target")
+
+
+def test_steel(seat, place):
+    at = seat("steel")
+    at.run_all()
+    at.says("Is it the same steel? phase fraction: cannot be read, for the grey levels of the micrographs were matched")
+    pictures = {name: at.picture(name) for name in ("distributions", "extremes", "overview")}
+    assert pictures["extremes"]["width"] > 300
+    at.accessible()
+    at.shoot("fraction")
+    at.labelled("descriptor").select_option("chord length of the phase along rows")
+    at.says("chord length of the phase along rows: different. Real")
+    for name in ("distributions", "extremes"):
+        pictures[name] = at.changed(name, pictures[name])
+    at.labelled("phase").select_option("dark")
+    for name in ("distributions", "extremes", "overview"):
+        pictures[name] = at.changed(name, pictures[name])
+    at.labelled("floor").select_option("whole groups")
+    at.changed("overview", pictures["overview"])
+    at.kernel_has("(controls['descriptor'].value, controls['phase'].value, controls['notice'].value)", "('chord_phase_rows', 'dark', '')")
+    at.page.get_by_text("all descriptors in words").click()
+    at.says("phase boundary per area: ")
+    at.shoot("chords")
 
 
 def test_live_run(seat, place):

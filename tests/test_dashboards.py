@@ -16,13 +16,13 @@ from made_up_runs import METRIC, MadeUpRun, made_up_run, made_up_sweep, random_s
 from PIL import Image
 
 from semgan_nb import dashboards, plots
-from semgan_nb.dashboards import augment_gallery, close_dashboards, controller_panel, data_steps, file_steps, latent_walk, live_run, run_state, target_sweep, walk_image
-from semgan_nb.dataset import Dataset
+from semgan_nb.dashboards import augment_gallery, close_dashboards, controller_panel, data_steps, file_steps, latent_walk, live_run, run_state, steel_images, steel_panel, target_sweep, walk_image
+from semgan_nb.dataset import Dataset, write_archive
 from semgan_nb.latent import walk_frames
 from semgan_nb.micrographs import BadInput
-from semgan_nb.microstructure import phase_fractions
+from semgan_nb.microstructure import DESCRIPTORS, Segmentation, measure, phase_fractions, same_steel
 from semgan_nb.preprocess import prepare
-from semgan_nb.synthetic import dual_phase
+from semgan_nb.synthetic import dual_phase, specimens
 
 FAST = dict(every=0.1)
 
@@ -239,6 +239,96 @@ def test_controller_panel_replays(tmp_path):
     exec(box.code, {})
 
 
+# -- two sets of micrographs ----------------------------------------------------------------------------------------------------
+
+def steel_archive(path, seed=0, intensity="none", size=32, field_um=4.8):
+    images, _, specimen = specimens(60, size, seed=seed, n_specimens=6, field_um=field_um)
+    write_archive(path, [dict(image=image, group=f"s{s}", pixel_size_nm=(150, 150)) for image, s in zip(images, specimen)], dict(intensity=intensity))
+    return path
+
+
+@pytest.fixture(scope="module")
+def steel(tmp_path_factory):
+    root = tmp_path_factory.mktemp("steel")
+    random_snapshot(root / "snapshot-000000.safetensors", pixel_size_nm=[150, 150])
+    return dict(archive=steel_archive(root / "real.zip"), other=steel_archive(root / "other.zip", seed=7), matched=steel_archive(root / "matched.zip", intensity="match"), snapshot=root / "snapshot-000000.safetensors")
+
+
+def test_steel_images_of_every_source(steel):
+    real, made = steel_images(steel["archive"], 40), steel_images(steel["snapshot"], 12)
+    assert real["images"].shape == (40, 1, 32, 32) and real["pixel_size_nm"] == (150, 150) and real["matched"] is False and len(set(real["groups"])) == 6 and real["name"] == "real"
+    assert made["images"].shape == (12, 1, 32, 32) and list(made["pixel_size_nm"]) == [150, 150] and made["matched"] is None and made["groups"] is None
+    assert steel_images(steel["matched"])["matched"] is True and len(steel_images(steel["archive"], 500)["images"]) == 60
+    assert (steel_images(steel["snapshot"], 12)["images"] == made["images"]).all()
+
+
+def test_steel_panel_shows_what_plots_draws(steel):
+    box, w = steel_panel(steel["archive"], steel["snapshot"], count=40)
+    sides = [steel_images(source, 40) for source in (steel["archive"], steel["snapshot"])]
+    two = [measure(side["images"], 150) for side in sides]
+    found, labels = same_steel(*two, False), ("real", "snapshot-000000")
+    assert same(w["overview"], plots.steel_figure(found)) and len(w["descriptor"].options) == len(found["descriptors"])
+    for key in ("fraction", "chord_rest_rows", "orientation", "spectrum", "sc1"):
+        w["descriptor"].value = key
+        assert box.wait() and not w["notice"].value
+        assert same(w["distributions"], plots.descriptor_figure(found, key, labels)) and same(w["extremes"], plots.extremes(*(side["images"] for side in sides), two, key, labels=labels))
+        assert found["descriptors"][key]["sentence"] in w["sentence"].value.replace("&#x27;", "'")
+    assert "150 nm" in w["state"].value and "µm" in w["sentences"].value
+    names = {}
+    exec(box.code, names)
+    assert names["found"] == found
+
+
+def test_steel_panel_follows_its_controls(steel):
+    box, w = steel_panel(steel["archive"], steel["other"], count=40)
+    said = w["sentence"].value
+    w["floor"].value = "whole groups"
+    assert box.wait() and "real groups" in w["sentence"].value and ", other " in said and "groups=real['groups']" in box.code
+    w["phase"].value, w["method"].value = "dark", "kmeans"
+    assert box.wait() and not w["notice"].value and "Segmentation('kmeans', 2, 'dark')" in box.code
+    w["method"].value = "multiotsu, 3 phases"
+    assert box.wait() and not w["notice"].value and "Segmentation('multiotsu', 3, 'dark')" in box.code
+
+
+def test_steel_panel_and_persistence(steel, monkeypatch):
+    box, w = steel_panel(steel["archive"], steel["other"], count=6)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "gudhi", None)
+        w["persistence"].value = True
+        assert box.wait() and "pip install gudhi" in w["notice"].value
+    pytest.importorskip("gudhi", reason="gudhi is not installed (pip install gudhi)")
+    box.ask()
+    assert box.wait() and not w["notice"].value
+    w["descriptor"].value = "persistence0"
+    assert box.wait() and "persistence of pieces" in w["sentence"].value
+    w["persistence"].value = False
+    assert box.wait() and w["descriptor"].value == "fraction" and not w["notice"].value
+
+
+def test_steel_panel_of_matched_data_leaves_fractions_out(steel):
+    box, w = steel_panel(steel["matched"], steel["snapshot"], count=20)
+    assert w["descriptor"].value == "fraction" and "cannot be read" in w["sentence"].value
+
+
+def test_steel_panel_of_a_run_finds_its_archive(steel, tmp_path):
+    from semgan_nb.runs import laptop
+    from semgan_nb.training import train_silently
+
+    run = tmp_path / "run"
+    train_silently(laptop(32).replace(total_kimg=0.064, kimg_per_tick=0.064, snap=1, metrics=("none",), channel_base=512, channel_max=16), steel["archive"], run)
+    box, w = steel_panel(run, count=20)
+    assert "<b>real</b>" in w["state"].value and "<b>run</b>" in w["state"].value and not w["notice"].value
+
+
+def test_what_cannot_be_put_beside_each_other_is_said(steel, tmp_path):
+    with pytest.raises(BadInput, match="nothing to compare"):
+        steel_panel(steel["archive"])
+    with pytest.raises(BadInput, match="one size"):
+        steel_panel(steel["archive"], steel_archive(tmp_path / "large.zip", size=64))
+    with pytest.raises(BadInput, match="gone"):
+        steel_panel(steel["archive"], tmp_path / "gone.safetensors")
+
+
 # -- a sweep --------------------------------------------------------------------------------------------------------------
 
 def test_sweep_shows_what_plots_draws(tmp_path):
@@ -439,9 +529,9 @@ def test_a_cell_run_again_closes_the_former(tmp_path, snapshot):
     assert count() == before  # a refusal leaves the open one alone
 
 
-def test_every_control_has_a_name_and_every_picture_words(tmp_path, snapshot):
+def test_every_control_has_a_name_and_every_picture_words(tmp_path, snapshot, steel):
     run, sweep = made_up_run(tmp_path / "run"), made_up_sweep(tmp_path / "sweep", seeds=(0,), noaug=False)
-    for box, w in (live_run(run), target_sweep(sweep), latent_walk(snapshot)):
+    for box, w in (live_run(run), target_sweep(sweep), latent_walk(snapshot), steel_panel(steel["archive"], steel["other"], count=8)):
         aids = box.children[-1].value
         for name, widget in w.items():
             if isinstance(widget, ipywidgets.Image):
