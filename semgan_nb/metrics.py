@@ -1318,7 +1318,7 @@ class Yardstick:
         k0, n0 = int(self.beyond(self.nearest).sum()), len(self.nearest)
         return float(hypergeom.sf(k - 1, n + n0, k + k0, n))
 
-# %% ../nbs/12_metrics.ipynb #56ae6475
+# %% ../nbs/12_metrics.ipynb #f3af24eb
 class Memory:
     """What generated images have in common with training images. `measured` is the work that needs only real images.
     Raises BadInput where there are fewer than ten training images."""
@@ -1399,7 +1399,7 @@ class Memory:
     def yardstick(self, progress=None) -> Yardstick:
         "Of the training images themselves; where these are few, of them and of unseen ones of the same groups."
         kept = self.measured(progress)
-        return Yardstick(kept["yardstick"] + (kept["unseen"] if self.same_groups else []))
+        return Yardstick(kept["yardstick"] + (kept.get("unseen", []) if self.same_groups else []))
 
     def compare(
         self,
@@ -1576,7 +1576,7 @@ def blend(
         out[i] = (image.astype(np.uint16) + laid + rng.integers(0, 2, image.shape, dtype=np.uint16)) // 2
     return out
 
-# %% ../nbs/12_metrics.ipynb #5c94c218
+# %% ../nbs/12_metrics.ipynb #b4a8a2d9
 def pair_probability(
     correlation,  # [..], -1 to 1, of the field at two points
     fraction,  # of the phase, 0..1; or [F]: the mean over them is taken
@@ -1601,10 +1601,10 @@ def field_correlation(
 ) -> np.ndarray:
     "The correlation that the field must have: the inverse of `pair_probability`, cut off at -1 and 1; float64 [..]."
     fractions = np.atleast_1d(np.asarray(fraction, float))
-    if len(fractions) > 65:  # the mean over a distribution of fractions needs no more
-        fractions = np.quantile(fractions, (np.arange(65) + 0.5) / 65)
+    blocks = np.array_split(np.sort(fractions), min(len(fractions), 64))  # more would say nothing new
     angle = np.linspace(-np.pi / 2, np.pi / 2, 2001)
-    table = np.maximum.accumulate(pair_probability(np.sin(angle), fractions))
+    table = sum(len(block) / len(fractions) * pair_probability(np.sin(angle), block.mean()) for block in blocks)
+    table = np.maximum.accumulate(table)
     rises = np.r_[True, np.diff(table) > 1e-15]
     if rises.sum() < 2:
         return np.zeros(np.shape(s2))

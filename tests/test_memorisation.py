@@ -1,0 +1,207 @@
+"""Copies: what `likeness` sees through, what is planted and must be found, what is fresh and must not be accused."""
+import json
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from semgan_nb.dataset import Dataset, subset_indices, write_archive
+from semgan_nb.metrics import Memory, MemoryJudge, Yardstick, laid_on, likeness, look, memory_text, plant, shares_pixels, turned
+from semgan_nb.micrographs import BadInput
+from semgan_nb.synthetic import dual_phase_islands, specimens
+
+RNG = np.random.default_rng(0)
+FRACTIONS = np.linspace(0.37, 0.9, 10)
+
+
+@pytest.fixture(scope="module")
+def steel():
+    """Micrographs of 48 px, of which the middle 32 are used: so that copies can be moved. 500 of ten specimens."""
+    rng = np.random.default_rng(3)
+    return np.stack([dual_phase_islands(rng, 48, FRACTIONS[i % 10], field_um=7.2)[0] for i in range(500)])
+
+
+def middle(images, dy=0, dx=0):
+    return images[:, 8 + dy:40 + dy, 8 + dx:40 + dx]
+
+
+def noisy(images, sigma):
+    return np.rint(images + sigma * np.random.default_rng(5).standard_normal(images.shape)).clip(0, 255).astype(np.uint8)
+
+
+COPIES = {
+    "exact": lambda x: middle(x),
+    "mirrored": lambda x: middle(x)[..., ::-1],
+    "turned": lambda x: np.stack([turned(image, 1 + k % 7) for k, image in enumerate(middle(x))]),
+    "noise 4": lambda x: noisy(middle(x), 4),
+    "noise 8": lambda x: noisy(middle(x), 8),
+    "blurred 1 px": lambda x: np.rint(gaussian_filter(middle(x).astype(float), (0, 1, 1))).astype(np.uint8),
+    "moved by a pixel": lambda x: middle(x, 1, 0),
+    "moved by two and three": lambda x: middle(x, -2, 3),
+    "moved by four": lambda x: middle(x, 4, -4),
+    "other contrast": lambda x: np.rint(0.6 * middle(x) + 60).astype(np.uint8),
+    "all of it": lambda x: noisy(np.rint(gaussian_filter(np.stack([turned(image, 1 + k % 7) for k, image in enumerate(middle(x, 2, -1))]).astype(float), (0, 0.5, 0.5))), 4),
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_planted_copies_are_found(steel, how):
+    memory = Memory(middle(steel[:250]), unseen=middle(steel[250:350]), groups=np.arange(250) % 10)
+    generated = middle(steel[350:450]).copy()
+    generated[:30] = COPIES[how](steel[:30])
+    found = memory.compare(generated)
+    assert found["p_value"] < 1e-6 and found["share"] > 0.25 and "reproduces training images" in found["text"]
+    assert found["plain"] >= 10 and sum(pair["image"] < 30 and pair["train"] == str(pair["image"]) for pair in found["worst"]) == 10
+    assert sum(found["groups"].values()) == round(found["share"] * 100)
+
+
+def test_few_copies_are_found_by_name(steel):
+    memory = Memory(middle(steel[:250]), names=[f"tile{i}" for i in range(250)])
+    generated = middle(steel[250:450]).copy()
+    generated[[7, 70]] = COPIES["all of it"](steel[[100, 200]])
+    found = memory.compare(generated)
+    assert found["plain"] == 2 and found["p_value"] > 0.001 and "look at the worst pairs" in found["text"] and found["nearer"] is None
+    assert {(pair["image"], pair["train"]) for pair in found["worst"][:2]} == {(7, "tile100"), (70, "tile200")}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fresh_images_of_the_same_specimens_are_not_accused(seed):
+    images, _, groups = specimens(900, 32, seed=seed, n_specimens=6)
+    memory = Memory(images[:500], unseen=images[500:700], groups=groups[:500])
+    found = memory.compare(images[700:])
+    assert found["p_value"] > 0.001 and found["plain"] == 0 and "no sign of copies" in found["text"]
+    assert found["share"] < 0.05 and abs(found["nearer"] - found["nearer_fair"]) < 0.1
+
+
+def test_larger_images_and_colour(steel):
+    rng = np.random.default_rng(8)
+    large = np.stack([dual_phase_islands(rng, 128, FRACTIONS[i % 10], field_um=19.2)[0] for i in range(60)])
+    colour = np.repeat(large[:, None], 3, 1)
+    memory = Memory(colour[:40])
+    generated = colour[40:].copy()
+    generated[:8] = np.roll(np.stack([turned(image, 6) for image in colour[:8]]), (9, -5), (2, 3))
+    found = memory.compare(generated)
+    assert found["plain"] >= 7 and all(pair["train"] == str(pair["image"]) for pair in found["worst"][:7])
+
+
+def test_likeness_of_known_pairs(steel):
+    a = middle(steel[:6])
+    found = likeness(a, a)
+    assert np.abs(np.diag(found) - 1).max() < 1e-5 and found[~np.eye(6, dtype=bool)].max() < 0.95
+    for k in range(8):
+        assert likeness(np.stack([turned(x, k) for x in a]), a).diagonal().min() > 0.9999
+    assert np.abs(likeness(255 - a, a).diagonal()).max() < 0.95  # a negative is no copy
+    assert likeness(np.full((1, 32, 32), 7, np.uint8), a).max() <= 1e-3  # a flat image is like nothing
+    assert np.array_equal(likeness(look(a), look(a)), found)
+    with pytest.raises(BadInput, match="square ones of one size"):
+        likeness(a, np.zeros((2, 16, 16), np.uint8))
+    with pytest.raises(BadInput, match="square ones of one size"):
+        likeness(np.zeros((2, 32, 16), np.uint8), np.zeros((2, 32, 16), np.uint8))
+
+
+@pytest.mark.parametrize("k", range(8))
+def test_laid_on_undoes_turn_and_shift(steel, k):
+    image, moved = middle(steel[:1])[0], turned(middle(steel[:1], 2, -3)[0], k)
+    found = laid_on(moved, image)
+    assert found["likeness"] > 0.98
+    inner = np.s_[6:-6, 6:-6]
+    assert np.abs(found["image"][inner].astype(int) - moved[inner]).max() == 0
+
+
+def test_overlapping_crops_do_not_make_the_yardstick(tmp_path):
+    """Tiles cut every 4 px resemble their neighbours; only because these are left out is a copy still remarkable."""
+    rng, items = np.random.default_rng(0), []
+    for k in range(4):
+        micrograph = dual_phase_islands(rng, 96, FRACTIONS[2 * k], field_um=14.4)[0]
+        for y in range(0, 65, 4):
+            for x in range(0, 65, 16):
+                items.append(dict(image=micrograph[y:y + 32, x:x + 32], source=f"m{k}", source_sha256=f"{k}", crop=(y, x, 32, 32), group=f"m{k}"))
+    write_archive(tmp_path / "tiles.zip", items, {})
+    write_archive(tmp_path / "unknown.zip", [{**item, "crop": None} for item in items], {})
+    judge, blind = (MemoryJudge("aligned_memory40_subset", tmp_path / f"{name}.zip") for name in ("tiles", "unknown"))
+    assert judge.yardstick().limit < 0.93 < 0.98 < blind.yardstick().limit
+    copies = plant(judge_images(tmp_path / "tiles.zip")[::7][:40], np.random.default_rng(1))
+    assert judge.judge(copies)["results"]["aligned_memory40_subset"] > 0.9
+
+
+def judge_images(path):
+    return Dataset(path).images()
+
+
+def test_shares_pixels():
+    a = dict(source_sha256="a", crop=(0, 0, 32, 32))
+    assert shares_pixels([a], [a, dict(a, crop=(31, 31, 32, 32)), dict(a, crop=(32, 0, 32, 32)), dict(a, source_sha256="b"), dict(crop=(0, 0, 32, 32)), {}]).tolist() == [[True, True, False, False, False, False]]
+    assert not shares_pixels([{}], [{}]).any()
+
+
+def test_yardstick():
+    rng = np.random.default_rng(0)
+    real = np.tanh(rng.gumbel(1.0, 0.1, 1000))
+    stick = Yardstick(real)
+    assert stick.beyond(real).sum() <= 10 and abs(stick.mode - 1.0) < 0.02 and abs(stick.width - 0.1) < 0.01
+    assert stick.chance(np.tanh(1.0)) == pytest.approx(1 - np.exp(-1), abs=0.05) and stick.chance(0.9999) < 1e-9
+    assert stick.p_value(np.tanh(rng.gumbel(1.0, 0.1, 500))) > 0.01 > stick.p_value(np.tanh(rng.gumbel(1.2, 0.1, 500)))
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    path = tmp_path_factory.mktemp("memory") / "steel.zip"
+    images, _, groups = specimens(400, 32, seed=4, n_specimens=8)
+    write_archive(path, [dict(image=x, group=f"s{g}", part="holdout" if g in (2, 5) else "train") for x, g in zip(images, groups)], {})
+    return path
+
+
+def test_judge_of_an_archive(archive, tmp_path):
+    judge = MemoryJudge("aligned_memory100_subset", archive, subset=60, subset_seed=3, cache=tmp_path)
+    train = Dataset(archive, part="train").images()
+    own = train[subset_indices(len(train), 60, 3)]
+    fresh = specimens(480, 32, seed=4, n_specimens=8)[0][400:, None]
+    generated = np.concatenate([fresh, plant(own[:20], RNG)])
+    told = []
+    record = judge.judge((generated[at:at + 30] for at in range(0, 100, 30)), progress=lambda done, total, text: told.append((done, total, text)))
+    assert record["results"].keys() == {"aligned_memory100_subset"} and record["metric"] == judge.metric
+    assert (record["extractor"], record["num_real"], record["num_gen"], record["real"]) == ("aligned", 60, 100, "subset") and record["data"] == Dataset(archive).fingerprint
+    assert 0.15 < record["results"]["aligned_memory100_subset"] < 0.3 and record["p_value"] < 1e-6 and record["same_groups"] and record["found"] > 0.9
+    assert set(record["groups"]) <= {"s0", "s1", "s3", "s4", "s6", "s7"} and all(0 <= pair["image"] < 100 for pair in record["worst"])
+    assert told and all(done <= total for done, total, _ in told) and json.loads(json.dumps(record)) == record
+    assert len(json.dumps(record)) < 4000
+    ladder = judge.ladder()
+    assert {rung["key"] for rung in ladder["rungs"]} == {"floor", "copies"} and ladder["rungs"][0]["value"] < 0.05 < 0.9 < ladder["rungs"][1]["value"]
+    again = MemoryJudge("aligned_memory100_subset", archive, subset=60, subset_seed=3, cache=tmp_path)
+    again.nearest = None  # nothing is measured again
+    assert again.ladder() == ladder
+    other = MemoryJudge("aligned_memory100_subset", archive, subset=60, subset_seed=4, cache=tmp_path)
+    assert other.ladder()["rungs"] and len(list(tmp_path.glob("memory-*.json"))) == 2
+    for path in tmp_path.glob("memory-*.json"):
+        path.write_text(path.read_text()[:50])
+    assert MemoryJudge("aligned_memory100_subset", archive, subset=60, subset_seed=3, cache=tmp_path).ladder() == ladder
+
+
+def test_whole_training_part_and_hold_out(archive):
+    judge = MemoryJudge("aligned_memory50_subset", archive)
+    assert judge.num_real == 300 and not judge.memory_of_same_groups if hasattr(judge, "memory_of_same_groups") else judge.num_real == 300
+    record = judge.judge(Dataset(archive, part="holdout").images()[:50])
+    assert record["p_value"] > 0.001 and not record["same_groups"] and "of other groups" in record["text"]
+
+
+def test_refusals(archive, tmp_path):
+    with pytest.raises(BadInput, match="5 training images are too few"):
+        MemoryJudge("aligned_memory50_subset", archive, subset=5)
+    with pytest.raises(BadInput, match="9 training images are too few"):
+        Memory(np.zeros((9, 32, 32), np.uint8))
+    judge = MemoryJudge("aligned_memory50_subset", archive)
+    with pytest.raises(BadInput, match="there were 7: generate more or use aligned_memory7_subset"):
+        judge.judge(np.zeros((7, 1, 32, 32), np.uint8))
+    with pytest.raises(BadInput, match="judge a network against its own data"):
+        judge.judge(np.zeros((50, 1, 16, 16), np.uint8))
+    for name in ("aligned_memory0_subset", "aligned_memory50_full", "lite0_memory50_subset", "memory"):
+        with pytest.raises(BadInput, match="aligned_memory"):
+            MemoryJudge(name, archive)
+
+
+def test_alike_training_images_are_said_to_blunt_the_verdict():
+    rng = np.random.default_rng(0)
+    one = specimens(1, 32, seed=0)[0]
+    train = plant(np.repeat(one, 60, 0), rng)  # sixty copies of one image
+    found = Memory(train).compare(plant(np.repeat(one, 30, 0), rng))
+    assert found["found"] < 0.8 and "less of a verdict" in found["text"] and memory_text(found) == found["text"]
