@@ -34,7 +34,7 @@ def main():
         prepare_synthetic("rolled.zip", 32, 2000, fractions=(0.45, 0.6), stretch=1.8)
     runs = [Path(f"p={p:g}") for p in options.p]
     for run, p in zip(runs, options.p):
-        config = laptop(32).replace(aug="fixed", augpipe="geom", p=p, total_kimg=options.kimg, snap=10, keep_snapshots=2, metrics=["lite0_fd500_holdout"])
+        config = laptop(32).replace(aug="fixed", augpipe="geom", p=p, total_kimg=options.kimg, snap=10, keep_snapshots=2, metrics=["lite0_fd400_holdout"])
         for tick in train(config, "rolled.zip", out=run):
             if tick.records:
                 print(f"{run} {tick.kimg:6.1f} kimg  {tick.records[0]['results']}", flush=True)

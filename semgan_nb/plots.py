@@ -29,7 +29,7 @@ from .runs import is_run, planes, read_config, read_ladder, read_metrics, read_s
 from .studies import Study, larger_is_better, read_samples, value_text
 from .synthetic import otsu_threshold
 
-# %% ../nbs/20_plots.ipynb #ad4a5483
+# %% ../nbs/20_plots.ipynb #a87306dd
 REAL, GENERATED, QUIET = "black", "#D55E00", "0.45"
 PAPER_COLOURS = dict(noaug="tab:blue", blit="tab:orange", geom="tab:green", color="tab:red", filter="tab:purple", noise="tab:brown", cutout="tab:pink")
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -76,6 +76,13 @@ def _tidy(axes, xlabel: str = "", ylabel: str = "") -> None:
     axes.tick_params(labelsize=8)
     axes.set_xlabel(xlabel, fontsize=9)
     axes.set_ylabel(ylabel, fontsize=9)
+
+
+def _plain_decades(axes) -> None:
+    "A logarithmic axis that says 1, 2, 5, 10 ..."
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def colour_of(name: str, k: int) -> str:
@@ -205,7 +212,7 @@ def feature_clouds(
         axes.set_title(f"{name}\n{base.distance(FeatureSet(features)):.3g}", fontsize=8.5)
     return figure
 
-# %% ../nbs/20_plots.ipynb #2a46b76c
+# %% ../nbs/20_plots.ipynb #d30fe3be
 def _apart(positions: list[float], gap: float) -> list[float]:
     "Positions moved as little as needed so that neighbours in their order are `gap` apart, within 0 ... 1 where there is room."
     order = np.argsort(positions, kind="stable")
@@ -294,9 +301,7 @@ def curves(
             axes.set_yscale("log")
             if values:
                 axes.set_ylim(min(values) / 1.15, max(values) * 1.15)
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            _plain_decades(axes)
         _tidy(axes, "", f"{ending or 'distance'} ({metric})")
         if ladder:
             _rung_lines(axes, ladder, result)
@@ -916,7 +921,7 @@ def controller_figure(
     _tidy(beside, "records", "$r_t$")
     return figure
 
-# %% ../nbs/20_plots.ipynb #9d022045
+# %% ../nbs/20_plots.ipynb #4a748038
 def leak_figure(
     found: list[dict],  # of `studies.leaks`
     figure: Figure | None = None,
@@ -929,7 +934,7 @@ def leak_figure(
         left.plot([one["p"] for one in found], [one["leaks"][name]["value"] / max(one["leaks"][name]["floor"], 1e-9) for one in found], "o-", ms=4, lw=1.3, color=COLOURS[k % len(COLOURS)], label=name)
     left.axhline(2, color=QUIET, lw=1, ls="--")
     left.set_yscale("log")
-    left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    _plain_decades(left)
     left.legend(fontsize=8, frameon=False)
     right.plot(found[0]["angle"], found[0]["real"], color=REAL, lw=2, label="real")
     for k, one in enumerate(found):

@@ -128,3 +128,15 @@ def test_a_walk_is_marked():
     axes = plots.walk_curve([0, 0.5, 1], [0.2, 0.4, 0.3], at=0.25).axes[0]
     assert axes.lines[-1].get_xdata()[0] == 0.25 and axes.lines[-1].get_ydata()[0] == pytest.approx(0.3)
     assert len(plots.walk_curve([], [], at=0.3).axes[0].lines) == 2
+
+
+def test_what_leaked_over_p():
+    angle = [5.0 + 10 * k for k in range(18)]
+    one = lambda p, share: dict(run="r", kimg=1.0, p=p, angle=angle, real=[1 / 18] * 18, generated=share,
+                                leaks={name: dict(value=0.1 * p * (k + 1), floor=0.05, leaks=p > 0.5) for k, name in enumerate(("direction", "length", "grey"))})
+    tilted = [2 / 18] * 9 + [0.0] * 9
+    figure = plots.leak_figure([one(1.0, tilted), one(0.1, [1 / 18] * 18)])
+    times, shares = figure.axes
+    assert list(times.lines[1].get_xdata()) == [0.1, 1.0] and np.allclose(times.lines[1].get_ydata(), [0.4, 4.0])
+    assert np.allclose(shares.lines[-1].get_ydata(), tilted) and "p = 1" in shares.lines[-1].get_label()
+    figure.canvas.draw()
