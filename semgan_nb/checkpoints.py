@@ -8,7 +8,7 @@ __all__ = ['SNAPSHOT_FORMAT', 'OFFICIAL_OPTIONS', 'mismatches', 'load_tensors', 
            'official_arguments', 'load_official', 'load_networks', 'network_lines', 'convert', 'file_lines',
            'transfer_config', 'transfer']
 
-# %% ../nbs/14_checkpoints.ipynb #74498f44
+# %% ../nbs/14_checkpoints.ipynb #f25bbb72
 import copy
 import hashlib
 import inspect
@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .micrographs import BadInput, atomic
+from .metrics import best_record, metric_of
 from .networks import Discriminator, Generator, count_parameters
 from .runs import ADAPTATIONS, Config, is_run, read_metrics, snapshots
 
@@ -139,7 +140,7 @@ def digest(
     feed(value)
     return h.hexdigest()
 
-# %% ../nbs/14_checkpoints.ipynb #507ba48a
+# %% ../nbs/14_checkpoints.ipynb #8858c7d5
 SNAPSHOT_FORMAT = "semgan_nb-snapshot-2"
 _BEFORE = "semgan_nb-snapshot-1"  # without a digest
 
@@ -172,7 +173,7 @@ def save_snapshot(
 
 def find_snapshot(
     path,  # a snapshot, or a run directory
-    best: str | None = None,  # a metric: the snapshot at which it was smallest; None: the newest
+    best: str | None = None,  # a metric, or one of its results: the snapshot at which it was best; None: the newest
 ) -> Path:
     "The snapshot file that a path means."
     path = Path(path)
@@ -187,10 +188,10 @@ def find_snapshot(
         raise BadInput(f"{path} holds no snapshot yet: wait for the first, or train longer")
     if best is None:
         return found[-1]
-    records = [r for r in read_metrics(path).get(best, []) if (path / str(r["snapshot_pkl"])).exists()]
+    records = [r for r in read_metrics(path).get(metric_of(best), []) if (path / str(r["snapshot_pkl"])).exists()]
     if not records:
         raise BadInput(f"{path} has no record of {best} with its snapshot: it knows {', '.join(read_metrics(path)) or 'no metric'}")
-    return path / min(records, key=lambda r: r["results"][best])["snapshot_pkl"]
+    return path / best_record(records, best if best in records[0]["results"] else None)["snapshot_pkl"]
 
 
 def _snapshot_metadata(path: Path) -> dict:

@@ -8,12 +8,12 @@ __all__ = ['RUNGS', 'STATISTICS', 'OFFICIAL_PPL', 'REAL_LIMITS', 'FRACTION_LIMIT
            'kernel_distance_of_all', 'neighbour_radii', 'covered', 'precision_recall', 'inception_score', 'blur',
            'phase_randomise', 'distinct_indices', 'extrapolate', 'Statistic', 'Metric', 'parse_metric', 'metric_of',
            'better_of', 'headline', 'best_record', 'summary', 'batches', 'ahead', 'floor_of', 'warnings_of', 'score',
-           'path_length', 'Physics', 'PhysicsSet', 'Judge', 'judge_together', 'between_rungs', 'closer_than', 'compare',
-           'turned', 'look', 'likeness', 'lay', 'laid_on', 'plant', 'shares_pixels', 'Yardstick', 'Memory',
-           'memory_text', 'memory_name', 'memory_count', 'MemoryJudge', 'blend', 'pair_probability',
-           'field_correlation', 'possible_power', 'draw_field', 'segmented', 'depth', 'RandomField']
+           'check_metric', 'path_length', 'Physics', 'PhysicsSet', 'Judge', 'judge_together', 'between_rungs',
+           'closer_than', 'compare', 'turned', 'look', 'likeness', 'lay', 'laid_on', 'plant', 'shares_pixels',
+           'Yardstick', 'Memory', 'memory_text', 'memory_name', 'memory_count', 'MemoryJudge', 'blend',
+           'pair_probability', 'field_correlation', 'possible_power', 'draw_field', 'segmented', 'depth', 'RandomField']
 
-# %% ../nbs/12_metrics.ipynb #cc2c4b7a
+# %% ../nbs/12_metrics.ipynb #d8d43940
 import contextlib
 import copy
 import hashlib
@@ -32,9 +32,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from .dataset import Dataset, subset_indices
-from .features import EXTRACTORS, get_extractor
+from .features import EXTRACTORS, WEIGHTS, find_weights, get_extractor, is_known
 from .latent import random_images
-from .micrographs import BadInput, atomic
+from .micrographs import BadInput, atomic, file_hash
 from .microstructure import DESCRIPTORS, Measured, Segmentation, fraction_quantiles, grey_stack, measure, radial_spectrum, same_steel
 
 # %% ../nbs/12_metrics.ipynb #9a96b5cf
@@ -413,7 +413,7 @@ def _counted(name, metric):
         raise BadInput(f"The metric {name!r} asks for {metric.count} images: at least 2 make a distance")
     return metric
 
-# %% ../nbs/12_metrics.ipynb #8ff487fa
+# %% ../nbs/12_metrics.ipynb #08e0fd61
 def metric_of(result: str) -> str:
     "The metric that a result belongs to: lite0_pr2k3_full_recall -> lite0_pr2k3_full."
     for ending in ("_precision", "_recall", "_mean", "_std"):
@@ -427,7 +427,7 @@ def better_of(result: str) -> str:
     try:
         metric = parse_metric(metric_of(result))
     except BadInput:
-        return "lower"
+        return "higher" if result.endswith(("_precision", "_recall")) else "lower"
     return dict(zip(metric.results, metric.statistic.better)).get(result, metric.statistic.better[0])
 
 
@@ -600,7 +600,7 @@ def warnings_of(
         found.append(f"{num_gen} images: the inception score depends on their number, and grows with it; compare the same counts only")
     return found
 
-# %% ../nbs/12_metrics.ipynb #ac19ea17
+# %% ../nbs/12_metrics.ipynb #df7d898f
 def score(
     metric,  # name; of its real side only 'full' has a meaning here: all that the source has
     real,  # a source of images, see `batches`
@@ -652,6 +652,23 @@ def _named(metric, extractor):
     return metric._replace(official=genuine and metric.could_be_official())
 
 
+def check_metric(
+    name: str,
+    weights=None,  # file or folder of the extractor's weights
+) -> str:
+    "The full name of a metric whose weights are there. BadInput where the name means nothing, or the weights are missing or not those of an official name: better before a training than after its first hour."
+    metric = parse_metric(name)
+    if metric.extractor not in WEIGHTS:
+        return metric.name
+    path = find_weights(metric.extractor, weights)
+    if not metric.could_be_official():
+        return metric.name
+    genuine = is_known(metric.extractor, file_hash(path)) and not (metric.extractor == "vgg16" and path.suffix == ".pth")
+    if metric.official and not genuine:
+        raise BadInput(f"{metric.name}: {path} is not the known file, so its numbers have another name: ask for {metric._replace(official=False).name}, or give the known file")
+    return metric._replace(official=genuine).name
+
+
 def _about(extractor):
     "What a record says of the extractor."
     return dict(extractor=extractor.name, extractor_sha256=extractor.sha256, **(dict(weights=extractor.about) if extractor.about else {}))
@@ -669,7 +686,7 @@ def _judged(metric, real, gen, seed, floor, extractor, side=None):
     dim = gen.shape[1] if gen.ndim == 2 else 0
     return dict(results=results, floor=floor, extrapolated=extrapolated, warnings=warnings_of(metric, len(real), len(gen), dim, value, floor))
 
-# %% ../nbs/12_metrics.ipynb #c54d9e1f
+# %% ../nbs/12_metrics.ipynb #fc7caf45
 def path_length(
     G,  # generator with .mapping and .synthesis; not changed
     extractor,  # with .embedding: vgg16, or random as a stand-in
@@ -714,7 +731,7 @@ def path_length(
             if factor > 1:
                 x = torch.nn.functional.avg_pool2d(x, factor)
             before, after = extractor.embedding((x + 1) * 127.5).chunk(2)
-            found.append((before - after).double().square().sum(1).cpu() / epsilon**2)
+            found.append((before - after).cpu().double().square().sum(1) / epsilon**2)
             if progress is not None:
                 progress(start + count, n, "points on paths")
     distance = torch.cat(found).numpy()
@@ -744,7 +761,7 @@ class PhysicsSet:
     def distance(self, other) -> float:
         return self.compare(other)["value"]
 
-# %% ../nbs/12_metrics.ipynb #44ad7cdb
+# %% ../nbs/12_metrics.ipynb #b69e0a3e
 REAL_LIMITS = {"kid": 1_000_000, "pr": 200_000}  # real images at most, as the official metrics have it
 
 
@@ -1011,7 +1028,7 @@ class Judge:
 
 
 def judge_together(
-    judges,  # list of Judge
+    judges,  # list of Judge, or of others that have .num_gen and .judge
     source,  # of images, see `batches`; or a generator, of which they are drawn
     progress=None,  # called as progress(done, total, text), in images
     seed: int = 0,  # of the generator's images
@@ -1021,12 +1038,15 @@ def judge_together(
     records, groups = {}, {}
     G = source if hasattr(source, "synthesis") else None
     for judge in judges:
-        if judge.needs_generator and G is None:
+        if isinstance(judge, Judge) and judge.needs_generator and G is None:
             raise BadInput(f"{judge.metric} needs a generator, not images: give the network itself")
-        key = (id(judge),) if judge.needs_generator else (id(judge.extractor), judge.parsed.statistic.needs, judge.num_gen)
+        key = (id(judge),) if not isinstance(judge, Judge) or judge.needs_generator else (id(judge.extractor), judge.parsed.statistic.needs, judge.num_gen)
         groups.setdefault(key, []).append(judge)
     for group in groups.values():
         first, began = group[0], time.time()
+        if not isinstance(first, Judge):
+            records[first] = first.judge(source if G is None else random_images(G, first.num_gen, seed=seed, batch=batch), progress)
+            continue
         if first.needs_generator:
             records[first] = first._record(G, began, progress)
             continue

@@ -6,9 +6,8 @@
 __all__ = ['STUDY_FORMAT', 'value_text', 'run_name', 'point_label', 'Study', 'larger_is_better', 'table_text', 'sample_files',
            'read_samples', 'leaks']
 
-# %% ../nbs/19_studies.ipynb #de781ba1
+# %% ../nbs/19_studies.ipynb #ffb3a434
 import json
-import re
 import sys
 from collections import Counter
 from contextlib import closing
@@ -25,6 +24,7 @@ from .dataset import Dataset
 from .latent import random_images
 from .micrographs import BadInput, atomic
 from .microstructure import directions, leak_meter
+from .metrics import better_of, headline, metric_of
 from .runs import Config, config_differences, image_number, is_run, read_config, read_metrics, read_stats, read_status, snapshots
 from .training import train
 
@@ -86,7 +86,7 @@ def _points_of_runs(folder: Path) -> list[dict]:
     rank = lambda v: (2, 0, "") if v is None else (0, float(v), "") if isinstance(v, (int, float)) else (1, 0, str(v))
     return sorted(points, key=lambda p: (list(p["fields"]) == ["aug"], [rank(p["fields"].get(name)) for name in differ], p["seed"]))
 
-# %% ../nbs/19_studies.ipynb #06d57db7
+# %% ../nbs/19_studies.ipynb #6eae6a02
 class Study:
     """A folder of runs that differ in a few fields and the seed. Raises BadInput where the folder is no study.
 
@@ -286,7 +286,7 @@ class Study:
 
     def records(self, metric: str) -> list[tuple[dict, list[dict]]]:
         "Points with their metric records in the order of training; those without any are left out. BadInput where records are not comparable."
-        found = [(point, records) for point in self.points if (records := read_metrics(point["run"]).get(metric))]
+        found = [(point, records) for point in self.points if (records := (known := read_metrics(point["run"])).get(metric, known.get(metric_of(metric))))]
         if not found:
             raise BadInput(f"{self.path} has no records of {metric}: it knows {', '.join(self.metrics()) or 'no metric yet'}")
         first = found[0][1][0]
@@ -369,12 +369,12 @@ def _key(point: dict, axis: str | None):
 
 
 def _value(record: dict, metric: str) -> float:
-    return float(record["results"].get(metric, next(iter(record["results"].values()))))
+    return float(record["results"][metric if metric in record["results"] else headline(record)])
 
 
 def larger_is_better(metric: str) -> bool:
     "True for recall, precision and inception scores; distances are better when small."
-    return re.search(r"recall|precision|_pr\d|^is\d", metric) is not None
+    return better_of(metric) == "higher"
 
 
 def _busy(run: Path) -> bool:

@@ -9,7 +9,7 @@ __all__ = ['LOSSES', 'V100_SECONDS', 'Statistics', 'ema_beta', 'lazy_adam', 'Ran
            'disk_line', 'power', 'train', 'train_silently', 'launch', 'available_bytes', 'probe', 'fit_batch_gpu',
            'seconds_per_kimg', 'in_time', 'estimate']
 
-# %% ../nbs/15_training.ipynb #45d5f912
+# %% ../nbs/15_training.ipynb #ad7e35af
 import atexit
 import contextlib
 import copy
@@ -39,10 +39,10 @@ from PIL import Image
 from .augment import AdaController, augment_pipe
 from .checkpoints import find_snapshot, load_networks, load_state, save_snapshot, save_state, transfer
 from .dataset import Dataset, InfiniteSampler
-from .latent import latents, random_images
+from .latent import latents
 from .layers import keep_memory
 from .losses import loss_as_generated, loss_as_real, mixed_ws, path_lengths, path_penalty, r1_penalty
-from .metrics import Judge, parse_metric
+from .metrics import Judge, best_record, check_metric, headline, judge_together
 from .micrographs import BadInput, atomic, cores, file_hash
 from .networks import Discriminator, Generator, use_half
 from .runs import Config, RunFailed, RunWriter, append_line, free_bytes, image_number, in_bytes, is_run, read_config, read_metrics, room_for, sheet, snapshots, write_json
@@ -446,7 +446,7 @@ class Trainer:
             setattr(self, k, state.get(k, 0.0))  # energy is younger than the others
         self.pl_mean = state["pl_mean"].to(self.device)
 
-# %% ../nbs/15_training.ipynb #4cc0319b
+# %% ../nbs/15_training.ipynb #935287ef
 @dataclass(frozen=True)
 class Tick:
     "What a tick of training reports."
@@ -513,27 +513,30 @@ def default_cache() -> Path:
 
 
 def judge_snapshot(
-    judge: Judge,
+    judges,  # a Judge, or a list of them; what they have in common is generated and looked at once
     run: Path,
     G,
     snapshot: Path,  # the file that holds G
     cur_nimg: int,  # images seen by then
     progress=None,  # called with counts of images, as Judge.ladder and Judge.judge do
-) -> dict:
-    "Judge a generator and append the record to metric-*.jsonl of its run; the first time, write the ladder of known sets beside it."
-    began, ladder = time.monotonic(), run / f"ladder-{judge.metric}.json"
-    if not ladder.exists():
-        write_json(ladder, judge.ladder(progress))
-    record = judge.judge(random_images(G, judge.num_gen, seed=0, batch=_at_once(G.img_resolution, 50)), progress)
-    record |= dict(total_time=time.monotonic() - began, snapshot_pkl=snapshot.name, kimg=cur_nimg / 1000, cur_nimg=cur_nimg)
-    append_line(run / f"metric-{judge.metric}.jsonl", record)
-    return record
+):
+    "Judge a generator and append the record to metric-*.jsonl of its run; the first time, write the ladder of known sets beside it. The record, or the list of them."
+    several = list(judges) if isinstance(judges, (list, tuple)) else [judges]
+    for judge in several:
+        ladder = run / f"ladder-{judge.metric}.json"
+        if not ladder.exists():
+            write_json(ladder, judge.ladder(progress))
+    records = judge_together(several, G, progress, seed=0, batch=_at_once(G.img_resolution, 50))
+    for judge, record in zip(several, records):
+        record |= dict(snapshot_pkl=snapshot.name, kimg=cur_nimg / 1000, cur_nimg=cur_nimg)
+        append_line(run / f"metric-{judge.metric}.jsonl", record)
+    return records if isinstance(judges, (list, tuple)) else records[0]
 
 
 def choose_metrics(config: Config, data, dataset: Dataset) -> tuple[str, ...]:
     "Full names of the metrics; `auto` written out: the embedding distance to the hold-out where the archive has one, else to the whole; as many images as there are, up to 500."
     if config.metrics != ("auto",):
-        return tuple(parse_metric(m).name for m in config.metrics if m not in ("none", ""))
+        return tuple(check_metric(m) for m in config.metrics if m not in ("none", ""))
     everything = Dataset(data)
     sizes = (len(dataset), len(Dataset(data, part="holdout"))) if everything.has_holdout else (len(everything) // 2,)
     count = next((n for n in (500, 200, 100, 50) if n <= min(sizes)), None)
@@ -768,7 +771,7 @@ def train(
         signals.__exit__()
         writer.close(state, message)
 
-# %% ../nbs/15_training.ipynb #8fa3d88a
+# %% ../nbs/15_training.ipynb #f0ee0f69
 class _Reporter:
     "Writes what a run shows: statistics, pictures, snapshots, metric records."
 
@@ -795,16 +798,18 @@ class _Reporter:
             images = torch.cat([self.trainer.G_ema(z, noise_mode="const") for z in self.grid_z.split(_at_once(self.trainer.dataset.resolution, 32))])
         self.save_sheet(name, ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy())
 
-    def evaluate(self, metric: str, snapshot: Path) -> dict:
-        "Judge G_ema by one metric; append the record; write the ladder at the first time."
+    def evaluate(self, metrics, snapshot: Path) -> list[dict]:
+        "Judge G_ema by all metrics; append the records; write the ladders at the first time."
         t = self.trainer
-        if metric not in self.judges:
-            c = t.config
-            self.judges[metric] = Judge(metric, self.data, subset=c.subset, subset_seed=c.seed, cache=default_cache())
-        known = (self.writer.dir / f"ladder-{metric}.json").exists()
-        self.writer.set_status(message=f"evaluating {metric}" if known else f"measuring the known sets of {metric}")
-        record = judge_snapshot(self.judges[metric], self.writer.dir, t.G_ema, snapshot, t.cur_nimg)
-        return record
+        for metric in metrics:
+            if metric not in self.judges:
+                c = t.config
+                where = str(t.device) if t.device.type == "cuda" else "cpu"
+                self.judges[metric] = Judge(metric, self.data, subset=c.subset, subset_seed=c.seed, cache=default_cache(), mirror=c.mirror, device=where)
+        new = [metric for metric in metrics if not (self.writer.dir / f"ladder-{metric}.json").exists()]
+        if metrics:
+            self.writer.set_status(message=f"measuring the known sets of {', '.join(new)}" if new else f"evaluating {', '.join(metrics)}")
+        return judge_snapshot([self.judges[metric] for metric in metrics], self.writer.dir, t.G_ema, snapshot, t.cur_nimg)
 
     def tick(self) -> Tick:
         t, c, w = self.trainer, self.trainer.config, self.writer
@@ -826,7 +831,7 @@ class _Reporter:
                 self.save_fakes(w.name("fakes", t.cur_nimg, ".png"))
                 snapshot = w.dir / w.name("snapshot-", t.cur_nimg, ".safetensors")
                 save_snapshot(snapshot, t.G_ema, t.D, cur_nimg=t.cur_nimg, data_fingerprint=t.dataset.fingerprint, pixel_size_nm=t.dataset.pixel_size_nm, run=w.dir.name)
-                records = [self.evaluate(m, snapshot) for m in c.metrics]
+                records = self.evaluate(c.metrics, snapshot)
                 w.prune(self._best_snapshots())
         except BaseException:
             t.statistics.load_state_dict(kept)  # the tick will be done again
@@ -835,7 +840,7 @@ class _Reporter:
         rate = images / seconds if images else None  # a tick that is done again right after going on has no time of its own
         eta = max(c.total_kimg * 1000 - t.cur_nimg, 0) / rate if rate else None
         w.set_status(cur_nimg=t.cur_nimg, kimg=t.cur_nimg / 1000, message="", **(dict(sec_per_kimg=round(1000 / rate, 3), eta_sec=round(eta, 1)) if rate else {}))
-        found = "".join(f"  {m['metric']} {next(iter(m['results'].values())):.2f}" for m in records)
+        found = "".join(f"  {name} {m['results'][name]:.{2 if m['results'][name] >= 1 else 4}f}" for m in records for name in [headline(m)])
         w.log(f"tick {t.cur_tick:<5d} kimg {t.cur_nimg / 1000:<9.3f} time {t.elapsed:<8.0f} sec/tick {seconds:<7.1f} sec/kimg {1000 / rate if rate else 0:<7.2f} maintenance {self.maintenance:<6.1f} energy {t.energy:<8.3g} augment {float(t.ada.p):.4f}{found}")
         tick = Tick(t.cur_tick, t.cur_nimg, t.cur_nimg / 1000, stats, t.ada.rt, float(t.ada.p), rate, eta, records, snapshot, t.done)
         t.next_tick()
@@ -844,7 +849,7 @@ class _Reporter:
         return tick
 
     def _best_snapshots(self) -> set[str]:
-        return {min(r, key=lambda x: next(iter(x["results"].values())))["snapshot_pkl"] for r in read_metrics(self.writer.dir).values()}
+        return {best_record(r)["snapshot_pkl"] for r in read_metrics(self.writer.dir).values()}
 
 
 def _memory_gb() -> float:
