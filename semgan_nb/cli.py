@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEMO_FORMAT', 'ALIASES', 'COMMON', 'VERBS', 'GOES_ON', 'evaluate', 'record_lines', 'summary_lines', 'demo_folder',
-           'demo', 'prepared', 'findings', 'info', 'walk', 'study_text', 'lab_folder', 'main']
+           'demo', 'prepared', 'findings', 'info', 'walk', 'phases', 'study_text', 'lab_folder', 'main']
 
 # %% ../nbs/23_cli.ipynb #6aff6f81
 import argparse
@@ -790,6 +790,144 @@ def _walk(options):
     found = walk(**vars(options))
     print(f"{found['film']}: {found['frames']} frames, {found['seconds']:.3g} s, from {found['snapshot']}; {found['figure']} shows six of them")
 
+# %% ../nbs/23_cli.ipynb #b22e028d
+def _to_segment(source, seeds, truncation_psi, pixel_size, images, how_to_read):
+    "Yields name, image uint8 [H, W], pixel size in nm or None, and what the JSON says of the origin, for a micrograph, a folder, an archive, a run or a snapshot."
+    source = Path(source)
+    if not source.exists():
+        raise BadInput(f"{source}: there is no such file or folder")
+    from semgan_nb.microstructure import grey_stack
+
+    network = source.suffix in (".safetensors", ".pkl") or (source / "config.json").exists()
+    if seeds is not None and not network:
+        raise BadInput(f"--seeds: {source} is no run and no snapshot, which seeds are for: leave them out")
+    if network:
+        from semgan_nb.checkpoints import load
+        from semgan_nb.latent import parse_seeds, sample
+
+        loaded = load(source)
+        for seed in parse_seeds(seeds or "0"):
+            image = grey_stack(sample(loaded.G, [seed], truncation_psi))[0]
+            yield f"seed{seed:04d}", image, pixel_size or loaded.meta.get("pixel_size_nm"), dict(source=loaded.path.name, seed=seed, truncation_psi=truncation_psi, noise_mode="const")
+    elif source.suffix.lower() == ".zip" or (source / "dataset.json").exists():
+        from semgan_nb.dataset import Dataset
+
+        data = Dataset(source)
+        sizes = {record["file"]: record.get("pixel_size_nm") for record in data.manifest.get("images", [])}
+        if data.manifest.get("settings", {}).get("intensity") == "match":
+            print(f"note: the grey levels in {source.name} were matched, so the shares of its phases say little", file=sys.stderr)
+        for k, name in enumerate(data.names[:images]):
+            yield Path(name).stem, grey_stack(data.images(k))[0], pixel_size or sizes.get(name) or data.pixel_size_nm, dict(source=source.name, image=name, fingerprint=data.fingerprint)
+    else:
+        from semgan_nb.micrographs import file_hash, to_uint8
+
+        paths = [source] if source.is_file() else list_images(source)[:images]
+        if not paths:
+            raise BadInput(f"{source}: holds no images")
+        for path in paths:
+            micrograph = read_micrograph(path, **how_to_read)
+            name = path.stem if source.is_file() else path.relative_to(source).with_suffix("").as_posix()
+            yield name, to_uint8(micrograph.image), pixel_size or micrograph.pixel_size_nm, dict(source=path.name, sha256=file_hash(path), bar_rows=micrograph.bar_rows)
+
+
+def _mask_of(masks: Path, name: str, shape):
+    "The label image of that name: masks itself if it is a file, else the file in it with the same name but for the ending."
+    import numpy as np
+    from PIL import Image
+
+    found = [masks] if masks.is_file() else [p for p in list_images(masks) if p.relative_to(masks).with_suffix("").as_posix() == name or p.stem == Path(name).name]
+    if len(found) != 1:
+        raise BadInput(f"{masks}: holds {len(found) or 'no'} mask{'s' * (len(found) > 1)} for {name}: one image of the same name is wanted")
+    try:
+        with Image.open(found[0]) as picture:
+            labels = np.asarray(picture)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{found[0]}: cannot be read as a label image ({error})") from None
+    if labels.shape != shape:
+        raise BadInput(f"{found[0]}: has the shape {list(labels.shape)}, the image {list(shape)}: a label image of one channel and the same size is wanted")
+    return labels, found[0].name
+
+
+def phases(
+    source,  # a micrograph, a folder of them, an archive, a run or a snapshot
+    dest="phases",  # folder, made if it is missing
+    formats: tuple[str, ...] = ("tif", "vti", "npy"),
+    how=None,  # Segmentation of chapter 11; None: Otsu's threshold
+    masks=None,  # a label image, or a folder with one for each image
+    seeds: str | None = None,  # of a network, such as 0-3,7; None: 0
+    truncation_psi: float = 1.0,
+    images: int | None = None,  # of a folder or an archive, at most so many
+    pixel_size: float | None = None,  # nm, where the source does not say it
+    **how_to_read,  # of image files: page, bar, force, print_density
+):
+    "Write phase maps, each with a JSON beside it; yields for each a dict(name, files, phase, fraction, boundary, unit, pixel_size_nm, height, width)."
+    import dataclasses
+
+    from semgan_nb.microstructure import Segmentation, interface_density, phase_of, segment, write_phases
+
+    how, dest = how or Segmentation(), Path(dest)
+    if masks is not None:
+        masks, how = Path(masks), Segmentation("mask", phase=how.phase)
+        if not masks.exists():
+            raise BadInput(f"{masks}: there is no such file or folder")
+    written = {}
+    for name, image, size, about in _to_segment(source, seeds, truncation_psi, pixel_size, images, how_to_read):
+        if name in written:
+            raise BadInput(f"{source}: {written[name]} and {about['source']} would both be written as {name}: rename one of them")
+        written[name] = about["source"]
+        own = how.at(min(image.shape))
+        if masks is None:
+            labels = segment(image, own)
+        else:
+            labels, about["mask"] = _mask_of(masks, name, image.shape)
+            own = dataclasses.replace(own, median=0, sigma=0.0)
+        phase = phase_of(labels, own)
+        files = write_phases(dest / name, labels, size, own, formats, phase_fraction=float(phase.mean()), **about)
+        um = None if size is None else (size if isinstance(size, (int, float)) else sum(size) / 2) / 1000
+        yield dict(name=name, files=[str(f) for f in files], phase=own.phase_word, fraction=float(phase.mean()), boundary=interface_density(phase) / (um or 1), unit="px" if um is None else "µm", pixel_size_nm=size, height=image.shape[0], width=image.shape[1])
+
+
+def _phases_options(parser):
+    add = parser.add_argument
+    add("source", help="a micrograph, a folder of them, an archive, a run directory (its newest snapshot) or a snapshot")
+    add("dest", nargs="?", default="phases", help="folder to write into (default phases)")
+    add("--formats", type=_reader(tuple[str, ...]), default=("tif", "vti", "npy"), metavar="NAMES", help="of tif, png, vti, npy (default tif,vti,npy)")
+    add("--method", choices=("otsu", "multiotsu", "kmeans"), default="otsu", help="how the phases are told apart (default otsu)")
+    add("--classes", type=int, default=2, metavar="N", help="phases to tell apart, 2 to 6, by multiotsu or kmeans (default 2)")
+    add("--phase", default="light", metavar="NAME", help="the phase whose share is told: light, dark, or a number from 0, the darkest (default light)")
+    add("--median", type=int, metavar="PX", help="side of the median filter, 0 for none (default: 3 from 128 px on)")
+    add("--sigma", type=float, metavar="PX", help="of the Gaussian filter, 0 for none (default: 1 from 128 px on)")
+    add("--flatten", type=float, default=0, metavar="PX", help="take uneven light away: sigma of the Gaussian that is subtracted (default 0: none)")
+    add("--min-px", type=int, default=0, metavar="N", help="fill regions of fewer pixels (default 0: none)")
+    add("--masks", metavar="PATH", help="take the phases of a label image instead, or of the one of the same name in a folder")
+    add("--seeds", metavar="LIST", help="of a network: which images, such as 0-3,7 (default 0)")
+    add("--psi", dest="truncation_psi", type=float, default=1.0, metavar="X", help="of a network: truncation (default 1: none)")
+    add("--images", type=int, metavar="N", help="of a folder or an archive: at most so many (default: all)")
+    add("--pixel-size", metavar="LENGTH", help="such as 50nm, where the source does not say it")
+    add("--page", type=int, default=0, metavar="N", help="of an image file of several pages, counted from 0 (default 0)")
+    add("--bar", type=_number_or("auto"), default="auto", metavar="ROWS", help="height of the data bar (default: auto, looks for one)")
+
+
+def _phases(options):
+    from semgan_nb.microstructure import Segmentation
+    from semgan_nb.preprocess import nanometres
+
+    given = vars(options)
+    names = ("method", "classes", "phase", "median", "sigma", "flatten", "min_px")
+    how = {name: given.pop(name) for name in names}
+    how["phase"] = int(how["phase"]) if how["phase"].isdigit() else how["phase"]
+    if given["masks"]:
+        how = dict(method="mask", phase=how["phase"])
+    given["pixel_size"] = given["pixel_size"] and nanometres(given["pixel_size"])
+    count = 0
+    for found in phases(how=Segmentation(**how), **given):
+        count += 1
+        size = "pixel size unknown" if found["pixel_size_nm"] is None else f"{found['pixel_size_nm'] if isinstance(found['pixel_size_nm'], (int, float)) else found['pixel_size_nm'][1]:.4g} nm a pixel"
+        if count <= 20:
+            print(f"{found['name']}: {found['width']} x {found['height']} px, {size}; {found['phase']} {found['fraction']:.3f} of the area, boundary {found['boundary']:.3g} {found['unit']}/{found['unit']}²")
+    endings = ", ".join([*options.formats, "json"])
+    print(("…\n" if count > 20 else "") + f"{options.dest}: {count} phase map{'s' * (count != 1)}, each as {endings}")
+
 # %% ../nbs/23_cli.ipynb #7b332487
 def _several(read: typing.Callable[[str], object]) -> typing.Callable[[str], list]:
     "From text with commas to a list of values."
@@ -911,7 +1049,7 @@ def _lab(options):
     chosen += ["--no-browser"] * options.no_browser + ["--allow-root"] * options.allow_root
     LabApp.launch_instance([f"--ServerApp.root_dir={notebook.parent.resolve()}", f"--LabApp.default_url=/lab/tree/{notebook.name}", *chosen])
 
-# %% ../nbs/23_cli.ipynb #8d785d3e
+# %% ../nbs/23_cli.ipynb #f8af659a
 VERBS = dict(
     demo=("train on micrographs that are shipped, or on yours, and see what comes out", _demo_options, _demo),
     prepare=("turn a folder of micrographs into an archive to train on", _prepare_options, _prepare),
@@ -920,6 +1058,7 @@ VERBS = dict(
     synth=("make an archive of synthetic dual-phase steel", _synth_options, _synth),
     metrics=("judge snapshots of a run against real images", _metrics_options, _metrics),
     walk=("make a film of a walk between generated micrographs", _walk_options, _walk),
+    phases=("write phase maps for simulation, of micrographs or generated images", _phases_options, _phases),
     study=("train a grid of settings and seeds, and read it", _study_options, _study),
     lab=("open JupyterLab with a notebook to begin with", _lab_options, _lab),
     convert=("network pickle to snapshot, snapshot to plain state dict", _convert_options, _convert),
