@@ -156,10 +156,10 @@ def test_holdout_judge(archive):
     told = []
     ladder = judge.ladder(progress=lambda done, total, text: told.append((done, total, text)))
     value = {rung["key"]: rung["value"] for rung in ladder["rungs"]}
-    assert list(value) == ["floor", "blur0.5", "blur1", "blur2", "phase", "distinct10"]
+    assert list(value) == ["floor", "blur0.5", "blur1", "blur2", "phase", "blend", "field", "distinct10"]
     assert all(rung["name"] == RUNGS[rung["key"]] for rung in ladder["rungs"])
     assert value["floor"] < value["blur0.5"] < value["blur1"] < value["blur2"] and value["floor"] < value["distinct10"]
-    assert told[-1][0] == told[-1][1] == 600 and [t[0] for t in told] == sorted(t[0] for t in told)
+    assert told[-1][0] == told[-1][1] == 800 and [t[0] for t in told] == sorted(t[0] for t in told)
     assert {key: ladder[key] for key in ("metric", "extractor", "real", "num_real", "num_gen", "seed")} == dict(
         metric="random_fd100_holdout", extractor="random", real="holdout", num_real=100, num_gen=100, seed=0)
     assert ladder["data"] == Dataset(archive).fingerprint and ladder["extractor_sha256"] == get_extractor("random").sha256
