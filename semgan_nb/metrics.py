@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['RUNGS', 'MORE_RUNGS', 'STATISTICS', 'OFFICIAL_PPL', 'REAL_LIMITS', 'FRACTION_LIMIT', 'SPECTRUM_LIMIT', 'LOOK_SIDE',
-           'LOOK_REACH', 'LIKENESS_QUANTILE', 'PLAIN_COPY', 'feature_statistics', 'frechet_distance', 'FeatureSet',
-           'kernel_distance', 'kernel_distance_of_all', 'neighbour_radii', 'covered', 'precision_recall',
+           'LOOK_REACH', 'LIKENESS_QUANTILE', 'PLAIN_COPY', 'PLAIN_RUNGS', 'feature_statistics', 'frechet_distance',
+           'FeatureSet', 'kernel_distance', 'kernel_distance_of_all', 'neighbour_radii', 'covered', 'precision_recall',
            'inception_score', 'blur', 'phase_randomise', 'distinct_indices', 'extrapolate', 'Statistic', 'Metric',
            'parse_metric', 'metric_of', 'better_of', 'headline', 'best_record', 'summary', 'batches', 'ahead',
            'floor_of', 'warnings_of', 'score', 'check_metric', 'path_length', 'Physics', 'PhysicsSet', 'Judge',
            'judge_together', 'between_rungs', 'closer_than', 'compare', 'turned', 'look', 'likeness', 'lay', 'laid_on',
            'plant', 'shares_pixels', 'Yardstick', 'Memory', 'memory_text', 'Looks', 'MemoryJudge', 'blend',
-           'pair_probability', 'field_correlation', 'possible_power', 'draw_field', 'segmented', 'depth', 'RandomField']
+           'pair_probability', 'field_correlation', 'possible_power', 'draw_field', 'segmented', 'depth', 'RandomField',
+           'baselines', 'baseline_table', 'baseline_text']
 
 # %% ../nbs/12_metrics.ipynb #d8d43940
 import contextlib
@@ -604,7 +605,7 @@ def warnings_of(
         found.append(f"{num_gen} images: the inception score depends on their number, and grows with it; compare the same counts only")
     return found
 
-# %% ../nbs/12_metrics.ipynb #54da21a8
+# %% ../nbs/12_metrics.ipynb #0112c2f3
 def score(
     metric,  # name; of its real side only 'full' has a meaning here: all that the source has
     real,  # a source of images, see `batches`
@@ -652,7 +653,7 @@ def _collect(extractor, metric, source, total, text, progress, complaint, shape=
 
 def _named(metric, extractor):
     "The metric with its official name where everything is official; BadInput where the official name was asked for and the weights are others."
-    genuine = extractor.genuine and "bfloat16" not in extractor.about
+    genuine = extractor.genuine and "mixed precision" not in extractor.about
     if metric.official and not genuine:
         raise BadInput(f"{metric.name}: the weights are not the known file ({extractor.about or extractor.name}, sha256 {extractor.sha256[:12]}…), so the number is not {metric.name}: ask for {metric._replace(official=False).name}, or give the known file")
     return metric._replace(official=genuine and metric.could_be_official())
@@ -682,7 +683,7 @@ def _about(extractor):
 
 def _judged(metric, real, gen, seed, floor, extractor, side=None):
     "results, floor, extrapolated and warnings of two sides; `side` is the FeatureSet of the real one, if there is one."
-    results = _values(metric, side or real, gen, seed)
+    results = _values(metric, real if side is None else side, gen, seed)
     extrapolated = None
     if metric.stat == "fd" and min(len(real), len(gen)) >= 8:
         extrapolated = extrapolate(lambda i, j: FeatureSet(real[i]).distance(FeatureSet(gen[j])), len(real), len(gen), seed=seed)
@@ -1875,3 +1876,183 @@ def _fields(judge):
 
 
 MORE_RUNGS |= dict(blend=_blends, field=_fields)
+
+# %% ../nbs/12_metrics.ipynb #e64664a1
+PLAIN_RUNGS = ("floor", "blur0.5", "blur1", "blur2", "phase", "blend", "field")  # rows of the table, in this order
+
+
+def _baseline_metrics(judge_count, dataset, train):
+    "(metrics, memory) for an archive: distances to the hold-out where there is one, else to the whole."
+    held = len(dataset.names) - train
+    size = min(train, held) if dataset.has_holdout else train // 2
+    count = judge_count or next((n for n in (500, 200, 100, 50, 20) if n <= size), max(size, 2))
+    side = "holdout" if dataset.has_holdout else "full"
+    return [f"lite0_fd{count}_{side}", f"lite0_kid{count}_{side}", f"lite0_pr{count}3_{side}"], count
+
+
+def baselines(
+    data,  # archive: zip or folder
+    networks: dict = None,  # name -> a generator, or another source of images (see `batches`), or dict(source=, subset=, subset_seed=)
+    metrics: list = None,  # None: lite0 fd, kid and pr against the hold-out, else against all
+    count: int = None,  # images of each set; None: up to 500, as many as the archive has
+    out=None,  # folder: baselines.json (goes on from what is there) and baselines.md; None = nothing is written
+    cache=None,  # as of Judge
+    seed: int = 0,
+    device="cpu", weights=None,  # as of Judge
+    progress=None,  # called as progress(done, total, text), in images
+) -> dict:
+    """What a network has to beat: dict(data, name, count, num_real, matched, metrics, columns, rows, text). A row is dict(key, name, kind ('real', 'baseline' or 'network'), values: result -> number,
+    physics: dict(value, fraction, spectrum, two_point, same, close, different, ratios), copies (share), p_value, plain). Raises BadInput as Judge does."""
+    dataset = Dataset(data)
+    chosen, count = _baseline_metrics(count, dataset, len(Dataset(data, part="train")))
+    judges = [Judge(name, data, seed=seed, cache=cache, device=device, weights=weights) for name in metrics or chosen]
+    if bad := [judge.metric for judge in judges if judge.parsed.statistic.needs != "features"]:
+        raise BadInput(f"baselines: {bad[0]} is no distance of features; physics and copies are in the table anyway: name metrics such as lite0_fd500_holdout")
+    counts = {judge.num_gen for judge in judges}
+    if len(counts) > 1:
+        raise BadInput(f"baselines: the metrics ask for {' and '.join(map(str, sorted(counts)))} images: name metrics of one count, so that all are of the same images")
+    first, count = judges[0], counts.pop()
+    memory = Judge(f"aligned_memory{count}_subset", data, seed=seed, cache=cache)
+    networks = networks or {}
+    total, done = count * (len(PLAIN_RUNGS) + len(networks)) * 2, 0
+    told = lambda text: None if progress is None else (lambda n=0, *_: progress(min(done + n, total), total, text))
+    settings = dict(format=1, data=first.data, metrics=[judge.metric for judge in judges], extractors=[judge.extractor.sha256 for judge in judges], seed=seed)
+    kept = _kept_rows(out, settings)
+    real_rows = first.real_indices if first.parsed.real == "holdout" else np.setdiff1d(first.real_indices, first.rung_indices)
+    if len(real_rows) < 4:
+        raise BadInput(f"{data}: {len(real_rows)} real images remain beside those of the baselines, at least 4 are wanted: take a smaller count or an archive with more images")
+    real = dataset.images(np.sort(np.random.default_rng([seed, 10]).permutation(real_rows)[:2000]))
+    state = {}
+
+    def physics(images):
+        if not state:
+            state["real"] = measure(real)
+        found = compare(real, images, matched=first.matched, descriptors=False)
+        steel = same_steel(state["real"], measure(images), first.matched)
+        verdicts = [one["verdict"] for one in steel["descriptors"].values()]
+        return dict(value=steel["value"], fraction=found["fraction"]["difference"], spectrum=found["spectrum"]["largest"], two_point=steel["descriptors"]["two_point"]["distance"],
+                    **{word: verdicts.count(word) for word in ("same", "close", "different")},
+                    ratios={key: one["ratio"] for key, one in steel["descriptors"].items() if one["verdict"] != "unread"})
+
+    def row(key, name, kind, values, images, judge):
+        record = judge.judge(images)
+        return dict(key=key, name=name, kind=kind, values=values, physics=physics(images), copies=record["results"][record["metric"]], p_value=record["p_value"], plain=record["plain"])
+
+    rows, result = [], None
+
+    def finish(row):
+        nonlocal done, result
+        rows.append(row)
+        done += 2 * count
+        result = dict(settings, name=dataset.name, count=count, num_real=len(real), real=first.parsed.real, matched=first.matched, rows=rows)
+        if out is not None:
+            _write_text(Path(out) / "baselines.json", json.dumps(result, indent=1))
+
+    ladders = [judge.ladder(None if progress is None else lambda n, all_, text: progress(int(n / max(all_, 1) * count), total, text)) for judge in judges]
+    changes = first._rung_changes()
+    floor_copies = {rung["key"]: rung["value"] for rung in memory.ladder()["rungs"]}["floor"]
+    for key in PLAIN_RUNGS:
+        if key in kept:
+            finish(kept[key])
+            continue
+        text = RUNGS[key]
+        if progress is not None:
+            progress(done, total, text)
+        images = dataset.images(first.rung_indices)
+        images = images if changes[key] is None else changes[key](images)
+        values = {}
+        for ladder, judge in zip(ladders, judges):
+            rung = next(rung for rung in ladder["rungs"] if rung["key"] == key)
+            values |= rung.get("values", {judge.metric: rung["value"]})
+        found = row(key, text, "real" if key == "floor" else "baseline", values, images, memory)
+        if key == "floor":  # these are training images; what counts are real images that nobody has seen
+            found |= dict(copies=floor_copies, p_value=None, plain=None)
+        finish(found)
+    for name, network in networks.items():
+        network = network if isinstance(network, dict) else dict(source=network)
+        if progress is not None:
+            progress(done, total, name)
+        source = network["source"]
+        parts = _collect(lambda x, told=None: np.asarray(x), first.parsed, random_images(source, count, seed=0) if hasattr(source, "synthesis") else source, count, name, None,
+                         f"{name}: {count} images are needed", (first._shape(), f"{name} gives images of shape {{}}, those of {data} have {list(first._shape())}: give networks of this archive"))
+        records = judge_together(judges, parts)
+        values = {key: value for record in records for key, value in record["results"].items()}
+        own = Judge(memory.metric, data, subset=network.get("subset"), subset_seed=network.get("subset_seed"), seed=seed, cache=cache) if network.get("subset") else memory
+        finish(row(name, name, "network", values, parts, own))
+    if progress is not None:
+        progress(total, total, "done")
+    result["columns"] = [name for judge in judges for name in judge.parsed.results]
+    result["text"] = baseline_text(result)
+    if out is not None:
+        _write_text(Path(out) / "baselines.json", json.dumps(result, indent=1))
+        _write_text(Path(out) / "baselines.md", f"# What a network has to beat: {result['name']}\n\n{baseline_table(result)}\n\n{result['text']}\n")
+    return result
+
+
+def _write_text(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def _kept_rows(out, settings):
+    "Rows of known sets that an earlier call with the same settings has written."
+    try:
+        there = json.loads((Path(out) / "baselines.json").read_text(encoding="utf-8")) if out is not None else {}
+        return {row["key"]: row for row in there["rows"] if row["kind"] != "network"} if all(there.get(key) == value for key, value in settings.items()) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+# %% ../nbs/12_metrics.ipynb #873bc25d
+_PHYSICS_COLUMNS = dict(value=("physics, floors", ".2f"), two_point=("two-point corr.", ".4f"), fraction=("fraction", ".3f"), spectrum=("spectrum, decades", ".2f"))
+
+
+def _short(result: str) -> str:
+    "lite0_pr5003_holdout_recall -> lite0 recall; lite0_fd500_holdout -> lite0 fd."
+    metric = parse_metric(metric_of(result))
+    return f"{metric.extractor} {result.rsplit('_', 1)[1] if len(metric.results) > 1 else metric.stat}"
+
+
+def baseline_table(
+    result: dict,  # of `baselines`
+) -> str:
+    "The table in Markdown, which is plain enough for a console."
+    columns = result.get("columns") or list(result["rows"][0]["values"])
+    head = ["set of images", *map(_short, columns), *(title for title, _ in _PHYSICS_COLUMNS.values()), "same/close/differ", "copies"]
+    lines = []
+    for row in result["rows"]:
+        p = row["physics"]
+        lines.append([row["name"] if row["kind"] != "network" else f"**{row['name']}**", *(f"{row['values'][name]:.3g}" for name in columns), *(f"{p[key]:{form}}" for key, (_, form) in _PHYSICS_COLUMNS.items()),
+                      f"{p['same']}/{p['close']}/{p['different']}", f"{100 * row['copies']:.0f} %"])
+    widths = [max(len(line[k]) for line in [head, *lines]) for k in range(len(head))]
+    pad = lambda line: "| " + " | ".join(cell.ljust(width) if k == 0 else cell.rjust(width) for k, (cell, width) in enumerate(zip(line, widths))) + " |"
+    rule = "|" + "|".join("-" * (width + 2) if k == 0 else "-" * (width + 1) + ":" for k, width in enumerate(widths)) + "|"
+    notes = (f"\n\n{result['count']} images a set, against {result['num_real']} real ones ({'held out of training' if result['real'] == 'holdout' else 'all but those of the baselines'}). Physics: how many times farther apart than halves of the real images, "
+             "over all descriptors; two-point correlation, phase fraction (5, 50, 95 % of the images) and radial spectrum: largest or mean difference. Copies: share that is more like a training image than 99 % of real images are like another.")
+    if result["matched"]:
+        notes += " The grey levels of these micrographs were matched: fractions and grey levels cannot be read, and are left out of the physics."
+    return "\n".join([pad(head), rule, *map(pad, lines)]) + notes
+
+
+def baseline_text(
+    result: dict,  # of `baselines`
+) -> str:
+    "In words: whether each network beats the fitted random field and the blended pairs, and in what it does not."
+    columns = result.get("columns") or list(result["rows"][0]["values"])
+    rows = {row["key"]: row for row in result["rows"]}
+    measures = [(_short(name), better_of(name), lambda row, name=name: row["values"][name], ".3g") for name in columns]
+    measures += [(title.split(",")[0], "lower", lambda row, key=key: row["physics"][key], form) for key, (title, form) in _PHYSICS_COLUMNS.items() if not (result["matched"] and key == "fraction")]
+    said = []
+    networks = [row for row in result["rows"] if row["kind"] == "network"]
+    for network in networks:
+        for key in ("field", "blend"):
+            other, won, lost = rows[key], [], []
+            for title, better, get, form in measures:
+                a, b = get(network), get(other)
+                (won if (a < b) == (better == "lower") and a != b else lost).append(f"{title} {a:{form}} against {b:{form}}")
+            verdict = "beats" if not lost else "is beaten by" if not won else "beats in most but not in all" if len(won) > len(lost) else "does not clearly beat"
+            said.append(f"{network['name']} {verdict} the {other['name'] if key == 'field' else other['name'] + ' (which are copies by half)'}" + (f": better in {', '.join(won)}" if won else "") + (f"{';' if won else ':'} worse in {', '.join(lost)}" if lost else "") + ".")
+    if not networks:
+        best = lambda get, better: (min if better == "lower" else max)((rows[key] for key in ("phase", "blend", "field")), key=get)
+        said = [f"Without any learning, the best in {title} is {best(get, better)['name']} ({get(best(get, better)):{form}}; other real images {get(rows['floor']):{form}})." for title, better, get, form in measures]
+    return "\n".join(said)

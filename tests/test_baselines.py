@@ -6,7 +6,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.stats import multivariate_normal, norm
 
-from semgan_nb.metrics import (RandomField, blend, compare, depth, draw_field, field_correlation, laid_on, likeness, pair_probability, possible_power, segmented)
+from semgan_nb.dataset import Dataset, write_archive
+from semgan_nb.metrics import (PLAIN_RUNGS, Judge, RandomField, baseline_table, baselines, blend, compare, depth, draw_field, field_correlation, laid_on, likeness, pair_probability, possible_power, segmented)
 from semgan_nb.micrographs import BadInput
 from semgan_nb.microstructure import radial_spectrum, two_point, two_point_map
 from semgan_nb.synthetic import grf, specimens
@@ -155,3 +156,51 @@ def test_blended_pairs_are_halves_of_two_real_images_of_one_group():
     assert all(groups[partner[i]] == groups[i] and partner[i] != i for i in range(6))
     alone = blend(images[:3, None], np.random.default_rng(0), ["a", "b", "c"])  # no partner in the group: any
     assert not any(np.array_equal(a, b) for a, b in zip(alone[:, 0], images))
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    path = tmp_path_factory.mktemp("baselines") / "steel.zip"
+    images, _, groups = specimens(240, 32, seed=4, n_specimens=8)
+    write_archive(path, [dict(image=x, group=f"s{g}", part="holdout" if g in (2, 5) else "train") for x, g in zip(images, groups)], {})
+    return path
+
+
+def test_ladders_have_the_baselines(archive):
+    ladder = {rung["key"]: rung for rung in Judge("random_fd40_holdout", archive).ladder()["rungs"]}
+    assert ladder["field"]["name"] == "random field" and ladder["blend"]["name"] == "blended pairs"
+    assert np.isfinite([ladder[key]["value"] for key in ("field", "blend")]).all()
+    assert Judge("random_fd40_holdout", archive).ladder()["rungs"] == list(ladder.values())
+
+
+METRICS = ["random_fd40_holdout", "random_pr403_holdout"]
+
+
+def test_one_table(archive, tmp_path, monkeypatch):
+    fresh, told = specimens(300, 32, seed=4, n_specimens=8)[0][240:280, None], []
+    copies = Dataset(archive, part="train").images()[:40]
+    result = baselines(archive, dict(honest=fresh, copier=[copies[:25], copies[25:]]), METRICS, out=tmp_path / "out", progress=lambda *a: told.append(a))
+    rows = {row["key"]: row for row in result["rows"]}
+    assert list(rows) == [*PLAIN_RUNGS, "honest", "copier"] and rows["copier"]["kind"] == "network"
+    assert rows["copier"]["copies"] == 1 > 0.1 > rows["honest"]["copies"] and rows["blur1"]["copies"] == 1
+    ladder = {rung["key"]: rung["value"] for rung in Judge(METRICS[0], archive).ladder()["rungs"]}
+    assert all(rows[key]["values"][METRICS[0]] == pytest.approx(ladder[key]) for key in PLAIN_RUNGS)  # the lines of the curves
+    assert all(set(row["values"]) == set(result["columns"]) and len(row["physics"]["ratios"]) > 20 for row in rows.values())
+    assert "honest" in result["text"] and "random field" in result["text"]
+    assert told and all(done <= total for done, total, _ in told) and told[-1][0] == told[-1][1]
+    table = baseline_table(result)
+    assert table.count("\n|") >= 10 and "**copier**" in table and "| other real images |" in table and "random recall" in table
+    written = json.loads((tmp_path / "out" / "baselines.json").read_text())
+    assert written["rows"] == json.loads(json.dumps(result["rows"])) and table in (tmp_path / "out" / "baselines.md").read_text()
+    monkeypatch.setattr("semgan_nb.metrics.compare", None)  # known sets are not judged again
+    again = baselines(archive, None, METRICS, out=tmp_path / "out")
+    assert again["rows"] == written["rows"][:len(PLAIN_RUNGS)] and "Without any learning" in again["text"]
+
+
+def test_refusals_of_the_table(archive, tmp_path):
+    with pytest.raises(BadInput, match="is no distance of features"):
+        baselines(archive, metrics=["micro40_full"])
+    with pytest.raises(BadInput, match="40 and 50 images"):
+        baselines(archive, metrics=["random_fd40_holdout", "random_fd50_holdout"])
+    with pytest.raises(BadInput, match="there were 3"):
+        baselines(archive, dict(few=np.zeros((3, 1, 32, 32), np.uint8)), METRICS, out=tmp_path)
