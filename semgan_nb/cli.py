@@ -434,7 +434,7 @@ def _settings(options: argparse.Namespace) -> dict:
         found.setdefault("batch_gpu", found["batch_size"])
     return found
 
-# %% ../nbs/23_cli.ipynb #d07461be
+# %% ../nbs/23_cli.ipynb #37df9db7
 def _with_transfer(config, given: dict, out=None):
     "A configuration with the settings that were given, and with what a transfer changes in the others; the changes in lines."
     from semgan_nb.checkpoints import load_networks, transfer_config
@@ -617,6 +617,47 @@ def _metrics(options):
             print(line if line.startswith(" ") else f"{record['snapshot_pkl']}  {line}")
     for line in summary_lines(run) if is_run(run) else []:
         print(line)
+
+
+def _baselines_options(parser):
+    add = parser.add_argument
+    add("data", help="archive made by semgan prepare or semgan synth")
+    add("--out", metavar="DIR", help="folder for baselines.json, baselines.md and baselines.png (default: NAME-baselines)")
+    add("--with", dest="networks", action="append", default=[], metavar="RUN_OR_SNAPSHOT", help="a network to put beside them: a run on this archive (its newest snapshot), or a snapshot; may be given several times")
+    add("--metrics", type=_reader(tuple[str, ...]), metavar="NAMES", help="distances of one count (default: lite0 fd, kid and pr with as many images as there are, up to 500)")
+    add("--count", type=int, metavar="N", help="images of each set, for the default metrics")
+    add("--weights", metavar="PATH", help="file or folder of the weights of Inception-v3 or VGG-16")
+    add("--device", help="cpu or cuda (default: a GPU if there is one)")
+
+
+def _baselines(options):
+    import torch
+
+    from semgan_nb import plots
+    from semgan_nb.checkpoints import load
+    from semgan_nb.dataset import Dataset
+    from semgan_nb.metrics import baseline_table, baselines
+    from semgan_nb.runs import Config, is_run, read_config
+    from semgan_nb.training import default_cache
+
+    dataset = Dataset(options.data)
+    out, device, networks = Path(options.out or f"{dataset.name}-baselines"), options.device or ("cuda" if torch.cuda.is_available() else "cpu"), {}
+    if out.is_file():
+        raise BadInput(f"{out} is a file: choose a folder with --out")
+    for path in map(Path, options.networks):
+        loaded, more = load(path), {}
+        shape = (loaded.G.img_channels, loaded.G.img_resolution)
+        if shape != (dataset.channels, dataset.resolution):
+            raise BadInput(f"--with {path}: makes images of {shape[1]} px with {shape[0]} channel(s), {options.data} has {dataset.resolution} px and {dataset.channels}: give a network trained on this archive")
+        if is_run(path if path.is_dir() else path.parent):
+            config = Config.from_dict(read_config(path if path.is_dir() else path.parent)["resolved"])
+            more = dict(subset=config.subset, subset_seed=config.seed)
+        networks[path.name if path.name not in networks else str(path)] = dict(source=loaded.G.to(device), **more)
+    with _image_bar("baselines", True) as bar:
+        result = baselines(options.data, networks, list(options.metrics) if options.metrics else None, options.count, out=out, cache=default_cache(), device=device, weights=options.weights, progress=bar)
+    with atomic(out / "baselines.png") as part:
+        plots.baseline_figure(result).savefig(part, dpi=150)
+    print(f"{baseline_table(result)}\n\n{result['text']}\n\n{out}: baselines.json, baselines.md, baselines.png")
 
 
 def _synth_options(parser):
@@ -1049,7 +1090,7 @@ def _lab(options):
     chosen += ["--no-browser"] * options.no_browser + ["--allow-root"] * options.allow_root
     LabApp.launch_instance([f"--ServerApp.root_dir={notebook.parent.resolve()}", f"--LabApp.default_url=/lab/tree/{notebook.name}", *chosen])
 
-# %% ../nbs/23_cli.ipynb #f8af659a
+# %% ../nbs/23_cli.ipynb #06ddb7f6
 VERBS = dict(
     demo=("train on micrographs that are shipped, or on yours, and see what comes out", _demo_options, _demo),
     prepare=("turn a folder of micrographs into an archive to train on", _prepare_options, _prepare),
@@ -1058,13 +1099,14 @@ VERBS = dict(
     synth=("make an archive of synthetic dual-phase steel", _synth_options, _synth),
     metrics=("judge snapshots of a run against real images", _metrics_options, _metrics),
     walk=("make a film of a walk between generated micrographs", _walk_options, _walk),
+    baselines=("what a network has to beat: blurred and blended images, a fitted random field", _baselines_options, _baselines),
     phases=("write phase maps for simulation, of micrographs or generated images", _phases_options, _phases),
     study=("train a grid of settings and seeds, and read it", _study_options, _study),
     lab=("open JupyterLab with a notebook to begin with", _lab_options, _lab),
     convert=("network pickle to snapshot, snapshot to plain state dict", _convert_options, _convert),
     info=("say what a micrograph, folder, archive, run, study, snapshot or network pickle is", _info_options, _info),
 )
-GOES_ON = ("demo", "train", "study", "fetch")
+GOES_ON = ("demo", "train", "study", "fetch", "baselines")
 
 
 def _overview() -> str:

@@ -7,9 +7,9 @@ __all__ = ['REAL', 'GENERATED', 'QUIET', 'PAPER_COLOURS', 'COLOURS', 'AXIS_COLOU
            'real_and_generated', 'value_of', 'ladder_figure', 'feature_clouds', 'curves', 'samples', 'setting_colours',
            'study_runs', 'bands', 'best_values', 'spectra', 'fractions', 'two_points', 'descriptor_figure',
            'steel_figure', 'extremes', 'walk_curve', 'before_after', 'grey_levels', 'augmentation_gallery',
-           'augmentation_effect', 'controller_series', 'controller_figure', 'leak_figure']
+           'augmentation_effect', 'controller_series', 'controller_figure', 'leak_figure', 'baseline_figure', 'copies']
 
-# %% ../nbs/20_plots.ipynb #2a20e9e6
+# %% ../nbs/20_plots.ipynb #90c2471f
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .augment import SENSE, AugmentPipe, replay, scaled_pipe
 from .latent import to_uint8_images
-from .metrics import FeatureSet, best_record, better_of, headline
+from .metrics import FeatureSet, best_record, better_of, headline, laid_on
 from .micrographs import scale_bar
 from .microstructure import DESCRIPTORS, fraction_quantiles, grey_stack, image_values, phase_fractions, phase_of, radial_spectrum, segment, two_point, unit_of
 from .preprocess import histogram
@@ -944,4 +944,63 @@ def leak_figure(
     right.legend(fontsize=7, frameon=False)
     _tidy(left, "$p$", "times the floor")
     _tidy(right, "direction of edges (°)", "share")
+    return figure
+
+# %% ../nbs/20_plots.ipynb #92933fc1
+def baseline_figure(
+    result: dict,  # of `metrics.baselines`
+    figure: Figure | None = None,
+) -> Figure:
+    "Bars of every column: networks in colour, known sets in grey, the floor (other real images) as a dashed line."
+    rows = [row for row in result["rows"] if row["key"] != "floor"]
+    floor = next(row for row in result["rows"] if row["key"] == "floor")
+    columns = [(name, better_of(name), lambda row, name=name: row["values"][name]) for name in result.get("columns") or list(floor["values"])]
+    columns += [("physics, floors", "lower", lambda row: row["physics"]["value"]), ("two-point correlation", "lower", lambda row: row["physics"]["two_point"]),
+                ("spectrum, decades", "lower", lambda row: row["physics"]["spectrum"]), ("share of copies", "lower", lambda row: row["copies"])]
+    if not result["matched"]:
+        columns.insert(-1, ("phase fraction", "lower", lambda row: row["physics"]["fraction"]))
+    across = min(4, len(columns))
+    down = -(-len(columns) // across)
+    figure = _figure(figure, (2.1 * across + 1.4, down * (0.55 + 0.2 * len(rows))))
+    panels = figure.subplots(down, across, squeeze=False)
+    for k, axes in enumerate(panels.ravel()):
+        if k >= len(columns):
+            axes.set_visible(False)
+            continue
+        title, better, get = columns[k]
+        values = [get(row) for row in rows]
+        axes.barh(range(len(rows)), values, color=[GENERATED if row["kind"] == "network" else "0.75" for row in rows], height=0.7)
+        axes.axvline(get(floor), color=REAL, lw=1, ls="--")
+        for at, value in enumerate(values):
+            axes.text(max(value, 0), at, f" {value:.3g}", va="center", fontsize=6.5)
+        axes.set_yticks(range(len(rows)), [row["name"] for row in rows] if k % across == 0 else [""] * len(rows), fontsize=7.5)
+        axes.invert_yaxis()
+        axes.set_xlim(min(0, *values), 1.3 * max(*values, get(floor), 1e-9))
+        _tidy(axes)
+        axes.set_title(f"{title}{' (larger is better)' if better == 'higher' else ''}", fontsize=7.5, loc="left")
+    return figure
+
+
+def copies(
+    generated,  # uint8 [n, C, H, H]: those that a record of memorisation numbers
+    worst: list[dict],  # of the record: image, train (its name), group, likeness
+    training: Mapping,  # name -> uint8 [C, H, H] or [H, H]
+    n: int = 8,
+    figure: Figure | None = None,
+) -> Figure:
+    "The most alike pairs in columns: the generated image, the training image laid on it, and how alike they are."
+    pairs = list(worst)[:n]
+    figure = _figure(figure, (1.05 * len(pairs) + 0.9, 2.7))
+    panels = figure.subplots(2, len(pairs), squeeze=False)
+    for column, pair in zip(panels.T, pairs):
+        image = grey_stack(np.asarray(generated[pair["image"]])[None])[0]
+        other = laid_on(image, grey_stack(np.asarray(training[pair["train"]])[None])[0])["image"]
+        for axes, picture in zip(column, (image, other)):
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+        column[0].set_title(f"{pair['likeness']:.3f}", fontsize=8)
+        column[1].set_xlabel(pair["group"][:14], fontsize=7)
+    for axes, text in zip(panels[:, 0], ("generated", "training image,\nlaid on it")):
+        axes.set_ylabel(text, fontsize=8)
     return figure

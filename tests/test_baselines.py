@@ -204,3 +204,19 @@ def test_refusals_of_the_table(archive, tmp_path):
         baselines(archive, metrics=["random_fd40_holdout", "random_fd50_holdout"])
     with pytest.raises(BadInput, match="there were 3"):
         baselines(archive, dict(few=np.zeros((3, 1, 32, 32), np.uint8)), METRICS, out=tmp_path)
+
+
+def test_the_verb(archive, tmp_path, capsys, monkeypatch):
+    from made_up_runs import random_snapshot
+
+    from semgan_nb.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    random_snapshot(tmp_path / "net.safetensors")
+    assert main(["baselines", str(archive), "--metrics", "random_fd40_holdout", "--out", "table", "--with", "net.safetensors"]) == 0
+    said = capsys.readouterr().out
+    assert "random field" in said and "**net.safetensors**" in said and (tmp_path / "table" / "baselines.png").stat().st_size > 5000
+    random_snapshot(tmp_path / "small.safetensors", img_resolution=16)
+    assert main(["baselines", str(archive), "--metrics", "random_fd40_holdout", "--with", "small.safetensors"]) == 2
+    assert "makes images of 16 px" in capsys.readouterr().err and not (tmp_path / "steel-baselines").exists()
+    assert main(["baselines", str(archive), "--metrics", "micro40_full"]) == 2
