@@ -2003,7 +2003,7 @@ def _kept_rows(out, settings):
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
-# %% ../nbs/12_metrics.ipynb #873bc25d
+# %% ../nbs/12_metrics.ipynb #4d8f6b4a
 _PHYSICS_COLUMNS = dict(value=("physics, floors", ".2f"), two_point=("two-point corr.", ".4f"), fraction=("fraction", ".3f"), spectrum=("spectrum, decades", ".2f"))
 
 
@@ -2049,7 +2049,9 @@ def baseline_text(
             other, won, lost = rows[key], [], []
             for title, better, get, form in measures:
                 a, b = get(network), get(other)
-                (won if (a < b) == (better == "lower") and a != b else lost).append(f"{title} {a:{form}} against {b:{form}}")
+                if a == b:
+                    continue
+                (won if (a < b) == (better == "lower") else lost).append(f"{title} {a:{form}} against {b:{form}}")
             verdict = "beats" if not lost else "is beaten by" if not won else "beats in most but not in all" if len(won) > len(lost) else "does not clearly beat"
             said.append(f"{network['name']} {verdict} the {other['name'] if key == 'field' else other['name'] + ' (which are copies by half)'}" + (f": better in {', '.join(won)}" if won else "") + (f"{';' if won else ':'} worse in {', '.join(lost)}" if lost else "") + ".")
     if not networks:
