@@ -464,7 +464,7 @@ def inception_layers(
             channels = total
     raise BadInput(f"Inception-v3 has no layer of {dim} features: choose 64, 192, 768, 1280 or 2048")
 
-# %% ../nbs/10_features.ipynb #8ceab86f
+# %% ../nbs/10_features.ipynb #ffafa909
 class Inception(Extractor):
     """Inception-v3 (2015-12-05) from a state dict: resized to 299 x 299 by TensorFlow 1's rule, (x - 128)/128, mean over a map.
 
@@ -477,8 +477,12 @@ class Inception(Extractor):
         path=None,  # the file; None: found by `find_weights`
         dim: int = 2048,  # features: 64, 192, 768, 1280, or 2048, of which alone FID is made
         preprocessing: str = "tensorflow",  # or "pytorch-fid": x/127.5 - 1 and pixels' middles, as that tool has it
+        precision: str = "float32",  # or "mixed": bfloat16 from Mixed_6a on, faster on processors that have it, distances within a thousandth
     ):
         super().__init__(device)
+        if precision not in ("float32", "mixed"):
+            raise BadInput(f"precision is {precision!r}: choose 'float32' or 'mixed'")
+        self.precision = precision
         if preprocessing not in ("tensorflow", "pytorch-fid"):
             raise BadInput(f"preprocessing is {preprocessing!r}: choose 'tensorflow' or 'pytorch-fid'")
         self.dim, self.preprocessing = dim, preprocessing
@@ -496,6 +500,8 @@ class Inception(Extractor):
             raise BadInput(f"{path}: is not the whole of Inception-v3: use the metrics of inception768, or give {WEIGHTS['inception'][0].file}")
         check_layout(path, state, self._layout(wanted, folded, dim), "Inception-v3 of 2015-12-05")
         self.about = ("Inception-v3 of 2015-12-05" if self.genuine else "the layout of Inception-v3 with weights of unknown origin") + f", {dim} features, {preprocessing} preprocessing"
+        if precision != "float32":
+            self.about, self.preprocessing = f"{self.about}, mixed precision", f"{preprocessing}, mixed precision"
         self.convolutions = {name: self._folded(state, name, folded) for name, _ in wanted}
         self.classes = state["fc.weight"].float().to(self.device) if dim == 2048 else None
         self.matrices, self.together = {}, {}
@@ -515,7 +521,8 @@ class Inception(Extractor):
             weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
         else:
             weight, bias = fold_batch_norm(state[f"{name}.conv.weight"], *(state[f"{name}.bn.{key}"] for key in ("weight", "bias", "running_mean", "running_var")))
-        return weight.float().to(self.device).contiguous(memory_format=torch.channels_last), bias.float().to(self.device)
+        kind = torch.bfloat16 if self.precision == "mixed" and name >= "Mixed_6" else torch.float32
+        return weight.to(self.device, kind).contiguous(memory_format=torch.channels_last), bias.to(self.device, kind)
 
     def _resized(self, x):
         "float32 [n, 1 or 3, 299, 299], scaled."
@@ -524,9 +531,9 @@ class Inception(Extractor):
             n = x.shape[axis]
             if n != self.size:
                 if n not in self.matrices:
-                    self.matrices[n] = tf1_resize_matrix(n, self.size, self.preprocessing != "tensorflow").to(self.device)
+                    self.matrices[n] = tf1_resize_matrix(n, self.size, self.preprocessing.startswith("pytorch")).to(self.device)
                 x = self.matrices[n] @ x if axis == 2 else x @ self.matrices[n].T
-        return (x - 128) / 128 if self.preprocessing == "tensorflow" else x / 127.5 - 1
+        return x / 127.5 - 1 if self.preprocessing.startswith("pytorch") else (x - 128) / 128
 
     def _convolve(self, x, name, kernel, out):
         weight, bias = self.convolutions[name]
@@ -545,6 +552,7 @@ class Inception(Extractor):
             weight = torch.cat([w for w, _ in weights]).contiguous(memory_format=torch.channels_last)
             self.together[name] = joint, weight, [b for _, b in weights]
         joint, weight, biases = self.together[name]
+        x = x.to(weight.dtype)
         begun = dict(zip(joint, F.conv2d(x, weight).split([len(b) for b in biases], 1)))
         bias = dict(zip(joint, biases))
         found = []
@@ -573,7 +581,7 @@ class Inception(Extractor):
         x = self._resized(x).contiguous(memory_format=torch.channels_last)
         for step in _STEM:
             if step == self.dim:
-                return x.mean((2, 3))
+                return x.float().mean((2, 3))
             if step == "max":
                 x = F.max_pool2d(x, 3, 2)
             elif isinstance(step, tuple):
@@ -583,7 +591,7 @@ class Inception(Extractor):
                 break
             if isinstance(block, tuple):
                 x = self._block(x, *block)
-        return x.mean((2, 3))
+        return x.float().mean((2, 3))
 
     def class_scores(self, x):
         "float32 [n, 1008] before the softmax, without the bias, as the inception score has it."
