@@ -203,13 +203,13 @@ def test_cache(archive, tmp_path, monkeypatch):
     judge = Judge("random_fd40_holdout", archive, cache=tmp_path / "cache")
     ladder, record = judge.ladder(), judge.judge(blobs(40, 9))
     files = list((tmp_path / "cache").iterdir())
-    assert sorted(f.name[:-25] for f in files) == ["features-random", "random_fd40_holdout", *(f"rung-{key}-random" for key in ("blur0.5", "blur1", "blur2", "floor", "phase"))]
+    assert sorted(f.name[:-25] for f in files) == ["features-random", "random_fd40_holdout", *(f"rung-{key}-random" for key in ("blend", "blur0.5", "blur1", "blur2", "field", "floor", "phase"))]
     again = Judge("random_fd40_holdout", archive, cache=tmp_path / "cache")
     monkeypatch.setattr(again, "_features", lambda *args: pytest.fail("computed again"))
     assert again.ladder() == ladder
     assert again.judge(blobs(40, 9))["results"] == record["results"]
     Judge("random_fd40_holdout", archive, seed=1, cache=tmp_path / "cache").real_side()
-    assert len(list((tmp_path / "cache").iterdir())) == 8
+    assert len(list((tmp_path / "cache").iterdir())) == 10
     for file in files:
         file.write_bytes(file.read_bytes()[:1000])
     assert Judge("random_fd40_holdout", archive, cache=tmp_path / "cache").ladder() == ladder
