@@ -768,7 +768,7 @@ class PhysicsSet:
     def distance(self, other) -> float:
         return self.compare(other)["value"]
 
-# %% ../nbs/12_metrics.ipynb #46a156b7
+# %% ../nbs/12_metrics.ipynb #9400b3e7
 REAL_LIMITS = {"kid": 1_000_000, "pr": 200_000}  # real images at most, as the official metrics have it
 
 
@@ -1018,7 +1018,7 @@ class Judge:
             judged = dict(results={self.metric: path_length(seen, self.extractor, self.num_gen, self.parsed.real, seed=self.seed, progress=progress)}, floor=None, extrapolated=None, warnings=[])
             judged["lpips"] = getattr(self.extractor, "lpips_about", "") or f"stand-in from the maps of {self.extractor.name}"
         elif self.parsed.extractor == "micro":
-            judged = dict(floor=None, extrapolated=None, warnings=[], **self._physics(seen))
+            judged = dict(floor=None, extrapolated=None) | self._physics(seen)
         else:
             real = self.real_features() if self.num_real else np.empty((0, 1), np.float32)
             judged = _judged(self.parsed, real, seen, self.seed, self.floor(), self.extractor, self.real_side() if self.num_real else None)
@@ -1030,8 +1030,11 @@ class Judge:
         "The result of `micro`, and what else its record says."
         found = self.real_side().compare(self._set(seen))
         more = dict(results={self.metric: found["value"]}, descriptors={key: one["ratio"] for key, one in found["descriptors"].items() if one["verdict"] != "unread"}, worst=found["worst"], matched=self.matched)
+        said = sorted((one for one in found["descriptors"].values() if one["verdict"] == "different"), key=lambda one: -one["ratio"])
+        more["warnings"] = [one["sentence"] for one in said[:3]]
         if self.matched:
             more["note"] = "the grey levels of the micrographs were matched, so fractions and grey levels cannot be read and are left out"
+            more["warnings"].insert(0, more["note"])
         return more
 
     def _shape(self):

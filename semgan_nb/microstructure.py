@@ -598,7 +598,7 @@ def _row(job):
             into(key, life, None, _fine(1.2 * max(shape)))
     return row
 
-# %% ../nbs/11_microstructure.ipynb #fb7498dd
+# %% ../nbs/11_microstructure.ipynb #5fc7c940
 @dataclass(frozen=True, eq=False)
 class Measured:
     "The descriptors of a set of images."
@@ -641,7 +641,7 @@ class Measured:
         total = value.sum(1)
         empty = np.where(total > 0, total, np.nan)
         if d.kind == "histogram": return (value @ self.places(key)) / empty
-        return np.degrees(np.angle(value @ np.exp(2j * np.radians(self.places(key))) / empty)) / 2 % 180
+        return np.where(total > 0, np.degrees(np.angle(value @ np.exp(2j * np.radians(self.places(key))))) / 2 % 180, np.nan)
 
 
 def unit_of(
@@ -675,6 +675,7 @@ def measure(
 ) -> Measured:
     "All descriptors of each image. Images at least 8 px high and wide, all of one size."
     images = grey_stack(images)
+    if images.min() < 0 or images.max() > 255: raise BadInput(f"images: grey levels from {images.min():g} to {images.max():g} were given, 0 to 255 are wanted: `to_uint8` of chapter 1 makes them")
     shape = images.shape[1:]
     if min(shape) < 8: raise BadInput(f"Images of {shape[0]} x {shape[1]} px are too small to be measured: give at least 8 px")
     if masks is not None:
@@ -711,10 +712,10 @@ def wasserstein(
     if kind == "angles": return float(np.abs(gap - np.median(gap)).sum() * 180 / len(gap))
     return float((np.abs(gap[:-1]) * np.diff(places)).sum())
 
-# %% ../nbs/11_microstructure.ipynb #d2d57256
+# %% ../nbs/11_microstructure.ipynb #f7ff3031
 def _quantiles(weights, places, q=(0.05, 0.5, 0.95)):
     total = weights.sum()
-    return [float(x) for x in np.interp(q, (np.cumsum(weights) - weights / 2) / total, places)] if total > 0 else [float("nan")] * len(q)
+    return [float(x) for x in np.interp(q, (np.cumsum(weights) - weights / 2) / total, places)] if total > 0 else []
 
 
 def _halves(n, k, groups, rng):
@@ -737,7 +738,7 @@ def _seen(d, a, x):
     p = a.sum(0)
     share = (p / p.sum() if p.sum() > 0 else p).tolist()
     if d.kind == "histogram": return dict(share=share, quantiles=_quantiles(p, x))
-    turn = p @ np.exp(2j * np.radians(x)) / max(p.sum(), 1e-300)
+    turn = share @ np.exp(2j * np.radians(x))
     return dict(share=share, direction=float(np.degrees(np.angle(turn)) / 2 % 180), strength=float(abs(turn)))
 
 

@@ -638,7 +638,8 @@ def test_micro_is_a_metric_like_the_others(archive, tmp_path):
     assert record["descriptors"][record["worst"]] == max(record["descriptors"].values())
     assert json.loads(json.dumps(record)) == record
     matched = Dataset(archive).manifest["settings"]["intensity"] == "match"
-    assert ("fraction" in record["descriptors"]) != matched and ("cannot be read" in record.get("note", "")) == matched
+    assert ("fraction" in record["descriptors"]) != matched and ("cannot be read" in record.get("note", "")) == matched == any("cannot be read" in text for text in record["warnings"])
+    assert len(record["warnings"]) <= 4 and all("different. Real" in text for text in record["warnings"][matched:])
     again = Judge("micro40_full", archive, cache=tmp_path).judge([blur(images[:25], 1), blur(images[25:40], 1)])
     assert again["results"] == record["results"] and again["data"] == judge.data
     assert Judge("micro30_holdout", archive).judge(images[:30])["real"] == "holdout"
@@ -698,3 +699,32 @@ def test_image_values_order_images(rolled):
     turned = measure(islands_of(20, 9).transpose(0, 2, 1), 150)
     near, far = image_values(rolled, turned, "orientation")
     assert np.median(near) < 30 and np.median(far) > 60
+
+
+def test_a_collapsed_generator_is_told_and_all_is_plain_numbers(rolled):
+    for images in (np.full((10, 64, 64), 40, np.uint8), np.random.default_rng(0).integers(0, 256, (10, 64, 64), dtype=np.uint8)):
+        found = same_steel(rolled, measure(images, 150))
+        json.dumps(found, allow_nan=False)
+        assert found["value"] > 3
+        for key in found["descriptors"]:
+            plots.descriptor_figure(found, key)
+        plots.steel_figure(found)
+    flat = measure(np.full((10, 64, 64), 40, np.uint8))
+    assert same_steel(rolled, flat)["descriptors"]["island_size"]["verdict"] == "unread" and same_steel(flat, flat)["value"] == pytest.approx(1)
+
+
+def test_verdicts_on_the_same_steel_are_right_as_often_as_they_should():
+    pool, rng = measure(specimens(400, 32, seed=1, n_specimens=400)[0]), np.random.default_rng(1)
+    trials = [same_steel(pool.take(order[:40]), pool.take(order[40:90])) for order in (rng.permutation(400) for _ in range(20))]
+    verdicts = [one["verdict"] for trial in trials for one in trial["descriptors"].values()]
+    assert verdicts.count("same") > 0.9 * len(verdicts) and verdicts.count("different") < 0.02 * len(verdicts)
+    assert np.median([trial["value"] for trial in trials]) == pytest.approx(1, abs=0.15)
+
+
+def test_images_of_any_shape_and_only_of_grey_levels():
+    for shape in ((8, 8), (9, 40), (40, 9), (300, 20)):
+        images = np.random.default_rng(0).integers(0, 256, (4, *shape), dtype=np.uint8)
+        assert np.isfinite(measure(images).rows).all() and same_steel(measure(images), measure(images[:3]))["value"] > 0
+    assert (measure(np.repeat(images[:, None], 3, 1)).rows == pytest.approx(measure(images).rows, rel=1e-4, abs=1e-4))
+    with pytest.raises(BadInput, match="0 to 255"):
+        measure(images.astype(np.uint16) * 100)
