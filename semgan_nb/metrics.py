@@ -98,7 +98,7 @@ class FeatureSet:
         shared = np.linalg.svd(self.centred @ other.centred.T, compute_uv=False).sum()
         return float(((self.mu - other.mu)**2).sum() + (self.centred**2).sum() + (other.centred**2).sum() - 2 * shared)
 
-# %% ../nbs/12_metrics.ipynb #63ec7b3b
+# %% ../nbs/12_metrics.ipynb #a5aff646
 def _kernel(x, y):
     "float64 [n, m] of two tensors [n, d], [m, d]."
     return (x @ y.T / x.shape[1] + 1)**3
@@ -109,11 +109,15 @@ def kernel_distance(
     subsets: int = 100,
     size: int = 1000,  # images of a subset, at most as many as the smaller side has
     seed=0,  # or a numpy RandomState
+    single: bool = False,  # kernels and sums in float32, as the official code has them: off by up to 1e-5 of the value
 ) -> tuple[float, float]:
     "(KID, standard deviation over its subsets). Draws as the official code does, generated first, from a generator of its own."
     draw = seed if isinstance(seed, np.random.RandomState) else np.random.RandomState(seed)
     m = min(len(real), len(gen), size)
     chosen = [(draw.choice(len(gen), m, replace=False), draw.choice(len(real), m, replace=False)) for _ in range(subsets)]
+    if single:
+        values = [_mmd_single(*(np.asarray(side, np.float32)[rows] for side, rows in ((gen, g), (real, r)))) for g, r in chosen]
+        return float(np.mean(values)), float(np.std(values))
     real, gen = (torch.from_numpy(np.ascontiguousarray(f)) for f in (real, gen))
     if max(len(real), len(gen)) <= 5000:
         pick_g, pick_r = (torch.zeros(subsets, n, dtype=torch.float64).scatter_(1, torch.from_numpy(np.stack(rows)), 1.0)
@@ -125,13 +129,20 @@ def kernel_distance(
             total = total + ((pick @ k) * pick).sum(1)
         values = total / (m * (m - 1)) - 2 * ((pick_g @ _kernel(gen, real)) * pick_r).sum(1) / m**2
     else:
-        values = torch.tensor([_mmd(gen[g].double(), real[r].double()) for g, r in chosen])
+        values = torch.tensor([_mmd(gen[g].double(), real[r].double()) for g, r in chosen], dtype=torch.float64)
     return float(values.mean()), float(values.std(correction=0))
 
 
 def _mmd(x, y):
     within = sum(float(_kernel(s, s).fill_diagonal_(0).sum()) / (len(s) * (len(s) - 1)) for s in (x, y))
     return within - 2 * float(_kernel(x, y).mean())
+
+
+def _mmd_single(x, y):
+    "The same in float32, in NumPy."
+    m, kernel = len(x), lambda a, b: (a @ b.T / a.shape[1] + 1)**3
+    within = kernel(x, x) + kernel(y, y)
+    return float(((within.sum() - np.diag(within).sum()) / (m - 1) - kernel(x, y).sum() * 2 / m) / m)
 
 
 def kernel_distance_of_all(
@@ -145,7 +156,7 @@ def kernel_distance_of_all(
     within = sum((blocks(a, a) - itself(a)) / (len(a) * (len(a) - 1)) for a in (x, y))
     return within - 2 * blocks(x, y) / (len(x) * len(y))
 
-# %% ../nbs/12_metrics.ipynb #7b122ab0
+# %% ../nbs/12_metrics.ipynb #33a5e663
 def _squared(a, b):
     "float32 [n, m] squared distances of two float32 tensors; off by rounding, see `_doubt`."
     return (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * (a @ b.T)).clamp_(min=0)
@@ -166,11 +177,12 @@ def neighbour_radii(
     radii = torch.full((n,), float("inf"), dtype=torch.float64)
     if n <= k:
         return radii
+    quick = features - features.mean(0)  # distances do not mind, rounding does
     for start in range(0, n, tile):
-        rows = features[start:start + tile]
+        rows = quick[start:start + tile]
         best = torch.empty(len(rows), 0), torch.empty(len(rows), 0, dtype=torch.long)
         for at in range(0, n, 5 * tile):
-            d = _squared(rows, features[at:at + 5 * tile])
+            d = _squared(rows, quick[at:at + 5 * tile])
             own = torch.arange(len(rows)) + start - at
             inside = (own >= 0) & (own < d.shape[1])
             d[torch.arange(len(rows))[inside], own[inside]] = float("inf")
@@ -178,7 +190,7 @@ def neighbour_radii(
             both = torch.cat([best[0], found.values], 1), torch.cat([best[1], found.indices + at], 1)
             order = both[0].topk(min(k + spare, both[0].shape[1]), 1, largest=False).indices
             best = both[0].gather(1, order), both[1].gather(1, order)
-        near = torch.stack([_exact(row, features[columns]) for row, columns in zip(rows, best[1])])
+        near = torch.stack([_exact(row, features[columns]) for row, columns in zip(features[start:start + tile], best[1])])
         near[~best[0].isfinite()] = float("inf")
         radii[start:start + len(rows)] = near.kthvalue(k, 1).values
     return radii
@@ -191,20 +203,21 @@ def covered(
     tile: int = 2048,
 ) -> torch.Tensor:
     "bool [n]: whether a point lies in, or on the rim of, at least one ball."
-    inside = torch.zeros(len(points), dtype=torch.bool)
-    doubt = 4e-6 * float(max(points.square().sum(1).max(), centres.square().sum(1).max()))
+    inside, middle = torch.zeros(len(points), dtype=torch.bool), centres.mean(0)
+    quick, around = points - middle, centres - middle
+    doubt = 1e-5 * float(max(quick.square().sum(1).max(), around.square().sum(1).max()))
     for start in range(0, len(points), tile):
-        rows = points[start:start + tile]
+        rows = quick[start:start + tile]
         sure, rim = torch.zeros(len(rows), dtype=torch.bool), []
         for at in range(0, len(centres), 5 * tile):
-            beyond = _squared(rows, centres[at:at + 5 * tile]) - radii[at:at + 5 * tile].float()
+            beyond = _squared(rows, around[at:at + 5 * tile]) - radii[at:at + 5 * tile].float()
             sure |= (beyond < -doubt).any(1)
             pairs = (beyond.abs() <= doubt) & ~sure[:, None]
             rim.append(pairs.nonzero() + torch.tensor([0, at]))
         pairs = torch.cat(rim)
         pairs = pairs[~sure[pairs[:, 0]]]
         for part in pairs.split(2**22 // points.shape[1] + 1):
-            hit = _exact(rows[part[:, 0]], centres[part[:, 1]]) <= radii[part[:, 1]]
+            hit = _exact(points[start + part[:, 0]], centres[part[:, 1]]) <= radii[part[:, 1]]
             sure[part[hit, 0]] = True
         inside[start:start + len(rows)] = sure
     return inside
@@ -216,8 +229,7 @@ def precision_recall(
     half: bool = False,  # features and radii rounded to float16, as the official code has it
 ) -> tuple[float, float]:
     "(precision, recall), each 0 ... 1."
-    middle = np.zeros(1) if half else np.asarray(real, np.float64).mean(0)  # distances do not mind; rounding does
-    real, gen = (torch.from_numpy(np.ascontiguousarray(np.asarray(f, np.float64) - middle, np.float32)) for f in (real, gen))
+    real, gen = (torch.from_numpy(np.ascontiguousarray(f, np.float32)) for f in (real, gen))
     if half:
         real, gen = real.half().float(), gen.half().float()
     share = []

@@ -8,12 +8,12 @@ import torch
 _DECLARED = []
 
 
-def tool(name: str):
-    "A module such as pytorch_fid.inception; the test is skipped where it, or torchvision, cannot be imported."
+def prepare_torchvision() -> str:
+    "Make torchvision importable if it is installed; why it is not, else."
     try:
         importlib.import_module("torchvision")
     except ImportError:
-        pytest.skip("torchvision is not installed")
+        return "torchvision is not installed"
     except RuntimeError:
         if not _DECLARED:
             library = torch.library.Library("torchvision", "DEF")
@@ -23,5 +23,12 @@ def tool(name: str):
         try:
             importlib.import_module("torchvision")
         except Exception as error:
-            pytest.skip(f"torchvision cannot be imported: {error}")
+            return f"torchvision cannot be imported: {error}"
+    return ""
+
+
+def tool(name: str):
+    "A module such as pytorch_fid.inception; the test is skipped where it, or torchvision, cannot be imported."
+    if reason := prepare_torchvision():
+        pytest.skip(reason)
     return pytest.importorskip(name)

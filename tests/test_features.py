@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from reference_tools import tool
 
 from semgan_nb import features
-from semgan_nb.features import (LITE0_SHA256, Inception, Lite0, RandomNetwork, Vgg16, find_weights, fold_batch_norm, get_extractor, inception,
+from semgan_nb.features import (EXTRACTORS, LITE0_SHA256, Inception, Lite0, RandomNetwork, Vgg16, find_weights, fold_batch_norm, get_extractor, inception,
                                 inception_layers, lite0_layers, resize_matrix, same_padding_stride2, tf1_resize_matrix)
 from semgan_nb.micrographs import BadInput
 
