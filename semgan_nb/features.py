@@ -464,7 +464,7 @@ def inception_layers(
             channels = total
     raise BadInput(f"Inception-v3 has no layer of {dim} features: choose 64, 192, 768, 1280 or 2048")
 
-# %% ../nbs/10_features.ipynb #ffafa909
+# %% ../nbs/10_features.ipynb #88159a75
 class Inception(Extractor):
     """Inception-v3 (2015-12-05) from a state dict: resized to 299 x 299 by TensorFlow 1's rule, (x - 128)/128, mean over a map.
 
@@ -477,7 +477,7 @@ class Inception(Extractor):
         path=None,  # the file; None: found by `find_weights`
         dim: int = 2048,  # features: 64, 192, 768, 1280, or 2048, of which alone FID is made
         preprocessing: str = "tensorflow",  # or "pytorch-fid": x/127.5 - 1 and pixels' middles, as that tool has it
-        precision: str = "float32",  # or "mixed": bfloat16 from Mixed_6a on, faster on processors that have it, distances within a thousandth
+        precision: str = "float32",  # or "mixed": bfloat16 from Mixed_6a on, faster on processors that have it, distances off by about a thousandth
     ):
         super().__init__(device)
         if precision not in ("float32", "mixed"):
