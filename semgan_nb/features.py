@@ -341,11 +341,13 @@ def _quiet_pooch():
     finally:
         logger.setLevel(level)
 
-# %% ../nbs/10_features.ipynb #0288cc14
+# %% ../nbs/10_features.ipynb #e12b71aa
 def read_weights(
     path,  # *.pth, *.pt, *.npz or *.safetensors
 ) -> tuple:
-    "(kind, content, sha256): kind 'state' and a dict of tensors, or kind 'script' and a TorchScript module. BadInput for anything else."
+    """(kind, content, sha256): kind 'state' and a dict of tensors, or kind 'script' and a TorchScript module. BadInput for anything else.
+
+    TorchScript is a program, in a language of its own that knows no Python but can reach files: take it from a source you trust. All other formats hold numbers only."""
     path = Path(path)
     sha256 = file_hash(path)
     try:
