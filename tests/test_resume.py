@@ -362,10 +362,11 @@ def test_the_best_snapshot_outlives_the_last_ones(archive, tmp_path, monkeypatch
     "Two metrics, best at different snapshots; besides these, the last two are kept."
     values = {"random_fd10_full": iter([5.0, 1.0, 3.0, 4.0, 6.0, 7.0]), "random_fd12_full": iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])}
 
-    def judged(judge, run, G, snapshot, cur_nimg, progress=None):
-        record = dict(results={judge.metric: next(values[judge.metric])}, metric=judge.metric, snapshot_pkl=snapshot.name, kimg=cur_nimg / 1000, cur_nimg=cur_nimg)
-        training.append_line(run / f"metric-{judge.metric}.jsonl", record)
-        return record
+    def judged(judges, run, G, snapshot, cur_nimg, progress=None):
+        records = [dict(results={judge.metric: next(values[judge.metric])}, metric=judge.metric, snapshot_pkl=snapshot.name, kimg=cur_nimg / 1000, cur_nimg=cur_nimg) for judge in judges]
+        for record in records:
+            training.append_line(run / f"metric-{record['metric']}.jsonl", record)
+        return records
 
     monkeypatch.setattr(training, "judge_snapshot", judged)
     list(train(TINY.replace(metrics=tuple(values)), archive, tmp_path / "r"))
