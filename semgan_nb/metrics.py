@@ -1200,7 +1200,7 @@ def _comparison_text(result):
         lines.append("the micrographs were histogram-matched, which makes their fractions alike: agreement of fractions says less here")
     return "\n".join(lines)
 
-# %% ../nbs/12_metrics.ipynb #0e7830d2
+# %% ../nbs/12_metrics.ipynb #44624a76
 from scipy.fft import fft2, fftshift, ifft2, irfft2, next_fast_len, rfft2
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import distance_transform_edt, map_coordinates
@@ -1208,8 +1208,7 @@ from scipy.ndimage import shift as shift_image
 from scipy.stats import hypergeom, norm
 
 from .features import resize_matrix
-from .microstructure import power_spectrum, two_point_map
-from .synthetic import otsu_threshold
+from .microstructure import phase_of, power_spectrum, segment, two_point_map
 
 # %% ../nbs/12_metrics.ipynb #fb3e7079
 LOOK_SIDE, LOOK_REACH = 32, 1 / 8  # px; share of the side by which a copy may be displaced
@@ -1693,12 +1692,13 @@ def draw_field(
     field = irfft2(rfft2(rng.standard_normal((h, w), np.float32)) * np.sqrt(power[:, :w // 2 + 1] * power.size).astype(np.float32), (h, w))
     return field if shape is None else field[:shape[0], :shape[1]]
 
-# %% ../nbs/12_metrics.ipynb #1e92e6ac
+# %% ../nbs/12_metrics.ipynb #caa6931c
 def segmented(
     images,  # uint8 [N, C, H, W] or [N, H, W]
 ) -> np.ndarray:
     "The light phase by Otsu's threshold of each image: bool [N, H, W]. Flat images have none."
-    return np.stack([image > otsu_threshold(image) if np.ptp(image) else np.zeros(image.shape, bool) for image in grey_stack(images).astype(np.uint8)])
+    how = Segmentation(median=0, sigma=0)
+    return np.stack([phase_of(segment(image, how), how) for image in grey_stack(images).astype(np.uint8)])
 
 
 def depth(

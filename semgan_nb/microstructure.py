@@ -8,7 +8,7 @@ __all__ = ['METHODS', 'DIRECTIONS', 'DESCRIPTORS', 'TOPOLOGY', 'VERDICTS', 'FORM
            'Segmentation', 'segment', 'phase_of', 'interface_density', 'islands', 'chords', 'lineal_path',
            'covariogram', 'betti', 'persistence', 'alive', 'principal_components', 'scores', 'Descriptor', 'layout',
            'Measured', 'unit_of', 'measure', 'wasserstein', 'same_steel', 'image_values', 'write_phases', 'directions',
-           'characteristic_length', 'leak_meter']
+           'characteristic_length', 'leak_floor', 'leak_meter']
 
 # %% ../nbs/11_microstructure.ipynb #b128a665
 import base64
@@ -474,7 +474,7 @@ DESCRIPTORS = {d.key: d for d in (
 )}
 TOPOLOGY = ("persistence0", "persistence1")
 
-# %% ../nbs/11_microstructure.ipynb #20a38616
+# %% ../nbs/11_microstructure.ipynb #403bed51
 def _edges(n):
     "First pixel of each bin of lengths 1 ... n, and n + 1: single ones up to 32, then 3 % wide."
     edges = [1]
@@ -485,8 +485,16 @@ def _edges(n):
 def _fine(n):
     "Edges of bins for lengths that are no whole pixels, 0 to n: half a pixel up to 8 px, then 6 % wide."
     edges = list(np.arange(0, 8, 0.5))
-    while edges[-1] < n: edges.append(edges[-1] * 1.06 if edges else 8)
+    while edges[-1] < n: edges.append(edges[-1] * 1.06)
     return np.array(edges)
+
+
+@functools.lru_cache(8)
+def _bins(shape):
+    "key -> edges of the bins of a histogram that counts no whole pixels."
+    size = _fine(1.2 * max(shape))
+    return dict(island_size=size, perimeter=_fine(4 * np.hypot(*shape)), aspect=np.concatenate((np.arange(1, 4, 0.1), np.geomspace(4, 40, 24))), orientation=np.arange(0, 181, 10.0),
+                persistence0=size, persistence1=size)
 
 
 @functools.lru_cache(8)
@@ -498,12 +506,9 @@ def layout(
     side, longest = min(shape), max(shape)
     edges, r = _edges(longest), np.concatenate(([0], _edges(side // 2)[:-1]))
     middle = (edges[:-1] + edges[1:] - 1) / 2
-    size, around = _fine(1.2 * longest), _fine(4 * np.hypot(*shape))
-    aspect = np.concatenate((np.arange(1, 4, 0.1), np.geomspace(4, 40, 24)))
     waves = _edges(side // 2)
-    between = lambda e: (e[:-1] + e[1:]) / 2
-    places = dict(island_size=between(size), perimeter=between(around), aspect=between(aspect), orientation=np.arange(5, 180, 10.0), two_point=r, path_phase=r, path_rest=r,
-                  covariogram_rows=r, covariogram_columns=r, spectrum=(waves[:-1] + waves[1:] - 1) / 2 / side, grey=np.arange(256.0), persistence0=between(size), persistence1=between(size))
+    places = {key: (e[:-1] + e[1:]) / 2 for key, e in _bins(shape).items()}
+    places |= dict(two_point=r, path_phase=r, path_rest=r, covariogram_rows=r, covariogram_columns=r, spectrum=(waves[:-1] + waves[1:] - 1) / 2 / side, grey=np.arange(256.0))
     for d in DESCRIPTORS.values():
         if d.key.startswith("chord"): places[d.key] = middle * (np.sqrt(2) if d.key.endswith("diagonals") else 1)
     found, at = {}, 0
@@ -556,8 +561,8 @@ def _row(job):
 
     def put(key, value): row[where[key][0]] = value
 
-    def into(key, values, weights, edges):
-        place = where[key][0]
+    def into(key, values, weights=None):
+        place, edges = where[key][0], _bins(shape)[key]
         bins = np.clip(np.searchsorted(edges, values, "right") - 1, 0, len(edges) - 2)
         row[place] = np.bincount(bins, weights, place.stop - place.start) if len(values) else 0
 
@@ -565,9 +570,8 @@ def _row(job):
     found = islands(m)
     a = found["area"]
     put("fraction", m.mean()), put("islands", (len(a) - found["cut"].sum() / 2) / area), put("interface", interface_density(m)), put("betti0", b0 / area), put("betti1", b1 / area)
-    into("island_size", found["diameter"], a, _fine(1.2 * max(shape))), into("perimeter", found["perimeter"], a, _fine(4 * np.hypot(*shape)))
-    into("aspect", found["aspect"], a, np.concatenate((np.arange(1, 4, 0.1), np.geomspace(4, 40, 24))))
-    into("orientation", found["angle"] % 180, a * (1 - 1 / found["aspect"]), np.arange(0, 181, 10.0))
+    into("island_size", found["diameter"], a), into("perimeter", found["perimeter"], a), into("aspect", found["aspect"], a)
+    into("orientation", found["angle"] % 180, a * (1 - 1 / found["aspect"]))
     edges, r = _edges(max(shape)), where["two_point"][1].astype(int)
     paths, diagonal = {0: [], 1: []}, {0: 0, 1: 0}
     for way in DIRECTIONS:
@@ -595,7 +599,7 @@ def _row(job):
     if persistent:
         for key, intervals in zip(TOPOLOGY, persistence(m)):
             life = np.diff(intervals[np.isfinite(intervals[:, 1])], axis=1)[:, 0]
-            into(key, life, None, _fine(1.2 * max(shape)))
+            into(key, life)
     return row
 
 # %% ../nbs/11_microstructure.ipynb #5fc7c940
@@ -887,7 +891,7 @@ def write_phases(
                 part.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     return paths
 
-# %% ../nbs/11_microstructure.ipynb #85ecf2a1
+# %% ../nbs/11_microstructure.ipynb #e888190a
 def directions(
     images,  # uint8 [N, H, W], also [H, W] or [N, C, H, W]
     bins: int = 18,
@@ -914,16 +918,26 @@ def _apart(a, b) -> dict:
             "grey": float(np.abs(np.cumsum(levels[0]) - np.cumsum(levels[1])).sum())}
 
 
-def leak_meter(
+def leak_floor(
     real,  # uint8 [N, H, W] or [N, C, H, W], N at least 4
-    generated,  # as real
-    splits: int = 8,  # of the real images into halves, for the floor
+    splits: int = 8,  # of the real images into halves
     seed: int = 0,
 ) -> dict:
-    "direction, length and grey -> dict(value, floor: the largest value between random halves of the real images, leaks: value more than twice the floor)."
+    "direction, length and grey -> the largest value between random halves of the real images."
     real, rng = grey_stack(real), np.random.default_rng(seed)
     if len(real) < 4: raise BadInput(f"leak_meter: {len(real)} real images were given, at least 4 are wanted")
     halves = [rng.permutation(len(real)) for _ in range(splits)]
     floors = [_apart(real[order[: len(order) // 2]], real[order[len(order) // 2:]]) for order in halves]
-    return {name: {"value": value, "floor": floor, "leaks": bool(value > 2 * floor)}
-            for name, value in _apart(real, generated).items() for floor in [max(one[name] for one in floors)]}
+    return {name: max(one[name] for one in floors) for name in floors[0]}
+
+
+def leak_meter(
+    real,  # as for `leak_floor`
+    generated,  # as real
+    splits: int = 8,
+    seed: int = 0,
+    floor: dict | None = None,  # of `leak_floor`, where many sets are held against the same real images; None: it is measured
+) -> dict:
+    "direction, length and grey -> dict(value, floor, leaks: value more than twice the floor)."
+    floor = floor or leak_floor(real, splits, seed)
+    return {name: {"value": value, "floor": floor[name], "leaks": bool(value > 2 * floor[name])} for name, value in _apart(real, generated).items()}

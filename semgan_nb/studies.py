@@ -6,7 +6,7 @@
 __all__ = ['STUDY_FORMAT', 'value_text', 'run_name', 'point_label', 'Study', 'larger_is_better', 'table_text', 'sample_files',
            'read_samples', 'leaks']
 
-# %% ../nbs/19_studies.ipynb #ffb3a434
+# %% ../nbs/19_studies.ipynb #0e0484e4
 import json
 import sys
 from collections import Counter
@@ -23,7 +23,7 @@ from .checkpoints import load
 from .dataset import Dataset
 from .latent import random_images
 from .micrographs import BadInput, atomic
-from .microstructure import directions, leak_meter
+from .microstructure import directions, leak_floor, leak_meter
 from .metrics import better_of, headline, metric_of
 from .runs import Config, config_differences, image_number, is_run, read_config, read_metrics, read_stats, read_status, snapshots
 from .training import train
@@ -482,7 +482,7 @@ def read_samples(
     corners = [(k // columns * side, k % columns * side) for k in range(min(n, columns * (sheet.shape[0] // side)))]
     return np.stack([sheet[y : y + side, x : x + side] for y, x in corners]), image_number(path) / 1000
 
-# %% ../nbs/19_studies.ipynb #5d96c929
+# %% ../nbs/19_studies.ipynb #84fd78c8
 def leaks(
     runs,  # a run directory, or several
     data=None,  # archive to compare with; None: the one that each run was trained on
@@ -500,11 +500,11 @@ def leaks(
         archive = Dataset(archive.path, part="holdout" if archive.has_holdout else "all")
         real = archive.images(np.sort(np.random.default_rng(seed).permutation(len(archive))[:images]))
         stats = [(s["Progress/kimg"]["mean"], s["Progress/augment"]["mean"]) for s in read_stats(run) if "Progress/augment" in s]
+        (angle, shares), floor = directions(real), leak_floor(real)
         for path in kept if all_snapshots else kept[-1:]:
             kimg = image_number(path) / 1000
             generated = np.concatenate(list(random_images(load(path).G, images, seed=seed)))
             p = min(stats, key=lambda s: abs(s[0] - kimg))[1] if stats else float("nan")
-            angle, shares = directions(real)[0], [directions(x)[1] for x in (real, generated)]
             found.append(dict(run=str(run), kimg=kimg, p=p, aug=config["resolved"]["aug"], augpipe=config["resolved"]["augpipe"], num_real=len(real), num_gen=images,
-                              leaks=leak_meter(real, generated), angle=angle.tolist(), real=shares[0].tolist(), generated=shares[1].tolist()))
+                              leaks=leak_meter(real, generated, floor=floor), angle=angle.tolist(), real=shares.tolist(), generated=directions(generated)[1].tolist()))
     return found
