@@ -29,7 +29,7 @@ from .runs import is_run, planes, read_config, read_ladder, read_metrics, read_s
 from .studies import Study, larger_is_better, read_samples, value_text
 from .synthetic import otsu_threshold
 
-# %% ../nbs/20_plots.ipynb #a87306dd
+# %% ../nbs/20_plots.ipynb #1722bc8c
 REAL, GENERATED, QUIET = "black", "#D55E00", "0.45"
 PAPER_COLOURS = dict(noaug="tab:blue", blit="tab:orange", geom="tab:green", color="tab:red", filter="tab:purple", noise="tab:brown", cutout="tab:pink")
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -78,11 +78,11 @@ def _tidy(axes, xlabel: str = "", ylabel: str = "") -> None:
     axes.set_ylabel(ylabel, fontsize=9)
 
 
-def _plain_decades(axes) -> None:
+def _plain_decades(axis) -> None:
     "A logarithmic axis that says 1, 2, 5, 10 ..."
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def colour_of(name: str, k: int) -> str:
@@ -212,7 +212,7 @@ def feature_clouds(
         axes.set_title(f"{name}\n{base.distance(FeatureSet(features)):.3g}", fontsize=8.5)
     return figure
 
-# %% ../nbs/20_plots.ipynb #d30fe3be
+# %% ../nbs/20_plots.ipynb #cd4c1e66
 def _apart(positions: list[float], gap: float) -> list[float]:
     "Positions moved as little as needed so that neighbours in their order are `gap` apart, within 0 ... 1 where there is room."
     order = np.argsort(positions, kind="stable")
@@ -301,7 +301,7 @@ def curves(
             axes.set_yscale("log")
             if values:
                 axes.set_ylim(min(values) / 1.15, max(values) * 1.15)
-            _plain_decades(axes)
+            _plain_decades(axes.yaxis)
         _tidy(axes, "", f"{ending or 'distance'} ({metric})")
         if ladder:
             _rung_lines(axes, ladder, result)
@@ -387,7 +387,7 @@ def setting_colours(
         colours[value] = colours[value] or free.pop(0)
     return colours
 
-# %% ../nbs/20_plots.ipynb #41772611
+# %% ../nbs/20_plots.ipynb #dfb0017c
 class _Part(Study):
     "Some points of a study, grouped by an axis."
 
@@ -468,9 +468,7 @@ def bands(
         if log and min(values) > 0:
             top.set_yscale("log")
             top.set_ylim(min(values) / 1.15, max(values) * 1.15)
-            top.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            top.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            top.yaxis.set_minor_formatter(NullFormatter())
+            _plain_decades(top.yaxis)
         else:
             top.set_ylim(min(0, *values), max(values) * 1.05)
         if ladder:
@@ -670,7 +668,7 @@ def descriptor_figure(
     beside.tick_params(axis="x", labelsize=7)
     return figure
 
-# %% ../nbs/20_plots.ipynb #fb30f4bd
+# %% ../nbs/20_plots.ipynb #2f55bc0d
 def steel_figure(
     found: dict,  # of `same_steel`
     figure: Figure | None = None,
@@ -692,9 +690,7 @@ def steel_figure(
     axes.axvline(1, color=QUIET, lw=0.8)
     axes.axvline(found["value"], color=GENERATED, lw=0.8, ls="--")
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    _plain_decades(axes.xaxis)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.8, len(names) - 0.2)
     axes.set_title(f"all together {found['value']:.3g}; | is 95 % of the halves", fontsize=9)
@@ -921,7 +917,7 @@ def controller_figure(
     _tidy(beside, "records", "$r_t$")
     return figure
 
-# %% ../nbs/20_plots.ipynb #4a748038
+# %% ../nbs/20_plots.ipynb #828bda45
 def leak_figure(
     found: list[dict],  # of `studies.leaks`
     figure: Figure | None = None,
@@ -934,7 +930,7 @@ def leak_figure(
         left.plot([one["p"] for one in found], [one["leaks"][name]["value"] / max(one["leaks"][name]["floor"], 1e-9) for one in found], "o-", ms=4, lw=1.3, color=COLOURS[k % len(COLOURS)], label=name)
     left.axhline(2, color=QUIET, lw=1, ls="--")
     left.set_yscale("log")
-    _plain_decades(left)
+    _plain_decades(left.yaxis)
     left.legend(fontsize=8, frameon=False)
     right.plot(found[0]["angle"], found[0]["real"], color=REAL, lw=2, label="real")
     for k, one in enumerate(found):

@@ -446,7 +446,7 @@ class Trainer:
             setattr(self, k, state.get(k, 0.0))  # energy is younger than the others
         self.pl_mean = state["pl_mean"].to(self.device)
 
-# %% ../nbs/15_training.ipynb #935287ef
+# %% ../nbs/15_training.ipynb #ef01cb37
 @dataclass(frozen=True)
 class Tick:
     "What a tick of training reports."
@@ -513,24 +513,23 @@ def default_cache() -> Path:
 
 
 def judge_snapshot(
-    judges,  # a Judge, or a list of them; what they have in common is generated and looked at once
+    judges: list,  # of Judge; what they have in common is generated and looked at once
     run: Path,
     G,
     snapshot: Path,  # the file that holds G
     cur_nimg: int,  # images seen by then
     progress=None,  # called with counts of images, as Judge.ladder and Judge.judge do
-):
-    "Judge a generator and append the record to metric-*.jsonl of its run; the first time, write the ladder of known sets beside it. The record, or the list of them."
-    several = list(judges) if isinstance(judges, (list, tuple)) else [judges]
-    for judge in several:
+) -> list[dict]:
+    "Judge a generator and append the records to metric-*.jsonl of its run; the first time, write the ladders of known sets beside them."
+    for judge in judges:
         ladder = run / f"ladder-{judge.metric}.json"
         if not ladder.exists():
             write_json(ladder, judge.ladder(progress))
-    records = judge_together(several, G, progress, seed=0, batch=_at_once(G.img_resolution, 50))
-    for judge, record in zip(several, records):
+    records = judge_together(judges, G, progress, seed=0, batch=_at_once(G.img_resolution, 50))
+    for judge, record in zip(judges, records):
         record |= dict(snapshot_pkl=snapshot.name, kimg=cur_nimg / 1000, cur_nimg=cur_nimg)
         append_line(run / f"metric-{judge.metric}.jsonl", record)
-    return records if isinstance(judges, (list, tuple)) else records[0]
+    return records
 
 
 def choose_metrics(config: Config, data, dataset: Dataset) -> tuple[str, ...]:
