@@ -106,6 +106,15 @@ def test_exported_cells_import_only_lower_chapters(notebook):
             assert number[chapter] < notebook.name[:2], f"{notebook.name} imports {chapter!r} of chapter {number[chapter]}"
 
 
+def test_stored_outputs_name_no_folder_of_a_machine():
+    """What a notebook printed holds no absolute path of the package: it is another one for everybody."""
+    for notebook in (ROOT / "nbs").rglob("*.ipynb"):
+        for cell in nbformat.read(notebook, 4).cells:
+            for output in cell.get("outputs", []):
+                said = str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", ""))
+                assert not re.search(r"[/\\][^\s'\"]*[/\\]semgan_nb[/\\]", said), f"{notebook.name}: {said[:200]}"
+
+
 def test_package_needs_no_notebook_tools():
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
