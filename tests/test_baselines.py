@@ -3,10 +3,11 @@ import json
 
 import numpy as np
 import pytest
+from made_up_sets import steel_archive
 from scipy.ndimage import gaussian_filter
 from scipy.stats import multivariate_normal, norm
 
-from semgan_nb.dataset import Dataset, write_archive
+from semgan_nb.dataset import Dataset
 from semgan_nb.metrics import (PLAIN_RUNGS, Judge, RandomField, baseline_table, baselines, blend, compare, depth, draw_field, field_correlation, laid_on, likeness, pair_probability, possible_power, segmented)
 from semgan_nb.micrographs import BadInput
 from semgan_nb.microstructure import radial_spectrum, two_point, two_point_map
@@ -160,10 +161,7 @@ def test_blended_pairs_are_halves_of_two_real_images_of_one_group():
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    path = tmp_path_factory.mktemp("baselines") / "steel.zip"
-    images, _, groups = specimens(240, 32, seed=4, n_specimens=8)
-    write_archive(path, [dict(image=x, group=f"s{g}", part="holdout" if g in (2, 5) else "train") for x, g in zip(images, groups)], {})
-    return path
+    return steel_archive(tmp_path_factory.mktemp("baselines") / "steel.zip", 240)
 
 
 def test_ladders_have_the_baselines(archive):

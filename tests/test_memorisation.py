@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+from made_up_sets import steel_archive
 from scipy.ndimage import gaussian_filter
 
 from semgan_nb.dataset import Dataset, subset_indices, write_archive
@@ -145,10 +146,7 @@ def test_yardstick():
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    path = tmp_path_factory.mktemp("memory") / "steel.zip"
-    images, _, groups = specimens(400, 32, seed=4, n_specimens=8)
-    write_archive(path, [dict(image=x, group=f"s{g}", part="holdout" if g in (2, 5) else "train") for x, g in zip(images, groups)], {})
-    return path
+    return steel_archive(tmp_path_factory.mktemp("memory") / "steel.zip", 400)
 
 
 def test_judge_of_an_archive(archive, tmp_path):

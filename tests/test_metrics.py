@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
+from made_up_sets import crops
 from reference_tools import prepare_torchvision, tool
 
 from semgan_nb import metrics, plots
@@ -56,17 +57,10 @@ def test_distances_of_textures_from_independent_code():
     """60 and 60 crops of photographs of gravel, grass and brick, in lite0 features: 5.03, 299.2, 468.8 where covariances are divided by N - 1."""
     from skimage import data
 
-    def crops(texture, seed):
-        rng, out = np.random.default_rng(seed), []
-        for _ in range(60):
-            y, x = rng.integers(0, 289), rng.integers(0, 289)
-            crop = texture[y:y + 224, x:x + 224]
-            out.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
-        return FeatureSet(get_extractor("lite0")(np.stack(out)[:, None]))
-
-    gravel = crops(data.gravel(), 1)
+    features = lambda texture, seed: FeatureSet(get_extractor("lite0")(crops(texture, seed, 224)))
+    gravel = features(data.gravel(), 1)
     for texture, seed, expected in ((data.gravel(), 2, 5.03), (data.grass(), 3, 299.2), (data.brick(), 4, 468.8)):
-        other = crops(texture, seed)
+        other = features(texture, seed)
         means = ((gravel.mu - other.mu)**2).sum()
         assert means + (gravel.distance(other) - means) * 60 / 59 == pytest.approx(expected, rel=1e-3)
 
@@ -453,21 +447,12 @@ def test_torchmetrics_gives_the_same():
     assert float(kid.compute()[0]) == pytest.approx(kernel_distance(f[0], f[1])[0], rel=1e-4)
 
 
-def crops(texture, seed):
-    rng, out = np.random.default_rng(seed), []
-    for _ in range(60):
-        y, x = rng.integers(0, 214), rng.integers(0, 214)
-        crop = texture[y:y + 299, x:x + 299]
-        out.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
-    return np.stack(out)[:, None]
-
-
 @pytest.mark.skipif("SEMGAN_WEIGHTS" not in os.environ, reason="SEMGAN_WEIGHTS does not name a folder with fid-inception-2015-12-05-through-mixed7a.npz")
 @pytest.mark.parametrize("preprocessing, near, far", [("tensorflow", 0.030018, 2.402023), ("pytorch-fid", 0.030062, 2.400898)])
 def test_published_values_at_768_dimensions(preprocessing, near, far):
     from skimage import data
     network = Inception(path=find_weights("inception768", os.environ["SEMGAN_WEIGHTS"]), dim=768, preprocessing=preprocessing)
-    gravel, gravel2, grass = (network(crops(texture, seed)) for texture, seed in ((data.gravel(), 1), (data.gravel(), 2), (data.grass(), 3)))
+    gravel, gravel2, grass = (network(crops(texture, seed, 299)) for texture, seed in ((data.gravel(), 1), (data.gravel(), 2), (data.grass(), 3)))
     for other, expected in ((gravel2, near), (grass, far)):
         (mu1, sigma1), (mu2, sigma2) = (feature_statistics(x) for x in (gravel, other))
         assert frechet_distance(mu1, sigma1 * 60 / 59, mu2, sigma2 * 60 / 59) == pytest.approx(expected, abs=3e-6)

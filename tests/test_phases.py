@@ -1,16 +1,14 @@
 """The verb phases: maps of micrographs, archives, masks and networks, as other programs read them."""
-import contextlib
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from command import say
 from made_up_runs import random_snapshot
 from PIL import Image
 
-from semgan_nb import cli
 from semgan_nb.checkpoints import load
 from semgan_nb.dataset import Dataset, write_archive
 from semgan_nb.latent import sample
@@ -22,14 +20,6 @@ from semgan_nb.synthetic import dual_phase
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def say(*argv):
-    "Status, output and complaint of the command."
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = cli.main([str(arg) for arg in argv])
-    return status, out.getvalue(), err.getvalue()
 
 
 def steel(name="steel.tif", size=128, nm=None, seed=0):

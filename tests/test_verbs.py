@@ -1,12 +1,11 @@
 """The verbs walk, study and lab."""
-import contextlib
-import io
 import json
 from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from command import say
 from PIL import Image
 
 from semgan_nb import cli
@@ -37,14 +36,6 @@ def run(archive, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def say(*argv):
-    "Status, output and complaint of the command."
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = cli.main([str(arg) for arg in argv])
-    return status, out.getvalue(), err.getvalue()
 
 
 def test_walk_makes_a_film_and_a_figure(run):
