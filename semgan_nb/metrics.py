@@ -617,7 +617,7 @@ def warnings_of(
         found.append(f"{num_gen} images: the inception score depends on their number, and grows with it; compare the same counts only")
     return found
 
-# %% ../nbs/12_metrics.ipynb #0112c2f3
+# %% ../nbs/12_metrics.ipynb #1dad789c
 def score(
     metric,  # name; of its real side only 'full' has a meaning here: all that the source has
     real,  # a source of images, see `batches`
@@ -649,7 +649,8 @@ def score(
 def _collect(extractor, metric, source, total, text, progress, complaint, shape=None):
     "What the metric compares, of the first `total` images of a source (None: of all)."
     parts, done = [], 0
-    with ahead(batches(source)) as items:
+    beside = getattr(extractor, "device", None) is not None and extractor.device.type == "cuda"  # on a CPU both would want the same cores
+    with (ahead if beside else contextlib.closing)(batches(source)) as items:
         for batch in items:
             if shape is not None and (batch.ndim != 4 or tuple(batch.shape[1:]) != shape[0]):
                 raise BadInput(shape[1].format(list(batch.shape[1:])))
