@@ -140,7 +140,7 @@ def digest(
     feed(value)
     return h.hexdigest()
 
-# %% ../nbs/14_checkpoints.ipynb #8858c7d5
+# %% ../nbs/14_checkpoints.ipynb #4001f150
 SNAPSHOT_FORMAT = "semgan_nb-snapshot-2"
 _BEFORE = "semgan_nb-snapshot-1"  # without a digest
 
@@ -191,7 +191,10 @@ def find_snapshot(
     records = [r for r in read_metrics(path).get(metric_of(best), []) if (path / str(r["snapshot_pkl"])).exists()]
     if not records:
         raise BadInput(f"{path} has no record of {best} with its snapshot: it knows {', '.join(read_metrics(path)) or 'no metric'}")
-    return path / best_record(records, best if best in records[0]["results"] else None)["snapshot_pkl"]
+    record = best_record(records, best if best in records[0]["results"] else None)
+    if record is None:
+        raise BadInput(f"{best} knows no best snapshot, for an untrained network copies nothing: name a distance, or give the snapshot itself")
+    return path / record["snapshot_pkl"]
 
 
 def _snapshot_metadata(path: Path) -> dict:

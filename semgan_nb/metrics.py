@@ -282,9 +282,9 @@ def phase_randomise(
         out[i] = np.rint(np.fft.ifft2(shifted).real).clip(0, 255)
     return out
 
-# %% ../nbs/12_metrics.ipynb #bbec55dd
+# %% ../nbs/12_metrics.ipynb #75df665c
 RUNGS = {"floor": "other real images", "blur0.5": "blurred 0.5 px", "blur1": "blurred 1 px", "blur2": "blurred 2 px",
-         "phase": "phase-randomised", "blend": "blended pairs", "field": "random field", "distinct10": "10 distinct images", "distinct100": "100 distinct images"}
+         "phase": "phase-randomised", "blend": "blended pairs", "field": "random field", "distinct10": "10 distinct images", "distinct100": "100 distinct images", "copies": "planted copies"}
 
 
 MORE_RUNGS = {}  # key -> function of a Judge, which returns a function that makes of images those of a rung; the end of this chapter fills it
@@ -318,12 +318,12 @@ def extrapolate(
             found.append(value(*rows))
     return float(np.polyfit(at, found, 1)[1])
 
-# %% ../nbs/12_metrics.ipynb #226ddec2
+# %% ../nbs/12_metrics.ipynb #52604d6f
 class Statistic(NamedTuple):
     "One row of the table of metrics."
     what: str  # in words
     results: tuple  # what each result's name ends in
-    better: tuple  # 'lower' or 'higher', for each result
+    better: tuple  # 'lower', 'higher' or 'neither', for each result
     needs: str = "features"  # what is compared: 'features', 'classes' (probabilities), 'descriptors' (chapter 11), or 'generator'
     digits: str = r""  # what may follow the count in the name
     real: tuple = ("holdout", "full", "subset", "plain")  # real sides; for the path length, what is varied
@@ -346,7 +346,7 @@ STATISTICS = {
                     values=lambda real, gen, metric, seed: inception_score(gen)),
     "ppl": Statistic("perceptual path length", ("",), ("lower",), "generator", official="ppl", extractor="vgg16",
                      real=("wend", "wfull", "zend", "zfull", "wendcrop", "wfullcrop", "zendcrop", "zfullcrop")),
-    "memory": Statistic("share of copies of training images", ("",), ("lower",), "looks", real=("subset",), extractor="aligned"),
+    "memory": Statistic("share of copies of training images", ("",), ("neither",), "looks", real=("subset",), extractor="aligned"),
     "": Statistic("physics", ("",), ("lower",), "descriptors", real=("holdout", "full", "subset"), values=_fd, extractor="micro"),
 }
 OFFICIAL_PPL = {"ppl2_wend": "wend", "ppl_wend": "wendcrop", "ppl_wfull": "wfullcrop", "ppl_zend": "zendcrop", "ppl_zfull": "zfullcrop"}
@@ -430,7 +430,7 @@ def _counted(name, metric):
         raise BadInput(f"The metric {name!r} asks for {metric.count} images: at least 2 make a distance")
     return metric
 
-# %% ../nbs/12_metrics.ipynb #08e0fd61
+# %% ../nbs/12_metrics.ipynb #dd1dda72
 def metric_of(result: str) -> str:
     "The metric that a result belongs to: lite0_pr2k3_full_recall -> lite0_pr2k3_full."
     for ending in ("_precision", "_recall", "_mean", "_std"):
@@ -440,7 +440,7 @@ def metric_of(result: str) -> str:
 
 
 def better_of(result: str) -> str:
-    "'lower' or 'higher': which values of a result are better. Names nobody knows count as distances."
+    "'lower' or 'higher': which values of a result are better; 'neither' for the share of copies, which is lowest before a network has learned anything. Names nobody knows count as distances."
     try:
         metric = parse_metric(metric_of(result))
     except BadInput:
@@ -456,9 +456,11 @@ def headline(record: dict) -> str:
 def best_record(
     records,  # of one metric
     result: str = None,  # which of its results; None: the headline
-) -> dict:
-    "The record with the best finite value; of equals the first. The first of all where no value is finite."
+) -> dict | None:
+    "The record with the best finite value; of equals the first. The first of all where no value is finite. None for a result of which neither low nor high values are better."
     result = result or headline(records[0])
+    if better_of(result) == "neither":
+        return None
     sign = -1 if better_of(result) == "higher" else 1
     finite = [r for r in records if np.isfinite(r["results"][result])]
     return min(finite, key=lambda r: sign * r["results"][result]) if finite else records[0]
@@ -472,7 +474,7 @@ def summary(
     rows = []
     for name, records in metrics.items():
         for result in records[0]["results"]:
-            if result.endswith("_std"):
+            if result.endswith("_std") or better_of(result) == "neither":
                 continue
             best = best_record(records, result)
             row = dict(result=result, value=best["results"][result], kimg=best.get("kimg"), snapshot=best.get("snapshot_pkl"))
@@ -1497,7 +1499,7 @@ def memory_text(
                  + (f"; without a bias it would be {fair}" if found["same_groups"] else f" (of other groups; with groups all alike and without a bias it would be {fair})"))
     return text + "."
 
-# %% ../nbs/12_metrics.ipynb #12733d75
+# %% ../nbs/12_metrics.ipynb #4108c0f9
 class Looks:
     "`look` in the place of an extractor."
     name, genuine, about, preprocessing = "aligned", False, "", ""
@@ -1581,7 +1583,7 @@ class MemoryJudge(Memory, Judge):
         measured, stick = self.measured(progress), self.yardstick(progress)
         share = lambda name: float(stick.beyond(measured[name]).mean())
         return dict(metric=self.metric, **_about(self.extractor), real=self.parsed.real, num_real=self.num_real, num_gen=self.num_gen, seed=self.seed, data=self.data, floor=None, warnings=[],
-                    rungs=[dict(key="floor", name=RUNGS["floor"], value=share("unseen" if measured.get("unseen") else "yardstick")), dict(key="copies", name="planted copies", value=share("copies"))])
+                    rungs=[dict(key="floor", name=RUNGS["floor"], value=share("unseen" if measured.get("unseen") else "yardstick")), dict(key="copies", name=RUNGS["copies"], value=share("copies"))])
 
     def _record(self, seen, began, progress=None):
         result = self.compare(seen, progress)

@@ -9,7 +9,7 @@ __all__ = ['REAL', 'GENERATED', 'QUIET', 'PAPER_COLOURS', 'COLOURS', 'AXIS_COLOU
            'steel_figure', 'extremes', 'walk_curve', 'before_after', 'grey_levels', 'augmentation_gallery',
            'augmentation_effect', 'controller_series', 'controller_figure', 'leak_figure', 'baseline_figure', 'copies']
 
-# %% ../nbs/20_plots.ipynb #90c2471f
+# %% ../nbs/20_plots.ipynb #bb5415bf
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +21,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .augment import SENSE, AugmentPipe, replay, scaled_pipe
 from .latent import to_uint8_images
-from .metrics import FeatureSet, best_record, better_of, headline, laid_on
-from .micrographs import scale_bar
+from .metrics import FeatureSet, best_record, better_of, headline, laid_on, parse_metric
+from .micrographs import BadInput, scale_bar
 from .microstructure import DESCRIPTORS, fraction_quantiles, grey_stack, image_values, phase_fractions, phase_of, radial_spectrum, segment, two_point, unit_of
 from .preprocess import histogram
 from .runs import is_run, planes, read_config, read_ladder, read_metrics, read_stats, sheet
@@ -147,7 +147,18 @@ def real_and_generated(
     _place(figure, [sheet(real, columns), sheet(generated, columns)], [titles[0] + _width_note(real, pixel_size_nm), titles[1]], zoom or max(64 // real.shape[2], 1))
     return figure
 
-# %% ../nbs/20_plots.ipynb #a0564750
+# %% ../nbs/20_plots.ipynb #2cf75041
+_WORDS = {"memory": "share of copies", "": "physics, in floors", "ppl": "path length"}
+
+
+def _word(metric: str) -> str:
+    "What the numbers of a metric are."
+    try:
+        return _WORDS.get(parse_metric(metric).stat, "distance")
+    except BadInput:
+        return "distance"
+
+
 def value_of(record: dict, result: str | None = None) -> float:
     "The number in a metric record; of several that of `result`, else of the headline."
     return float(record["results"][result or headline(record)])
@@ -160,11 +171,12 @@ def ladder_figure(
 ) -> Figure:
     "The known sets as grey bars, best on top, the generated images (last snapshot, and best if it is another) among them in colour."
     bars = [(rung["value"], rung["name"], "0.75") for rung in ladder["rungs"]]
-    records, higher = list(records), False
+    records, higher, word = list(records), False, _word(ladder["metric"])
     if records:
         best, last, higher = best_record(records), records[-1], better_of(headline(records[0])) == "higher"
+        word = headline(last).removeprefix(ladder["metric"]).strip("_") or word
         bars.append((value_of(last), f"generated, {last['kimg']:.3g} kimg", GENERATED))
-        if value_of(best) != value_of(last):
+        if best and value_of(best) != value_of(last):
             bars.append((value_of(best), f"generated, {best['kimg']:.3g} kimg (best)", "#F0B27A"))
     bars.sort(key=lambda bar: -bar[0] if higher else bar[0])
     figure = _figure(figure, (5.6, 0.8 + 0.27 * len(bars)))
@@ -181,7 +193,7 @@ def ladder_figure(
     axes.invert_yaxis()
     axes.set_yticks([])
     axes.set_xlim(min(0, 1.1 * min(values)), 1.1 * max(*values, 1e-12))
-    _tidy(axes, f"{ladder['metric']}: {'recall' if higher and records and headline(records[0]).endswith('_recall') else 'distance'} to {ladder['num_real']} real images")
+    _tidy(axes, f"{ladder['metric']}: {word} {'to' if word == 'distance' else 'of'} {ladder['num_real']} {'training' if word == _WORDS['memory'] else 'real'} images")
     return figure
 
 # %% ../nbs/20_plots.ipynb #3d0dc3e1
@@ -212,7 +224,7 @@ def feature_clouds(
         axes.set_title(f"{name}\n{base.distance(FeatureSet(features)):.3g}", fontsize=8.5)
     return figure
 
-# %% ../nbs/20_plots.ipynb #cd4c1e66
+# %% ../nbs/20_plots.ipynb #a38d3cf2
 def _apart(positions: list[float], gap: float) -> list[float]:
     "Positions moved as little as needed so that neighbours in their order are `gap` apart, within 0 ... 1 where there is room."
     order = np.argsort(positions, kind="stable")
@@ -286,13 +298,13 @@ def curves(
         ladder = next((found for label in by_run if (found := read_ladder(runs[label], metric))), None)
         values = [value_of(record, result) for records in by_run.values() for record in records] + [_rung_value(rung, result) for rung in (ladder or {}).get("rungs", [])]
         values = [value for value in values if math.isfinite(value)]
-        share, ending = better_of(result) == "higher", result.removeprefix(metric).strip("_")
+        share, ending = better_of(result) != "lower", result.removeprefix(metric).strip("_")
         for label, records in by_run.items():
             kimg, y = zip(*((record["kimg"], value_of(record, result)) for record in records))
             axes.plot(kimg, y, "o-", color=colours[label], ms=3.5, lw=1.4, label=label)
             if len(runs) == 1:
                 axes.annotate(f"{y[-1]:.3g}", (kimg[-1], y[-1]), xytext=(-2, 6), textcoords="offset points", ha="right", fontsize=8, color=colours[label], weight="bold")
-        if share or any(value <= 0 for value in values):  # precision and recall; a kernel distance may be negative
+        if share or any(value <= 0 for value in values):  # precision, recall and copies; a kernel distance may be negative
             room = 0.05 * ((max(values) - min(values)) or 1) if values else 0
             axes.set_ylim(*((min(values) - room, max(values) + room) if values else (0, 1)))
             if ending in ("precision", "recall"):
@@ -302,7 +314,7 @@ def curves(
             if values:
                 axes.set_ylim(min(values) / 1.15, max(values) * 1.15)
             _plain_decades(axes.yaxis)
-        _tidy(axes, "", f"{ending or 'distance'} ({metric})")
+        _tidy(axes, "", f"{ending or _word(metric)} ({metric})")
         if ladder:
             _rung_lines(axes, ladder, result)
     if not groups:
@@ -387,7 +399,7 @@ def setting_colours(
         colours[value] = colours[value] or free.pop(0)
     return colours
 
-# %% ../nbs/20_plots.ipynb #dfb0017c
+# %% ../nbs/20_plots.ipynb #4c968ecd
 class _Part(Study):
     "Some points of a study, grouped by an axis."
 
@@ -532,9 +544,10 @@ def best_values(
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xticks(range(len(rows)), [value_text(row["value"]).replace(", ", "\n") for row in rows])
     axes.set_xlim(-0.5, max(len(rows), 1) - 0.2)
-    _tidy(axes, part.axis or "setting", f"best {metric or 'value'}")
+    which = "last" if metric and better_of(metric) == "neither" else "best"
+    _tidy(axes, part.axis or "setting", f"{which} {metric or 'value'}")
     axes.tick_params(axis="y", which="minor", labelsize=7)
-    axes.set_title("best of each run" + (", larger is better" if metric and larger_is_better(metric) else ""), fontsize=9)
+    axes.set_title(f"{which} of each run" + (", larger is better" if metric and larger_is_better(metric) else ""), fontsize=9)
     return figure
 
 # %% ../nbs/20_plots.ipynb #4165f652

@@ -6,7 +6,7 @@
 __all__ = ['STUDY_FORMAT', 'value_text', 'run_name', 'point_label', 'Study', 'larger_is_better', 'table_text', 'sample_files',
            'read_samples', 'leaks']
 
-# %% ../nbs/19_studies.ipynb #0e0484e4
+# %% ../nbs/19_studies.ipynb #726394bc
 import json
 import sys
 from collections import Counter
@@ -24,7 +24,7 @@ from .dataset import Dataset
 from .latent import random_images
 from .micrographs import BadInput, atomic
 from .microstructure import directions, leak_floor, leak_meter
-from .metrics import better_of, headline, metric_of
+from .metrics import best_record, better_of, headline, metric_of
 from .runs import Config, config_differences, image_number, is_run, read_config, read_metrics, read_stats, read_status, snapshots
 from .training import train
 
@@ -86,7 +86,7 @@ def _points_of_runs(folder: Path) -> list[dict]:
     rank = lambda v: (2, 0, "") if v is None else (0, float(v), "") if isinstance(v, (int, float)) else (1, 0, str(v))
     return sorted(points, key=lambda p: (list(p["fields"]) == ["aug"], [rank(p["fields"].get(name)) for name in differ], p["seed"]))
 
-# %% ../nbs/19_studies.ipynb #6eae6a02
+# %% ../nbs/19_studies.ipynb #c10f3788
 class Study:
     """A folder of runs that differ in a few fields and the seed. Raises BadInput where the folder is no study.
 
@@ -345,17 +345,16 @@ class Study:
         metric: str,
         axis: str | None = None,  # as in bands
     ) -> list[dict]:
-        """One row for each value of the axis: `value`, `label`, `seeds`, `best` and `best_kimg` (of each run, over its snapshots), `end` (of each run, at its last snapshot),
+        """One row for each value of the axis: `value`, `label`, `seeds`, `best` and `best_kimg` (of each run, over its snapshots; its last one where low values are no better than high ones), `end` (of each run, at its last snapshot),
         and minimum, median and maximum over the runs: `best_lo`, `best_med`, `best_hi`, `end_lo`, `end_med`, `end_hi`."""
-        axis, better = axis or self.axis, max if larger_is_better(metric) else min
-        rows = {}
+        axis, rows = axis or self.axis, {}
         for point, records in self.records(metric):
             finite = [r for r in records if np.isfinite(_value(r, metric))]
             if not finite:
                 continue
             value = _key(point, axis)
             row = rows.setdefault(value, dict(value=value, label=point["label"] if value == point["label"] else f"{axis} {value_text(value)}", seeds=[], best=[], best_kimg=[], end=[]))
-            top = better(finite, key=lambda r: _value(r, metric))
+            top = best_record(finite, metric if metric in finite[0]["results"] else None) or finite[-1]
             for name, item in (("seeds", point["seed"]), ("best", _value(top, metric)), ("best_kimg", top["kimg"]), ("end", _value(finite[-1], metric))):
                 row[name].append(item)
         for row in rows.values():
@@ -445,7 +444,7 @@ class _Bar:
         if self.bar is not None:
             self.bar.close()
 
-# %% ../nbs/19_studies.ipynb #623abb0d
+# %% ../nbs/19_studies.ipynb #899f03c6
 def table_text(
     rows: list[dict],  # of Study.best_table
     metric: str = "",  # for the heading
@@ -453,7 +452,8 @@ def table_text(
     "A table of best and last values, to print."
     form = lambda row, name: f"{row[f'{name}_med']:.4g}" + (f" ({row[f'{name}_lo']:.4g} to {row[f'{name}_hi']:.4g})" if len(row[name]) > 1 else "")
     kimg = lambda row: " ".join(f"{k:.3g}" for k in row["best_kimg"])
-    cells = [(metric or "setting", "runs", "best: median (min to max)", "at kimg", "at the end"), *((row["label"], str(len(row["seeds"])), form(row, "best"), kimg(row), form(row, "end")) for row in rows)]
+    best = "last" if metric and better_of(metric) == "neither" else "best"
+    cells = [(metric or "setting", "runs", f"{best}: median (min to max)", "at kimg", "at the end"), *((row["label"], str(len(row["seeds"])), form(row, "best"), kimg(row), form(row, "end")) for row in rows)]
     widths = [max(len(line[k]) for line in cells) for k in range(5)]
     return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in cells)
 

@@ -770,7 +770,7 @@ def train(
         signals.__exit__()
         writer.close(state, message)
 
-# %% ../nbs/15_training.ipynb #f0ee0f69
+# %% ../nbs/15_training.ipynb #62d61071
 class _Reporter:
     "Writes what a run shows: statistics, pictures, snapshots, metric records."
 
@@ -848,7 +848,7 @@ class _Reporter:
         return tick
 
     def _best_snapshots(self) -> set[str]:
-        return {best_record(r)["snapshot_pkl"] for r in read_metrics(self.writer.dir).values()}
+        return {best["snapshot_pkl"] for records in read_metrics(self.writer.dir).values() if (best := best_record(records))}
 
 
 def _memory_gb() -> float:

@@ -1,14 +1,23 @@
 """Copies: what `likeness` sees through, what is planted and must be found, what is fresh and must not be accused."""
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from made_up_runs import MadeUpRun, random_snapshot
 from made_up_sets import steel_archive
 from scipy.ndimage import gaussian_filter
 
+from semgan_nb import plots
+from semgan_nb.checkpoints import find_snapshot
+from semgan_nb.cli import study_text, summary_lines
 from semgan_nb.dataset import Dataset, subset_indices, write_archive
-from semgan_nb.metrics import Judge, Memory, MemoryJudge, Yardstick, judge_together, laid_on, likeness, look, memory_text, parse_metric, plant, score, shares_pixels, turned
+from semgan_nb.metrics import (RUNGS, Judge, Memory, MemoryJudge, Yardstick, best_record, better_of, judge_together, laid_on, likeness, look, memory_text, parse_metric, plant, score, shares_pixels,
+                               summary, turned)
 from semgan_nb.micrographs import BadInput
+from semgan_nb.runs import read_metrics
+from semgan_nb.studies import Study
+from semgan_nb.training import _Reporter
 from semgan_nb.synthetic import dual_phase_islands, specimens
 
 RNG = np.random.default_rng(0)
@@ -215,3 +224,28 @@ def test_alike_training_images_are_said_to_blunt_the_verdict():
     train = plant(np.repeat(one, 60, 0), rng)  # sixty copies of one image
     found = Memory(train).compare(plant(np.repeat(one, 30, 0), rng))
     assert found["found"] < 0.8 and "less of a verdict" in found["text"] and memory_text(found) == found["text"]
+
+
+def test_no_snapshot_is_the_best_for_copying_nothing(tmp_path):
+    """The untrained snapshot has the smallest share of copies; nothing may prefer it for that."""
+    name = "aligned_memory100_subset"
+    run = MadeUpRun(tmp_path / "study" / "aug=noaug-seed0", aug="noaug")
+    run.writer.write_json(f"ladder-{name}.json", dict(metric=name, num_real=60, num_gen=100, rungs=[dict(key=key, name=RUNGS[key], value=value) for key, value in (("floor", 0.01), ("copies", 0.97))]))
+    for kimg, share in ((0, 0.0), (16, 0.5), (32, 0.2)):
+        run.tick(kimg)
+        random_snapshot(run.dir / f"snapshot-{kimg:06d}.safetensors")
+        about = dict(extractor="aligned", extractor_sha256="", num_real=60, num_gen=100, real="subset", snapshot_pkl=f"snapshot-{kimg:06d}.safetensors")
+        run.writer.append(f"metric-{name}.jsonl", dict(results={name: share}, metric=name, kimg=kimg, **about))
+    run.end()
+    metrics = read_metrics(run.dir)
+    assert better_of(name) == "neither" and best_record(metrics[name]) is None and name not in {row["result"] for row in summary(metrics)}
+    assert find_snapshot(run.dir, best="lite0_fd500_holdout").name == "snapshot-000032.safetensors" and not any(name in line for line in summary_lines(run.dir))
+    with pytest.raises(BadInput, match="knows no best snapshot"):
+        find_snapshot(run.dir, best=name)
+    texts = lambda figure: [text.get_text() for axes in figure.axes for text in axes.texts] + [axes.get_title(loc="left") + axes.get_title() + axes.get_xlabel() + axes.get_ylabel() for axes in figure.axes]
+    ladder = texts(plots.ladder_figure(json.loads((run.dir / f"ladder-{name}.json").read_text()), metrics[name]))
+    assert not any("best" in text for text in ladder) and any("share of copies of 60 training images" in text for text in ladder)
+    assert f"share of copies ({name})" in texts(plots.curves(run.dir)) and not any("best" in text for text in texts(plots.best_values(run.dir.parent, name)))
+    row, = Study(run.dir.parent).best_table(name)
+    assert _Reporter._best_snapshots(SimpleNamespace(writer=run.writer)) == {"snapshot-000032.safetensors"}  # of the distance
+    assert row["best"] == row["end"] == [0.2] and "last: median" in study_text(run.dir.parent, [name]) and "best: median" not in study_text(run.dir.parent, [name])
