@@ -99,7 +99,7 @@ def _train(config, data, out, progress: bool = True, tensorboard: bool = False, 
             watcher.join()
     return ticks
 
-# %% ../nbs/23_cli.ipynb #74e2a731
+# %% ../nbs/23_cli.ipynb #94ccb05a
 def evaluate(
     run,  # a run directory, or one snapshot of it; or a snapshot that lies anywhere, then `data` and `metrics` are needed
     metrics: list[str] | None = None,  # names; None: those of the run's configuration
@@ -182,6 +182,8 @@ def record_lines(record: dict, ladder: dict | None = None) -> list[str]:
         said.append(f"for infinitely many images: {record['extrapolated']:.4g}")
     if "extrapolated" in (record.get("floor") or {}):
         said[-1] += f" (real against real, where 0 is true: {record['floor']['extrapolated']:.3g})"
+    if record.get("text"):
+        said.append(record["text"])
     return lines + [f"    {text}" for text in said] + [f"    note: {text}" for text in record.get("warnings") or []]
 
 
@@ -197,7 +199,7 @@ def summary_lines(run) -> list[str]:
             lines.append(f"{row['result']}: best {row['value']:.3g} at {row['kimg']:g} kimg" + (f"; {at}" if at else ""))
     return lines
 
-# %% ../nbs/23_cli.ipynb #25bea19e
+# %% ../nbs/23_cli.ipynb #443964ad
 DEMO_FORMAT = 1
 
 
@@ -339,11 +341,14 @@ def findings(
     found: dict,  # what `demo` returns
 ) -> str:
     "The findings of a demo in words: the ladder with the network on it, the fractions, the spectrum."
+    from semgan_nb.metrics import word_of
+
     lines = []
     for name, part in found["metrics"].items():
         ladder = part["ladder"]
         rows = [(rung["value"], rung["name"], "") for rung in ladder["rungs"]] + [(part["value"], "GENERATED", f"  <- after {part['kimg']:.4g} kimg")]
-        lines += ["", f"{name}: distance of {ladder['num_gen']} images to {ladder['num_real']} real ones ({ladder['real']}); smaller is closer"]
+        word = word_of(name)
+        lines += ["", f"{name}: {word} of {ladder['num_gen']} images" + (f" to {ladder['num_real']} real ones ({ladder['real']}); smaller is closer" if word == "distance" else f", {ladder['num_real']} real ones ({ladder['real']})")]
         lines += [f"  {value:10.3g}  {label}{note}" for value, label, note in sorted(rows)]
         lines += [f"The network ended {part['sentence']}."]
     if not found["metrics"]:

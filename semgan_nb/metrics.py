@@ -7,8 +7,8 @@ __all__ = ['RUNGS', 'MORE_RUNGS', 'STATISTICS', 'OFFICIAL_PPL', 'REAL_LIMITS', '
            'LOOK_REACH', 'LIKENESS_QUANTILE', 'PLAIN_COPY', 'PLAIN_RUNGS', 'feature_statistics', 'frechet_distance',
            'FeatureSet', 'kernel_distance', 'kernel_distance_of_all', 'neighbour_radii', 'covered', 'precision_recall',
            'inception_score', 'blur', 'phase_randomise', 'distinct_indices', 'extrapolate', 'Statistic', 'Metric',
-           'parse_metric', 'metric_of', 'better_of', 'headline', 'best_record', 'summary', 'batches', 'ahead',
-           'floor_of', 'warnings_of', 'score', 'check_metric', 'path_length', 'Physics', 'PhysicsSet', 'Judge',
+           'parse_metric', 'metric_of', 'better_of', 'word_of', 'headline', 'best_record', 'summary', 'batches',
+           'ahead', 'floor_of', 'warnings_of', 'score', 'check_metric', 'path_length', 'Physics', 'PhysicsSet', 'Judge',
            'judge_together', 'between_rungs', 'closer_than', 'compare', 'turned', 'look', 'likeness', 'lay', 'laid_on',
            'plant', 'shares_pixels', 'Yardstick', 'Memory', 'memory_text', 'Looks', 'MemoryJudge', 'blend',
            'pair_probability', 'field_correlation', 'possible_power', 'draw_field', 'segmented', 'depth', 'RandomField',
@@ -318,7 +318,7 @@ def extrapolate(
             found.append(value(*rows))
     return float(np.polyfit(at, found, 1)[1])
 
-# %% ../nbs/12_metrics.ipynb #52604d6f
+# %% ../nbs/12_metrics.ipynb #cfb78470
 class Statistic(NamedTuple):
     "One row of the table of metrics."
     what: str  # in words
@@ -330,6 +330,7 @@ class Statistic(NamedTuple):
     values: object = None  # function (real, gen, metric, seed) -> one value for each result
     official: str = ""  # what the official name begins with
     extractor: str = ""  # of the official one
+    word: str = "distance"  # what its values are
 
 
 def _fd(real, gen, metric, seed):
@@ -341,13 +342,13 @@ STATISTICS = {
     "kid": Statistic("kernel distance", ("",), ("lower",), official="kid", extractor="inception",
                      values=lambda real, gen, metric, seed: kernel_distance(real, gen, seed=seed)[:1]),
     "pr": Statistic("precision and recall", ("_precision", "_recall"), ("higher", "higher"), digits=r"[1-9]", official="pr", extractor="vgg16",
-                    values=lambda real, gen, metric, seed: precision_recall(real, gen, int(metric.digit))),
+                    values=lambda real, gen, metric, seed: precision_recall(real, gen, int(metric.digit)), word="precision and recall"),
     "is": Statistic("inception score", ("_mean", "_std"), ("higher", "lower"), "classes", real=("",), official="is", extractor="inception",
-                    values=lambda real, gen, metric, seed: inception_score(gen)),
-    "ppl": Statistic("perceptual path length", ("",), ("lower",), "generator", official="ppl", extractor="vgg16",
+                    values=lambda real, gen, metric, seed: inception_score(gen), word="score"),
+    "ppl": Statistic("perceptual path length", ("",), ("lower",), "generator", official="ppl", extractor="vgg16", word="path length",
                      real=("wend", "wfull", "zend", "zfull", "wendcrop", "wfullcrop", "zendcrop", "zfullcrop")),
-    "memory": Statistic("share of copies of training images", ("",), ("neither",), "looks", real=("subset",), extractor="aligned"),
-    "": Statistic("physics", ("",), ("lower",), "descriptors", real=("holdout", "full", "subset"), values=_fd, extractor="micro"),
+    "memory": Statistic("share of copies of training images", ("",), ("neither",), "looks", real=("subset",), extractor="aligned", word="share of copies"),
+    "": Statistic("physics", ("",), ("lower",), "descriptors", real=("holdout", "full", "subset"), values=_fd, extractor="micro", word="physics, in floors"),
 }
 OFFICIAL_PPL = {"ppl2_wend": "wend", "ppl_wend": "wendcrop", "ppl_wfull": "wfullcrop", "ppl_zend": "zendcrop", "ppl_zfull": "zfullcrop"}
 
@@ -430,7 +431,7 @@ def _counted(name, metric):
         raise BadInput(f"The metric {name!r} asks for {metric.count} images: at least 2 make a distance")
     return metric
 
-# %% ../nbs/12_metrics.ipynb #dd1dda72
+# %% ../nbs/12_metrics.ipynb #629ad2d6
 def metric_of(result: str) -> str:
     "The metric that a result belongs to: lite0_pr2k3_full_recall -> lite0_pr2k3_full."
     for ending in ("_precision", "_recall", "_mean", "_std"):
@@ -446,6 +447,15 @@ def better_of(result: str) -> str:
     except BadInput:
         return "higher" if result.endswith(("_precision", "_recall")) else "lower"
     return dict(zip(metric.results, metric.statistic.better)).get(result, metric.statistic.better[0])
+
+
+def word_of(result: str) -> str:
+    "What the values of a result are: 'distance', 'recall', 'share of copies' ... Names nobody knows count as distances."
+    try:
+        metric = parse_metric(metric_of(result))
+    except BadInput:
+        return "distance"
+    return result.removeprefix(metric.name).strip("_") or metric.statistic.word
 
 
 def headline(record: dict) -> str:
@@ -760,7 +770,7 @@ def path_length(
     low, high = np.percentile(distance, 1, method="lower"), np.percentile(distance, 99, method="higher")
     return float(distance[(distance >= low) & (distance <= high)].mean())
 
-# %% ../nbs/12_metrics.ipynb #86e41c79
+# %% ../nbs/12_metrics.ipynb #b668924a
 class Physics:
     "The descriptors of chapter 11 in the place of an extractor: a row of them for each image."
     name, genuine, about, preprocessing = "micro", False, "", ""
@@ -773,9 +783,11 @@ class Physics:
 class PhysicsSet:
     "Descriptors of a set of images in the place of a FeatureSet; `distance` is in units of the floor of this set, which is the real one."
 
-    def __init__(self, rows, shape, matched):
+    def __init__(self, rows, shape, matched, pixel_size_nm=None):
         self.centred = self.rows = rows
-        self.measured, self.matched = Measured(rows, tuple(shape), Segmentation().at(min(shape))), matched
+        y, x = np.broadcast_to(pixel_size_nm or 0, 2)
+        um = float(np.sqrt(y * x)) / 1000 if min(x, y) > 0 and abs(y / x - 1) <= 0.02 else None  # of oblong pixels lengths have no one scale
+        self.measured, self.matched = Measured(rows, tuple(shape), Segmentation().at(min(shape)), um), matched
 
     def compare(self, other) -> dict:
         return same_steel(self.measured, other.measured, self.matched)
@@ -783,7 +795,7 @@ class PhysicsSet:
     def distance(self, other) -> float:
         return self.compare(other)["value"]
 
-# %% ../nbs/12_metrics.ipynb #9400b3e7
+# %% ../nbs/12_metrics.ipynb #1764a148
 REAL_LIMITS = {"kid": 1_000_000, "pr": 200_000}  # real images at most, as the official metrics have it
 
 
@@ -916,7 +928,7 @@ class Judge:
     def _set(self, seen):
         "What `real_side` is, of any images."
         if self.parsed.extractor == "micro":
-            return PhysicsSet(seen, self._shape()[1:], self.matched)
+            return PhysicsSet(seen, self._shape()[1:], self.matched, self.dataset.pixel_size_nm)
         return FeatureSet(seen) if self.parsed.stat == "fd" else seen
 
     @property
@@ -1044,7 +1056,7 @@ class Judge:
     def _physics(self, seen):
         "The result of `micro`, and what else its record says."
         found = self.real_side().compare(self._set(seen))
-        more = dict(results={self.metric: found["value"]}, descriptors={key: one["ratio"] for key, one in found["descriptors"].items() if one["verdict"] != "unread"}, worst=found["worst"], matched=self.matched)
+        more = dict(results={self.metric: found["value"]}, descriptors={key: one["ratio"] for key, one in found["descriptors"].items() if one["verdict"] != "unread"}, worst=found["worst"], matched=self.matched, text=found["text"].partition("\n")[0])
         said = sorted((one for one in found["descriptors"].values() if one["verdict"] == "different"), key=lambda one: -one["ratio"])
         more["warnings"] = [one["sentence"] for one in said[:3]]
         if self.matched:

@@ -9,7 +9,7 @@ __all__ = ['REAL', 'GENERATED', 'QUIET', 'PAPER_COLOURS', 'COLOURS', 'AXIS_COLOU
            'steel_figure', 'extremes', 'walk_curve', 'before_after', 'grey_levels', 'augmentation_gallery',
            'augmentation_effect', 'controller_series', 'controller_figure', 'leak_figure', 'baseline_figure', 'copies']
 
-# %% ../nbs/20_plots.ipynb #bb5415bf
+# %% ../nbs/20_plots.ipynb #dda5d55f
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +21,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .augment import SENSE, AugmentPipe, replay, scaled_pipe
 from .latent import to_uint8_images
-from .metrics import FeatureSet, best_record, better_of, headline, laid_on, parse_metric
-from .micrographs import BadInput, scale_bar
+from .metrics import FeatureSet, best_record, better_of, headline, laid_on, word_of
+from .micrographs import scale_bar
 from .microstructure import DESCRIPTORS, fraction_quantiles, grey_stack, image_values, phase_fractions, phase_of, radial_spectrum, segment, two_point, unit_of
 from .preprocess import histogram
 from .runs import is_run, planes, read_config, read_ladder, read_metrics, read_stats, sheet
@@ -147,18 +147,7 @@ def real_and_generated(
     _place(figure, [sheet(real, columns), sheet(generated, columns)], [titles[0] + _width_note(real, pixel_size_nm), titles[1]], zoom or max(64 // real.shape[2], 1))
     return figure
 
-# %% ../nbs/20_plots.ipynb #2cf75041
-_WORDS = {"memory": "share of copies", "": "physics, in floors", "ppl": "path length"}
-
-
-def _word(metric: str) -> str:
-    "What the numbers of a metric are."
-    try:
-        return _WORDS.get(parse_metric(metric).stat, "distance")
-    except BadInput:
-        return "distance"
-
-
+# %% ../nbs/20_plots.ipynb #ce4965d8
 def value_of(record: dict, result: str | None = None) -> float:
     "The number in a metric record; of several that of `result`, else of the headline."
     return float(record["results"][result or headline(record)])
@@ -171,10 +160,10 @@ def ladder_figure(
 ) -> Figure:
     "The known sets as grey bars, best on top, the generated images (last snapshot, and best if it is another) among them in colour."
     bars = [(rung["value"], rung["name"], "0.75") for rung in ladder["rungs"]]
-    records, higher, word = list(records), False, _word(ladder["metric"])
+    records, higher, word = list(records), False, word_of(ladder["metric"])
     if records:
         best, last, higher = best_record(records), records[-1], better_of(headline(records[0])) == "higher"
-        word = headline(last).removeprefix(ladder["metric"]).strip("_") or word
+        word = word_of(headline(last))
         bars.append((value_of(last), f"generated, {last['kimg']:.3g} kimg", GENERATED))
         if best and value_of(best) != value_of(last):
             bars.append((value_of(best), f"generated, {best['kimg']:.3g} kimg (best)", "#F0B27A"))
@@ -193,7 +182,7 @@ def ladder_figure(
     axes.invert_yaxis()
     axes.set_yticks([])
     axes.set_xlim(min(0, 1.1 * min(values)), 1.1 * max(*values, 1e-12))
-    _tidy(axes, f"{ladder['metric']}: {word} {'to' if word == 'distance' else 'of'} {ladder['num_real']} {'training' if word == _WORDS['memory'] else 'real'} images")
+    _tidy(axes, f"{ladder['metric']}: {word} {'to' if word == 'distance' else 'of'} {ladder['num_real']} {'training' if word == 'share of copies' else 'real'} images")
     return figure
 
 # %% ../nbs/20_plots.ipynb #3d0dc3e1
@@ -224,7 +213,7 @@ def feature_clouds(
         axes.set_title(f"{name}\n{base.distance(FeatureSet(features)):.3g}", fontsize=8.5)
     return figure
 
-# %% ../nbs/20_plots.ipynb #a38d3cf2
+# %% ../nbs/20_plots.ipynb #a550e01f
 def _apart(positions: list[float], gap: float) -> list[float]:
     "Positions moved as little as needed so that neighbours in their order are `gap` apart, within 0 ... 1 where there is room."
     order = np.argsort(positions, kind="stable")
@@ -298,7 +287,7 @@ def curves(
         ladder = next((found for label in by_run if (found := read_ladder(runs[label], metric))), None)
         values = [value_of(record, result) for records in by_run.values() for record in records] + [_rung_value(rung, result) for rung in (ladder or {}).get("rungs", [])]
         values = [value for value in values if math.isfinite(value)]
-        share, ending = better_of(result) != "lower", result.removeprefix(metric).strip("_")
+        share = better_of(result) != "lower"
         for label, records in by_run.items():
             kimg, y = zip(*((record["kimg"], value_of(record, result)) for record in records))
             axes.plot(kimg, y, "o-", color=colours[label], ms=3.5, lw=1.4, label=label)
@@ -307,14 +296,14 @@ def curves(
         if share or any(value <= 0 for value in values):  # precision, recall and copies; a kernel distance may be negative
             room = 0.05 * ((max(values) - min(values)) or 1) if values else 0
             axes.set_ylim(*((min(values) - room, max(values) + room) if values else (0, 1)))
-            if ending in ("precision", "recall"):
+            if word_of(result) in ("precision", "recall"):
                 axes.set_ylim(-0.02, 1.02)
         else:
             axes.set_yscale("log")
             if values:
                 axes.set_ylim(min(values) / 1.15, max(values) * 1.15)
             _plain_decades(axes.yaxis)
-        _tidy(axes, "", f"{ending or _word(metric)} ({metric})")
+        _tidy(axes, "", f"{word_of(result)} ({metric})")
         if ladder:
             _rung_lines(axes, ladder, result)
     if not groups:

@@ -19,7 +19,7 @@ from semgan_nb.dataset import Dataset, subset_indices, write_archive
 from semgan_nb.features import Inception, find_weights, get_extractor
 from semgan_nb.metrics import (RUNGS, FeatureSet, Judge, best_record, better_of, between_rungs, blur, closer_than, compare, covered, distinct_indices, extrapolate,
                                feature_statistics, floor_of, frechet_distance, headline, inception_score, judge_together, kernel_distance, kernel_distance_of_all, metric_of,
-                               neighbour_radii, parse_metric, path_length, phase_randomise, precision_recall, score, summary, warnings_of)
+                               neighbour_radii, parse_metric, path_length, phase_randomise, precision_recall, score, summary, warnings_of, word_of)
 from semgan_nb.micrographs import BadInput
 from semgan_nb.microstructure import power_spectrum
 from semgan_nb.networks import Generator
@@ -579,6 +579,8 @@ def test_best_and_summary():
     assert headline(pr[0]) == "lite0_pr5003_full_recall" and better_of("fid50k_full") == "lower" and better_of("is50k_mean") == "higher"
     rows = {r["result"]: r for r in summary(dict(lite0_fd500_full=fd, lite0_pr5003_full=pr))}
     assert rows["lite0_pr5003_full_recall"] == dict(result="lite0_pr5003_full_recall", value=0.5, kimg=3, snapshot="s3", at_best={"lite0_fd500_full": dict(value=0.3, kimg=2, snapshot="s2")})
+    assert [word_of(name) for name in ("fid50k_full", "lite0_pr5003_full_recall", "lite0_pr5003_full", "aligned_memory500_subset", "micro2k_full", "ppl2_wend", "is50k_mean", "of others")] == [
+        "distance", "recall", "precision and recall", "share of copies", "physics, in floors", "path length", "mean", "distance"]
     assert metric_of("lite0_pr5003_full_recall") == metric_of("lite0_pr5003_full") == "lite0_pr5003_full"
 
 

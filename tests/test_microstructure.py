@@ -639,6 +639,7 @@ def test_micro_is_a_metric_like_the_others(archive, tmp_path):
     assert json.loads(json.dumps(record)) == record
     matched = Dataset(archive).manifest["settings"]["intensity"] == "match"
     assert ("fraction" in record["descriptors"]) != matched and ("cannot be read" in record.get("note", "")) == matched == any("cannot be read" in text for text in record["warnings"])
+    assert "µm" in " ".join(record["warnings"]) and " px" not in " ".join(record["warnings"]) and "farthest is the" in record["text"]
     assert len(record["warnings"]) <= 4 and all("different. Real" in text for text in record["warnings"][matched:])
     again = Judge("micro40_full", archive, cache=tmp_path).judge([blur(images[:25], 1), blur(images[25:40], 1)])
     assert again["results"] == record["results"] and again["data"] == judge.data
