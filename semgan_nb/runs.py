@@ -452,7 +452,7 @@ def room_for(
 
 _LEFT_OVER = re.compile(r"\.(config|status|stats|metric|ladder|snapshot|state|reals|fakes).*-[0-9a-f]{8}\.\w+")  # what `atomic` leaves behind where the process is killed
 
-# %% ../nbs/13_runs.ipynb #99f6fe2e
+# %% ../nbs/13_runs.ipynb #02afa7f4
 def config_differences(old: Config, new: Config) -> tuple[list[str], list[str]]:
     "Fields in which two configurations differ: those that change the result, and those that may change when a run goes on. Each names both values."
     hard, free = [], []
@@ -569,8 +569,11 @@ class RunWriter:
         if self._thread.is_alive():
             self._thread.join()
         try:
-            with contextlib.suppress(OSError):
+            try:
                 self.set_status(state=state, message=message, eta_sec=0 if state == "done" else None)
+            except OSError:  # the disk is full, perhaps: the room that the file has already is enough for the last word
+                with contextlib.suppress(OSError), open(self.dir / "status.json", "rb+") as f:
+                    f.write((json.dumps(self.status, indent=1) + "\n").encode().ljust(os.fstat(f.fileno()).st_size))
             self.stop_file.unlink(missing_ok=True)
         finally:
             self._lock.release()

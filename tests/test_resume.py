@@ -322,6 +322,7 @@ def test_on_a_disk_that_is_really_full(archive, tmp_path):
                 pass
         with pytest.raises(RunFailed, match="no room for"):
             list(run)
+        assert ballast.stat().st_size > 0 and read_status(disk / "r")["state"] == "failed" and "no room for" in read_status(disk / "r")["message"]
         good = load_state(disk / "r" / "state")["trainer"]["cur_nimg"]
         ballast.unlink()
         list(train(config, archive, disk / "r"))
