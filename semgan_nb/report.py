@@ -6,7 +6,7 @@
 __all__ = ['WALK', 'PAPER', 'INK', 'RUNG_WORDS', 'DemoResult', 'read_demo', 'write_walk', 'data_uri', 'micrographs_html',
            'chart_svg', 'chart_html', 'write_report']
 
-# %% ../nbs/22_report.ipynb #e76b884b
+# %% ../nbs/22_report.ipynb #3d438c44
 import base64
 import html
 import json
@@ -27,11 +27,12 @@ from . import plots
 from .checkpoints import Snapshot, load
 from .dataset import Dataset
 from .latent import random_images, walk_frames, write_film
-from .metrics import between_rungs, compare, distinct_indices
+from .metrics import better_of, between_rungs, compare, distinct_indices, headline, laid_on, word_of
 from .micrographs import BadInput, atomic
-from .microstructure import grey_stack, two_point
+from .microstructure import DESCRIPTORS, grey_stack, two_point
 from .runs import Config, is_run, read_config, read_ladder, read_metrics, read_stats, read_status, sheet
 from .synthetic import otsu_threshold
+from .training import judged_images
 
 # %% ../nbs/22_report.ipynb #d6f80996
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def chart_html(
     return (f'<figure class="chart"><picture><source media="(max-width: 600px)" srcset="{data_uri(chart_svg(small), "image/svg+xml")}">'
             f'<img src="{data_uri(chart_svg(wide), "image/svg+xml")}" alt="{html.escape(alt)}" width="{width}" height="{height}"></picture>{caption}</figure>')
 
-# %% ../nbs/22_report.ipynb #95774c96
+# %% ../nbs/22_report.ipynb #c395eb27
 _esc = html.escape
 
 
@@ -226,6 +227,21 @@ def _between(ladder: dict, value: float) -> str:
     return re.sub(r"'([^']*)'", r"“\1”", between_rungs(ladder, value))
 
 
+def _measured(d: DemoResult, word: str) -> dict:
+    "The metrics whose values are that: metric -> (ladder, records)."
+    return {metric: (ladder, records) for metric, (ladder, records) in d.metrics.items() if word_of(headline(records[-1])) == word}
+
+
+def _newest(d: DemoResult, word: str) -> dict | None:
+    "The newest record of the first metric whose values are that."
+    return next((records[-1] for _, records in _measured(d, word).values()), None)
+
+
+def _how(metric: str) -> str:
+    "How a metric that was left out is measured."
+    return f"<code>semgan metrics run --data data.zip --metrics {metric}</code> in this page’s folder measures it, and <code>semgan demo</code> writes this page again"
+
+
 def _last(d: DemoResult, name: str) -> float | None:
     "The last finite value of a statistic."
     return next((line[name]["mean"] for line in reversed(d.stats) if name in line and np.isfinite(line[name]["mean"])), None)
@@ -244,13 +260,17 @@ def _short(d: DemoResult) -> str:
         _p(f"The training went on until the discriminator had been shown {kimg:g} thousand real images" + (f" (each of them about {times} times)" if times > 1 else "") + (f", which took {_duration(seconds)}." if seconds else ".")
            + ("" if whole else f" <strong>It was not finished: {d.config.total_kimg:g} thousand were asked for.</strong>"))]
     facts = []
-    for metric, (ladder, records) in list(d.metrics.items())[:1]:
+    for metric, (ladder, records) in list(_measured(d, "distance").items())[:1]:
         value = plots.value_of(records[-1])
         facts.append(f"<strong>Distance to real images: {value:.3g}</strong> (<code>{_esc(metric)}</code>; smaller is closer). On the ladder of known sets this is {_esc(_between(ladder, value))}.")
     says = lambda part: "agrees within" if part["reached"] else "does not agree within"
     facts.append(f"<strong>Share of bright area</strong>: {says(fraction)} {fraction['limit']:g}; the largest difference is {fraction['difference']:.3f}."
                  + (" The grey levels had been matched beforehand, so this says little." if d.matched else ""))
     facts.append(f"<strong>Amount of structure at each size</strong>: {says(spectrum)} a factor of {10**spectrum['limit']:.2f}; the largest difference is a factor of {10**spectrum['largest']:.2f}.")
+    if (record := _newest(d, "physics, in floors")):
+        facts.append(f"<strong>All that a metallographer measures</strong>: {_steel_words(record)}.")
+    if (record := _newest(d, "share of copies")):
+        facts.append(f"<strong>Copies</strong>: {100 * record['results'][record['metric']]:.1f} % of the generated images are suspiciously like a training image; of fresh ones about {100 - 100 * record['quantile']:.0f} % would be. <a href=\"#copies\">More on that</a>.")
     facts.append(f"It is a lesson, and shows less than it seems to: see <a href=\"#limits\">what these results do not show</a>.")
     return _section("short", "In short", *lines, "<ul>" + "".join(f"<li>{fact}</li>" for fact in facts) + "</ul>")
 
@@ -312,7 +332,7 @@ def _data(d: DemoResult) -> str:
     credit = _p("The micrographs are by J. Stuckner, B. Harder and T. M. Smith (NASA), MIT licence; <cite>npj Computational Materials</cite> 8, 200 (2022).") if d.name == "superalloy" else ""
     return _section("data", "The data", _p(how + before + kept + used), examples, fractions if table else "", table, credit)
 
-# %% ../nbs/22_report.ipynb #c289c5d6
+# %% ../nbs/22_report.ipynb #0448313b
 RUNG_WORDS = {
     "floor": "images the network was trained on, against the held-out ones: about as close as anything can come",
     "blur0.5": "the same images, smoothed by half a pixel: hardly visible",
@@ -321,18 +341,22 @@ RUNG_WORDS = {
     "phase": "as much structure at every size as in real images, but scrambled: clouds instead of phases",
     "distinct10": "only ten different real images, again and again: flawless, without variety",
     "distinct100": "only a hundred different real images",
+    "blend": "each the mean of two real images that were laid on each other: half a copy, half a blur",
+    "field": "hills and valleys by chance, cut at a height, with the right fraction, two-point correlation and grey levels: what was done before networks",
+    "copies": "training images, turned, moved, blurred and with noise: what a network makes that learns by heart",
 }
 
 
 def _ladder_table(metric: str, ladder: dict, records: list) -> str:
     value = plots.value_of(records[-1])
     top = max([rung["value"] for rung in ladder["rungs"]] + [value])
-    rows = [(rung["value"], rung["name"], RUNG_WORDS.get(rung["key"], ""), "") for rung in ladder["rungs"]]
+    word, higher = word_of(headline(records[-1])), better_of(headline(records[-1])) == "higher"
+    rows = [(rung["value"], rung["name"], RUNG_WORDS[rung["key"]], "") for rung in ladder["rungs"]]
     rows.append((value, "generated images", f"of this network, after {records[-1]['kimg']:.4g} thousand real images", ' class="own"'))
     cells = "".join(f'<tr{mark}><th scope="row">{_esc(name)}<small>{_esc(words)}</small></th><td class="n">{number:.3g}</td>'
-                    f'<td class="bar"><span class="length" aria-hidden="true"><i style="width:{100 * max(number, 0) / top:.1f}%"></i></span></td></tr>' for number, name, words, mark in sorted(rows))
-    return (f'<table class="ladder"><caption>The ladder: distance of {ladder["num_gen"]} images to {ladder["num_real"]} real ones ({_esc(metric)})</caption>'
-            f'<thead><tr><th scope="col">set of images</th><th scope="col" class="n">distance</th><td class="bar"></td></tr></thead><tbody>{cells}</tbody></table>')
+                    f'<td class="bar"><span class="length" aria-hidden="true"><i style="width:{100 * max(number, 0) / top:.1f}%"></i></span></td></tr>' for number, name, words, mark in sorted(rows, reverse=higher))
+    return (f'<table class="ladder"><caption>The ladder: {word} of {ladder["num_gen"]} images {"to" if word == "distance" else "beside"} {ladder["num_real"]} real ones ({_esc(metric)})</caption>'
+            f'<thead><tr><th scope="col">set of images</th><th scope="col" class="n">{word}</th><td class="bar"></td></tr></thead><tbody>{cells}</tbody></table>')
 
 
 def _training(d: DemoResult) -> str:
@@ -341,13 +365,15 @@ def _training(d: DemoResult) -> str:
     words, tables, lengths = [], [], []
     for metric, (ladder, records) in d.metrics.items():
         values = [plots.value_of(record) for record in records]
-        best = int(np.argmin(values))
-        lengths.append(f"the distance {metric} goes from {values[0]:.3g} to {values[-1]:.3g}, its lowest value is {values[best]:.3g} at {records[best]['kimg']:.4g} kimg")
+        name, better = word_of(headline(records[-1])), better_of(headline(records[-1]))
+        best = int((np.argmax if better == "higher" else np.argmin)(values))
+        lengths.append(f"the {name} ({metric}) goes from {values[0]:.3g} to {values[-1]:.3g}" + (f", its {'lowest' if better == 'lower' else 'highest'} value is {values[best]:.3g} at {records[best]['kimg']:.4g} kimg" if better != "neither" else ""))
         words.append(f"Here {lengths[-1]}.")
-        tables.append(_ladder_table(metric, ladder, records))
-    if d.metrics:
+        if ladder["rungs"] and better != "neither":
+            tables.append(_ladder_table(metric, ladder, records))
+    if _measured(d, "distance"):
         distance = ("<strong>The distance</strong> (top) compares what another network, trained on photographs, sees in generated and in real images. A number alone says nothing, so the same distance was measured for sets that are known: the grey lines."
-                    " A curve that falls from line to line is a network that learns.") if any(metric.startswith("lite0") for metric in d.metrics) else (
+                    " A curve that falls from line to line is a network that learns.") if any(metric.startswith("lite0") for metric in _measured(d, "distance")) else (
                     "<strong>The distance</strong> (top) compares the answers of a fixed network to generated and to real images. A number alone says nothing, so the same distance was measured for sets that are known: the grey lines.")
     else:
         distance = "No distance was measured: none was asked for, or there are too few images (50 held-out ones at least)."
@@ -368,7 +394,7 @@ def _training(d: DemoResult) -> str:
     chart = chart_html(lambda figure=None: plots.curves(run, figure=figure), alt, "Distance, r<sub>t</sub> and p as the training went on. One kimg is a thousand real images shown to the discriminator.", (3.8, tall))
     return _section("training", "The training", _p(distance, *words), _p(meaning), _p(augment), chart, *tables)
 
-# %% ../nbs/22_report.ipynb #a9bc7104
+# %% ../nbs/22_report.ipynb #6d0814f9
 def _samples(d: DemoResult) -> str:
     size, pixel = d.archive.resolution, d.archive.pixel_size_nm
     n = min(64, len(d.real))
@@ -376,6 +402,23 @@ def _samples(d: DemoResult) -> str:
     generated = micrographs_html(d.generated[:n], f"{n} generated images in rows", f"<strong>Generated</strong>, the first {n} of those that were measured", pixel_size_nm=pixel)
     look = ("None was chosen by eye. Look for what the numbers below may miss: shapes that no micrograph has, edges that are too soft or too regular, the same image twice.")
     return _section("samples", "Generated beside real", _p(look), f'<div class="pair">{real}{generated}</div>')
+
+
+def _copies(d: DemoResult) -> str:
+    record = _newest(d, "share of copies")
+    if record is None:
+        return _section("copies", "Were images copied?", _p(f"A network can reproduce training images; a smooth walk speaks against it, but nobody looked for copies here: {_how('aligned_memory500_subset')}."))
+    meaning = "Each generated image was laid on every training image, turned, mirrored and moved, until it was most like it. Real images of one steel are alike too; so the question is whether generated ones are more so."
+    pairs, path = "", d.folder / "run" / str(record.get("snapshot_pkl"))
+    if path.is_file() and record["worst"]:
+        worst, training = record["worst"][:8], dict(zip(d.training.names, range(len(d.training))))
+        if all(pair["train"] in training for pair in worst):
+            generated = judged_images((d.snapshot if path == d.snapshot.path else load(path)).G, record["num_gen"])
+            images = [generated[pair["image"]] for pair in worst]
+            laid = [laid_on(image, d.training.images([training[pair["train"]]])[0])["image"] for image, pair in zip(images, worst)]
+            rows = np.stack([*(grey_stack(image[None])[0] for image in images), *laid]).astype(np.uint8)[:, None]
+            pairs = micrographs_html(rows, f"The {len(worst)} generated images that are most like a training image, above the training images", f"The {len(worst)} most alike pairs: generated images above, the training images laid on them below (likeness {worst[0]['likeness']:.2f} to {worst[-1]['likeness']:.2f}; above {record['limit']:.2f} only {100 - 100 * record['quantile']:.0f} % of real images are so alike).", len(worst), d.archive.pixel_size_nm)
+    return _section("copies", "Were images copied?", _p(meaning), _p(_esc(record["text"])), pairs)
 
 
 def _walk(d: DemoResult) -> str:
@@ -394,13 +437,23 @@ def _walk(d: DemoResult) -> str:
         player, caption = "", f'The film <a href="{film.name}">{film.name}</a> lies beside this page (too large to be inside): ' + caption
     return _section("walk", "A walk from micrograph to micrograph", _p(words), f"<figure>{player}<figcaption>{caption}</figcaption></figure>", strip)
 
-# %% ../nbs/22_report.ipynb #ed70fdf3
+# %% ../nbs/22_report.ipynb #3d84728e
 def _s2(images) -> np.ndarray:
     "Mean two-point correlation of the light phase."
     return two_point(np.stack([image > (otsu_threshold(image) if np.ptp(image) else 255) for image in grey_stack(images).astype(np.uint8)])).mean(0)
 
 
+def _steel_words(record: dict) -> str:
+    "What a record of physics says, as a clause."
+    value, worst = record["results"][record["metric"]], record["worst"]
+    return f"over {len(record['descriptors'])} descriptors the generated images are {value:.3g} times as far from the real ones as halves of these are from each other; farthest is the {DESCRIPTORS[worst].title} ({record['descriptors'][worst]:.3g} times)"
+
+
 def _physics(d: DemoResult) -> str:
+    record = _newest(d, "physics, in floors")
+    more = [sentence for sentence in record["warnings"] if sentence != record.get("note")] if record else []
+    rest = (_p(f"Islands, chords, boundaries, topology, grey levels and the rest: {_steel_words(record)}.", *(f"{_esc(sentence)}." for sentence in more[:1])) if record
+            else _p(f"Islands, chords, boundaries, topology and some thirty descriptors more were not measured: {_how('micro2k_full')}."))
     fraction, spectrum, pixel = d.physics["fraction"], d.physics["spectrum"], d.archive.pixel_size_nm
     labels, three = (d.side, "generated"), lambda q: " / ".join(f"{x:.2f}" for x in q)
     floor = lambda value, form: "" if value is None else f" Two halves of the real images differ by {form.format(value)}: nothing can be asked to do better."
@@ -421,15 +474,17 @@ def _physics(d: DemoResult) -> str:
         "<h3>Phase fraction</h3>", one, chart_html(draw(plots.fractions), f"Cumulative curves of the phase fraction; quantiles real {three(fraction['real'])}, generated {three(fraction['gen'])}"),
         "<h3>Two-point correlation</h3>", two, chart_html(draw(plots.two_points, pixel_size_nm=pixel), f"Two-point correlation over distance: from {s2[0][0]:.2f} to {s2[0][-1]:.2f} in real images, from {s2[1][0]:.2f} to {s2[1][-1]:.2f} in generated ones"),
         "<h3>Spectrum</h3>", three_, chart_html(draw(plots.spectra), f"Radial power spectra and their difference, at most {spectrum['largest']:.2f} decades but for the finest bin", narrow=(3.8, 3.8)),
+        "<h3>Everything else</h3>", rest,
     )
 
-# %% ../nbs/22_report.ipynb #eef5665d
+# %% ../nbs/22_report.ipynb #0c51536d
 def _limits(d: DemoResult) -> str:
     size, groups = d.archive.resolution, len(set(d.archive.groups))
     points = [f"<strong>Not the paper’s numbers.</strong> This is a lesson at {size} pixels, after {d.status['kimg']:g} thousand images were shown. Lambard, Yamazaki and Demura trained at 512 pixels on 25 million, for days on several GPUs. What is hard there, fine carbides and sharp boundaries, is not in an image of {size} pixels."]
-    if any(metric.startswith("lite0") for metric in d.metrics):
+    distances = _measured(d, "distance")
+    if any(metric.startswith("lite0") for metric in distances):
         points.append("<strong>Not FID.</strong> <code>lite0</code> uses EfficientNet-Lite0 instead of Inception-v3. It ranks images alike, but its numbers must not be compared with published FID, nor with those of other data, sizes or counts of images.")
-    elif d.metrics:
+    elif distances:
         points.append("<strong>Not FID.</strong> The distance uses a network with random weights, whose numbers compare with nothing else.")
     if d.matched:
         points.append("<strong>Nothing about fractions of specimens.</strong> The histograms of the micrographs were matched, as in the paper, and after that all micrographs have nearly the same fraction, whatever the specimen had.")
@@ -440,7 +495,8 @@ def _limits(d: DemoResult) -> str:
         points.append(f"<strong>No other material.</strong> All images come from {_count(groups, 'group')} of one collection. The network knows nothing of another alloy, heat treatment, magnification or instrument.")
     if not d.archive.has_holdout:
         points.append("<strong>Not new images.</strong> Nothing was held out, so the network is judged by images that it has seen.")
-    points.append("<strong>Not whether images were copied.</strong> A network can reproduce training images; a smooth walk speaks against it, but nobody looked for copies here.")
+    points.append("<strong>Not whether parts of images were copied.</strong> Copies of whole images <a href=\"#copies\">were looked for</a>; a patchwork of training images would not be found." if _newest(d, "share of copies")
+                  else "<strong>Not whether images were copied.</strong> Nobody <a href=\"#copies\">looked for copies</a>.")
     if d.archive.pixel_size_nm is None:
         points.append("<strong>No lengths.</strong> The pixel size is not known, so distances are in pixels.")
     points.append("<strong>No evidence of a material.</strong> A generated image is an example of what the network learned. No specimen looked like it, and a measurement on it is not a measurement on a material.")
@@ -472,7 +528,7 @@ def _settings(d: DemoResult) -> str:
         _p("To go on: <code>semgan demo --kimg N</code> trains longer, <code>semgan demo --data FOLDER</code> takes your own micrographs, <code>semgan lab</code> opens the same as a notebook to change."),
     )
 
-# %% ../nbs/22_report.ipynb #a84d57e7
+# %% ../nbs/22_report.ipynb #761d3705
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --page: #f6f5f2; --ink: #1c1b1a; --quiet: #5f5b56; --line: #dcd8d1; --own: #b84a00; --bar: #8b8780; --link: #00569c; }
 @media (prefers-color-scheme: dark) { :root { --paper: #1b1b1b; --page: #111110; --ink: #e6e6e6; --quiet: #a9a49c; --line: #3a3835; --own: #f28a3c; --bar: #8b8780; --link: #7fbcf5; } }
@@ -532,8 +588,8 @@ footer { color: var(--quiet); font-size: 0.9rem; padding-block: 2rem 3rem; }
 @media print { :root { color-scheme: light; } nav { display: none; } section { border: 0; padding: 0; break-inside: auto; } figure, table { break-inside: avoid; } }
 """
 
-_SECTIONS = dict(short=_short, data=_data, training=_training, samples=_samples, walk=_walk, physics=_physics, limits=_limits, settings=_settings)
-_NAMES = dict(short="In short", data="Data", training="Training", samples="Images", walk="Walk", physics="Same material?", limits="What it does not show", settings="Settings")
+_SECTIONS = dict(short=_short, data=_data, training=_training, samples=_samples, copies=_copies, walk=_walk, physics=_physics, limits=_limits, settings=_settings)
+_NAMES = dict(short="In short", data="Data", training="Training", samples="Images", copies="Copies?", walk="Walk", physics="Same material?", limits="What it does not show", settings="Settings")
 
 
 def write_report(

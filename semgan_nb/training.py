@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['LOSSES', 'V100_SECONDS', 'Statistics', 'ema_beta', 'lazy_adam', 'Ranks', 'OtherRankFailed', 'join',
            'iteration_generator', 'make_networks', 'rough_bytes', 'Trainer', 'Tick', 'grid_size', 'default_cache',
-           'judge_snapshot', 'choose_metrics', 'choose_init', 'begin_from', 'Diverged', 'diverged', 'disk_use',
-           'disk_line', 'power', 'train', 'train_silently', 'launch', 'available_bytes', 'probe', 'fit_batch_gpu',
-           'seconds_per_kimg', 'in_time', 'estimate']
+           'judge_snapshot', 'judged_images', 'choose_metrics', 'choose_init', 'begin_from', 'Diverged', 'diverged',
+           'disk_use', 'disk_line', 'power', 'train', 'train_silently', 'launch', 'available_bytes', 'probe',
+           'fit_batch_gpu', 'seconds_per_kimg', 'in_time', 'estimate', 'half_words']
 
-# %% ../nbs/15_training.ipynb #ad7e35af
+# %% ../nbs/15_training.ipynb #ae86da94
 import atexit
 import contextlib
 import copy
@@ -39,7 +39,7 @@ from PIL import Image
 from .augment import AdaController, augment_pipe
 from .checkpoints import find_snapshot, load_networks, load_state, save_snapshot, save_state, transfer
 from .dataset import Dataset, InfiniteSampler
-from .latent import latents
+from .latent import latents, random_images
 from .layers import keep_memory
 from .losses import loss_as_generated, loss_as_real, mixed_ws, path_lengths, path_penalty, r1_penalty
 from .metrics import Judge, best_record, check_metric, headline, judge_together
@@ -446,7 +446,7 @@ class Trainer:
             setattr(self, k, state.get(k, 0.0))  # energy is younger than the others
         self.pl_mean = state["pl_mean"].to(self.device)
 
-# %% ../nbs/15_training.ipynb #ef01cb37
+# %% ../nbs/15_training.ipynb #a408f8ba
 @dataclass(frozen=True)
 class Tick:
     "What a tick of training reports."
@@ -530,6 +530,14 @@ def judge_snapshot(
         record |= dict(snapshot_pkl=snapshot.name, kimg=cur_nimg / 1000, cur_nimg=cur_nimg)
         append_line(run / f"metric-{judge.metric}.jsonl", record)
     return records
+
+
+def judged_images(
+    G,
+    n: int,
+) -> np.ndarray:
+    "The images by which `judge_snapshot` judges a network, uint8 [n, C, H, W]: those that the records number."
+    return np.concatenate(list(random_images(G, n, seed=0, batch=_at_once(G.img_resolution, 50))))
 
 
 def choose_metrics(config: Config, data, dataset: Dataset) -> tuple[str, ...]:
@@ -1121,3 +1129,24 @@ def estimate(
         if c.batch_size // 16 < c.mbstd_group_size:
             lines.append(f"on 16 cards each takes {c.batch_size / 16:g} images of a batch of {c.batch_size}, and the minibatch deviation compares no more than these: another training")
     return lines
+
+# %% ../nbs/15_training.ipynb #0d53d388
+def half_words(
+    config: Config,
+    resolution: int,
+    channels: int = 1,
+    measured: dict | None = None,  # what `probe` found for this configuration on a CPU; None: it is called
+) -> str:
+    """What bfloat16 gains or loses on this CPU, by a probe of the same configuration with it and without it: one sentence, empty where a probe ran out of memory.
+    Where the configuration is without, the four largest resolutions are tried."""
+    chosen = config.half_format == "bfloat16"
+    other = config.replace(half_format="float16", num_fp16_res=0) if chosen else config.replace(half_format="bfloat16", num_fp16_res=config.num_fp16_res or 4)
+    first = measured or probe(config, resolution, channels)
+    found = [first, first and probe(other, resolution, channels, images=first["images"])]
+    if not all(found):
+        return ""
+    with_half, without = (seconds_per_kimg(config, m) for m in (found if chosen else found[::-1]))
+    measures = f"bfloat16 takes {with_half:.3g} s/kimg here, float32 {without:.3g}"
+    if chosen:
+        return measures + ("" if with_half < without else ": it does not pay, leave --half-format out")
+    return measures + (f": --half-format bfloat16 --num-fp16-res {other.num_fp16_res} would pay" if with_half < 0.9 * without else ": it would not pay")

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semgan_nb.cli import demo
+from semgan_nb.cli import demo, evaluate
 from semgan_nb.dataset import write_archive
+from semgan_nb.metrics import RUNGS
 from semgan_nb.micrographs import BadInput, embedded, list_images
 from semgan_nb.preprocess import prepare_synthetic
-from semgan_nb.report import read_demo, write_report, write_walk
-from semgan_nb.runs import Config
+from semgan_nb.report import RUNG_WORDS, read_demo, write_report, write_walk
+from semgan_nb.runs import Config, read_metrics
 from semgan_nb.training import train
 
 TINY = dict(total_kimg=0.128, kimg_per_tick=0.064, snap=1, z_dim=16, w_dim=16, channel_base=128, channel_max=16)
@@ -121,6 +122,27 @@ def test_it_says_in_words_what_was_found_and_what_not(finished):
     for group in read_demo(out).archive.groups:
         assert group in text
     assert "0.128 thousand real images" in text and "torch" in text and "r1_gamma" in text
+
+
+def test_every_rung_of_a_ladder_has_words():
+    assert RUNG_WORDS.keys() == RUNGS.keys() and all(len(words) > 20 for words in RUNG_WORDS.values())
+
+
+def test_physics_and_copies_are_told_and_how_to_get_them_where_they_are_not(finished, tmp_path):
+    text = Page(finished[0] / "report.html").plain
+    for name in ("aligned_memory500_subset", "micro2k_full"):
+        assert f"semgan metrics run --data data.zip --metrics {name}" in text
+    assert "nobody looked for copies" in text and "were not measured" in text
+    out = tmp_path / "demo"
+    shutil.copytree(finished[0], out)
+    evaluate(out / "run", ["aligned_memory60_subset", "micro60_full", "random_pr603_full"], data=out / "data.zip", progress=False)
+    page = Page(write_report(out))
+    text, records = page.plain, {name: found[-1] for name, found in read_metrics(out / "run").items()}
+    assert records["aligned_memory60_subset"]["text"].split(" are more like")[0] in text and records["micro60_full"]["worst"]
+    assert f"{records['micro60_full']['results']['micro60_full']:.3g} times as far from the real ones" in text and "farthest is the" in text
+    assert "semgan metrics run" not in text and "nobody looked" not in text and "most alike pairs" in text
+    assert "the share of copies (aligned_memory60_subset) goes from" in text and "its highest value is" in text and "the distance (random_fd50_holdout) goes from" in text
+    assert "distance of 60 images" not in text and "Distance to real images: " + f"{records['random_fd50_holdout']['results']['random_fd50_holdout']:.3g}" in text
 
 
 def test_it_can_be_written_again_from_the_folder_alone(finished, tmp_path, monkeypatch):
