@@ -439,7 +439,7 @@ def _settings(options: argparse.Namespace) -> dict:
         found.setdefault("batch_gpu", found["batch_size"])
     return found
 
-# %% ../nbs/23_cli.ipynb #37df9db7
+# %% ../nbs/23_cli.ipynb #5f0abb45
 def _with_transfer(config, given: dict, out=None):
     "A configuration with the settings that were given, and with what a transfer changes in the others; the changes in lines."
     from semgan_nb.checkpoints import load_networks, transfer_config
@@ -544,7 +544,7 @@ def _train_verb(options):
 
     from semgan_nb.dataset import Dataset
     from semgan_nb.runs import Config, describe, is_run, next_run_dir, preset, read_config, read_status
-    from semgan_nb.training import begin_from, disk_line, disk_use, estimate, fit_batch_gpu, launch, probe, Trainer
+    from semgan_nb.training import begin_from, disk_line, disk_use, estimate, fit_batch_gpu, half_words, launch, probe, Trainer
 
     several = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun has started so many of us
     if several > 1 and not options.out:
@@ -584,10 +584,14 @@ def _train_verb(options):
         for name, value in config.to_dict().items():
             print(f"  {name:20}{','.join(value) if isinstance(value, list) else value}" + ("" if value == start[name] else f"   (preset {config.preset}: {start[name]})"))
         lines = estimate(config, dataset.resolution, measured, device, gpus)
+        if measured and device == "cpu":
+            lines.insert(1, half_words(config, dataset.resolution, dataset.channels, measured))
         print("\n".join(line for line in [*changed, words, *lines, disk_line(disk_use(Trainer(config, dataset)), out)] if line))
         return
     if words.startswith(f"batch_gpu {config.batch_gpu} instead"):
         say(f"  {words}; --batch-gpu sets it")
+    if device == "cpu" and config.half_format == "bfloat16" and speaks and not goes_on:
+        say(f"  {half_words(config, dataset.resolution, dataset.channels)}")
     if config.init_from and not is_run(out):
         say("\n".join("  " + line for line in changed + begin_from(config, dataset, out)[1]["lines"]))
     if options.gpus > 1:

@@ -436,6 +436,33 @@ def test_the_command_chooses_batch_gpu_and_keeps_it(archive, tmp_path, monkeypat
     assert read_config(tmp_path / "given")["resolved"]["batch_gpu"] == 4
 
 
+def test_whether_bfloat16_pays_on_this_cpu_is_measured_and_said(archive, tmp_path, monkeypatch, capsys):
+    import semgan_nb.training as training
+    from semgan_nb.cli import main
+
+    pace = dict(half=0.5, full=1.0)
+
+    def probe(config, *args, images=None):
+        half = config.half_format == "bfloat16"
+        seconds = pace["half" if half else "full"]
+        return dict(images=2, seconds=dict(Gmain=seconds, Dmain=seconds, Dreg=0.0), base=1e9, peak=1.2e9)
+
+    monkeypatch.setattr(training, "probe", probe)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    half = laptop().replace(half_format="bfloat16", num_fp16_res=3)
+    assert training.half_words(half, 32) == "bfloat16 takes 500 s/kimg here, float32 1e+03"
+    assert training.half_words(laptop(), 32).endswith(": --half-format bfloat16 --num-fp16-res 4 would pay")
+    pace["half"] = 2.0
+    assert training.half_words(half, 32) == "bfloat16 takes 2e+03 s/kimg here, float32 1e+03: it does not pay, leave --half-format out"
+    assert training.half_words(laptop(), 32).endswith(": it would not pay")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", str(archive), "--dry-run"]) == 0 and ": it would not pay" in capsys.readouterr().out
+    more = ["--out", "r", "--kimg", "0.016", "--metrics", "none", "--half-format", "bfloat16", "--num-fp16-res", "3"]
+    assert main(["train", str(archive), *more]) == 0 and "it does not pay, leave --half-format out" in capsys.readouterr().out
+    monkeypatch.setattr(training, "probe", lambda *args, **kwargs: None)
+    assert training.half_words(half, 32) == ""
+
+
 def test_a_run_that_cannot_go_on_is_one_sentence(archive, tmp_path, capsys):
     from semgan_nb.cli import main
 
