@@ -213,7 +213,7 @@ def feature_clouds(
         axes.set_title(f"{name}\n{base.distance(FeatureSet(features)):.3g}", fontsize=8.5)
     return figure
 
-# %% ../nbs/20_plots.ipynb #a550e01f
+# %% ../nbs/20_plots.ipynb #840257ec
 def _apart(positions: list[float], gap: float) -> list[float]:
     "Positions moved as little as needed so that neighbours in their order are `gap` apart, within 0 ... 1 where there is room."
     order = np.argsort(positions, kind="stable")
@@ -279,6 +279,7 @@ def curves(
     runs = _labelled(runs)
     colours = {label: GENERATED if len(runs) == 1 else colour_of(label, k) for k, label in enumerate(runs)}
     groups = {key: by_run for key, by_run in _metric_groups(runs).items() if metrics is None or key[0] in metrics}
+    groups = dict(sorted(groups.items(), key=lambda item: word_of(item[0][1]) != "distance"))
     heights = [2.2] * max(len(groups), 1) + [1, 1]
     figure = _figure(figure, (7.6, 1.25 * sum(heights) + 0.4))
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
@@ -303,7 +304,7 @@ def curves(
             if values:
                 axes.set_ylim(min(values) / 1.15, max(values) * 1.15)
             _plain_decades(axes.yaxis)
-        _tidy(axes, "", f"{word_of(result)} ({metric})")
+        _tidy(axes, "", f"{word_of(result)}\n({metric})")
         if ladder:
             _rung_lines(axes, ladder, result)
     if not groups:

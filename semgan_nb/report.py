@@ -332,7 +332,7 @@ def _data(d: DemoResult) -> str:
     credit = _p("The micrographs are by J. Stuckner, B. Harder and T. M. Smith (NASA), MIT licence; <cite>npj Computational Materials</cite> 8, 200 (2022).") if d.name == "superalloy" else ""
     return _section("data", "The data", _p(how + before + kept + used), examples, fractions if table else "", table, credit)
 
-# %% ../nbs/22_report.ipynb #0448313b
+# %% ../nbs/22_report.ipynb #bd686762
 RUNG_WORDS = {
     "floor": "images the network was trained on, against the held-out ones: about as close as anything can come",
     "blur0.5": "the same images, smoothed by half a pixel: hardly visible",
@@ -367,7 +367,7 @@ def _training(d: DemoResult) -> str:
         values = [plots.value_of(record) for record in records]
         name, better = word_of(headline(records[-1])), better_of(headline(records[-1]))
         best = int((np.argmax if better == "higher" else np.argmin)(values))
-        lengths.append(f"the {name} ({metric}) goes from {values[0]:.3g} to {values[-1]:.3g}" + (f", its {'lowest' if better == 'lower' else 'highest'} value is {values[best]:.3g} at {records[best]['kimg']:.4g} kimg" if better != "neither" else ""))
+        lengths.append(f"the {name} ({metric}) " + (f"is {values[0]:.3g}" if len(values) == 1 else f"goes from {values[0]:.3g} to {values[-1]:.3g}") + (f", its {'lowest' if better == 'lower' else 'highest'} value is {values[best]:.3g} at {records[best]['kimg']:.4g} kimg" if better != "neither" and len(values) > 1 else ""))
         words.append(f"Here {lengths[-1]}.")
         if ladder["rungs"] and better != "neither":
             tables.append(_ladder_table(metric, ladder, records))

@@ -245,7 +245,7 @@ def test_no_snapshot_is_the_best_for_copying_nothing(tmp_path):
     texts = lambda figure: [text.get_text() for axes in figure.axes for text in axes.texts] + [axes.get_title(loc="left") + axes.get_title() + axes.get_xlabel() + axes.get_ylabel() for axes in figure.axes]
     ladder = texts(plots.ladder_figure(json.loads((run.dir / f"ladder-{name}.json").read_text()), metrics[name]))
     assert not any("best" in text for text in ladder) and any("share of copies of 60 training images" in text for text in ladder)
-    assert f"share of copies ({name})" in texts(plots.curves(run.dir)) and not any("best" in text for text in texts(plots.best_values(run.dir.parent, name)))
+    assert f"share of copies\n({name})" in texts(plots.curves(run.dir)) and not any("best" in text for text in texts(plots.best_values(run.dir.parent, name)))
     row, = Study(run.dir.parent).best_table(name)
     assert _Reporter._best_snapshots(SimpleNamespace(writer=run.writer)) == {"snapshot-000032.safetensors"}  # of the distance
     assert row["best"] == row["end"] == [0.2] and "last: median" in study_text(run.dir.parent, [name]) and "best: median" not in study_text(run.dir.parent, [name])

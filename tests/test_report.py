@@ -141,7 +141,7 @@ def test_physics_and_copies_are_told_and_how_to_get_them_where_they_are_not(fini
     assert records["aligned_memory60_subset"]["text"].split(" are more like")[0] in text and records["micro60_full"]["worst"]
     assert f"{records['micro60_full']['results']['micro60_full']:.3g} times as far from the real ones" in text and "farthest is the" in text
     assert "semgan metrics run" not in text and "nobody looked" not in text and "most alike pairs" in text
-    assert "the share of copies (aligned_memory60_subset) goes from" in text and "its highest value is" in text and "the distance (random_fd50_holdout) goes from" in text
+    assert "the share of copies (aligned_memory60_subset) is" in text and "the recall (random_pr603_full) is" in text and "the distance (random_fd50_holdout) goes from" in text
     assert "distance of 60 images" not in text and "Distance to real images: " + f"{records['random_fd50_holdout']['results']['random_fd50_holdout']:.3g}" in text
 
 
