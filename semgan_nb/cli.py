@@ -99,7 +99,7 @@ def _train(config, data, out, progress: bool = True, tensorboard: bool = False, 
             watcher.join()
     return ticks
 
-# %% ../nbs/23_cli.ipynb #94ccb05a
+# %% ../nbs/23_cli.ipynb #68ce0f0a
 def evaluate(
     run,  # a run directory, or one snapshot of it; or a snapshot that lies anywhere, then `data` and `metrics` are needed
     metrics: list[str] | None = None,  # names; None: those of the run's configuration
@@ -112,15 +112,13 @@ def evaluate(
     """Judge snapshots and return the records asked for, those that were there included. Records of a run are appended to its metric-*.jsonl; those of a lone snapshot are only returned.
     Metrics that need the same images and features share them. What is there is not repeated, so an evaluation that was cut short goes on."""
     import filelock
-    import torch
-
     from semgan_nb.checkpoints import load
     from semgan_nb.dataset import Dataset
     from semgan_nb.metrics import Judge, check_metric, judge_together
     from semgan_nb.runs import Config, image_number, is_run, read_config, read_metrics, snapshots
-    from semgan_nb.training import choose_metrics, default_cache, judge_snapshot
+    from semgan_nb.training import choose_device, choose_metrics, default_cache, judge_snapshot
 
-    run, only, device = Path(run), None, device or ("cuda" if torch.cuda.is_available() else "cpu")
+    run, only, device = Path(run), None, choose_device(device)
     if not run.exists():
         raise BadInput(f"{run} does not exist: give a run directory or a snapshot (*.safetensors)")
     if run.is_file():
@@ -439,7 +437,7 @@ def _settings(options: argparse.Namespace) -> dict:
         found.setdefault("batch_gpu", found["batch_size"])
     return found
 
-# %% ../nbs/23_cli.ipynb #5f0abb45
+# %% ../nbs/23_cli.ipynb #98bb5554
 def _with_transfer(config, given: dict, out=None):
     "A configuration with the settings that were given, and with what a transfer changes in the others; the changes in lines."
     from semgan_nb.checkpoints import load_networks, transfer_config
@@ -540,11 +538,9 @@ def _train_options(parser):
 
 
 def _train_verb(options):
-    import torch
-
     from semgan_nb.dataset import Dataset
     from semgan_nb.runs import Config, describe, is_run, next_run_dir, preset, read_config, read_status
-    from semgan_nb.training import begin_from, disk_line, disk_use, estimate, fit_batch_gpu, half_words, launch, probe, Trainer
+    from semgan_nb.training import begin_from, choose_device, disk_line, disk_use, estimate, fit_batch_gpu, half_words, launch, probe, Trainer
 
     several = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun has started so many of us
     if several > 1 and not options.out:
@@ -568,7 +564,7 @@ def _train_verb(options):
     if options.fp32:
         given |= dict(num_fp16_res=0, conv_clamp=None)
     config, changed = _with_transfer(config, given, options.out)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device()
     measured = probe(config, dataset.resolution, dataset.channels, device) if options.dry_run else None
     words = ""
     if goes_on and not chosen_by_user:
@@ -640,17 +636,15 @@ def _baselines_options(parser):
 
 
 def _baselines(options):
-    import torch
-
     from semgan_nb import plots
     from semgan_nb.checkpoints import load
     from semgan_nb.dataset import Dataset
     from semgan_nb.metrics import baseline_table, baselines
     from semgan_nb.runs import Config, is_run, read_config
-    from semgan_nb.training import default_cache
+    from semgan_nb.training import choose_device, default_cache
 
     dataset = Dataset(options.data)
-    out, device, networks = Path(options.out or f"{dataset.name}-baselines"), options.device or ("cuda" if torch.cuda.is_available() else "cpu"), {}
+    out, device, networks = Path(options.out or f"{dataset.name}-baselines"), choose_device(options.device), {}
     if out.is_file():
         raise BadInput(f"{out} is a file: choose a folder with --out")
     for path in map(Path, options.networks):
@@ -840,12 +834,13 @@ def _walk(options):
     found = walk(**vars(options))
     print(f"{found['film']}: {found['frames']} frames, {found['seconds']:.3g} s, from {found['snapshot']}; {found['figure']} shows six of them")
 
-# %% ../nbs/23_cli.ipynb #b22e028d
+# %% ../nbs/23_cli.ipynb #2d38d7dc
 def _to_segment(source, seeds, truncation_psi, pixel_size, images, how_to_read):
     "Yields name, image uint8 [H, W], pixel size in nm or None, and what the JSON says of the origin, for a micrograph, a folder, an archive, a run or a snapshot."
     source = Path(source)
     if not source.exists():
         raise BadInput(f"{source}: there is no such file or folder")
+    from semgan_nb.dataset import Dataset, is_archive
     from semgan_nb.microstructure import grey_stack
 
     network = source.suffix in (".safetensors", ".pkl") or (source / "config.json").exists()
@@ -859,9 +854,7 @@ def _to_segment(source, seeds, truncation_psi, pixel_size, images, how_to_read):
         for seed in parse_seeds(seeds or "0"):
             image = grey_stack(sample(loaded.G, [seed], truncation_psi))[0]
             yield f"seed{seed:04d}", image, pixel_size or loaded.meta.get("pixel_size_nm"), dict(source=loaded.path.name, seed=seed, truncation_psi=truncation_psi, noise_mode="const")
-    elif source.suffix.lower() == ".zip" or (source / "dataset.json").exists():
-        from semgan_nb.dataset import Dataset
-
+    elif is_archive(source):
         data = Dataset(source)
         sizes = {record["file"]: record.get("pixel_size_nm") for record in data.manifest.get("images", [])}
         if data.manifest.get("settings", {}).get("intensity") == "match":

@@ -6,7 +6,7 @@
 __all__ = ['NOISE', 'Dashboard', 'close_dashboards', 'file_steps', 'data_steps', 'run_state', 'live_run', 'target_sweep',
            'walk_image', 'latent_walk', 'augment_gallery', 'controller_panel', 'steel_images', 'steel_panel']
 
-# %% ../nbs/21_dashboards.ipynb #1b25f338
+# %% ../nbs/21_dashboards.ipynb #5c8ed691
 import atexit
 import base64
 import contextvars
@@ -27,7 +27,7 @@ from PIL import Image
 from . import plots
 from .augment import PIPES, SENSE, replay
 from .checkpoints import find_snapshot, load
-from .dataset import Dataset
+from .dataset import Dataset, is_archive
 from .latent import latents, random_images, slerp, to_uint8_images, walk_frames
 from .micrographs import BadInput, atomic, embedded, file_hash, list_images, read_micrograph, to_uint8
 from .microstructure import DESCRIPTORS, TOPOLOGY, Segmentation, measure, phase_fractions, same_steel
@@ -924,7 +924,7 @@ def controller_panel(
         control.observe(box.ask, "value")
     return box.begin(), controls
 
-# %% ../nbs/21_dashboards.ipynb #1e7c7eba
+# %% ../nbs/21_dashboards.ipynb #878ef5c1
 def steel_images(
     source,  # an archive, a run or a snapshot
     count: int = 100,  # images
@@ -932,7 +932,7 @@ def steel_images(
 ) -> dict:
     "images uint8 [n, H, W] or [n, C, H, W], pixel_size_nm or None, groups (a name an image) or None, matched (True, False, or None where it is not known), name, archive (whether it is one)."
     path = Path(source)
-    if path.suffix.lower() == ".zip" or path.is_dir() and not is_run(path) and any((path / name).is_file() for name in ("manifest.json", "dataset.json")):
+    if is_archive(path):
         data = Dataset(path)
         chosen = np.sort(np.random.default_rng(seed).permutation(len(data))[:count])
         step = data.manifest.get("settings", {}).get("intensity")
