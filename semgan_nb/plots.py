@@ -9,7 +9,7 @@ __all__ = ['REAL', 'GENERATED', 'QUIET', 'PAPER_COLOURS', 'COLOURS', 'AXIS_COLOU
            'steel_figure', 'extremes', 'walk_curve', 'before_after', 'grey_levels', 'augmentation_gallery',
            'augmentation_effect', 'controller_series', 'controller_figure', 'leak_figure', 'baseline_figure', 'copies']
 
-# %% ../nbs/20_plots.ipynb #dda5d55f
+# %% ../nbs/20_plots.ipynb #a584b266
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ from .micrographs import scale_bar
 from .microstructure import DESCRIPTORS, fraction_quantiles, grey_stack, image_values, phase_fractions, phase_of, radial_spectrum, segment, two_point, unit_of
 from .preprocess import histogram
 from .runs import is_run, planes, read_config, read_ladder, read_metrics, read_stats, sheet
-from .studies import Study, larger_is_better, read_samples, value_text
+from .studies import Study, read_samples, value_text
 from .synthetic import otsu_threshold
 
 # %% ../nbs/20_plots.ipynb #1722bc8c
@@ -389,7 +389,7 @@ def setting_colours(
         colours[value] = colours[value] or free.pop(0)
     return colours
 
-# %% ../nbs/20_plots.ipynb #4c968ecd
+# %% ../nbs/20_plots.ipynb #e44e3348
 class _Part(Study):
     "Some points of a study, grouped by an axis."
 
@@ -537,7 +537,7 @@ def best_values(
     which = "last" if metric and better_of(metric) == "neither" else "best"
     _tidy(axes, part.axis or "setting", f"{which} {metric or 'value'}")
     axes.tick_params(axis="y", which="minor", labelsize=7)
-    axes.set_title(f"{which} of each run" + (", larger is better" if metric and larger_is_better(metric) else ""), fontsize=9)
+    axes.set_title(f"{which} of each run" + (", larger is better" if metric and better_of(metric) == "higher" else ""), fontsize=9)
     return figure
 
 # %% ../nbs/20_plots.ipynb #4165f652

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from semgan_nb.dataset import write_archive
+from semgan_nb.metrics import better_of
 from semgan_nb.micrographs import BadInput
 from semgan_nb.runs import Config, read_config, read_stats
-from semgan_nb.studies import Study, larger_is_better, leaks, point_label, read_samples, run_name, table_text, value_text
+from semgan_nb.studies import Study, leaks, point_label, read_samples, run_name, table_text, value_text
 
 TINY = Config(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=8, total_kimg=0.064, kimg_per_tick=0.032, snap=1, ada_kimg=0.5, metrics=())
 TARGETS = {"ada_target": [0.3, 0.5]}
@@ -296,10 +297,10 @@ def test_best_first_per_run_then_over_seeds(folder):
     assert "ada_target 0.3" in text and "3 (2 to 6)" in text and len(text.splitlines()) == 4
 
 
-def test_larger_is_better_for_recall(tmp_path):
+def test_larger_values_of_recall_are_better(tmp_path):
     fake_run(tmp_path / "a", 0, [0.1, 0.5, 0.2], metric="inception_pr50_full_recall")
     assert Study(tmp_path).best_table("inception_pr50_full_recall")[0]["best"] == [0.5]
-    assert [larger_is_better(m) for m in ("fid50k_full", "pr50k3_full_recall", "is50k", "lite0_fd500_holdout", "kid50k_full", "lite0_pr2k3_full")] == [False, True, True, False, False, True]
+    assert [better_of(m) == "higher" for m in ("fid50k_full", "pr50k3_full_recall", "is50k", "lite0_fd500_holdout", "kid50k_full", "lite0_pr2k3_full")] == [False, True, True, False, False, True]
 
 
 def test_bands_are_of_the_runs_that_have_got_there(folder):
