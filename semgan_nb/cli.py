@@ -834,7 +834,7 @@ def _walk(options):
     found = walk(**vars(options))
     print(f"{found['film']}: {found['frames']} frames, {found['seconds']:.3g} s, from {found['snapshot']}; {found['figure']} shows six of them")
 
-# %% ../nbs/23_cli.ipynb #2d38d7dc
+# %% ../nbs/23_cli.ipynb #f3d1d9c8
 def _to_segment(source, seeds, truncation_psi, pixel_size, images, how_to_read):
     "Yields name, image uint8 [H, W], pixel size in nm or None, and what the JSON says of the origin, for a micrograph, a folder, an archive, a run or a snapshot."
     source = Path(source)
@@ -923,7 +923,7 @@ def phases(
             labels = segment(image, own)
         else:
             labels, about["mask"] = _mask_of(masks, name, image.shape)
-            own = dataclasses.replace(own, median=0, sigma=0.0)
+            own = dataclasses.replace(own, median=0, sigma=0.0, clip=0.0)
         phase = phase_of(labels, own)
         files = write_phases(dest / name, labels, size, own, formats, phase_fraction=float(phase.mean()), **about)
         um = None if size is None else (size if isinstance(size, (int, float)) else sum(size) / 2) / 1000
@@ -941,6 +941,7 @@ def _phases_options(parser):
     add("--median", type=int, metavar="PX", help="side of the median filter, 0 for none (default: 3 from 128 px on)")
     add("--sigma", type=float, metavar="PX", help="of the Gaussian filter, 0 for none (default: 1 from 128 px on)")
     add("--flatten", type=float, default=0, metavar="PX", help="take uneven light away: sigma of the Gaussian that is subtracted (default 0: none)")
+    add("--clip", type=float, metavar="PERCENT", help="of the darkest and lightest pixels that set no threshold, so that pores and inclusions do not; 0 for none (default: 1 from 128 px on)")
     add("--min-px", type=int, default=0, metavar="N", help="fill regions of fewer pixels (default 0: none)")
     add("--masks", metavar="PATH", help="take the phases of a label image instead, or of the one of the same name in a folder")
     add("--seeds", metavar="LIST", help="of a network: which images, such as 0-3,7 (default 0)")
@@ -956,7 +957,7 @@ def _phases(options):
     from semgan_nb.preprocess import nanometres
 
     given = vars(options)
-    names = ("method", "classes", "phase", "median", "sigma", "flatten", "min_px")
+    names = ("method", "classes", "phase", "median", "sigma", "flatten", "clip", "min_px")
     how = {name: given.pop(name) for name in names}
     how["phase"] = int(how["phase"]) if how["phase"].isdigit() else how["phase"]
     if given["masks"]:

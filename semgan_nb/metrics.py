@@ -1707,12 +1707,12 @@ def draw_field(
     field = irfft2(rfft2(rng.standard_normal((h, w), np.float32)) * np.sqrt(power[:, :w // 2 + 1] * power.size).astype(np.float32), (h, w))
     return field if shape is None else field[:shape[0], :shape[1]]
 
-# %% ../nbs/12_metrics.ipynb #caa6931c
+# %% ../nbs/12_metrics.ipynb #6be2a093
 def segmented(
     images,  # uint8 [N, C, H, W] or [N, H, W]
 ) -> np.ndarray:
     "The light phase by Otsu's threshold of each image: bool [N, H, W]. Flat images have none."
-    how = Segmentation(median=0, sigma=0)
+    how = Segmentation(median=0, sigma=0, clip=0)
     return np.stack([phase_of(segment(image, how), how) for image in grey_stack(images).astype(np.uint8)])
 
 

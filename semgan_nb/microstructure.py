@@ -139,7 +139,7 @@ def radial_spectrum(
     keep = np.arange(1, n // 2 + 1)
     return keep / n, np.log10(np.maximum(sums[keep] / count[keep], 1e-6))
 
-# %% ../nbs/11_microstructure.ipynb #1047bddf
+# %% ../nbs/11_microstructure.ipynb #6129bc28
 @dataclass(frozen=True)
 class Segmentation:
     "How grey levels become phases. Raises BadInput for a choice that makes no sense."
@@ -149,6 +149,7 @@ class Segmentation:
     median: int | None = None    # side of the median filter, px, odd; 0 = off; None: 3 from 128 px on
     sigma: float | None = None   # of the Gaussian, px; 0 = off; None: 1 from 128 px on
     flatten: float = 0           # sigma of the Gaussian that is subtracted, px; 0 = off
+    clip: float | None = None    # per cent of the darkest and of the lightest pixels whose levels do not count; 0 = off; None: 1 from 128 px on
     min_px: int = 0              # regions of fewer pixels are filled
 
     def __post_init__(self):
@@ -158,13 +159,14 @@ class Segmentation:
         if self.phase not in ("light", "dark") and not (isinstance(self.phase, int) and self.phase >= 0): raise BadInput(f"phase: {self.phase!r} was given: it is light, dark or the number of a class")
         if self.method != "mask" and isinstance(self.phase, int) and self.phase >= self.classes: raise BadInput(f"phase: {self.phase} was given, but {self.classes} classes have the numbers 0 to {self.classes - 1}")
         if self.median and (self.median < 0 or self.median % 2 == 0): raise BadInput(f"median: {self.median} was given, an odd number of pixels is wanted, or 0")
+        if not 0 <= (self.clip or 0) < 50: raise BadInput(f"clip: {self.clip} was given, a percentage from 0 to below 50 is wanted")
         for name in ("sigma", "flatten", "min_px"):
             if (getattr(self, name) or 0) < 0: raise BadInput(f"{name}: {getattr(self, name)} was given, a number of pixels from 0 on is wanted")
 
     def at(self, side: int) -> "Segmentation":
         "The same with the filters written out for images of that side."
         smooth = side >= 128
-        return replace(self, median=3 * smooth if self.median is None else self.median, sigma=1.0 * smooth if self.sigma is None else self.sigma)
+        return replace(self, median=3 * smooth if self.median is None else self.median, sigma=1.0 * smooth if self.sigma is None else self.sigma, clip=1.0 * smooth if self.clip is None else self.clip)
 
     @property
     def phase_word(self) -> str:
@@ -174,7 +176,7 @@ class Segmentation:
 
 METHODS = ("otsu", "multiotsu", "kmeans", "mask")
 
-# %% ../nbs/11_microstructure.ipynb #172cccf4
+# %% ../nbs/11_microstructure.ipynb #34ceb3ba
 def _despeckle(labels, min_px):
     "Regions smaller than min_px take the label that is most common around them."
     for _ in range(8):
@@ -215,11 +217,11 @@ def segment(
     if how.method == "mask": raise BadInput("method: mask was given, and no masks: give them, or choose otsu, multiotsu or kmeans")
     if image.dtype != np.uint8: image = np.rint(image).clip(0, 255).astype(np.uint8)
     if how.median: image = median_filter(image, how.median)
-    if how.sigma or how.flatten:
+    if how.sigma or how.flatten or how.clip:
         x = image.astype(np.float32)
         if how.sigma: x = ndimage.gaussian_filter(x, how.sigma)
         if how.flatten: x = x - ndimage.gaussian_filter(x, how.flatten)
-        low, high = np.percentile(x[::2, ::2] if x.size > 2**16 else x, (0.1, 99.9))
+        low, high = np.percentile(x[::2, ::2] if x.size > 2**16 else x, (how.clip, 100 - how.clip))
         image = (((x - low) * 255 / (high - low)).clip(0, 255) if high - low > 1e-3 else np.zeros_like(x)).astype(np.uint8)
     if image.min() == image.max(): return np.zeros(image.shape, np.uint8)
     if how.method == "kmeans": labels = _cluster(image, how.classes)
@@ -602,7 +604,7 @@ def _row(job):
             into(key, life)
     return row
 
-# %% ../nbs/11_microstructure.ipynb #5fc7c940
+# %% ../nbs/11_microstructure.ipynb #5ebec857
 @dataclass(frozen=True, eq=False)
 class Measured:
     "The descriptors of a set of images."
@@ -685,7 +687,7 @@ def measure(
     if masks is not None:
         masks = np.asarray(masks)[None] if np.ndim(masks) == 2 else np.asarray(masks)
         if masks.shape != images.shape: raise BadInput(f"masks: they have the shape {list(masks.shape)}, the images {list(images.shape)}: give one mask of the same size for each image")
-        how = replace(how, method="mask", median=0, sigma=0.0, flatten=0, min_px=0)
+        how = replace(how, method="mask", median=0, sigma=0.0, flatten=0, clip=0.0, min_px=0)
     elif how.method == "mask": raise BadInput("method: mask was given, and no masks: give them, or choose otsu, multiotsu or kmeans")
     how = how.at(min(shape))
     if persistent: persistence(np.eye(3))

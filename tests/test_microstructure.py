@@ -22,7 +22,7 @@ from semgan_nb.microstructure import (DESCRIPTORS, DIRECTIONS, Segmentation, ali
                                       lineal_path, measure, persistence, phase_fractions, phase_of, power_spectrum, principal_components, radial_mean, radial_spectrum, same_steel, scores, segment, two_point, two_point_map,
                                       unit_of, wasserstein, write_phases)
 from semgan_nb.runs import laptop, read_ladder, read_metrics
-from semgan_nb.synthetic import dual_phase, grf, specimens
+from semgan_nb.synthetic import dual_phase, dual_phase_islands, grf, specimens
 from semgan_nb.training import train_silently
 
 
@@ -214,15 +214,27 @@ def test_three_phases_are_numbered_from_dark_to_light(how):
 
 def test_plain_segmentation_is_the_fraction_of_chapter_2(steel):
     images = steel[0][:6]
-    plain = Segmentation(median=0, sigma=0)
+    plain = Segmentation(median=0, sigma=0, clip=0)
     assert [segment(x, plain).mean() for x in images] == pytest.approx(phase_fractions(images))
-    assert Segmentation().at(64) == replace(plain, sigma=0.0) and Segmentation().at(128) == Segmentation(median=3, sigma=1.0)
+    assert Segmentation().at(64) == replace(plain, sigma=0.0) and Segmentation().at(128) == Segmentation(median=3, sigma=1.0, clip=1.0)
+
+
+def test_an_inclusion_is_not_taken_for_a_phase():
+    rng = np.random.default_rng(0)
+    image, phase = dual_phase_islands(rng, 256, 0.5, field_um=25.6)
+    image = np.rint(0.2 * image + 150).astype(np.uint8)  # the contrast of the phases is weak beside that of a pore
+    image[200:224, 30:55] = 0  # 0.9 % of the area
+    right = lambda how: (segment(image, how) == phase).mean()
+    assert right(Segmentation()) > 0.9 and right(Segmentation("kmeans")) > 0.9 and right(Segmentation(clip=0)) < 0.6
+    speck = np.full((128, 128), 60, np.uint8) + rng.integers(0, 6, (128, 128), dtype=np.uint8)
+    speck[50:58, 50:58] = 200  # a phase of 0.4 %: with clip=0 it is seen
+    assert segment(speck, Segmentation(clip=0, sigma=0)).sum() == pytest.approx(64, abs=4)
 
 
 def test_shading_is_taken_away_and_specks_are_filled():
     phase = np.kron(np.random.default_rng(1).random((16, 16)) < 0.5, np.ones((8, 8))) > 0
     shaded = (60 + 60 * phase + np.linspace(0, 130, 128)).astype(np.uint8)
-    right = [(segment(shaded, Segmentation(median=0, sigma=0, flatten=flatten)) == phase).mean() for flatten in (0, 25)]
+    right = [(segment(shaded, Segmentation(median=0, sigma=0, clip=0.1, flatten=flatten)) == phase).mean() for flatten in (0, 25)]
     assert right[0] < 0.85 < 0.95 < right[1]
     dirty = np.zeros((40, 40), np.uint8)
     dirty[5:25, 5:25] = 200
@@ -236,7 +248,7 @@ def test_images_without_phases_are_one_phase():
     assert segment(np.repeat(np.uint8([3, 90]), 200).reshape(20, 20), Segmentation("multiotsu", 4)).max() == 1
 
 
-@pytest.mark.parametrize("wrong, words", [(dict(method="guess"), "guess"), (dict(classes=3), "multiotsu"), (dict(phase="grey"), "phase"), (dict(phase=2), "0 to 1"), (dict(median=4), "odd"), (dict(sigma=-1.0), "sigma"),
+@pytest.mark.parametrize("wrong, words", [(dict(method="guess"), "guess"), (dict(classes=3), "multiotsu"), (dict(phase="grey"), "phase"), (dict(phase=2), "0 to 1"), (dict(median=4), "odd"), (dict(sigma=-1.0), "sigma"), (dict(clip=50), "clip"),
                                           (dict(method="kmeans", classes=9), "2 to 6")])
 def test_segmentation_says_what_makes_no_sense(wrong, words):
     with pytest.raises(BadInput, match=words):

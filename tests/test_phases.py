@@ -40,14 +40,14 @@ def test_a_micrograph(tmp_path):
     assert (back.pixels == labels).all() and back.pixel_size_nm == pytest.approx((100, 100))
     said = json.loads(Path("phases/steel.json").read_text())
     assert said["source"] == "steel.tif" and said["sha256"] == file_hash("steel.tif") and said["phase_fraction"] == pytest.approx(labels.mean())
-    assert said["segmentation"] == dict(method="otsu", classes=2, phase="light", median=3, sigma=1.0, flatten=0, min_px=0)
+    assert said["segmentation"] == dict(method="otsu", classes=2, phase="light", median=3, sigma=1.0, flatten=0, clip=1.0, min_px=0)
     assert 'Spacing="0.1 0.1 0.1"' in Path("phases/steel.vti").read_text()
 
 
 def test_the_options_are_those_of_the_segmentation():
     image, _ = steel()
-    status, out, _ = say("phases", "steel.tif", "maps", "--method", "kmeans", "--classes", 3, "--phase", 1, "--median", 5, "--sigma", 0, "--min-px", 9, "--formats", "png,npy", "--pixel-size", "0.05um")
-    how = Segmentation("kmeans", 3, 1, median=5, sigma=0.0, min_px=9)
+    status, out, _ = say("phases", "steel.tif", "maps", "--method", "kmeans", "--classes", 3, "--phase", 1, "--median", 5, "--sigma", 0, "--clip", 2, "--min-px", 9, "--formats", "png,npy", "--pixel-size", "0.05um")
+    how = Segmentation("kmeans", 3, 1, median=5, sigma=0.0, clip=2.0, min_px=9)
     assert status == 0 and (np.load("maps/steel.npy") == segment(image, how)).all() and f"phase 1 {phase_of(segment(image, how), how).mean():.3f}" in out and "50 nm" in out
     assert sorted(p.suffix for p in Path("maps").iterdir()) == [".json", ".npy", ".png"]
 
