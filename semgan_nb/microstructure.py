@@ -604,7 +604,7 @@ def _row(job):
             into(key, life)
     return row
 
-# %% ../nbs/11_microstructure.ipynb #5ebec857
+# %% ../nbs/11_microstructure.ipynb #2b238db1
 @dataclass(frozen=True, eq=False)
 class Measured:
     "The descriptors of a set of images."
@@ -663,10 +663,18 @@ def unit_of(
     return "" if along and d.kind == "curve" else d.unit
 
 
+def _pixel_nm(pixel_size_nm):
+    "(height, width) of a pixel, two floats."
+    try: y, x = (float(v) for v in np.broadcast_to(np.asarray(pixel_size_nm, float).ravel(), 2))
+    except (TypeError, ValueError): y = x = np.nan
+    if not 0 < min(x, y) <= max(x, y) < np.inf: raise BadInput(f"pixel_size_nm: {pixel_size_nm!r} was given, nanometres above 0 are wanted, a number or (height, width) of a pixel")
+    return y, x
+
+
 def _one_pixel_um(pixel_size_nm):
     if pixel_size_nm is None: return None
-    y, x = np.broadcast_to(np.asarray(pixel_size_nm, float).ravel(), 2)
-    if not min(x, y) > 0 or abs(y / x - 1) > 0.02: raise BadInput(f"pixel_size_nm: {y:g} x {x:g} nm (height, width) was given, square pixels are wanted: prepare the micrographs to one scale")
+    y, x = _pixel_nm(pixel_size_nm)
+    if abs(y / x - 1) > 0.02: raise BadInput(f"pixel_size_nm: {y:g} x {x:g} nm (height, width) was given, square pixels are wanted: prepare the micrographs to one scale")
     return float(np.sqrt(x * y)) / 1000
 
 
@@ -718,7 +726,7 @@ def wasserstein(
     if kind == "angles": return float(np.abs(gap - np.median(gap)).sum() * 180 / len(gap))
     return float((np.abs(gap[:-1]) * np.diff(places)).sum())
 
-# %% ../nbs/11_microstructure.ipynb #f7ff3031
+# %% ../nbs/11_microstructure.ipynb #71092f05
 def _quantiles(weights, places, q=(0.05, 0.5, 0.95)):
     total = weights.sum()
     return [float(x) for x in np.interp(q, (np.cumsum(weights) - weights / 2) / total, places)] if total > 0 else []
@@ -807,7 +815,7 @@ def same_steel(
         finite = [pair for pair in zip(ways, floors) if np.isfinite(pair).all()]
         if finite:
             distance, floor = np.mean(finite, 0)
-            least = 1e-3 * float(np.abs(a).mean() if d.kind in ("number", "curve") else np.abs(x).mean() / 10) + 1e-12
+            least = 1e-3 * float((np.abs(a).mean() + np.abs(b).mean()) / 2 if d.kind in ("number", "curve") else np.abs(x).mean() / 10) + 1e-12  # real images may be all alike
             high = max(float(np.quantile([f for _, f in finite], 0.95)), least)
             one |= dict(distance=float(distance), floor=float(floor), floor_high=high, ratio=float(max(distance, least) / max(floor, least)))
             one["verdict"] = "same" if distance <= high else "close" if one["ratio"] <= 3 else "different"
@@ -842,7 +850,7 @@ def image_values(
     main = np.degrees(np.angle(weights @ np.exp(2j * np.radians(real.places(key))))) / 2
     return tuple(np.abs((v - main + 90) % 180 - 90) for v in values)
 
-# %% ../nbs/11_microstructure.ipynb #2394e6eb
+# %% ../nbs/11_microstructure.ipynb #3a18fa01
 def _vti(labels, pixel_um):
     "VTK image data of labels uint8 [H, W], as text."
     h, w = labels.shape
@@ -872,8 +880,7 @@ def write_phases(
     unknown = [f for f in formats if f not in FORMATS]
     if unknown or not formats: raise BadInput(f"formats: {', '.join(map(repr, unknown)) or 'none'} was given, known are {', '.join(FORMATS)}")
     labels = labels.astype(np.uint8)
-    nm = None if pixel_size_nm is None else tuple(float(v) for v in np.broadcast_to(np.asarray(pixel_size_nm, float).ravel(), 2))
-    if nm and not min(nm) > 0: raise BadInput(f"pixel_size_nm: {pixel_size_nm} was given, nanometres above 0 are wanted")
+    nm = None if pixel_size_nm is None else _pixel_nm(pixel_size_nm)
     dest.parent.mkdir(parents=True, exist_ok=True)
     paths = [dest.with_name(f"{dest.name}.{f}") for f in (*formats, "json")]
     um = nm and (nm[0] / 1000, nm[1] / 1000)

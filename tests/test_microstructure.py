@@ -477,6 +477,13 @@ def test_what_cannot_be_measured_is_said(steel):
         measure(steel[0][:3], masks=steel[1][:2])
     with pytest.raises(BadInput, match="no masks"):
         measure(steel[0][:3], how=Segmentation("mask"))
+    for size in ("wide", (50, 50, 50), -3, 0, np.nan):
+        with pytest.raises(BadInput, match="nanometres above 0"):
+            measure(steel[0][:2], size)
+        with pytest.raises(BadInput, match="nanometres above 0"):
+            write_phases("never", np.zeros((3, 3), int), size)
+    with pytest.raises(BadInput, match="square pixels"):
+        measure(steel[0][:2], (50, 80))
     flat = measure(np.full((4, 32, 32), 7, np.uint8))
     assert np.isfinite(flat.rows).all() and np.isnan(flat.per_image("island_size")).all()
 
@@ -724,6 +731,8 @@ def test_a_collapsed_generator_is_told_and_all_is_plain_numbers(rolled):
         plots.steel_figure(found)
     flat = measure(np.full((10, 64, 64), 40, np.uint8))
     assert same_steel(rolled, flat)["descriptors"]["island_size"]["verdict"] == "unread" and same_steel(flat, flat)["value"] == pytest.approx(1)
+    other = same_steel(flat, measure(np.random.default_rng(0).integers(0, 256, (10, 64, 64), dtype=np.uint8)))  # real images without any difference have no floor
+    assert other["descriptors"]["fraction"]["verdict"] == "different" and all(one["ratio"] is None or one["ratio"] < 1e4 for one in other["descriptors"].values())
 
 
 def test_verdicts_on_the_same_steel_are_right_as_often_as_they_should():
