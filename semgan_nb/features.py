@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['LITE0_STAGES', 'LITE0_SHA256', 'WEIGHTS', 'INCEPTION', 'VGG16_CONVOLUTIONS', 'EXTRACTORS', 'resize_matrix',
            'lite0_layers', 'fold_batch_norm', 'same_padding_stride2', 'Extractor', 'Lite0', 'RandomNetwork',
-           'WeightsFile', 'weights_cache', 'find_weights', 'read_weights', 'check_layout', 'is_known',
-           'tf1_resize_matrix', 'inception_layers', 'Inception', 'Script', 'inception', 'perceptual_embedding', 'Vgg16',
-           'vgg16', 'get_extractor']
+           'WeightsFile', 'weights_cache', 'find_weights', 'is_script', 'script_tensors', 'read_weights',
+           'trusted_script', 'check_layout', 'is_known', 'tf1_resize_matrix', 'inception_layers', 'Inception', 'Script',
+           'inception', 'perceptual_embedding', 'Vgg16', 'vgg16', 'get_extractor']
 
-# %% ../nbs/10_features.ipynb #479d0a04
+# %% ../nbs/10_features.ipynb #bf2d1617
 import contextlib
 import functools
 import hashlib
 import importlib.util
+import io
 import os
 import warnings
 import zipfile
@@ -80,14 +81,14 @@ def same_padding_stride2(
     "(kernel [.., k+1, k+1], padding): with symmetric padding, what TensorFlow's SAME does at stride 2 on an even-sized image."
     return F.pad(weight, (1, 0, 1, 0)), (weight.shape[-1] - 1) // 2
 
-# %% ../nbs/10_features.ipynb #aa5fb436
+# %% ../nbs/10_features.ipynb #6b76410c
 class Extractor:
     "Base of the embeddings: checks the input, cuts it into batches, collects float32 features [N, dim]."
     name = ""        # as in a metric's name
     sha256 = ""      # of the weights
     dim = 0          # features per image
     min_size = 1     # smallest height and width in pixels that make sense
-    batch = 4        # images at a time on a CPU: small batches stay in its cache
+    batch = 16       # images at a time on a CPU; of fewer, a good part of the time goes to putting the kernels in order for each batch
     genuine = True   # whether the weights are a known file
     preprocessing = ""  # how images are resized and scaled, where a network has more than one way
     about = ""       # what else a record should say of the weights
@@ -341,44 +342,105 @@ def _quiet_pooch():
     finally:
         logger.setLevel(level)
 
-# %% ../nbs/10_features.ipynb #e12b71aa
-def read_weights(
-    path,  # *.pth, *.pt, *.npz or *.safetensors
-) -> tuple:
-    """(kind, content, sha256): kind 'state' and a dict of tensors, or kind 'script' and a TorchScript module. BadInput for anything else.
+# %% ../nbs/10_features.ipynb #b67b80be
+class _Part:
+    "Stands for any module of a TorchScript file; only its attributes are kept."
 
-    TorchScript is a program, in a language of its own that knows no Python but can reach files: take it from a source you trust. All other formats hold numbers only."""
+
+def _listed(values, *_):
+    "Stands for the makers of typed lists in a TorchScript file."
+    return values
+
+
+def is_script(path) -> bool:
+    "Whether a file is TorchScript: an archive that holds a program."
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def script_tensors(
+    path,  # TorchScript
+) -> dict:
+    "Its tensors under their dotted names; its program is not read. What is left of the archive is what `torch.load` reads with weights_only; in the place of its classes stands an empty one."
+    kept = io.BytesIO()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(kept, "w") as plain:
+        entries = [entry for entry in archive.infolist() if entry.filename.endswith(("/data.pkl", "/version", "/byteorder")) or "/data/" in entry.filename]
+        if sum(entry.file_size for entry in entries) > 2 * os.path.getsize(path) + 2**20:
+            raise ValueError("it would take much more memory than it has bytes")
+        for entry in entries:
+            plain.writestr(entry.filename, archive.read(entry))
+    kept.seek(0)
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(kept)
+    stands_for = [(_Part, name) for name in names if name.startswith("__torch__.")] + [(_listed, name) for name in names if name.startswith("torch.jit._pickle.build_")]
+    kept.seek(0)
+    with torch.serialization.safe_globals(stands_for):
+        top = torch.load(kept, map_location="cpu", weights_only=True)
+    found, seen, parts = {}, set(), [("", top)]
+    while parts:
+        prefix, part = parts.pop()
+        if isinstance(part, _Part) and id(part) not in seen:
+            seen.add(id(part))
+            parts += [(f"{prefix}{name}.", value) for name, value in vars(part).items() if isinstance(value, _Part)]
+            found |= {prefix + name: value for name, value in vars(part).items() if torch.is_tensor(value)}
+    shared = os.path.commonprefix(list(found)).rpartition(".")[0]  # of a module that only wraps another
+    return {name.removeprefix(f"{shared}."): value for name, value in found.items()}
+
+
+def read_weights(
+    path,  # *.pth, *.npz, *.safetensors, or *.pt, of which the program is not run
+) -> tuple:
+    "(tensors under their names, sha256 of the file). BadInput for a file that holds nothing of the kind."
     path = Path(path)
     sha256 = file_hash(path)
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
-                return "state", {key: torch.from_numpy(arrays[key]) for key in arrays.files}, sha256
+                return {key: torch.from_numpy(arrays[key]) for key in arrays.files}, sha256
         if path.suffix == ".safetensors":
-            return "state", load_file(path), sha256
-        if zipfile.is_zipfile(path) and any("/code/" in name for name in zipfile.ZipFile(path).namelist()):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)
-                return "script", torch.jit.load(str(path), map_location="cpu").eval(), sha256
+            return load_file(path), sha256
+        if is_script(path):
+            return script_tensors(path), sha256
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         text = str(error).strip().splitlines() or [type(error).__name__]
         raise BadInput(f"{path}: holds no weights that can be read ({text[0][:120]}): give a state dict (*.pth, *.npz, *.safetensors) or TorchScript (*.pt)") from None
     if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
         raise BadInput(f"{path}: is no state dict (a table of tensors under names): save `model.state_dict()`")
-    return "state", state, sha256
+    return state, sha256
+
+
+def trusted_script(
+    path,
+    name: str,  # a key of WEIGHTS
+) -> tuple | None:
+    "(module, sha256) of a TorchScript file whose hash is known, or named in SEMGAN_TRUST; None for any other file."
+    if not is_script(path):
+        return None
+    sha256 = file_hash(path)
+    if not is_known(name, sha256) and sha256 not in os.environ.get("SEMGAN_TRUST", "").lower():
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return torch.jit.load(str(path), map_location="cpu").eval(), sha256
+    except RuntimeError as error:
+        raise BadInput(f"{path}: is no TorchScript that can be loaded ({str(error).strip().splitlines()[0][:120]}): give another file") from None
 
 
 def check_layout(
     path, state: dict,
     wanted: dict,  # name -> shape; what else the file holds is not looked at
     what: str,  # whose layout it is
+    program: bool = False,  # whether TorchScript that is run would do as well
 ):
     "BadInput that names the first tensor that is missing or has another shape."
     for key, shape in wanted.items():
         if key not in state or tuple(state[key].shape) != tuple(shape):
             found = f"has the shape {list(state[key].shape)} instead of {list(shape)}" if key in state else "is missing"
-            raise BadInput(f"{path}: is not {what} ({key} {found}): give another file")
+            trust = f", or set SEMGAN_TRUST={file_hash(path)} if you trust this program, which can write files when it runs" if program and is_script(path) else ""
+            raise BadInput(f"{path}: is not {what} ({key} {found}): give another file{trust}")
 
 
 def is_known(name: str, sha256: str) -> bool:
@@ -466,7 +528,7 @@ def inception_layers(
             channels = total
     raise BadInput(f"Inception-v3 has no layer of {dim} features: choose 64, 192, 768, 1280 or 2048")
 
-# %% ../nbs/10_features.ipynb #88159a75
+# %% ../nbs/10_features.ipynb #14201c91
 class Inception(Extractor):
     """Inception-v3 (2015-12-05) from a state dict: resized to 299 x 299 by TensorFlow 1's rule, (x - 128)/128, mean over a map.
 
@@ -479,12 +541,8 @@ class Inception(Extractor):
         path=None,  # the file; None: found by `find_weights`
         dim: int = 2048,  # features: 64, 192, 768, 1280, or 2048, of which alone FID is made
         preprocessing: str = "tensorflow",  # or "pytorch-fid": x/127.5 - 1 and pixels' middles, as that tool has it
-        precision: str = "float32",  # or "mixed": bfloat16 from Mixed_6a on, faster on processors that have it, distances off by about a thousandth
     ):
         super().__init__(device)
-        if precision not in ("float32", "mixed"):
-            raise BadInput(f"precision is {precision!r}: choose 'float32' or 'mixed'")
-        self.precision = precision
         if preprocessing not in ("tensorflow", "pytorch-fid"):
             raise BadInput(f"preprocessing is {preprocessing!r}: choose 'tensorflow' or 'pytorch-fid'")
         self.dim, self.preprocessing = dim, preprocessing
@@ -493,17 +551,13 @@ class Inception(Extractor):
             self.name += "pytorchfid"
         wanted = inception_layers(dim)
         path = find_weights("inception" if dim == 2048 else "inception768", path)
-        kind, state, self.sha256 = read_weights(path)
-        if kind != "state":
-            raise BadInput(f"{path}: is TorchScript, which gives 2048 features only: {self.name} needs a state dict")
+        state, self.sha256 = read_weights(path)
         self.genuine = is_known("inception" if dim == 2048 else "inception768", self.sha256) or is_known("inception", self.sha256)
         folded = f"{wanted[0][0]}.weight" in state  # batch norm is in the weights already
         if dim == 2048 and folded:
             raise BadInput(f"{path}: is not the whole of Inception-v3: use the metrics of inception768, or give {WEIGHTS['inception'][0].file}")
-        check_layout(path, state, self._layout(wanted, folded, dim), "Inception-v3 of 2015-12-05")
+        check_layout(path, state, self._layout(wanted, folded, dim), "Inception-v3 of 2015-12-05", program=dim == 2048)
         self.about = ("Inception-v3 of 2015-12-05" if self.genuine else "the layout of Inception-v3 with weights of unknown origin") + f", {dim} features, {preprocessing} preprocessing"
-        if precision != "float32":
-            self.about, self.preprocessing = f"{self.about}, mixed precision", f"{preprocessing}, mixed precision"
         self.convolutions = {name: self._folded(state, name, folded) for name, _ in wanted}
         self.classes = state["fc.weight"].float().to(self.device) if dim == 2048 else None
         self.matrices, self.together = {}, {}
@@ -523,8 +577,7 @@ class Inception(Extractor):
             weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
         else:
             weight, bias = fold_batch_norm(state[f"{name}.conv.weight"], *(state[f"{name}.bn.{key}"] for key in ("weight", "bias", "running_mean", "running_var")))
-        kind = torch.bfloat16 if self.precision == "mixed" and name >= "Mixed_6" else torch.float32
-        return weight.to(self.device, kind).contiguous(memory_format=torch.channels_last), bias.to(self.device, kind)
+        return weight.float().to(self.device).contiguous(memory_format=torch.channels_last), bias.float().to(self.device)
 
     def _resized(self, x):
         "float32 [n, 1 or 3, 299, 299], scaled."
@@ -554,7 +607,6 @@ class Inception(Extractor):
             weight = torch.cat([w for w, _ in weights]).contiguous(memory_format=torch.channels_last)
             self.together[name] = joint, weight, [b for _, b in weights]
         joint, weight, biases = self.together[name]
-        x = x.to(weight.dtype)
         begun = dict(zip(joint, F.conv2d(x, weight).split([len(b) for b in biases], 1)))
         bias = dict(zip(joint, biases))
         found = []
@@ -583,7 +635,7 @@ class Inception(Extractor):
         x = self._resized(x).contiguous(memory_format=torch.channels_last)
         for step in _STEM:
             if step == self.dim:
-                return x.float().mean((2, 3))
+                return x.mean((2, 3))
             if step == "max":
                 x = F.max_pool2d(x, 3, 2)
             elif isinstance(step, tuple):
@@ -593,7 +645,7 @@ class Inception(Extractor):
                 break
             if isinstance(block, tuple):
                 x = self._block(x, *block)
-        return x.float().mean((2, 3))
+        return x.mean((2, 3))
 
     def class_scores(self, x):
         "float32 [n, 1008] before the softmax, without the bias, as the inception score has it."
@@ -601,7 +653,7 @@ class Inception(Extractor):
             raise BadInput(f"{self.name} ends before Inception's classes: the inception score needs the whole network")
         return self.features(x) @ self.classes.T
 
-# %% ../nbs/10_features.ipynb #43360a5e
+# %% ../nbs/10_features.ipynb #1e96b957
 class Script(Extractor):
     "An official network as TorchScript: called with 0 ... 255 RGB images of any size, it resizes and scales them itself."
 
@@ -632,10 +684,10 @@ class Script(Extractor):
 def inception(device="cpu", path=None) -> Extractor:
     "The extractor of FID, from whichever file there is. BadInput where the file is something else."
     path = find_weights("inception", path)
-    kind, content, sha256 = read_weights(path)
-    return Script(device, "inception", 2048, content, sha256) if kind == "script" else Inception(device, path)
+    script = trusted_script(path, "inception")
+    return Script(device, "inception", 2048, *script) if script else Inception(device, path)
 
-# %% ../nbs/10_features.ipynb #424a0fb8
+# %% ../nbs/10_features.ipynb #fe0131bb
 VGG16_CONVOLUTIONS = [(0, 3, 64), (2, 64, 64), (5, 64, 128), (7, 128, 128), (10, 128, 256), (12, 256, 256), (14, 256, 256), (17, 256, 512), (19, 512, 512), (21, 512, 512),
                       (24, 512, 512), (26, 512, 512), (28, 512, 512)]  # (number in torchvision's list, channels in, channels out)
 _STAGE_ENDS = (2, 7, 14, 21, 28)
@@ -658,11 +710,10 @@ class Vgg16(Extractor):
     def __init__(self, device="cpu", path=None, lpips=None):
         super().__init__(device)
         path = find_weights("vgg16", path)
-        kind, state, self.sha256 = read_weights(path)
-        assert kind == "state"
+        state, self.sha256 = read_weights(path)
         shapes = {f"features.{i}.weight": (out, into, 3, 3) for i, into, out in VGG16_CONVOLUTIONS} | {f"features.{i}.bias": (out,) for i, _, out in VGG16_CONVOLUTIONS}
         shapes |= {"classifier.0.weight": (4096, 25088), "classifier.0.bias": (4096,), "classifier.3.weight": (4096, 4096), "classifier.3.bias": (4096,)}
-        check_layout(path, state, shapes, "VGG-16 in torchvision's layout")
+        check_layout(path, state, shapes, "VGG-16 in torchvision's layout", program=True)
         self.genuine = False  # close to the official file, not equal
         known = is_known("vgg16", self.sha256)
         self.about = "VGG-16 in torchvision's layout (close to the official features, not equal)" + ("" if known else ", of unknown origin")
@@ -699,7 +750,7 @@ class Vgg16(Extractor):
     def _channel_weights(self):
         if not hasattr(self, "channel_weights"):
             path = find_weights("lpips", self._lpips)
-            _, state, sha256 = read_weights(path)
+            state, sha256 = read_weights(path)
             check_layout(path, state, {f"lin{i}.model.1.weight": (1, c, 1, 1) for i, c in enumerate((64, 128, 256, 512, 512))}, "the channel weights of LPIPS for VGG-16")
             self.channel_weights = [state[f"lin{i}.model.1.weight"].float().flatten().to(self.device) for i in range(5)]
             self.lpips_about = f"{self.about}; channel weights sha256 {sha256[:12]}…"
@@ -713,11 +764,8 @@ class Vgg16(Extractor):
 def vgg16(device="cpu", path=None) -> Extractor:
     "The extractor of the official precision and recall and of LPIPS, from whichever file there is."
     path = find_weights("vgg16", path)
-    if zipfile.is_zipfile(path):
-        kind, content, sha256 = read_weights(path)
-        if kind == "script":
-            return Script(device, "vgg16", 4096, content, sha256)
-    return Vgg16(device, path)
+    script = trusted_script(path, "vgg16")
+    return Script(device, "vgg16", 4096, *script) if script else Vgg16(device, path)
 
 # %% ../nbs/10_features.ipynb #7788cab4
 EXTRACTORS = {"lite0": Lite0, "random": RandomNetwork, "inception": inception, "inception768": functools.partial(Inception, dim=768), "vgg16": vgg16}

@@ -629,7 +629,7 @@ def warnings_of(
         found.append(f"{num_gen} images: the inception score depends on their number, and grows with it; compare the same counts only")
     return found
 
-# %% ../nbs/12_metrics.ipynb #1dad789c
+# %% ../nbs/12_metrics.ipynb #4069e15a
 def score(
     metric,  # name; of its real side only 'full' has a meaning here: all that the source has
     real,  # a source of images, see `batches`
@@ -678,10 +678,9 @@ def _collect(extractor, metric, source, total, text, progress, complaint, shape=
 
 def _named(metric, extractor):
     "The metric with its official name where everything is official; BadInput where the official name was asked for and the weights are others."
-    genuine = extractor.genuine and "mixed precision" not in extractor.about
-    if metric.official and not genuine:
+    if metric.official and not extractor.genuine:
         raise BadInput(f"{metric.name}: the weights are not the known file ({extractor.about or extractor.name}, sha256 {extractor.sha256[:12]}…), so the number is not {metric.name}: ask for {metric._replace(official=False).name}, or give the known file")
-    return metric._replace(official=genuine and metric.could_be_official())
+    return metric._replace(official=extractor.genuine and metric.could_be_official())
 
 
 def check_metric(
@@ -795,7 +794,7 @@ class PhysicsSet:
     def distance(self, other) -> float:
         return self.compare(other)["value"]
 
-# %% ../nbs/12_metrics.ipynb #1764a148
+# %% ../nbs/12_metrics.ipynb #d5b28525
 REAL_LIMITS = {"kid": 1_000_000, "pr": 200_000}  # real images at most, as the official metrics have it
 
 
@@ -982,20 +981,15 @@ class Judge:
             if split:
                 self._needs(len(apart), "for the real side of its ladder, beside those of the rungs", fit)
         sets = self._rung_changes()
-        total, done = len(sets) * count + (len(apart) if split else self.num_real), 0
+        total, done = len(sets) * count + self.num_real, 0
 
         def told(text):
             return None if progress is None else lambda n: progress(done + n, total, text)
 
-        if split:
-            real = self._features(apart, told("real images"))
-            real = self._set(real)
-            done = len(apart)
-        elif self.num_real:
-            real = self.real_side(None if progress is None else lambda n, _, text: progress(n, total, text))
-            done = self.num_real
-        else:
-            real = None
+        real = None
+        if self.num_real:
+            seen, done = self.real_features(None if progress is None else lambda n, _, text: progress(n, total, text)), self.num_real
+            real = self._set(seen[np.isin(self.real_indices, apart)]) if split else self.real_side()
         values = {}
         for key, change in sets.items():
             features = self._rung_features(key, rows, change, told(RUNGS[key]))
@@ -1015,6 +1009,11 @@ class Judge:
 
     def _rung_features(self, key, rows, change, progress):
         "Features of a rung; kept for the other metrics that have the same rungs."
+        if key == "floor" and self.num_real and np.isin(rows, self.real_indices).all():
+            if progress is not None:
+                progress(len(rows))
+            place = {index: k for k, index in enumerate(self.real_indices.tolist())}
+            return self.real_features()[[place[index] for index in rows.tolist()]]
         if self._cache is None or self.parsed.statistic.needs == "classes" or len(rows) > 5000:
             return self._features(rows, progress, change)
         who = hashlib.sha256(np.ascontiguousarray(rows, "<i8").tobytes()).hexdigest()
@@ -1907,7 +1906,7 @@ def _fields(judge):
 
 MORE_RUNGS |= dict(blend=_blends, field=_fields)
 
-# %% ../nbs/12_metrics.ipynb #e64664a1
+# %% ../nbs/12_metrics.ipynb #d2871c19
 PLAIN_RUNGS = ("floor", "blur0.5", "blur1", "blur2", "phase", "blend", "field")  # rows of the table, in this order
 
 
@@ -1934,6 +1933,8 @@ def baselines(
     """What a network has to beat: dict(data, name, count, num_real, matched, metrics, columns, rows, text). A row is dict(key, name, kind ('real', 'baseline' or 'network'), values: result -> number,
     physics: dict(value, fraction, spectrum, two_point, same, close, different, ratios), copies (share), p_value, plain). Raises BadInput as Judge does."""
     dataset = Dataset(data)
+    if count is not None and count < 2:
+        raise BadInput(f"count: {count} images of each set were asked for, at least 2 make a distance")
     chosen, count = _baseline_metrics(count, dataset, len(Dataset(data, part="train")))
     judges = [Judge(name, data, seed=seed, cache=cache, device=device, weights=weights) for name in metrics or chosen]
     if bad := [judge.metric for judge in judges if judge.parsed.statistic.needs != "features"]:

@@ -142,7 +142,7 @@ def test_every_altered_bit_of_a_state_is_noticed(tmp_path):
 
 def test_the_package_knows_no_reader_that_runs_files():
     """No module that unpickles is imported, and torch.load and numpy.load are called in their safe ways only. One exception: the official metric networks are TorchScript, programs in a restricted language,
-    and are loaded where their weights are read, once, as its docstring says."""
+    and are run in one place, where their hash is known or was named (see test_features)."""
     scripts = 0
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from made_up_weights import LAYOUT, made_up_state, made_up_vgg
 from reference_tools import tool
 
 from semgan_nb import features
@@ -146,26 +147,8 @@ def test_other_weights_are_refused(tmp_path):
 
 # Weights that a user brings.
 
-LAYOUT = Path(__file__).parent / "data" / "inception_keys.tsv"  # keys, types and shapes of the genuine state dict
 SEMGAN_WEIGHTS = os.environ.get("SEMGAN_WEIGHTS")
 needs_weights = pytest.mark.skipif(not SEMGAN_WEIGHTS, reason="SEMGAN_WEIGHTS does not name a folder with fid-inception-2015-12-05-through-mixed7a.npz")
-
-
-def made_up_state():
-    "Random weights under the keys and shapes of the genuine file."
-    draw, state = torch.Generator().manual_seed(0), {}
-    for line in LAYOUT.read_text().splitlines():
-        key, kind, shape = line.split("\t")
-        shape = tuple(int(n) for n in shape.strip("()").split(",") if n.strip())
-        if kind == "int64":
-            state[key] = torch.zeros(shape, dtype=torch.int64)
-        elif key.endswith("conv.weight"):
-            state[key] = torch.randn(shape, generator=draw) * (2 / np.prod(shape[1:]))**0.5
-        elif key.endswith(("running_var", "bn.weight")):
-            state[key] = torch.rand(shape, generator=draw) * 0.5 + 0.75
-        else:
-            state[key] = torch.randn(shape, generator=draw) * (0.05 if key == "fc.weight" else 0.1)
-    return state
 
 
 @pytest.fixture(scope="module")
@@ -256,10 +239,6 @@ def test_what_is_not_the_whole_network_is_never_fid(nowhere):
     assert network.name == "inception768" and network.genuine and network.dim == 768
     with pytest.raises(BadInput, match="not the whole of Inception-v3"):
         get_extractor("inception", weights=find_weights("inception768", SEMGAN_WEIGHTS))
-    mixed = Inception(path=find_weights("inception768", SEMGAN_WEIGHTS), dim=768, precision="mixed")
-    images = np.random.default_rng(0).integers(0, 256, (2, 1, 64, 64), dtype=np.uint8)
-    a, b = network(images), mixed(images)
-    assert 1e-5 < np.linalg.norm(a - b) / np.linalg.norm(a) < 0.02 and "mixed precision" in mixed.about and mixed.preprocessing != network.preprocessing
 
 
 def test_files_of_other_content_are_told_apart(made_up, tmp_path, nowhere):
@@ -361,29 +340,87 @@ class Official(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("name, dim", [("inception", 2048), ("vgg16", 4096)])
-def test_torchscript_files(name, dim, tmp_path):
+@pytest.mark.parametrize("name, dim, known", [("inception", 2048, True), ("vgg16", 4096, True), ("inception", 2048, False), ("vgg16", 4096, False)])
+def test_torchscript_is_run_where_its_hash_is_known_or_named(name, dim, known, tmp_path, monkeypatch):
     path = tmp_path / "network.pt"
     torch.jit.script(Official(dim)).save(str(path))
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.delenv("SEMGAN_TRUST", raising=False)
+    with pytest.raises(BadInput, match=f"weight is missing.*SEMGAN_TRUST={sha256} if you trust this program"):
+        get_extractor(name, weights=path)
+    if known:
+        monkeypatch.setitem(features.WEIGHTS, name, (features.WEIGHTS[name][-1]._replace(sha256=sha256),))
+    else:
+        monkeypatch.setenv("SEMGAN_TRUST", f"{'0' * 64},{sha256.upper()}")
     network = get_extractor(name, weights=path)
     grey = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)
-    assert network.dim == dim and not network.genuine and network.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert network.dim == dim and network.genuine == known and network.sha256 == sha256
     assert network(grey) == pytest.approx(grey.mean((1, 2, 3))[:, None] * Official(dim).weight.detach().sum(0).numpy()[None], rel=1e-4, abs=1e-3)
     assert network(grey, classes=True).sum(1) == pytest.approx(1)
     assert network.embedding(torch.from_numpy(grey).float()).shape == (5, 192)
 
 
-def made_up_vgg(path):
-    "A file of torchvision's layout whose large layers take no room: their rows are views of one."
-    draw, state = torch.Generator().manual_seed(0), {}
-    for i, into, out in features.VGG16_CONVOLUTIONS:
-        state[f"features.{i}.weight"] = torch.randn(out, into, 3, 3, generator=draw) * (2 / 9 / into)**0.5
-        state[f"features.{i}.bias"] = torch.randn(out, generator=draw) * 0.1
-    for name, into in (("classifier.0", 25088), ("classifier.3", 4096)):
-        state[f"{name}.weight"] = (torch.randn(1, into, generator=draw) * (2 / into)**0.5).expand(4096, into)
-        state[f"{name}.bias"] = torch.randn(4096, generator=draw)
-    torch.save(state, path)
-    return state
+class Nested(torch.nn.Module):
+    "Buffers under dotted names."
+
+    def __init__(self, state: dict):
+        super().__init__()
+        for key, value in state.items():
+            place = self
+            for part in key.split(".")[:-1]:
+                if part not in place._modules:
+                    place.add_module(part, torch.nn.Module())
+                place = place._modules[part]
+            place.register_buffer(key.split(".")[-1], value)
+
+
+class Wraps(torch.nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.sizes = net, [1, 2]
+
+    def forward(self, img: torch.Tensor) -> torch.Tensor:
+        return img * self.sizes[0]
+
+
+class Writes(torch.nn.Module):
+    "Writes a file when it is loaded."
+
+    def __init__(self, ran: str):
+        super().__init__()
+        self.ran, self.w = ran, torch.zeros(4)
+
+    @torch.jit.export
+    def __getstate__(self):
+        return (self.ran, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]) -> None:
+        self.ran, self.training = state
+        self.w = torch.from_file(state[0], shared=True, size=4)
+
+    def forward(self, img: torch.Tensor) -> torch.Tensor:
+        return img
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_other_torchscript_is_not_run_and_its_tensors_are_read(made_up, tmp_path, monkeypatch):
+    monkeypatch.delenv("SEMGAN_TRUST", raising=False)
+    ran, path = tmp_path / "ran", tmp_path / "wrapped.pt"
+    torch.jit.script(Wraps(Nested(made_up_state()))).save(str(path))
+    images = np.random.default_rng(0).integers(0, 256, (2, 1, 40, 40), dtype=np.uint8)
+    assert np.array_equal(inception(path=path)(images), inception(path=made_up)(images)) and Inception(path=path, dim=768).name == "inception768"
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(BadInput, match="holds no weights that can be read"):
+        get_extractor("inception", weights=path)
+    torch.jit.script(Wraps(Writes(str(ran)))).save(str(path))
+    torch.jit.load(str(path))
+    assert ran.exists()  # that is what loading does
+    ran.unlink()
+    for name in ("inception", "inception768", "vgg16"):
+        with pytest.raises(BadInput, match="is missing|holds no weights"):
+            get_extractor(name, weights=path)
+    assert not ran.exists()
 
 
 def test_vgg16_in_torchvisions_layout(tmp_path):
