@@ -58,9 +58,11 @@ def main():
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--copies", type=int, default=100)
-    copies = parser.parse_args().copies
+    parser.add_argument("--materials", nargs="+", choices=("synthetic", "superalloy"), default=["synthetic", "superalloy"])
+    options = parser.parse_args()
+    copies = options.copies
     print(f"{'':24}{'fresh':>6}", "  exact turned  n4  n8 b0.5  b1  m1  m2  m4 all   processor time, s")
-    for material in ("synthetic", "superalloy"):
+    for material in options.materials:
         rng = np.random.default_rng(0)
         train, fresh, same = images_of(material, rng)
         chosen = rng.permutation(len(train))[:copies]

@@ -834,7 +834,7 @@ def _walk(options):
     found = walk(**vars(options))
     print(f"{found['film']}: {found['frames']} frames, {found['seconds']:.3g} s, from {found['snapshot']}; {found['figure']} shows six of them")
 
-# %% ../nbs/23_cli.ipynb #f3d1d9c8
+# %% ../nbs/23_cli.ipynb #def57287
 def _to_segment(source, seeds, truncation_psi, pixel_size, images, how_to_read):
     "Yields name, image uint8 [H, W], pixel size in nm or None, and what the JSON says of the origin, for a micrograph, a folder, an archive, a run or a snapshot."
     source = Path(source)
@@ -909,6 +909,8 @@ def phases(
     from semgan_nb.microstructure import Segmentation, interface_density, phase_of, segment, write_phases
 
     how, dest = how or Segmentation(), Path(dest)
+    if images is not None and images < 1:
+        raise BadInput(f"images: {images} was given, at least 1 is wanted")
     if masks is not None:
         masks, how = Path(masks), Segmentation("mask", phase=how.phase)
         if not masks.exists():

@@ -9,7 +9,7 @@ __all__ = ['REAL', 'GENERATED', 'QUIET', 'PAPER_COLOURS', 'COLOURS', 'AXIS_COLOU
            'steel_figure', 'extremes', 'walk_curve', 'before_after', 'grey_levels', 'augmentation_gallery',
            'augmentation_effect', 'controller_series', 'controller_figure', 'leak_figure', 'baseline_figure', 'copies']
 
-# %% ../nbs/20_plots.ipynb #a584b266
+# %% ../nbs/20_plots.ipynb #868cac1c
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .augment import SENSE, AugmentPipe, replay, scaled_pipe
 from .latent import to_uint8_images
-from .metrics import FeatureSet, best_record, better_of, headline, laid_on, word_of
+from .metrics import FeatureSet, best_record, better_of, headline, laid_on, metric_of, word_of
 from .micrographs import scale_bar
 from .microstructure import DESCRIPTORS, fraction_quantiles, grey_stack, image_values, phase_fractions, phase_of, radial_spectrum, segment, two_point, unit_of
 from .preprocess import histogram
@@ -945,7 +945,7 @@ def leak_figure(
     _tidy(right, "direction of edges (°)", "share")
     return figure
 
-# %% ../nbs/20_plots.ipynb #92933fc1
+# %% ../nbs/20_plots.ipynb #fbfa1bc6
 def baseline_figure(
     result: dict,  # of `metrics.baselines`
     figure: Figure | None = None,
@@ -960,7 +960,7 @@ def baseline_figure(
         columns.insert(-1, ("phase fraction", "lower", lambda row: row["physics"]["fraction"]))
     across = min(4, len(columns))
     down = -(-len(columns) // across)
-    figure = _figure(figure, (2.1 * across + 1.4, down * (0.55 + 0.2 * len(rows))))
+    figure = _figure(figure, (2.1 * across + 1.4, down * (0.65 + 0.2 * len(rows))))
     panels = figure.subplots(down, across, squeeze=False)
     for k, axes in enumerate(panels.ravel()):
         if k >= len(columns):
@@ -976,7 +976,8 @@ def baseline_figure(
         axes.invert_yaxis()
         axes.set_xlim(min(0, *values), 1.3 * max(*values, get(floor), 1e-9))
         _tidy(axes)
-        axes.set_title(f"{title}{' (larger is better)' if better == 'higher' else ''}", fontsize=7.5, loc="left")
+        larger, name = " (larger is better)" if better == "higher" else "", word_of(title)
+        axes.set_title(f"{name}{larger}\n{metric_of(title)}" if title in floor["values"] else f"{title}{larger}", fontsize=7.5, loc="left")
     return figure
 
 

@@ -198,6 +198,9 @@ def test_one_table(archive, tmp_path, monkeypatch):
 def test_refusals_of_the_table(archive, tmp_path):
     with pytest.raises(BadInput, match="is no distance of features"):
         baselines(archive, metrics=["micro40_full"])
+    for count in (0, 1, -3):
+        with pytest.raises(BadInput, match=f"count: {count} images of each set"):
+            baselines(archive, count=count)
     with pytest.raises(BadInput, match="40 and 50 images"):
         baselines(archive, metrics=["random_fd40_holdout", "random_fd50_holdout"])
     with pytest.raises(BadInput, match="there were 3"):

@@ -95,7 +95,7 @@ def test_the_shipped_micrographs():
 
 @pytest.mark.parametrize("argv, words", [(["gone.tif"], "no such file"), (["steel.tif", "--seeds", "1"], "no snapshot"), (["steel.tif", "--formats", "stl"], "stl"), (["steel.tif", "--method", "guess"], "guess"), (["steel.tif", "--classes", "3"], "multiotsu"),
                                          (["steel.tif", "--masks", "gone"], "no such file"), (["steel.tif", "--masks", "small.png"], "same size"), (["steel.tif", "--masks", "empty"], "no mask for steel"), (["empty"], "no images"), (["steel.tif", "--pixel-size", "wide"], "length"),
-                                         (["twice"], "rename")])
+                                         (["twice"], "rename"), (["steel.tif", "--images", "0"], "at least 1"), (["steel.tif", "--clip", "70"], "clip")])
 def test_faults_are_one_sentence(argv, words):
     steel()
     steel("twice/a.tif")
