@@ -437,7 +437,7 @@ def _settings(options: argparse.Namespace) -> dict:
         found.setdefault("batch_gpu", found["batch_size"])
     return found
 
-# %% ../nbs/23_cli.ipynb #98bb5554
+# %% ../nbs/23_cli.ipynb #6a47b53e
 def _with_transfer(config, given: dict, out=None):
     "A configuration with the settings that were given, and with what a transfer changes in the others; the changes in lines."
     from semgan_nb.checkpoints import load_networks, transfer_config
@@ -610,6 +610,28 @@ def _metrics_options(parser):
     parser.add_argument("--data", metavar="ARCHIVE", help="the archive, if it was moved since the training")
     parser.add_argument("--weights", metavar="PATH", help="file or folder of the weights of Inception-v3 or VGG-16")
     parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
+    parser.add_argument("--pairs", metavar="PNG", help="of a run and aligned_memory500_subset or the like: draw the generated images that are most like a training image, above these")
+
+
+def _draw_pairs(run, records, data, dest):
+    "The most alike pairs of the newest record of memorisation, as a picture."
+    from semgan_nb import plots
+    from semgan_nb.checkpoints import load
+    from semgan_nb.dataset import Dataset
+    from semgan_nb.metrics import word_of
+    from semgan_nb.runs import is_run, read_config
+    from semgan_nb.training import judged_images
+
+    found = [record for record in records if word_of(record["metric"]) == "share of copies"]
+    if not found or not is_run(run):
+        raise BadInput(f"--pairs {dest}: {'no metric of memorisation was asked for' if not found else f'{run} is no run directory'}: give a run directory and --metrics aligned_memory500_subset or the like")
+    record, archive = found[-1], Dataset(data or read_config(run)["data"]["path"])
+    place, worst = {name: k for k, name in enumerate(archive.names)}, record["worst"][:8]
+    training = {pair["train"]: archive.images([place[pair["train"]]])[0] for pair in worst}
+    Path(dest).parent.mkdir(parents=True, exist_ok=True)
+    with atomic(dest) as part:
+        plots.copies(judged_images(load(run / record["snapshot_pkl"]).G, record["num_gen"]), worst, training).savefig(part, format="png", dpi=150)
+    print(f"{dest}: the {len(worst)} most alike pairs of {record['snapshot_pkl']}")
 
 
 def _metrics(options):
@@ -617,7 +639,10 @@ def _metrics(options):
 
     run = Path(options.run)
     run = run.parent if run.is_file() else run
-    for record in evaluate(options.run, options.metrics, options.every, options.data, weights=options.weights, device=options.device):
+    records = evaluate(options.run, options.metrics, options.every, options.data, weights=options.weights, device=options.device)
+    if options.pairs:
+        _draw_pairs(run, records, options.data, options.pairs)
+    for record in records:
         for line in record_lines(record, read_ladder(run, record["metric"])):
             print(line if line.startswith(" ") else f"{record['snapshot_pkl']}  {line}")
     for line in summary_lines(run) if is_run(run) else []:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semgan_nb.cli import demo, evaluate
+from semgan_nb.cli import demo, evaluate, main
 from semgan_nb.dataset import write_archive
 from semgan_nb.metrics import RUNGS
 from semgan_nb.micrographs import BadInput, embedded, list_images
@@ -136,6 +136,9 @@ def test_physics_and_copies_are_told_and_how_to_get_them_where_they_are_not(fini
     out = tmp_path / "demo"
     shutil.copytree(finished[0], out)
     evaluate(out / "run", ["aligned_memory60_subset", "micro60_full", "random_pr603_full"], data=out / "data.zip", progress=False)
+    asked = ["metrics", str(out / "run"), "--data", str(out / "data.zip"), "--pairs", str(tmp_path / "new" / "pairs.png"), "--metrics"]
+    assert main([*asked, "aligned_memory60_subset"]) == 0 and Image.open(tmp_path / "new" / "pairs.png").width > 800
+    assert main([*asked, "random_fd50_holdout"]) == 2  # no pairs are known to it
     page = Page(write_report(out))
     text, records = page.plain, {name: found[-1] for name, found in read_metrics(out / "run").items()}
     assert records["aligned_memory60_subset"]["text"].split(" are more like")[0] in text and records["micro60_full"]["worst"]
