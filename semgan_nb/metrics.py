@@ -318,7 +318,7 @@ def extrapolate(
             found.append(value(*rows))
     return float(np.polyfit(at, found, 1)[1])
 
-# %% ../nbs/12_metrics.ipynb #cfb78470
+# %% ../nbs/12_metrics.ipynb #9605a6c2
 class Statistic(NamedTuple):
     "One row of the table of metrics."
     what: str  # in words
@@ -377,6 +377,11 @@ class Metric(NamedTuple):
         return f"{what}{count}{self.digit}" + (f"_{self.real}" if self.real else "")
 
     @property
+    def fewest(self) -> int:
+        "Images that a side needs: a point and its neighbours for precision and recall, else 2."
+        return max(2, int(self.digit or 0) + 1)
+
+    @property
     def results(self) -> list:
         "Full names of its results."
         return [self.name + ending for ending in self.statistic.results]
@@ -427,8 +432,8 @@ def parse_metric(
 
 
 def _counted(name, metric):
-    if metric.count < 2:
-        raise BadInput(f"The metric {name!r} asks for {metric.count} images: at least 2 make a distance")
+    if metric.count < metric.fewest:
+        raise BadInput(f"The metric {name!r} asks for {metric.count} images: at least {metric.fewest} make a distance")
     return metric
 
 # %% ../nbs/12_metrics.ipynb #629ad2d6
@@ -629,7 +634,7 @@ def warnings_of(
         found.append(f"{num_gen} images: the inception score depends on their number, and grows with it; compare the same counts only")
     return found
 
-# %% ../nbs/12_metrics.ipynb #4069e15a
+# %% ../nbs/12_metrics.ipynb #ad2fb281
 def score(
     metric,  # name; of its real side only 'full' has a meaning here: all that the source has
     real,  # a source of images, see `batches`
@@ -654,6 +659,8 @@ def score(
     for source, total, text in ((real if metric.real else (), None, "real images"), (generated, metric.count, "generated images")):
         sides.append(_collect(extractor, metric, source, total, text, progress, f"{metric.name} needs {metric.count} generated images"))
     a, b = sides
+    if metric.real and len(a) < metric.fewest:
+        raise BadInput(f"{metric.name} got {len(a)} real image{'s' * (len(a) != 1)}: at least {metric.fewest} make a distance")
     floor = floor_of(metric, a, seed) if metric.real else None
     return dict(metric=metric.name, num_real=len(a), num_gen=len(b), **_about(extractor), **_judged(metric, a, b, seed, floor, extractor))
 
@@ -794,7 +801,7 @@ class PhysicsSet:
     def distance(self, other) -> float:
         return self.compare(other)["value"]
 
-# %% ../nbs/12_metrics.ipynb #d5b28525
+# %% ../nbs/12_metrics.ipynb #eea54025
 REAL_LIMITS = {"kid": 1_000_000, "pr": 200_000}  # real images at most, as the official metrics have it
 
 
@@ -862,8 +869,8 @@ class Judge:
         limit = 50_000 if real == "plain" else REAL_LIMITS.get(self.parsed.stat)
         if limit and len(self.real_indices) > limit:
             self.real_indices = np.sort(np.random.default_rng([self.seed, 0]).permutation(self.real_indices)[:limit])
-        if len(self.real_indices) < 2:
-            raise BadInput(f"{path}: the real side of {self.metric} has {len(self.real_indices)} image: at least 2 make a distance")
+        if len(self.real_indices) < self.parsed.fewest:
+            raise BadInput(f"{path}: the real side of {self.metric} has {len(self.real_indices)} image{'s' * (len(self.real_indices) != 1)}: at least {self.parsed.fewest} make a distance")
         self._pool = train
         self.rung_indices = draw(train, 1)
         self.num_real = len(self.real_indices) if self.parsed.statistic.needs in ("features", "descriptors") else 0

@@ -593,6 +593,14 @@ def test_two_sources_of_any_kind(name, archive):
         score(name, data, images[:9])
 
 
+@pytest.mark.parametrize("name, real, needed", [("random_fd4_full", 0, 2), ("random_kid4_full", 1, 2), ("random_pr43_full", 3, 4)])
+def test_too_few_real_images_make_no_number(name, real, needed):
+    with pytest.raises(BadInput, match=f"got {real} real images?: at least {needed} make"):
+        score(name, blobs(4, 0)[:real], blobs(4, 1))
+    with pytest.raises(BadInput, match="asks for 3 images: at least 4"):
+        parse_metric("random_pr33_full")
+
+
 def test_what_a_source_raises_is_raised_and_the_thread_ends():
     def broken():
         yield blobs(4, 0)
