@@ -1120,7 +1120,7 @@ def _lab(options):
     chosen += ["--no-browser"] * options.no_browser + ["--allow-root"] * options.allow_root
     LabApp.launch_instance([f"--ServerApp.root_dir={notebook.parent.resolve()}", f"--LabApp.default_url=/lab/tree/{notebook.name}", *chosen])
 
-# %% ../nbs/23_cli.ipynb #06ddb7f6
+# %% ../nbs/23_cli.ipynb #6b9be2b5
 VERBS = dict(
     demo=("train on micrographs that are shipped, or on yours, and see what comes out", _demo_options, _demo),
     prepare=("turn a folder of micrographs into an archive to train on", _prepare_options, _prepare),
@@ -1141,7 +1141,7 @@ GOES_ON = ("demo", "train", "study", "fetch", "baselines")
 
 def _overview() -> str:
     lines = ["semgan: train a GAN on micrographs", "", "usage: semgan VERB ...", ""]
-    return "\n".join(lines + [f"  {verb:9}{text}" for verb, (text, *_) in VERBS.items()] + ["", "semgan VERB --help says more. Begin with: semgan demo"])
+    return "\n".join(lines + [f"  {verb:{max(map(len, VERBS)) + 2}}{text}" for verb, (text, *_) in VERBS.items()] + ["", "semgan VERB --help says more. Begin with: semgan demo"])
 
 
 def main(

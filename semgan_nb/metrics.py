@@ -634,7 +634,7 @@ def warnings_of(
         found.append(f"{num_gen} images: the inception score depends on their number, and grows with it; compare the same counts only")
     return found
 
-# %% ../nbs/12_metrics.ipynb #ad2fb281
+# %% ../nbs/12_metrics.ipynb #ce05361f
 def score(
     metric,  # name; of its real side only 'full' has a meaning here: all that the source has
     real,  # a source of images, see `batches`
@@ -655,9 +655,17 @@ def score(
     if metric.statistic.needs == "generator":
         value = path_length(generated, extractor, metric.count, metric.real, seed=seed, progress=progress)
         return dict(results={metric.name: value}, metric=metric.name, num_real=0, num_gen=metric.count, **_about(extractor), floor=None, extrapolated=None, warnings=[])
-    sides = []
+    sides, sizes = [], []
+
+    def of_one_size(source):
+        for batch in batches(source):
+            sizes.append(tuple(batch.shape[-2:]))
+            if sizes[-1] != sizes[0]:
+                raise BadInput(f"{metric.name} got images of {sizes[0]} and of {sizes[-1]} px: bring all to one size")
+            yield batch
+
     for source, total, text in ((real if metric.real else (), None, "real images"), (generated, metric.count, "generated images")):
-        sides.append(_collect(extractor, metric, source, total, text, progress, f"{metric.name} needs {metric.count} generated images"))
+        sides.append(_collect(extractor, metric, of_one_size(source), total, text, progress, f"{metric.name} needs {metric.count} generated images"))
     a, b = sides
     if metric.real and len(a) < metric.fewest:
         raise BadInput(f"{metric.name} got {len(a)} real image{'s' * (len(a) != 1)}: at least {metric.fewest} make a distance")

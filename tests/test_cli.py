@@ -58,8 +58,9 @@ def complaint(*argv):
 
 def test_help_is_quick_and_fits_a_page(capsys):
     code = "import sys; from semgan_nb.cli import main; assert main(['--help']) == 0; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     for verb in VERBS:
+        assert f"\n  {verb}  " in said
         assert main([verb, "--help"]) == 0
         assert 5 < capsys.readouterr().out.count("\n") <= 50, verb
 

@@ -514,6 +514,14 @@ def test_floor_of_real_against_real():
     assert floor_of("random_fd100_full", f) == floor and floor_of("random_fd100_full", f, seed=1) != floor
 
 
+def test_images_of_two_sizes_are_not_compared():
+    small, large = (np.random.RandomState(n).randint(0, 256, (12, 1, n, n), dtype=np.uint8) for n in (16, 32))
+    for real, generated in ((small, large), ([small, large], small)):
+        with pytest.raises(BadInput, match=r"random_fd10_full got images of \(16, 16\) and of \(32, 32\) px: bring all to one size"):
+            score("random_fd10_full", real, generated)
+    assert np.isfinite(score("random_fd10_full", np.repeat(small, 3, axis=1), small)["results"]["random_fd10_full"])
+
+
 def test_warnings_say_why():
     fd = parse_metric("lite0_fd500_full")
     floor = lambda mean, std=0.0, name=fd.name: dict(num=10, rounds=20, results={name: dict(mean=mean, std=std)})
