@@ -766,7 +766,7 @@ def test_training_and_evaluate_with_several_results(run, archive, capsys):
     said = capsys.readouterr().out
     assert "random_pr203_full_recall" in said and "note: " in said and "real against real" in said and "for infinitely many images" in said and "where random_fd20_full is best" in said
     figure = plots.curves(run)
-    labels = [axes.get_ylabel() for axes in figure.axes]
+    labels = [axes.get_ylabel().replace("\n", " ") for axes in figure.axes]
     assert "recall (random_pr203_full)" in labels and "precision (random_pr203_full)" in labels and sum("random_kid20_full" in label for label in labels) == 1
 
 
