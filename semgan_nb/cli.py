@@ -99,7 +99,7 @@ def _train(config, data, out, progress: bool = True, tensorboard: bool = False, 
             watcher.join()
     return ticks
 
-# %% ../nbs/23_cli.ipynb #68ce0f0a
+# %% ../nbs/23_cli.ipynb #e1000d41
 def evaluate(
     run,  # a run directory, or one snapshot of it; or a snapshot that lies anywhere, then `data` and `metrics` are needed
     metrics: list[str] | None = None,  # names; None: those of the run's configuration
@@ -112,6 +112,7 @@ def evaluate(
     """Judge snapshots and return the records asked for, those that were there included. Records of a run are appended to its metric-*.jsonl; those of a lone snapshot are only returned.
     Metrics that need the same images and features share them. What is there is not repeated, so an evaluation that was cut short goes on."""
     import filelock
+
     from semgan_nb.checkpoints import load
     from semgan_nb.dataset import Dataset
     from semgan_nb.metrics import Judge, check_metric, judge_together
@@ -437,7 +438,7 @@ def _settings(options: argparse.Namespace) -> dict:
         found.setdefault("batch_gpu", found["batch_size"])
     return found
 
-# %% ../nbs/23_cli.ipynb #6a47b53e
+# %% ../nbs/23_cli.ipynb #db7a4b3e
 def _with_transfer(config, given: dict, out=None):
     "A configuration with the settings that were given, and with what a transfer changes in the others; the changes in lines."
     from semgan_nb.checkpoints import load_networks, transfer_config
@@ -587,7 +588,7 @@ def _train_verb(options):
     if words.startswith(f"batch_gpu {config.batch_gpu} instead"):
         say(f"  {words}; --batch-gpu sets it")
     if device == "cpu" and config.half_format == "bfloat16" and speaks and not goes_on:
-        say(f"  {half_words(config, dataset.resolution, dataset.channels)}")
+        say(f"  {half_words(config, dataset.resolution, dataset.channels, measured)}")
     if config.init_from and not is_run(out):
         say("\n".join("  " + line for line in changed + begin_from(config, dataset, out)[1]["lines"]))
     if options.gpus > 1:

@@ -14,7 +14,7 @@ __all__ = ['RUNGS', 'MORE_RUNGS', 'STATISTICS', 'OFFICIAL_PPL', 'REAL_LIMITS', '
            'pair_probability', 'field_correlation', 'possible_power', 'draw_field', 'segmented', 'depth', 'RandomField',
            'baselines', 'baseline_table', 'baseline_text']
 
-# %% ../nbs/12_metrics.ipynb #d8d43940
+# %% ../nbs/12_metrics.ipynb #09a46bce
 import contextlib
 import copy
 import hashlib
@@ -36,7 +36,7 @@ from .dataset import Dataset, subset_indices
 from .features import EXTRACTORS, WEIGHTS, find_weights, get_extractor, is_known
 from .latent import random_images
 from .micrographs import BadInput, atomic, file_hash
-from .microstructure import DESCRIPTORS, Measured, Segmentation, fraction_quantiles, grey_stack, measure, radial_spectrum, same_steel
+from .microstructure import DESCRIPTORS, Measured, Segmentation, fraction_quantiles, grey_stack, measure, one_pixel_um, radial_spectrum, same_steel
 
 # %% ../nbs/12_metrics.ipynb #9a96b5cf
 def feature_statistics(
@@ -784,7 +784,7 @@ def path_length(
     low, high = np.percentile(distance, 1, method="lower"), np.percentile(distance, 99, method="higher")
     return float(distance[(distance >= low) & (distance <= high)].mean())
 
-# %% ../nbs/12_metrics.ipynb #b668924a
+# %% ../nbs/12_metrics.ipynb #4b434b23
 class Physics:
     "The descriptors of chapter 11 in the place of an extractor: a row of them for each image."
     name, genuine, about, preprocessing = "micro", False, "", ""
@@ -799,8 +799,9 @@ class PhysicsSet:
 
     def __init__(self, rows, shape, matched, pixel_size_nm=None):
         self.centred = self.rows = rows
-        y, x = np.broadcast_to(pixel_size_nm or 0, 2)
-        um = float(np.sqrt(y * x)) / 1000 if min(x, y) > 0 and abs(y / x - 1) <= 0.02 else None  # of oblong pixels lengths have no one scale
+        um = None
+        with contextlib.suppress(BadInput):  # of oblong pixels lengths have no one scale
+            um = one_pixel_um(pixel_size_nm)
         self.measured, self.matched = Measured(rows, tuple(shape), Segmentation().at(min(shape)), um), matched
 
     def compare(self, other) -> dict:

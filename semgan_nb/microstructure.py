@@ -7,8 +7,8 @@ __all__ = ['METHODS', 'DIRECTIONS', 'DESCRIPTORS', 'TOPOLOGY', 'VERDICTS', 'FORM
            'fraction_quantiles', 'two_point_map', 'radial_mean', 'two_point', 'power_spectrum', 'radial_spectrum',
            'Segmentation', 'segment', 'phase_of', 'interface_density', 'islands', 'chords', 'lineal_path',
            'covariogram', 'betti', 'persistence', 'alive', 'principal_components', 'scores', 'Descriptor', 'layout',
-           'Measured', 'unit_of', 'measure', 'wasserstein', 'same_steel', 'image_values', 'write_phases', 'directions',
-           'characteristic_length', 'leak_floor', 'leak_meter']
+           'Measured', 'unit_of', 'one_pixel_um', 'measure', 'wasserstein', 'same_steel', 'image_values',
+           'write_phases', 'directions', 'characteristic_length', 'leak_floor', 'leak_meter']
 
 # %% ../nbs/11_microstructure.ipynb #b128a665
 import base64
@@ -604,7 +604,7 @@ def _row(job):
             into(key, life)
     return row
 
-# %% ../nbs/11_microstructure.ipynb #2b238db1
+# %% ../nbs/11_microstructure.ipynb #0b583191
 @dataclass(frozen=True, eq=False)
 class Measured:
     "The descriptors of a set of images."
@@ -671,7 +671,10 @@ def _pixel_nm(pixel_size_nm):
     return y, x
 
 
-def _one_pixel_um(pixel_size_nm):
+def one_pixel_um(
+    pixel_size_nm,  # a number, (height, width) of a pixel, or None
+) -> float | None:
+    "Side of a pixel in micrometres, None where it is not known. Raises BadInput for pixels that are not square (within 2 %), or no size at all."
     if pixel_size_nm is None: return None
     y, x = _pixel_nm(pixel_size_nm)
     if abs(y / x - 1) > 0.02: raise BadInput(f"pixel_size_nm: {y:g} x {x:g} nm (height, width) was given, square pixels are wanted: prepare the micrographs to one scale")
@@ -706,7 +709,7 @@ def measure(
         for row in crew.map(_row, jobs):
             rows.append(row)
             if progress: progress(len(rows))
-    return Measured(np.stack(rows), tuple(shape), how, _one_pixel_um(pixel_size_nm), persistent)
+    return Measured(np.stack(rows), tuple(shape), how, one_pixel_um(pixel_size_nm), persistent)
 
 # %% ../nbs/11_microstructure.ipynb #8c3e5de5
 def wasserstein(

@@ -395,11 +395,15 @@ def sheet(
         out[y : y + h, x : x + w] = images[k]
     return out
 
-# %% ../nbs/13_runs.ipynb #a044efa0
+# %% ../nbs/13_runs.ipynb #e1ce0e8e
+def _json(value: dict) -> str:
+    return json.dumps(value, indent=1) + "\n"
+
+
 def write_json(path, value: dict) -> None:
     "A JSON file, whole or not at all."
     with atomic(path) as part:
-        part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        part.write_text(_json(value), encoding="utf-8")
 
 
 def append_line(path, record: dict) -> None:
@@ -452,7 +456,7 @@ def room_for(
 
 _LEFT_OVER = re.compile(r"\.(config|status|stats|metric|ladder|snapshot|state|reals|fakes).*-[0-9a-f]{8}\.\w+")  # what `atomic` leaves behind where the process is killed
 
-# %% ../nbs/13_runs.ipynb #02afa7f4
+# %% ../nbs/13_runs.ipynb #82bf7836
 def config_differences(old: Config, new: Config) -> tuple[list[str], list[str]]:
     "Fields in which two configurations differ: those that change the result, and those that may change when a run goes on. Each names both values."
     hard, free = [], []
@@ -573,7 +577,7 @@ class RunWriter:
                 self.set_status(state=state, message=message, eta_sec=0 if state == "done" else None)
             except OSError:  # the disk is full, perhaps: the room that the file has already is enough for the last word
                 with contextlib.suppress(OSError), open(self.dir / "status.json", "rb+") as f:
-                    f.write((json.dumps(self.status, indent=1) + "\n").encode().ljust(os.fstat(f.fileno()).st_size))
+                    f.write(_json(self.status).encode().ljust(os.fstat(f.fileno()).st_size))
             self.stop_file.unlink(missing_ok=True)
         finally:
             self._lock.release()
