@@ -1,7 +1,10 @@
 """What every test shares: no display is needed, and torch takes the cores it really has."""
 import os
+from pathlib import Path
 
 import pytest
+
+TESTS = Path(__file__).resolve().parent
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 if hasattr(os, "sched_getaffinity"):
@@ -32,3 +35,11 @@ def archive(tmp_path_factory):
         dict(name=f"n{i}", image=x, source="noise", source_sha256="", crop=(0, 0, 16, 16), group=f"g{i % 5}", pixel_size_nm=(10.0, 10.0), fraction=None, part="train")
         for i, x in enumerate(images)], dict(made_by="test"))
     return path
+
+
+def pytest_collection_modifyitems(items):
+    """Every folder of tests is a marker: `pytest -m runs` is `pytest tests/runs`."""
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+        if folder in ("unit", "runs", "processes", "book", "browser", "gpu"):
+            item.add_marker(folder)

@@ -51,7 +51,7 @@ class Excerpt:
 @pytest.fixture(scope="module", params=["excerpt", pytest.param("whole", marks=whole)])
 def loaded(request):
     if request.param == "excerpt":
-        return Excerpt(Path(__file__).parent / "data" / "net_32_grey.npz")
+        return Excerpt(Path(__file__).parents[1] / "data" / "net_32_grey.npz")
     from semgan_nb.checkpoints import load_official
 
     folder, nets = Path(FOLDER), load_official(Path(FOLDER) / "net_32_grey.pkl")

@@ -17,7 +17,7 @@ from semgan_nb.checkpoints import load_official
 from semgan_nb.micrographs import BadInput
 from semgan_nb.networks import Discriminator, Generator
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 FOLDER = os.environ.get("SEMGAN_GOLDEN")
 whole = pytest.mark.skipif(not FOLDER, reason="SEMGAN_GOLDEN does not name the folder of the whole set")
 PROTOCOLS = (2, 3, 4, 5)

@@ -18,7 +18,7 @@ from semgan_nb.runs import Config, auto, image_number, laptop, read_config, read
 from semgan_nb.training import Statistics, Trainer, ema_beta, iteration_generator, lazy_adam, make_networks, train
 from semgan_nb.dataset import Dataset
 
-gold = np.load(Path(__file__).parent / "data" / "ada_controller.npz")
+gold = np.load(Path(__file__).parents[1] / "data" / "ada_controller.npz")
 TINY = Config(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=4, G_reg_interval=4, total_kimg=0.16, kimg_per_tick=0.032, snap=2,
               ada_kimg=0.5, metrics=())
 

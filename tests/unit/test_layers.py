@@ -9,7 +9,7 @@ from semgan_nb.layers import (
     MinibatchStd, bias_act, conv2d_resample, downsample2d, fir_filter, modulated_conv2d, upfirdn2d, upsample2d,
 )
 
-gold = {k: torch.from_numpy(v) for k, v in np.load(Path(__file__).parent / "data" / "ops.npz").items()}
+gold = {k: torch.from_numpy(v) for k, v in np.load(Path(__file__).parents[1] / "data" / "ops.npz").items()}
 x, f = gold["x_f32"], fir_filter()
 GENERAL = [  # settings of general0, general1, …; pairs are (x, y), padding is left, right, top, bottom
     dict(up=1, down=1, padding=(1, 2, 0, 3), flip_filter=False, gain=1.0),

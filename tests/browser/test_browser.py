@@ -22,7 +22,7 @@ from semgan_nb.preprocess import prepare
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
 pytest.importorskip("jupyterlab")
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "_artifacts"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 SLOW = 60_000  # ms; a busy machine is given time
@@ -67,7 +67,7 @@ def server(root, arguments, port, answers):
     quiet = Path(folders["JUPYTERLAB_SETTINGS_DIR"]) / "@jupyterlab/apputils-extension/notification.jupyterlab-settings"
     quiet.parent.mkdir(parents=True, exist_ok=True)
     quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
-    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     with open(root / "server.log", "a") as log:
         process = subprocess.Popen([sys.executable, "-m", *arguments], cwd=root, env={**os.environ, **folders, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=subprocess.STDOUT)
         try:

@@ -26,7 +26,7 @@ from semgan_nb.networks import Generator
 from semgan_nb.runs import laptop, read_metrics, snapshots
 from semgan_nb.training import train_silently
 
-GOLDEN = Path(__file__).parent / "data" / "metrics_fid.npz"
+GOLDEN = Path(__file__).parents[1] / "data" / "metrics_fid.npz"
 
 
 def by_sqrtm(a, b):

@@ -10,7 +10,7 @@ from scipy import ndimage
 from semgan_nb import augment
 from semgan_nb.augment import PIPES, AdaController, AugmentPipe, augment_pipe
 
-data = Path(__file__).parent / "data"
+data = Path(__file__).parents[1] / "data"
 noise = torch.tensor(np.random.RandomState(7).rand(2, 1, 32, 32) * 2 - 1, dtype=torch.float32)
 
 
