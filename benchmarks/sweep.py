@@ -18,7 +18,7 @@ STRIP, LIMIT = 16, 3_000_000  # samples in a strip; bytes of all that is shipped
 
 def study(kimg):
     from semgan_nb.runs import laptop
-    from semgan_nb.studies import Study
+    from semgan_nb.studies import Study, run_study
 
     tick = min(2.0, kimg / 8)  # a snapshot every 8 kimg; shorter for a trial
     return Study.create("sweep", laptop(32).replace(subset=100, ada_kimg=20.0, total_kimg=kimg, kimg_per_tick=tick, snap=4, keep_snapshots=2, metrics=[METRIC]), AXES, SEEDS, EXTRA)
@@ -34,7 +34,7 @@ def work_on(kimg):
         if tick.records:
             print(f"{point['run'].name:24} {tick.kimg:7.2f} kimg  r_t {tick.rt:5.2f}  p {tick.p:.3f}  {tick.records[0]['results'][METRIC]:.1f}", flush=True)
 
-    study(kimg).run("tiles.zip", progress=told, state_every=60)
+    run_study(study(kimg), "tiles.zip", progress=told, state_every=60)
 
 
 def ship(found, to):

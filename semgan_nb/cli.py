@@ -115,7 +115,7 @@ def evaluate(
 
     from semgan_nb.checkpoints import load
     from semgan_nb.dataset import Dataset
-    from semgan_nb.metrics import Judge, check_metric, judge_together
+    from semgan_nb.metrics import check_metric, get_judge, judge_together
     from semgan_nb.runs import Config, image_number, is_run, read_config, read_metrics, snapshots
     from semgan_nb.training import choose_device, choose_metrics, default_cache, judge_snapshot
 
@@ -127,7 +127,7 @@ def evaluate(
     if run is None:
         if not data or not metrics:
             raise BadInput(f"{only} lies in no run, which could say what to judge it by: name the archive with --data and the metrics with --metrics")
-        judges = [Judge(name, data, cache=default_cache(), weights=weights, device=device) for name in metrics]
+        judges = [get_judge(name, data, cache=default_cache(), weights=weights, device=device) for name in metrics]
         loaded = load(only)
         with _image_bar(only.name, progress) as bar:
             records = judge_together(judges, loaded.G.to(device), bar)
@@ -150,7 +150,7 @@ def evaluate(
     except filelock.Timeout:
         raise BadInput(f"{run} is in use by another process: stop the training first, or wait for its end") from None
     try:
-        judges = [Judge(name, data, subset=config.subset, seed=0, subset_seed=config.seed, cache=default_cache(), weights=weights, device=device, mirror=config.mirror) for name in names]
+        judges = [get_judge(name, data, subset=config.subset, seed=0, subset_seed=config.seed, cache=default_cache(), weights=weights, device=device, mirror=config.mirror) for name in names]
         there = read_metrics(run)
         known = {judge.metric: {record["snapshot_pkl"]: record for record in there.get(judge.metric, [])} for judge in judges}
         for k, path in enumerate(found):
@@ -254,7 +254,7 @@ def demo(
     from semgan_nb import plots
     from semgan_nb.dataset import Dataset
     from semgan_nb.layers import keep_memory
-    from semgan_nb.metrics import Judge, between_rungs
+    from semgan_nb.metrics import between_rungs, get_judge
     from semgan_nb.preprocess import prepare, prepare_synthetic
     from semgan_nb.report import read_demo, write_report, write_walk
     from semgan_nb.runs import preset, read_metrics
@@ -285,7 +285,7 @@ def demo(
     for name in names:
         say(f"2/4  measuring the known sets of {name}")
         with _image_bar("     ladder", progress) as bar:
-            Judge(name, out / "data.zip", subset=config.subset, subset_seed=config.seed, seed=0, cache=default_cache()).ladder(bar)
+            get_judge(name, out / "data.zip", subset=config.subset, subset_seed=config.seed, seed=0, cache=default_cache()).ladder(bar)
     say(f"3/4  training on {config.total_kimg:g} thousand images of {size} x {size} px" + (", which takes longer than at 32" if size > 32 else ""))
     for line in changed:
         say(f"     {line}")
@@ -1036,7 +1036,7 @@ def study_text(
     metrics: list[str] | None = None,  # None: all that its runs were judged by
 ) -> str:
     "How far a study is, and its best and last values."
-    from semgan_nb.studies import Study, table_text
+    from semgan_nb.studies import Study, run_study, table_text
 
     study = Study(path)
     points = study.status()
@@ -1081,7 +1081,7 @@ def _study(options):
     out = Path(options.out or Path("studies") / "-".join([dataset.name, *axes]))
     study = Study.create(out, base, axes, parse_seeds(options.seeds), [_fields_of(text) for text in options.extra])
     print(f"{out}: {len(study.points)} runs of {base.total_kimg:g} kimg", *(f"  {line}" for line in changed), sep="\n")
-    points = study.run(options.path)
+    points = run_study(study, options.path)
     print(study_text(out))
     if any(point["state"] in ("failed", "refused") for point in points):
         raise SystemExit(1)

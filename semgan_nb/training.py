@@ -42,7 +42,7 @@ from .dataset import Dataset, InfiniteSampler
 from .latent import latents, random_images
 from .layers import keep_memory
 from .losses import loss_as_generated, loss_as_real, mixed_ws, path_lengths, path_penalty, r1_penalty
-from .metrics import Judge, best_record, check_metric, headline, judge_together
+from .metrics import Judge, best_record, check_metric, get_judge, headline, judge_together
 from .micrographs import BadInput, atomic, cores, file_hash
 from .networks import Discriminator, Generator, use_half
 from .runs import Config, RunFailed, RunWriter, append_line, free_bytes, image_number, in_bytes, is_run, read_config, read_metrics, room_for, sheet, snapshots, write_json
@@ -817,7 +817,7 @@ class _Reporter:
             if metric not in self.judges:
                 c = t.config
                 where = str(t.device) if t.device.type == "cuda" else "cpu"
-                self.judges[metric] = Judge(metric, self.data, subset=c.subset, subset_seed=c.seed, cache=default_cache(), mirror=c.mirror, device=where)
+                self.judges[metric] = get_judge(metric, self.data, subset=c.subset, subset_seed=c.seed, cache=default_cache(), mirror=c.mirror, device=where)
         new = [metric for metric in metrics if not (self.writer.dir / f"ladder-{metric}.json").exists()]
         if metrics:
             self.writer.set_status(message=f"measuring the known sets of {', '.join(new)}" if new else f"evaluating {', '.join(metrics)}")

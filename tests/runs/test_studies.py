@@ -11,7 +11,7 @@ from semgan_nb.dataset import write_archive
 from semgan_nb.metrics import better_of
 from semgan_nb.micrographs import BadInput
 from semgan_nb.runs import Config, read_config, read_stats
-from semgan_nb.studies import Study, leaks, point_label, read_samples, run_name, table_text, value_text
+from semgan_nb.studies import Study, run_study, leaks, point_label, read_samples, run_name, table_text, value_text
 
 TINY = Config(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=8, total_kimg=0.064, kimg_per_tick=0.032, snap=1, ada_kimg=0.5, metrics=())
 TARGETS = {"ada_target": [0.3, 0.5]}
@@ -33,7 +33,7 @@ def archive(tmp_path_factory):
 def finished(archive, tmp_path_factory):
     """A study that ran to its end; tests only read it."""
     study = Study.create(tmp_path_factory.mktemp("studies") / "sweep", TINY, TARGETS, [0, 1], NOAUG)
-    study.run(archive, progress=False)
+    run_study(study, archive, progress=False)
     return study
 
 
@@ -93,11 +93,11 @@ def test_what_cannot_be_a_study_is_refused_and_leaves_nothing(tmp_path, finished
 
 def test_more_seeds_and_values_are_added_to_what_is_there(tmp_path, archive):
     study = Study.create(tmp_path / "s", TINY, {"ada_target": [0.3]}, [0])
-    study.run(archive, **QUIET)
+    run_study(study, archive, **QUIET)
     more = Study.create(tmp_path / "s", TINY.replace(total_kimg=0.096), {"ada_target": [0.5, 0.3]}, [1])
     assert [(p["fields"]["ada_target"], p["seed"]) for p in more.points] == [(0.3, 0), (0.3, 1), (0.5, 1)]
     trained = []
-    more.run(archive, progress=lambda point, tick: trained.append((point["run"].name, tick.number)))
+    run_study(more, archive, progress=lambda point, tick: trained.append((point["run"].name, tick.number)))
     assert trained[0] == ("ada_target=0.3-seed0", 3)  # goes on to the new length
     assert states(more) == ["done"] * 3 and {p["kimg"] for p in more.status()} == {0.096}
 
@@ -112,7 +112,7 @@ def test_every_point_is_trained_and_its_setting_matters(finished):
 
 def test_a_finished_study_trains_nothing(finished, archive):
     before = {p["run"]: (p["run"] / "stats.jsonl").read_bytes() for p in finished.points}
-    assert finished.run(archive, progress=lambda *_: pytest.fail("trained")) == finished.status()
+    assert run_study(finished, archive, progress=lambda *_: pytest.fail("trained")) == finished.status()
     assert all((run / "stats.jsonl").read_bytes() == text for run, text in before.items())
 
 
@@ -124,10 +124,10 @@ def test_interrupted_it_goes_on_exactly(tmp_path, archive, finished):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        study.run(archive, progress=interrupt)
+        run_study(study, archive, progress=interrupt)
     assert states(study) == ["done", "done", "stopped", "waiting", "waiting", "waiting"]
     began = []
-    study.run(archive, progress=lambda point, tick: began.append((point["run"].name, tick.number)))
+    run_study(study, archive, progress=lambda point, tick: began.append((point["run"].name, tick.number)))
     assert began[0] == ("ada_target=0.5-seed0", 2) and states(study) == ["done"] * 6
     strip = lambda run: [{k: v for k, v in s.items() if k.startswith(("Loss", "Progress"))} for s in read_stats(run)]
     for a, b in zip(study.points, finished.points):
@@ -147,11 +147,11 @@ def test_a_failed_point_is_recorded_and_the_rest_goes_on(tmp_path, archive, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(training.Trainer, "iterate", fails)
-        result = study.run(archive, **QUIET)
+        result = run_study(study, archive, **QUIET)
     assert [p["state"] for p in result] == ["failed", "done", "done"]
     assert result[0]["message"] == "RuntimeError: out of memory"
     assert "Traceback" in (study.points[0]["run"] / "log.txt").read_text()
-    study.run(archive, **QUIET)
+    run_study(study, archive, **QUIET)
     assert states(study) == ["done"] * 3
 
 
@@ -160,23 +160,23 @@ def test_a_refused_point_is_recorded_and_the_rest_goes_on(tmp_path, archive):
     run = study.points[0]["run"]
     run.mkdir()
     (run / "notes.txt").touch()
-    result = study.run(archive, **QUIET)
+    result = run_study(study, archive, **QUIET)
     assert [p["state"] for p in result] == ["refused", "done"] and "not empty" in result[0]["message"]
     assert json.loads((study.path / "study.json").read_text())["points"][0]["refused"] == {"0": result[0]["message"]}
     (run / "notes.txt").unlink()
-    study.run(archive, **QUIET)
+    run_study(study, archive, **QUIET)
     assert states(study) == ["done", "done"] and "refused" not in (study.path / "study.json").read_text()
 
 
 def test_another_archive_is_refused_before_or_at_each_point(tmp_path, archive, finished):
     with pytest.raises(BadInput):
-        finished.run(tmp_path / "nothing.zip", **QUIET)
+        run_study(finished, tmp_path / "nothing.zip", **QUIET)
     study = Study.create(tmp_path / "s", TINY, TARGETS, [0])
-    study.run(archive, **QUIET)
+    run_study(study, archive, **QUIET)
     other = tmp_path / "other.zip"
     write_archive(other, [dict(name=f"n{i}", image=np.full((16, 16), i, np.uint8), source="x", source_sha256="", crop=(0, 0, 16, 16), group="g", pixel_size_nm=None, fraction=None, part="train")
                           for i in range(16)], {})
-    assert [p["state"] for p in study.run(other, **QUIET)] == ["refused", "refused"]
+    assert [p["state"] for p in run_study(study, other, **QUIET)] == ["refused", "refused"]
     assert "other content" in study.status()[0]["message"]
 
 
@@ -187,15 +187,15 @@ def test_a_point_in_other_hands_is_passed_over(tmp_path, archive):
     code = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code, str(run / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline().strip() == b"held"
-        assert [p["state"] for p in study.run(archive, **QUIET)] == ["waiting", "done"]
+        assert [p["state"] for p in run_study(study, archive, **QUIET)] == ["waiting", "done"]
         holder.stdin.close()
-    study.run(archive, **QUIET)
+    run_study(study, archive, **QUIET)
     assert states(study) == ["done", "done"]
 
 
 def test_two_processes_share_a_study(tmp_path, archive):
     study = Study.create(tmp_path / "s", TINY, {"ada_target": [0.3, 0.4, 0.5, 0.6]}, [0])
-    code = "import sys; from semgan_nb.studies import Study; Study(sys.argv[1]).run(sys.argv[2], progress=lambda point, tick: print(point['run'].name, tick.number))"
+    code = "import sys; from semgan_nb.studies import Study, run_study; run_study(Study(sys.argv[1]), sys.argv[2], progress=lambda point, tick: print(point['run'].name, tick.number))"
     both = [subprocess.Popen([sys.executable, "-c", code, str(study.path), str(archive)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     lines = [line for p in both for line in p.communicate()[0].splitlines()]
     assert [p.returncode for p in both] == [0, 0] and states(study) == ["done"] * 4
@@ -209,8 +209,8 @@ def test_a_stop_ends_the_study_and_a_later_run_goes_on(tmp_path, archive):
         if tick.number == 1:
             study.request_stop()
 
-    assert [p["state"] for p in study.run(archive, progress=ask)] == ["stopped", "waiting"]
-    study.run(archive, **QUIET)
+    assert [p["state"] for p in run_study(study, archive, progress=ask)] == ["stopped", "waiting"]
+    run_study(study, archive, **QUIET)
     assert states(study) == ["done", "done"]
 
 
@@ -218,8 +218,8 @@ def test_the_bar_names_points_and_failures(tmp_path, archive, capsys):
     study = Study.create(tmp_path / "s", TINY, TARGETS, [0])
     study.points[1]["run"].mkdir()
     (study.points[1]["run"] / "notes.txt").touch()
-    study.run(archive)
-    study.run(archive)
+    run_study(study, archive)
+    run_study(study, archive)
     said = capsys.readouterr().err
     assert "1/2 ada_target 0.3, seed 0" in said and "ada_target=0.5-seed0 failed" in said and "done already" in said
 
@@ -259,7 +259,7 @@ def test_any_folder_of_runs_is_a_study(folder):
     assert [(p["label"], p["seed"], p["run"].name) for p in study.points] == [("ada_target 0.3", 0, "a"), ("ada_target 0.3", 1, "b"), ("ada_target 0.3", 2, "c"), ("ada_target 0.7", 0, "d"), ("noaug", 0, "e")]
     assert study.axis == "ada_target" and study.metrics() == [NAME] and study.base is None
     with pytest.raises(BadInput, match="no study.json"):
-        study.run("data.zip")
+        run_study(study, "data.zip")
 
 
 def test_without_its_file_a_study_has_the_same_points(finished, tmp_path):

@@ -12,7 +12,7 @@ from semgan_nb import plots
 from semgan_nb.checkpoints import find_snapshot
 from semgan_nb.cli import study_text, summary_lines
 from semgan_nb.dataset import Dataset, subset_indices, write_archive
-from semgan_nb.metrics import (RUNGS, Judge, Memory, MemoryJudge, Yardstick, best_record, better_of, judge_together, laid_on, likeness, look, memory_text, parse_metric, plant, score, shares_pixels,
+from semgan_nb.metrics import (RUNGS, Judge, get_judge, Memory, MemoryJudge, Yardstick, best_record, better_of, judge_together, laid_on, likeness, look, memory_text, parse_metric, plant, score, shares_pixels,
                                summary, turned)
 from semgan_nb.micrographs import BadInput
 from semgan_nb.runs import read_metrics
@@ -128,7 +128,7 @@ def test_overlapping_crops_do_not_make_the_yardstick(tmp_path):
                 items.append(dict(image=micrograph[y:y + 32, x:x + 32], source=f"m{k}", source_sha256=f"{k}", crop=(y, x, 32, 32), group=f"m{k}"))
     write_archive(tmp_path / "tiles.zip", items, {})
     write_archive(tmp_path / "unknown.zip", [{**item, "crop": None} for item in items], {})
-    judge, blind = (Judge("aligned_memory40_subset", tmp_path / f"{name}.zip") for name in ("tiles", "unknown"))
+    judge, blind = (get_judge("aligned_memory40_subset", tmp_path / f"{name}.zip") for name in ("tiles", "unknown"))
     assert judge.yardstick().limit < 0.93 < 0.98 < blind.yardstick().limit
     copies = plant(judge_images(tmp_path / "tiles.zip")[::7][:40], np.random.default_rng(1))
     assert judge.judge(copies)["results"]["aligned_memory40_subset"] > 0.9
@@ -159,7 +159,7 @@ def archive(tmp_path_factory):
 
 
 def test_judge_of_an_archive(archive, tmp_path):
-    judge = Judge("aligned_memory100_subset", archive, subset=60, subset_seed=3, cache=tmp_path)
+    judge = get_judge("aligned_memory100_subset", archive, subset=60, subset_seed=3, cache=tmp_path)
     train = Dataset(archive, part="train").images()
     own = train[subset_indices(len(train), 60, 3)]
     fresh = specimens(480, 32, seed=4, n_specimens=8)[0][400:, None]
@@ -174,25 +174,25 @@ def test_judge_of_an_archive(archive, tmp_path):
     assert len(json.dumps(record)) < 4000
     ladder = judge.ladder()
     assert {rung["key"] for rung in ladder["rungs"]} == {"floor", "copies"} and ladder["rungs"][0]["value"] < 0.05 < 0.9 < ladder["rungs"][1]["value"]
-    again = Judge("aligned_memory100_subset", archive, subset=60, subset_seed=3, cache=tmp_path)
+    again = get_judge("aligned_memory100_subset", archive, subset=60, subset_seed=3, cache=tmp_path)
     again.nearest = None  # nothing is measured again
     assert again.ladder() == ladder
-    other = Judge("aligned_memory100_subset", archive, subset=60, subset_seed=4, cache=tmp_path)
+    other = get_judge("aligned_memory100_subset", archive, subset=60, subset_seed=4, cache=tmp_path)
     assert other.ladder()["rungs"] and len(list(tmp_path.glob("memory-*.json"))) == 2
     for path in tmp_path.glob("memory-*.json"):
         path.write_text(path.read_text()[:50])
-    assert Judge("aligned_memory100_subset", archive, subset=60, subset_seed=3, cache=tmp_path).ladder() == ladder
+    assert get_judge("aligned_memory100_subset", archive, subset=60, subset_seed=3, cache=tmp_path).ladder() == ladder
 
 
 def test_whole_training_part_and_hold_out(archive):
-    judge = Judge("aligned_memory50_subset", archive)
+    judge = get_judge("aligned_memory50_subset", archive)
     assert judge.num_real == 300 and not judge.same_groups
     record = judge.judge(Dataset(archive, part="holdout").images()[:50])
     assert record["p_value"] > 0.001 and not record["same_groups"] and "of other groups" in record["text"]
 
 
 def test_beside_other_metrics(archive):
-    judges = [Judge(name, archive) for name in ("random_fd50_full", "aligned_memory50_subset")]
+    judges = [get_judge(name, archive) for name in ("random_fd50_full", "aligned_memory50_subset")]
     assert isinstance(judges[1], MemoryJudge) and parse_metric(judges[1].metric).name == judges[1].metric
     records = judge_together(judges, specimens(50, 32, seed=9, n_specimens=8)[0][:, None])
     assert [record["metric"] for record in records] == ["random_fd50_full", "aligned_memory50_subset"] and records[1]["p_value"] > 0.001
@@ -201,17 +201,17 @@ def test_beside_other_metrics(archive):
 
 def test_refusals(archive, tmp_path):
     with pytest.raises(BadInput, match="5 training images are too few"):
-        Judge("aligned_memory50_subset", archive, subset=5)
+        get_judge("aligned_memory50_subset", archive, subset=5)
     with pytest.raises(BadInput, match="9 training images are too few"):
         Memory(np.zeros((9, 32, 32), np.uint8))
-    judge = Judge("aligned_memory50_subset", archive)
+    judge = get_judge("aligned_memory50_subset", archive)
     with pytest.raises(BadInput, match="there were 7: generate more or use aligned_memory7_subset"):
         judge.judge(np.zeros((7, 1, 32, 32), np.uint8))
     with pytest.raises(BadInput, match="judge a network against its own data"):
         judge.judge(np.zeros((50, 1, 16, 16), np.uint8))
     for name, word in (("aligned_memory0_subset", "at least 2"), ("aligned_memory50_full", "known are subset"), ("lite0_memory50_subset", "known are aligned"), ("aligned_fd50_full", "extractor 'aligned'"), ("memory", "no metric")):
         with pytest.raises(BadInput, match=word):
-            Judge(name, archive)
+            get_judge(name, archive)
     with pytest.raises(BadInput, match="no metric of memorisation"):
         MemoryJudge("random_fd50_full", archive)
     with pytest.raises(BadInput, match="use Memory, or a Judge"):
