@@ -1036,7 +1036,7 @@ def study_text(
     metrics: list[str] | None = None,  # None: all that its runs were judged by
 ) -> str:
     "How far a study is, and its best and last values."
-    from semgan_nb.studies import Study, run_study, table_text
+    from semgan_nb.studies import Study, table_text
 
     study = Study(path)
     points = study.status()
@@ -1063,7 +1063,7 @@ def _study(options):
     from semgan_nb.dataset import Dataset
     from semgan_nb.latent import parse_seeds
     from semgan_nb.runs import preset
-    from semgan_nb.studies import Study
+    from semgan_nb.studies import Study, run_study
 
     given = _settings(options)
     if options.what == "table":
