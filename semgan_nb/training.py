@@ -514,6 +514,8 @@ def _at_once(resolution: int, images: int) -> int:
 
 def default_cache() -> Path:
     "Where features of real images are kept between runs; the environment variable SEMGAN_CACHE names another folder."
+    import pooch
+
     return Path(os.environ.get("SEMGAN_CACHE") or pooch.os_cache("semgan_nb"))
 
 
