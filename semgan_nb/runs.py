@@ -488,6 +488,7 @@ class RunWriter:
         asked: Config | None = None,  # what the user set, where `config` has choices written out; None: the same
         init: dict | None = None,  # of a transfer: source, sha256, and what became of its parts
         ranks: int = 1,  # processes that train together
+        threads: int | None = None,  # of each process; None: as many as PyTorch has now
     ):
         self.dir = Path(out)
         if self.dir.exists() and not self.dir.is_dir():
@@ -501,7 +502,7 @@ class RunWriter:
             s = _read_json(self.dir / "status.json") or {}
             raise BadInput(f"{self.dir} is being trained by process {s.get('pid', '?')} on {s.get('host', '?')}: stop it first, or choose another directory for --out") from None
         try:
-            self._open(config, data, device, asked, init, ranks)
+            self._open(config, data, device, asked, init, ranks, threads)
         except BaseException:
             self._lock.release()
             raise
@@ -519,7 +520,7 @@ class RunWriter:
             if hard:
                 raise BadInput(f"{self.dir} holds a run with other settings: {'; '.join(hard)}. Choose another directory for --out, or the same settings to go on")
 
-    def _open(self, config, data, device, asked, init, ranks):
+    def _open(self, config, data, device, asked, init, ranks, threads):
         import torch
 
         import semgan_nb
@@ -537,7 +538,7 @@ class RunWriter:
             self.status.update({k: v for k, v in (_read_json(self.dir / "status.json") or {}).items() if k in ("cur_nimg", "kimg", "sec_per_kimg")})
             if free:
                 self.log("going on with changed settings: " + "; ".join(free))
-        environment = dict(torch=torch.__version__, python=platform.python_version(), system=f"{platform.system()} {platform.machine()}", device=str(device), threads=torch.get_num_threads(), ranks=ranks)
+        environment = dict(torch=torch.__version__, python=platform.python_version(), system=f"{platform.system()} {platform.machine()}", device=str(device), threads=threads or torch.get_num_threads(), ranks=ranks)
         record = dict(format=FORMAT, version=semgan_nb.__version__, requested=requested(asked or config, data["resolution"]), resolved=config.to_dict(), data=data, environment=environment, **(dict(init=init) if init else {}))
         if not self.resumed or free:
             self.write_json("config.json", {**old, "resolved": config.to_dict()} if self.resumed else record)

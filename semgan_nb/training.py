@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LOSSES', 'V100_SECONDS', 'Statistics', 'ema_beta', 'lazy_adam', 'Ranks', 'OtherRankFailed', 'choose_device', 'join',
            'iteration_generator', 'make_networks', 'rough_bytes', 'Trainer', 'Tick', 'grid_size', 'default_cache',
-           'judge_snapshot', 'judged_images', 'choose_metrics', 'choose_init', 'begin_from', 'Diverged', 'diverged',
-           'disk_use', 'disk_line', 'power', 'train', 'train_silently', 'launch', 'available_bytes', 'probe',
-           'fit_batch_gpu', 'seconds_per_kimg', 'in_time', 'estimate', 'half_words']
+           'judge_snapshot', 'judged_images', 'choose_metrics', 'choose_init', 'begin_from', 'choose_threads',
+           'Neighbours', 'Diverged', 'diverged', 'disk_use', 'disk_line', 'power', 'train', 'train_silently', 'launch',
+           'available_bytes', 'probe', 'fit_batch_gpu', 'seconds_per_kimg', 'in_time', 'estimate', 'half_words']
 
 # %% ../nbs/15_training.ipynb #ae86da94
 import atexit
@@ -33,9 +33,11 @@ from pathlib import Path
 
 import numpy as np
 import pooch
+import psutil
 import torch
 from PIL import Image
 
+import semgan_nb
 from .augment import AdaController, augment_pipe
 from .checkpoints import find_snapshot, load_networks, load_state, save_snapshot, save_state, transfer
 from .dataset import Dataset, InfiniteSampler
@@ -582,6 +584,65 @@ def begin_from(
     G_ema, lines = transfer(G, D, source, config.init_adapt)
     return (G, D, G_ema), dict(source=str(source.path), sha256=sha256, lines=lines)
 
+# %% ../nbs/15_training.ipynb #b3d80e5f
+def choose_threads(out) -> int:  # the run directory, there or not
+    "Threads to train with on a CPU: as many as the run began with, a new one as many as PyTorch has; no more than there are cores. Where OMP_NUM_THREADS is set, it decides."
+    now = torch.get_num_threads()
+    if "OMP_NUM_THREADS" in os.environ:
+        return now
+    began = read_config(out).get("environment", {}).get("threads") if is_run(out) else None
+    return min(began or now, cores())
+
+# %% ../nbs/15_training.ipynb #e05b8a63
+class Neighbours:
+    "What other programs take of the cores that this process may use, and what that means for training."
+
+    def __init__(self, threads: int):
+        self.threads, self.said, self.fastest = threads, "", 0.0
+        self.restart()
+
+    def _now(self) -> tuple[float, float] | None:
+        "Seconds on the clock, and processor seconds that others have had on these cores; None where the system does not say."
+        try:
+            each = psutil.cpu_times(percpu=True)
+            mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(each))
+            busy = sum(getattr(each[k], kind, 0.0) for k in mine for kind in ("user", "nice", "system", "irq", "softirq", "steal"))
+        except (OSError, RuntimeError, NotImplementedError, IndexError, psutil.Error):
+            return None
+        return time.monotonic(), busy - time.process_time()
+
+    def restart(self) -> None:
+        "Begin to count anew."
+        self.last = self._now()
+
+    def taken(self) -> float | None:
+        "Cores that others had since the last look; None after less than a second, which is too short to say."
+        now = self._now()
+        if now is None or self.last is None or now[0] - self.last[0] < 1:
+            return None
+        (since, before), self.last = self.last, now
+        return max((now[1] - before) / (now[0] - since), 0.0)
+
+    def look(
+        self,
+        rate: float,  # images per second since the last look
+        log,  # called with a line where things have changed
+    ) -> str:
+        "For the progress bar: what training has to share; nothing where there is room."
+        taken = self.taken()
+        if taken is None:
+            return self.said
+        self.fastest = max(self.fastest, rate)
+        most, was = cores(), bool(self.said)
+        busy = most - taken < (0.9 if was else 0.8) * self.threads
+        self.said = f"training beside programs that take {taken:.1f} of {most} cores" if busy else ""
+        if busy and not was:
+            late = "" if semgan_nb._THREADS_SLEEP else ". Threads that wait hold cores as well: import semgan_nb before torch, or set OMP_WAIT_POLICY=PASSIVE"
+            log(f"other programs take {taken:.1f} of {most} cores: training keeps its number of threads ({self.threads}), because results depend on it, and goes at {rate / max(self.fastest, 1e-9):.0%} of its fastest so far{late}")
+        elif was and not busy:
+            log("other programs leave room again")
+        return self.said
+
 # %% ../nbs/15_training.ipynb #74c2dde2
 class Diverged(RunFailed, FloatingPointError):
     "A loss or a weight is NaN or infinite; `stats` holds the statistics of the tick it happened in."
@@ -669,8 +730,10 @@ def train(
     dataset = Dataset(data, part="train", subset=config.subset, mirror=config.mirror, seed=config.seed)
     asked, config = config, config.replace(metrics=choose_metrics(config, data, dataset), init_from=choose_init(config, out))
     about = dict(path=str(data), fingerprint=dataset.fingerprint, count=len(dataset), resolution=dataset.resolution, channels=dataset.channels, pixel_size_nm=dataset.pixel_size_nm)
+    before = torch.get_num_threads()
+    threads = choose_threads(out) if device == "cpu" and ranks.size == 1 else before
     networks, init = ranks.first(lambda: begin_from(config, dataset, out)) or (None, None)
-    writer = ranks.first(lambda: RunWriter(out, config, about, device, asked, init, ranks.size)) or _Onlooker(out)
+    writer = ranks.first(lambda: RunWriter(out, config, about, device, asked, init, ranks.size, threads)) or _Onlooker(out)
     state, message = "failed", "it never began"
     trainer, whole, pending, saved_at = None, False, False, None  # whole: the trainer stands between two iterations
 
@@ -691,6 +754,7 @@ def train(
     signals = _Signals()
     try:
         signals.__enter__()
+        torch.set_num_threads(threads)
         trainer = Trainer(config, dataset, device, networks, ranks)
         saved = ranks.first(lambda: load_state(writer.dir / "state"))
         if saved is not None:
@@ -712,6 +776,8 @@ def train(
         reporter = _Reporter(trainer, writer, data) if ranks.rank == 0 else None
         source, watts = power(trainer.device, config.watts, ranks)
         writer.log(f"energy is counted at {source}")
+        if threads != before:
+            writer.log(f"threads: {threads} instead of {before}, " + ("as the run began, since results depend on it" if writer.resumed else "as many as there are cores"))
         if ranks.rank:
             pass
         elif trainer.cur_nimg == 0:
@@ -783,6 +849,7 @@ def train(
         raise
     finally:
         signals.__exit__()
+        torch.set_num_threads(before)
         writer.close(state, message)
 
 # %% ../nbs/15_training.ipynb #62d61071
@@ -795,6 +862,7 @@ class _Reporter:
         self.columns, rows = grid_size(trainer.dataset.resolution)
         self.grid_z = latents(range(self.columns * rows), trainer.config.z_dim).to(trainer.device)
         self.tick_began, self.tick_nimg, self.maintenance = time.monotonic(), trainer.cur_nimg, 0.0
+        self.neighbours = Neighbours(torch.get_num_threads()) if trainer.device.type == "cpu" and trainer.ranks.size == 1 else None
 
     def begin(self) -> None:
         "reals.png and fakes_init.png of a new run."
@@ -839,6 +907,7 @@ class _Reporter:
         if t.device.type == "cuda":
             note("Resources/peak_gpu_mem_gb", torch.cuda.max_memory_allocated() / 2**30)
         stats = t.statistics.close_tick()
+        beside = self.neighbours.look(images / seconds, w.log) if self.neighbours and images else ""
         snapshot, records = None, []
         try:
             if t.cur_tick % c.snap == 0 or t.done:
@@ -853,12 +922,14 @@ class _Reporter:
         w.append("stats.jsonl", {**stats, "timestamp": time.time()})
         rate = images / seconds if images else None  # a tick that is done again right after going on has no time of its own
         eta = max(c.total_kimg * 1000 - t.cur_nimg, 0) / rate if rate else None
-        w.set_status(cur_nimg=t.cur_nimg, kimg=t.cur_nimg / 1000, message="", **(dict(sec_per_kimg=round(1000 / rate, 3), eta_sec=round(eta, 1)) if rate else {}))
+        w.set_status(cur_nimg=t.cur_nimg, kimg=t.cur_nimg / 1000, message=beside, **(dict(sec_per_kimg=round(1000 / rate, 3), eta_sec=round(eta, 1)) if rate else {}))
         found = "".join(f"  {name} {m['results'][name]:.{2 if m['results'][name] >= 1 else 4}f}" for m in records for name in [headline(m)])
         w.log(f"tick {t.cur_tick:<5d} kimg {t.cur_nimg / 1000:<9.3f} time {t.elapsed:<8.0f} sec/tick {seconds:<7.1f} sec/kimg {1000 / rate if rate else 0:<7.2f} maintenance {self.maintenance:<6.1f} energy {t.energy:<8.3g} augment {float(t.ada.p):.4f}{found}")
         tick = Tick(t.cur_tick, t.cur_nimg, t.cur_nimg / 1000, stats, t.ada.rt, float(t.ada.p), rate, eta, records, snapshot, t.done)
         t.next_tick()
         self.tick_began, self.tick_nimg = time.monotonic(), t.cur_nimg
+        if self.neighbours and snapshot:
+            self.neighbours.restart()  # judging may have had processes of its own
         self.maintenance = self.tick_began - now
         return tick
 
