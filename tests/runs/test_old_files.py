@@ -22,7 +22,7 @@ from semgan_nb.dataset import Dataset, is_archive
 from semgan_nb.latent import random_images, sample
 from semgan_nb.report import read_demo, write_report
 from semgan_nb.runs import Config, config_differences, is_run, read_config, read_ladder, read_metrics, read_stats, read_status, snapshots
-from semgan_nb.studies import Study, read_samples
+from semgan_nb.studies import Study, read_samples, run_study
 from semgan_nb.training import train
 
 from command import say
@@ -193,7 +193,7 @@ def write_expected(folder):
     for run in ("other/stopped", "unbroken/stopped"):
         exact, *rest = gone_on(Path(run))
         assert (dict(exact, states=0), *rest) == (dict(found["end"][0], states=0), *found["end"][1:])
-    Study("study").run("steel.zip", progress=False)
+    run_study(Study("study"), "steel.zip", progress=False)
     found["study_end"] = study_facts("study")
     (folder / "expected.json").write_text(json.dumps(plain(found), separators=(",", ":")) + "\n", encoding="utf-8")
 
@@ -291,7 +291,7 @@ def test_the_study(old, tmp_path):
     same(study_facts("study"), EXPECTED["folder"])  # as a folder of runs
     (tmp_path / "study.json").rename(old / "study" / "study.json")
     done = {p: p.stat().st_mtime_ns for p in (old / "study").glob("r1_gamma=*/s*")}
-    Study("study").run("steel.zip", progress=False)
+    run_study(Study("study"), "steel.zip", progress=False)
     assert {p: p.stat().st_mtime_ns for p in (old / "study").glob("r1_gamma=*/s*")} == done, "runs that are done stay as they are"
     same(study_facts("study"), EXPECTED["study_end"], NEAR)
 
