@@ -126,3 +126,15 @@ def test_neighbours_see_another_program_and_not_their_own():
     while time.monotonic() < end:
         pass
     assert beside.taken() < cores() + 0.2
+
+
+def test_chapters_import_the_package_before_torch():
+    "In a notebook the exported cell of imports would else load PyTorch first."
+    import json
+    import re
+    from pathlib import Path
+
+    for path in sorted((Path(__file__).resolve().parents[1] / "nbs").rglob("*.ipynb")):
+        lines = [line for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code" for line in "".join(cell["source"]).splitlines()]
+        first = {name: next((k for k, line in enumerate(lines) if re.match(rf"\s*(import|from) {name}\b", line)), len(lines)) for name in ("torch", "semgan_nb")}
+        assert first["torch"] == len(lines) or first["semgan_nb"] < first["torch"], f"{path.name}: begin with a cell that says import semgan_nb"
