@@ -541,7 +541,7 @@ def _train_options(parser):
 def _train_verb(options):
     from semgan_nb.dataset import Dataset
     from semgan_nb.runs import Config, describe, is_run, next_run_dir, preset, read_config, read_status
-    from semgan_nb.training import begin_from, choose_device, disk_line, disk_use, estimate, fit_batch_gpu, half_words, launch, probe, Trainer
+    from semgan_nb.training import begin_from, check_gpus, choose_device, disk_line, disk_use, estimate, fit_batch_gpu, half_words, launch, probe, Trainer
 
     several = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun has started so many of us
     if several > 1 and not options.out:
@@ -566,6 +566,9 @@ def _train_verb(options):
         given |= dict(num_fp16_res=0, conv_clamp=None)
     config, changed = _with_transfer(config, given, options.out)
     device = choose_device()
+    if device == "cuda":
+        check_gpus(1 if several > 1 else gpus, options.first_gpu)
+        device = f"cuda:{options.first_gpu}"  # whose memory and speed are asked for
     measured = probe(config, dataset.resolution, dataset.channels, device) if options.dry_run else None
     words = ""
     if goes_on and not chosen_by_user:

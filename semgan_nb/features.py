@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LITE0_STAGES', 'LITE0_SHA256', 'WEIGHTS', 'INCEPTION', 'VGG16_CONVOLUTIONS', 'EXTRACTORS', 'resize_matrix',
-           'lite0_layers', 'fold_batch_norm', 'same_padding_stride2', 'Extractor', 'Lite0', 'RandomNetwork',
-           'WeightsFile', 'weights_cache', 'find_weights', 'is_script', 'script_tensors', 'read_weights',
-           'trusted_script', 'check_layout', 'is_known', 'tf1_resize_matrix', 'inception_layers', 'Inception', 'Script',
-           'inception', 'perceptual_embedding', 'Vgg16', 'vgg16', 'get_extractor']
+           'lite0_layers', 'fold_batch_norm', 'same_padding_stride2', 'full_float32', 'Extractor', 'Lite0',
+           'RandomNetwork', 'WeightsFile', 'weights_cache', 'find_weights', 'is_script', 'script_tensors',
+           'read_weights', 'trusted_script', 'check_layout', 'is_known', 'tf1_resize_matrix', 'inception_layers',
+           'Inception', 'Script', 'inception', 'perceptual_embedding', 'Vgg16', 'vgg16', 'get_extractor']
 
 # %% ../nbs/10_features.ipynb #bf2d1617
 import contextlib
@@ -82,6 +82,21 @@ def same_padding_stride2(
     return F.pad(weight, (1, 0, 1, 0)), (weight.shape[-1] - 1) // 2
 
 # %% ../nbs/10_features.ipynb #6b76410c
+@contextlib.contextmanager
+def full_float32(device):
+    "On a GPU, convolutions and products in full float32, the same ones each time: TF32 would change features in the fourth digit. These switches belong to the whole process, its other threads too."
+    if torch.device(device).type != "cuda":
+        yield
+        return
+    products = torch.backends.cuda.matmul
+    before, products.allow_tf32 = products.allow_tf32, False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        products.allow_tf32 = before
+
+
 class Extractor:
     "Base of the embeddings: checks the input, cuts it into batches, collects float32 features [N, dim]."
     name = ""        # as in a metric's name
@@ -116,12 +131,6 @@ class Extractor:
         "float32 [n, length] of float images 0 ... 255 [n, 1 or 3, H, W]: the perceptual distance of two images is the squared distance of their rows."
         raise BadInput(f"{self.name} has no perceptual distance: use vgg16, or random as a stand-in")
 
-    def _exactly(self):
-        "On a GPU, full float32: TF32 would change the features in the fourth digit."
-        if self.device.type != "cuda":
-            return contextlib.nullcontext()
-        return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-
     def __call__(
         self,
         images,  # uint8 array or tensor [N, C, H, W], C = 1 (grey) or 3 (RGB)
@@ -137,7 +146,7 @@ class Extractor:
         if min(images.shape[2:]) < self.min_size:
             raise BadInput(f"The extractor {self.name!r} got images of {images.shape[2]}x{images.shape[3]} pixels: it needs at least {self.min_size}x{self.min_size}")
         out, answer = np.empty((len(images), self.dim), np.float32), self.class_probabilities if classes else self.features
-        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False), self._exactly():
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False), full_float32(self.device):
             for at in range(0, len(images), self.batch):
                 x = answer(images[at:at + self.batch].to(self.device)).cpu().numpy()
                 if x.shape[1] != out.shape[1]:

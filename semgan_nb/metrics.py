@@ -33,7 +33,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from .dataset import Dataset, subset_indices
-from .features import EXTRACTORS, WEIGHTS, find_weights, get_extractor, is_known
+from .features import EXTRACTORS, WEIGHTS, find_weights, full_float32, get_extractor, is_known
 from .latent import random_images
 from .micrographs import BadInput, atomic, file_hash
 from .microstructure import DESCRIPTORS, Measured, Segmentation, fraction_quantiles, grey_stack, measure, one_pixel_um, radial_spectrum, same_steel
@@ -675,7 +675,7 @@ def _collect(extractor, metric, source, total, text, progress, complaint, shape=
     "What the metric compares, of the first `total` images of a source (None: of all)."
     parts, done = [], 0
     beside = getattr(extractor, "device", None) is not None and extractor.device.type == "cuda"  # on a CPU both would want the same cores
-    with (ahead if beside else contextlib.closing)(batches(source)) as items:
+    with full_float32(extractor.device if beside else "cpu"), (ahead if beside else contextlib.closing)(batches(source)) as items:  # the switch before the thread begins: it is one for both
         for batch in items:
             if shape is not None and (batch.ndim != 4 or tuple(batch.shape[1:]) != shape[0]):
                 raise BadInput(shape[1].format(list(batch.shape[1:])))
@@ -749,7 +749,7 @@ def path_length(
     space, full, crop = path[0], "full" in path, path.endswith("crop")
     unit = lambda x: x / x.norm(dim=1, keepdim=True)
     found = []
-    with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=False):
+    with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=False), full_float32(device):
         for start in range(0, n, batch):
             count = min(batch, n - start)
             t = (torch.rand(count, generator=draw) * full).to(device)
@@ -1094,23 +1094,29 @@ def judge_together(
             raise BadInput(f"{judge.metric} needs a generator, not images: give the network itself")
         key = (id(judge),) if not isinstance(judge, Judge) or judge.needs_generator else (id(judge.extractor), judge.parsed.statistic.needs, judge.num_gen)
         groups.setdefault(key, []).append(judge)
-    for group in groups.values():
-        first, began = group[0], time.time()
-        if not isinstance(first, Judge):
-            records[first] = first.judge(source if G is None else random_images(G, first.num_gen, seed=seed, batch=batch), progress)
-            continue
-        if first.needs_generator:
-            records[first] = first._record(G, began, progress)
-            continue
-        for judge in group:
-            if judge.num_real:
-                judge.real_side(progress)
-        images = source if G is None else random_images(G, first.num_gen, seed=seed, batch=batch)
-        complaint = "Generated images have the shape {}, those of %s %s: judge a network against its own data" % (first.dataset.path, list(first._shape()))
-        seen = _collect(first.extractor, first.parsed, images, first.num_gen, "generated images", progress, f"{first.metric} needs {first.num_gen} generated images", (first._shape(), complaint))
-        for judge in group:
-            records[judge] = judge._record(seen, began)
+    with _as_judged(G):
+        for group in groups.values():
+            first, began = group[0], time.time()
+            if not isinstance(first, Judge):
+                records[first] = first.judge(source if G is None else random_images(G, first.num_gen, seed=seed, batch=batch), progress)
+                continue
+            if first.needs_generator:
+                records[first] = first._record(G, began, progress)
+                continue
+            for judge in group:
+                if judge.num_real:
+                    judge.real_side(progress)
+            images = source if G is None else random_images(G, first.num_gen, seed=seed, batch=batch)
+            complaint = "Generated images have the shape {}, those of %s %s: judge a network against its own data" % (first.dataset.path, list(first._shape()))
+            seen = _collect(first.extractor, first.parsed, images, first.num_gen, "generated images", progress, f"{first.metric} needs {first.num_gen} generated images", (first._shape(), complaint))
+            for judge in group:
+                records[judge] = judge._record(seen, began)
     return [records[judge] for judge in judges]
+
+
+def _as_judged(G):
+    "The arithmetic in which images are judged, whether during a training or after it: full float32, where G is a generator on a GPU."
+    return full_float32(next(G.parameters()).device if hasattr(G, "synthesis") else "cpu")
 
 
 def _read_arrays(path):
@@ -2025,8 +2031,9 @@ def baselines(
         if progress is not None:
             progress(done, total, name)
         source = network["source"]
-        parts = _collect(lambda x, told=None: np.asarray(x), first.parsed, random_images(source, count, seed=0) if hasattr(source, "synthesis") else source, count, name, None,
-                         f"{name}: {count} images are needed", (first._shape(), f"{name} gives images of shape {{}}, those of {data} have {list(first._shape())}: give networks of this archive"))
+        with _as_judged(source):
+            parts = _collect(lambda x, told=None: np.asarray(x), first.parsed, random_images(source, count, seed=0) if hasattr(source, "synthesis") else source, count, name, None,
+                             f"{name}: {count} images are needed", (first._shape(), f"{name} gives images of shape {{}}, those of {data} have {list(first._shape())}: give networks of this archive"))
         records = judge_together(judges, parts)
         values = {key: value for record in records for key, value in record["results"].items()}
         own = MemoryJudge(memory.metric, data, subset=network.get("subset"), subset_seed=network.get("subset_seed"), seed=seed, cache=cache) if network.get("subset") else memory

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'V100_SECONDS', 'Statistics', 'ema_beta', 'lazy_adam', 'Ranks', 'OtherRankFailed', 'choose_device', 'join',
-           'iteration_generator', 'make_networks', 'rough_bytes', 'Trainer', 'Tick', 'grid_size', 'default_cache',
-           'judge_snapshot', 'judged_images', 'choose_metrics', 'choose_init', 'begin_from', 'choose_threads',
-           'Neighbours', 'Diverged', 'diverged', 'disk_use', 'disk_line', 'power', 'train', 'train_silently', 'launch',
-           'available_bytes', 'probe', 'fit_batch_gpu', 'seconds_per_kimg', 'in_time', 'estimate', 'half_words']
+           'iteration_generator', 'make_networks', 'rough_bytes', 'set_arithmetic', 'Trainer', 'Tick', 'grid_size',
+           'default_cache', 'judge_snapshot', 'judged_images', 'choose_metrics', 'choose_init', 'begin_from',
+           'choose_threads', 'Neighbours', 'Diverged', 'diverged', 'disk_use', 'disk_line', 'power', 'train',
+           'train_silently', 'check_gpus', 'launch', 'available_bytes', 'probe', 'fit_batch_gpu', 'seconds_per_kimg',
+           'in_time', 'estimate', 'half_words']
 
 # %% ../nbs/15_training.ipynb #ae86da94
 import atexit
@@ -16,6 +17,7 @@ import copy
 import ctypes
 import datetime
 import importlib
+import io
 import json
 import math
 import os
@@ -41,6 +43,7 @@ import semgan_nb
 from .augment import AdaController, augment_pipe
 from .checkpoints import find_snapshot, load_networks, load_state, save_snapshot, save_state, transfer
 from .dataset import Dataset, InfiniteSampler
+from .features import full_float32
 from .latent import latents, random_images
 from .layers import keep_memory
 from .losses import loss_as_generated, loss_as_real, mixed_ws, path_lengths, path_penalty, r1_penalty
@@ -257,6 +260,23 @@ def _give_back() -> None:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+def set_arithmetic(config: Config) -> None:
+    "How GPUs compute: the fastest convolutions, found by trying, and TF32 only as configured (PyTorch takes it in convolutions unless told otherwise)."
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
+
+
+def _packed(state: dict) -> bytes:
+    "A state for other processes: pickled as it is, its tensors would come out on the sender's GPU."
+    box = io.BytesIO()
+    torch.save(state, box)
+    return box.getvalue()
+
+
+def _unpacked(packed: bytes) -> dict:
+    return torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
+
+
 class Trainer:
     "Networks, optimisers, augmentation and all counters of a run; `iterate` takes one step. Knows nothing of files."
 
@@ -378,6 +398,8 @@ class Trainer:
         for grad in gradients:
             torch.nan_to_num_(grad, nan=0.0, posinf=1e5, neginf=-1e5)
         optimizer.step()
+        if self.device.type == "cuda":  # else the next phase would wait for what this one has only asked for
+            torch.cuda.synchronize(self.device)
         self.statistics.last[f"Timing/{name}"] = dict(num=1, mean=1000 * (time.perf_counter() - start), std=0.0)
 
     def _add_up(self, tensors):
@@ -546,7 +568,8 @@ def judged_images(
     n: int,
 ) -> np.ndarray:
     "The images by which `judge_snapshot` judges a network, uint8 [n, C, H, W]: those that the records number."
-    return np.concatenate(list(random_images(G, n, seed=0, batch=_at_once(G.img_resolution, 50))))
+    with full_float32(next(G.parameters()).device):
+        return np.concatenate(list(random_images(G, n, seed=0, batch=_at_once(G.img_resolution, 50))))
 
 
 def choose_metrics(config: Config, data, dataset: Dataset) -> tuple[str, ...]:
@@ -700,10 +723,17 @@ def power(
     "Where the power of this rank is known from, in words, and a function that gives it in watts. On a CPU the machine is counted once, not once for each rank."
     if device.type == "cuda" and watts is None:
         try:
-            torch.cuda.power_draw(device)
-            return "what the GPU reports, without the rest of the machine", lambda: torch.cuda.power_draw(device) / 1000
+            last = torch.cuda.power_draw(device) / 1000
         except Exception:  # no NVML here
             return "300 W a GPU, assumed (with the package nvidia-ml-py it is asked; --watts states it)", lambda: 300.0
+
+        def asked():
+            nonlocal last
+            with contextlib.suppress(Exception):  # a driver that once does not answer ends no training
+                last = torch.cuda.power_draw(device) / 1000
+            return last
+
+        return "what the GPU reports, without the rest of the machine", asked
     stated = 65.0 if watts is None else float(watts)
     return f"{stated:g} W" + (", assumed for a CPU (--watts states it)" if watts is None else ", as stated"), lambda: 0.0 if ranks.local else stated
 
@@ -725,8 +755,7 @@ def train(
         keep_memory()
     else:
         torch.cuda.set_device(device)
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
+        set_arithmetic(config)
     dataset = Dataset(data, part="train", subset=config.subset, mirror=config.mirror, seed=config.seed)
     asked, config = config, config.replace(metrics=choose_metrics(config, data, dataset), init_from=choose_init(config, out))
     about = dict(path=str(data), fingerprint=dataset.fingerprint, count=len(dataset), resolution=dataset.resolution, channels=dataset.channels, pixel_size_nm=dataset.pixel_size_nm)
@@ -762,9 +791,9 @@ def train(
             pending, saved_at = saved["pending"], trainer.cur_nimg
         del saved
         if ranks.size > 1:
-            begin = ranks.share((trainer.state_dict(), pending, saved_at) if ranks.rank == 0 else None)
+            begin = ranks.share((_packed(trainer.state_dict()), pending, saved_at) if ranks.rank == 0 else None)
             if ranks.rank:
-                trainer.load_state_dict(begin[0])
+                trainer.load_state_dict(_unpacked(begin[0]))
                 pending, saved_at = begin[1:]
             del begin
         whole = True
@@ -969,6 +998,12 @@ def _rank(settings: dict) -> None:
     os._exit(status)
 
 
+def check_gpus(gpus: int, first_gpu: int = 0) -> None:
+    "BadInput where a machine with GPUs has not so many."
+    if torch.cuda.is_available() and first_gpu + gpus > torch.cuda.device_count():
+        raise BadInput(f"gpus is {gpus} and first_gpu {first_gpu}, and this machine has {torch.cuda.device_count()} GPUs: they are counted from 0")
+
+
 def launch(
     config: Config,
     data,
@@ -980,8 +1015,7 @@ def launch(
 ) -> None:
     "Train in several processes of this machine, and wait for their end. Raises what the one that failed first raised."
     cuda = torch.cuda.is_available()
-    if cuda and first_gpu + gpus > torch.cuda.device_count():
-        raise BadInput(f"gpus is {gpus} and first_gpu {first_gpu}, and this machine has {torch.cuda.device_count()} GPUs: they are counted from 0")
+    check_gpus(gpus, first_gpu)
     with tempfile.TemporaryDirectory() as meet:
         meet = Path(meet)
         words = str(meet / "words-{}.json")
@@ -1078,6 +1112,8 @@ def _probe_here(settings: dict, resolution: int, channels: int, device: str, ima
     cuda = device.startswith("cuda")
     if not cuda:
         keep_memory()
+    else:
+        set_arithmetic(config)
     trainer = Trainer(config, _MadeUp(resolution, channels), device)
     if trainer.pipe is not None:
         trainer.pipe.p.fill_(config.p)
