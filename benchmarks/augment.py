@@ -16,7 +16,7 @@ from semgan_nb.augment import augment_pipe
 from semgan_nb.dataset import Dataset, write_archive
 from semgan_nb.layers import keep_memory
 from semgan_nb.runs import preset
-from semgan_nb.training import Trainer
+from semgan_nb.trainer import Trainer
 
 
 def main():

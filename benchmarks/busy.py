@@ -26,7 +26,7 @@ def work(way, archive):
     from semgan_nb.dataset import Dataset
     from semgan_nb.layers import keep_memory
     from semgan_nb.runs import laptop
-    from semgan_nb.training import Trainer
+    from semgan_nb.trainer import Trainer
 
     keep_memory()
     trainer = Trainer(laptop().replace(aug="fixed", p=0.5, D_reg_interval=1), Dataset(archive))

@@ -10,7 +10,7 @@
 * ours: the package's trainer in float32.
 * bfloat16: the package's trainer with the four largest resolutions in bfloat16.
 
-Each way draws its own random numbers, so no two curves can be equal. Freed memory is kept (`keep_memory`, chapter 05) for all of them. All are judged by the same metric, and all include what the narrow `laptop` preset leaves out: path length regularisation and style mixing.
+Each way draws its own random numbers, so no two curves can be equal. Freed memory is kept (`keep_memory`, chapter 20) for all of them. All are judged by the same metric, and all include what the narrow `laptop` preset leaves out: path length regularisation and style mixing.
 Written: OUT/runs.jsonl, one line per judged snapshot, with the processor time of training alone; a run that is there is not made again."""
 import argparse
 import copy
@@ -27,13 +27,15 @@ import torch
 import torch.nn.functional as F
 from networks import naive, zero_insertion
 
-from semgan_nb.augment import PIPES, SYM6
+from semgan_nb.resampling import SYM6
+from semgan_nb.augment import PIPES
 from semgan_nb.dataset import Dataset, InfiniteSampler
 from semgan_nb.latent import random_images
 from semgan_nb.layers import keep_memory
-from semgan_nb.metrics import Judge
-from semgan_nb.runs import append_line, preset
-from semgan_nb.training import Trainer, make_networks
+from semgan_nb.evaluation import Judge
+from semgan_nb.foundation import append_line
+from semgan_nb.runs import preset
+from semgan_nb.trainer import Trainer, make_networks
 
 
 class PlainAugment:
@@ -347,7 +349,7 @@ class ReferenceInStep(Reference):
 
 def check(theirs, width, data):
     "Plain resampling is ours; with equal weights, the reference's networks are ours, and with equal draws its training is."
-    from semgan_nb.augment import warp
+    from semgan_nb.resampling import warp
 
     x, plain = torch.randn(4, 1, 64, 64), PlainAugment()
     plain.p.fill_(1.0)

@@ -25,7 +25,7 @@ import torch
 from semgan_nb.augment import PIPES
 from semgan_nb.layers import Conv2dLayer, keep_memory
 from semgan_nb.runs import preset
-from semgan_nb.training import Trainer, ema_beta, lazy_adam, set_arithmetic
+from semgan_nb.trainer import Trainer, ema_beta, lazy_adam, set_arithmetic
 
 PHASES = ("Gmain", "Greg", "Dmain", "Dreg")
 WAYS = {  # name -> (fields of the configuration, channels_last), the most wanted first

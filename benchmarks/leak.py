@@ -25,8 +25,9 @@ def main():
     os.chdir(options.work)
 
     from semgan_nb.dataset import Dataset
-    from semgan_nb.preprocess import prepare_synthetic
-    from semgan_nb.runs import laptop, write_json
+    from semgan_nb.preparation import prepare_synthetic
+    from semgan_nb.foundation import write_json
+    from semgan_nb.runs import laptop
     from semgan_nb.studies import leaks, read_samples
     from semgan_nb.training import train
 

@@ -1,4 +1,4 @@
-"""Which feature space finds planted copies? Embeddings of chapter 10 against `likeness` of chapter 12, on synthetic steel and on superalloy tiles of 32 px.
+"""Which feature space finds planted copies? Embeddings of chapter 30 against `likeness` of chapter 42, on synthetic steel and on superalloy tiles of 32 px.
 
     python benchmarks/memory.py [--copies 100]
 
@@ -41,7 +41,8 @@ def kinds(train, fresh, chosen, rng):
     "name -> copies, uint8 [n, 1, 32, 32]"
     import numpy as np
 
-    from semgan_nb.metrics import blur, turned
+    from semgan_nb.distances import blur
+    from semgan_nb.memorisation import turned
 
     copy = train[chosen]
     turn = lambda images: np.stack([turned(image, k) for image, k in zip(images, rng.integers(1, 8, len(images)))])
@@ -53,8 +54,8 @@ def kinds(train, fresh, chosen, rng):
 def main():
     import numpy as np
 
-    from semgan_nb.features import get_extractor
-    from semgan_nb.metrics import likeness, turned
+    from semgan_nb.extractors import get_extractor
+    from semgan_nb.memorisation import likeness, turned
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--copies", type=int, default=100)

@@ -28,10 +28,13 @@ from scipy.ndimage import gaussian_filter
 from skimage import data as textures
 
 from semgan_nb.dataset import write_archive
-from semgan_nb.features import INCEPTION, VGG16_CONVOLUTIONS, Inception, Lite0, Vgg16, find_weights, inception_layers, tf1_resize_matrix
+from semgan_nb.features import Lite0
+from semgan_nb.extractors import INCEPTION, Inception, VGG16_CONVOLUTIONS, Vgg16, find_weights, inception_layers, tf1_resize_matrix
 from semgan_nb.latent import random_images
-from semgan_nb.metrics import FeatureSet, Judge, ahead, feature_statistics, frechet_distance, kernel_distance, precision_recall
-from semgan_nb.micrographs import BadInput
+from semgan_nb.foundation import ahead
+from semgan_nb.distances import FeatureSet, feature_statistics, frechet_distance, kernel_distance, precision_recall
+from semgan_nb.evaluation import Judge
+from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Generator
 from semgan_nb.synthetic import specimens
 
@@ -64,7 +67,7 @@ def crops(texture, n, seed, size):
 
 @torch.inference_mode()
 def plain_inception(images, network, batch=16):
-    "The table of chapter 10 step by step in NCHW with three channels: each convolution by itself, pooling before the convolution; batch norm as a multiplication and an addition of its own."
+    "The table of chapter 31 step by step in NCHW with three channels: each convolution by itself, pooling before the convolution; batch norm as a multiplication and an addition of its own."
     out = []
     for at in range(0, len(images), batch):
         x = images[at:at + batch].float().repeat(1, 3, 1, 1)

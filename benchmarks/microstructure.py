@@ -1,4 +1,4 @@
-"""How long all descriptors of chapter 11 take: by one process and by several, otsu and kmeans, with and without persistence, in turn; and beside them the random field of chapter 12.
+"""How long all descriptors of chapter 33 take: by one process and by several, otsu and kmeans, with and without persistence, in turn; and beside them the random field of chapter 45.
 
 `python benchmarks/microstructure.py --images 1000 --size 512 --workers 1 2`
 
@@ -11,9 +11,10 @@ import numpy as np
 
 from PIL import Image
 
-from semgan_nb.metrics import RandomField
+from semgan_nb.random_field import RandomField
 from semgan_nb.micrographs import list_images, read_micrograph
-from semgan_nb.microstructure import Segmentation, measure, phase_of, same_steel, segment
+from semgan_nb.descriptors import Segmentation, phase_of, segment
+from semgan_nb.microstructure import measure, same_steel
 from semgan_nb.synthetic import specimens
 
 

@@ -6,7 +6,7 @@
 * ours, in float32 and with the four largest resolutions in bfloat16.
 * convolutions: what ours cannot do without, each convolution of the networks at its size, with nothing between them (3×3 and 1×1; up by two as a transposed convolution), in both formats.
 
-The ways take turns; what is printed is the shortest of their times in milliseconds, since other work on the machine only ever adds. Memory is kept (`keep_memory`, chapter 05) for all of them. Nothing here asserts a time."""
+The ways take turns; what is printed is the shortest of their times in milliseconds, since other work on the machine only ever adds. Memory is kept (`keep_memory`, chapter 20) for all of them. Nothing here asserts a time."""
 import argparse
 import copy
 import math
@@ -19,7 +19,8 @@ import torch.nn.functional as F
 
 from semgan_nb.layers import keep_memory
 from semgan_nb.losses import path_lengths, r1_penalty
-from semgan_nb.networks import Conv2dLayer, Discriminator, Generator, SynthesisLayer, ToRGB, use_half
+from semgan_nb.layers import Conv2dLayer
+from semgan_nb.networks import Discriminator, Generator, SynthesisLayer, ToRGB, use_half
 from semgan_nb.runs import preset
 
 

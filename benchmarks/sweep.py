@@ -18,7 +18,8 @@ STRIP, LIMIT = 16, 3_000_000  # samples in a strip; bytes of all that is shipped
 
 def study(kimg):
     from semgan_nb.runs import laptop
-    from semgan_nb.studies import Study, run_study
+    from semgan_nb.studies import Study
+    from semgan_nb.study_run import run_study
 
     tick = min(2.0, kimg / 8)  # a snapshot every 8 kimg; shorter for a trial
     return Study.create("sweep", laptop(32).replace(subset=100, ada_kimg=20.0, total_kimg=kimg, kimg_per_tick=tick, snap=4, keep_snapshots=2, metrics=[METRIC]), AXES, SEEDS, EXTRA)
@@ -83,11 +84,11 @@ def main():
     options.work.mkdir(parents=True, exist_ok=True)
     os.chdir(options.work)  # relative paths from here on: config.json names the archive
 
-    from semgan_nb.metrics import Judge
+    from semgan_nb.evaluation import Judge
     from semgan_nb.micrographs import embedded
-    from semgan_nb.preprocess import prepare
+    from semgan_nb.preparation import prepare
     from semgan_nb.studies import table_text
-    from semgan_nb.training import default_cache
+    from semgan_nb.foundation import default_cache
 
     if not Path("tiles.zip").exists():
         prepare(embedded(), "tiles.zip", 32, window=128, stride=32)

@@ -3,12 +3,12 @@
 import os
 import sys
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # What one needs first stands here, imported when it is asked for; all else is reached through its module.
 _MODULES = {
-    "read_micrograph": "micrographs", "Dataset": "dataset", "prepare": "preprocess", "sample": "latent", "compare": "metrics",
-    "Config": "runs", "load": "checkpoints", "train": "training", "Study": "studies", "evaluate": "cli",
+    "read_micrograph": "micrographs", "Dataset": "dataset", "prepare": "preparation", "sample": "latent", "compare": "microstructure",
+    "Config": "runs", "load": "checkpoints", "train": "training", "Study": "studies", "evaluate": "launch",
 }
 __all__ = sorted(_MODULES)
 

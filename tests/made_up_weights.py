@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from semgan_nb.features import VGG16_CONVOLUTIONS
+from semgan_nb.extractors import VGG16_CONVOLUTIONS
 
 LAYOUT = Path(__file__).parent / "data" / "inception_keys.tsv"  # keys, types and shapes of the genuine state dict
 

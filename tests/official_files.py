@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from semgan_nb.checkpoints import OFFICIAL_OPTIONS
+from semgan_nb.official import OFFICIAL_OPTIONS
 from semgan_nb.networks import Discriminator, Generator
 
 

@@ -34,7 +34,7 @@ def exported_cells(notebook):
 
 
 def module_of(notebook):
-    """The module a chapter writes, such as 'micrographs' for 01_micrographs.ipynb."""
+    """The module a chapter writes, such as 'micrographs' for 12_micrographs.ipynb."""
     for cell in nbformat.read(notebook, 4).cells:
         if cell.cell_type == "code" and "default_exp" in directives(cell):
             return directives(cell)["default_exp"]

@@ -17,7 +17,7 @@ from made_up_runs import MadeUpRun, made_up_run, made_up_sweep, random_snapshot
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from semgan_nb.micrographs import embedded
-from semgan_nb.preprocess import prepare
+from semgan_nb.preparation import prepare
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
 pytest.importorskip("jupyterlab")
@@ -95,7 +95,7 @@ def place(tmp_path_factory):
     made_up_run(root / "runs" / "broken", state="failed", message="OSError: no space left on device", seed=1)
     made_up_sweep(root / "sweep")
     random_snapshot(root / "snapshot-000000.safetensors")
-    setup = "import threading\nimport ipywidgets\nfrom semgan_nb.dashboards import augment_gallery, controller_panel, data_steps, latent_walk, live_run, steel_panel, target_sweep\nfrom semgan_nb.micrographs import embedded"
+    setup = "import threading\nimport ipywidgets\nfrom semgan_nb.dashboards.data import data_steps; from semgan_nb.dashboards.live import live_run; from semgan_nb.dashboards.study import target_sweep; from semgan_nb.dashboards.explorer import latent_walk; from semgan_nb.dashboards.augmentation import augment_gallery, controller_panel; from semgan_nb.dashboards.compare import steel_panel\nfrom semgan_nb.micrographs import embedded"
     prepare(embedded(), root / "data.zip", 32, window=128, stride=128, progress=False)
     live = 'live_run("runs/{}", "runs/broken", every=0.3)'
     calls = {"live": live.format("first"), "voila-live": live.format("other"), "sweep": 'target_sweep("sweep", every=0.5)', "data": 'data_steps("data.zip", embedded())', "augment": "augment_gallery()", "controller": "controller_panel()", "steel": 'steel_panel("data.zip", "snapshot-000000.safetensors", count=40)', "walk": 'latent_walk("snapshot-000000.safetensors", frames=121)'}

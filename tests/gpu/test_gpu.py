@@ -15,19 +15,27 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-import semgan_nb.training as training
+import semgan_nb.trainer as trainer
 from made_up_runs import logs
-from semgan_nb.augment import PIPES, augment_pipe, warp
+from semgan_nb.resampling import warp
+from semgan_nb.augment import PIPES, augment_pipe
 from semgan_nb.checkpoints import digest, load, load_state, save_snapshot, save_state
 from semgan_nb.dataset import Dataset
-from semgan_nb.features import full_float32, get_extractor
-from semgan_nb.latent import random_images, sample, walk_frames
+from semgan_nb.layers import full_float32
+from semgan_nb.extractors import get_extractor
+from semgan_nb.latent import random_images, sample
+from semgan_nb.films import walk_frames
 from semgan_nb.losses import loss_as_generated, loss_as_real, path_lengths, path_penalty, r1_penalty
-from semgan_nb.metrics import Judge, ahead
-from semgan_nb.micrographs import BadInput
+from semgan_nb.foundation import ahead
+from semgan_nb.evaluation import Judge
+from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Discriminator, Generator, use_half
 from semgan_nb.runs import Config, read_config, read_stats, read_status
-from semgan_nb.training import Trainer, available_bytes, estimate, fit_batch_gpu, iteration_generator, judge_snapshot, judged_images, launch, power, probe, seconds_per_kimg, train
+from semgan_nb.latent import judged_images
+from semgan_nb.trainer import Trainer, iteration_generator
+from semgan_nb.resources import available_bytes, estimate, fit_batch_gpu, power, probe, seconds_per_kimg
+from semgan_nb.training import judge_snapshot, train
+from semgan_nb.launch import launch
 
 DEVICE = os.environ.get("SEMGAN_TEST_DEVICE") or "cuda"
 GPU = DEVICE.startswith("cuda")
@@ -301,8 +309,8 @@ class DrawnHere(TorchFunctionMode):
 
 def test_an_iteration_is_the_cpus_iteration(archive, monkeypatch):
     "With equal draws, after the first (all four phases, two parts of a batch, augmentation) and after the fourth; what grows from there is rounding."
-    drawn = training.iteration_generator
-    monkeypatch.setattr(training, "iteration_generator", lambda seed, part, cur_nimg, device="cpu": drawn(seed, part, cur_nimg))
+    drawn = trainer.iteration_generator
+    monkeypatch.setattr(trainer, "iteration_generator", lambda seed, part, cur_nimg, device="cpu": drawn(seed, part, cur_nimg))
     data = Dataset(archive)
     with DrawnHere():
         here, there = Trainer(TINY, data), Trainer(TINY, data, DEVICE)
@@ -345,7 +353,7 @@ def test_a_run_goes_on(archive, tmp_path):
     a, twin, b = (load_state(tmp_path / name / "state")["trainer"] for name in ("a", "twin", "b"))
     assert a["cur_nimg"] == b["cur_nimg"] == 160 and a["sampler"] == b["sampler"] and len(logs(tmp_path / "a")) == len(logs(tmp_path / "b"))
     assert "another environment" not in (tmp_path / "b" / "log.txt").read_text()
-    start = training.make_networks(TINY, 16, 1)[0].state_dict()
+    start = trainer.make_networks(TINY, 16, 1)[0].state_dict()
     way = lambda x: way_apart([x["G"][k] for k in start], [a["G"][k] for k in start], start.values())
     print(f"twin {way(twin):.1e}, gone on {way(b):.1e} of the way")
     assert way(b) <= max(5 * way(twin), 0.05 if GPU else 0)
@@ -449,7 +457,8 @@ torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 from semgan_nb.dataset import Dataset
 from semgan_nb.runs import Config
-from semgan_nb.training import Trainer, join
+from semgan_nb.distributed import join
+from semgan_nb.trainer import Trainer
 ranks = join("cpu")  # by gloo, which also adds up what lies on a GPU, even where two processes share it
 t = Trainer(Config.from_dict(json.loads(sys.argv[1])), Dataset(sys.argv[2]), sys.argv[4], ranks=ranks)
 found, inner = [], t._phase
@@ -498,7 +507,7 @@ def test_two_cards_by_nccl(archive, tmp_path):
     launch(config, archive, tmp_path / "two", 2)
     list(train(config, archive, tmp_path / "one", device="cuda"))
     two, one = (load_state(tmp_path / name / "state")["trainer"] for name in ("two", "one"))
-    start = training.make_networks(config, 16, 1)[0].state_dict()
+    start = trainer.make_networks(config, 16, 1)[0].state_dict()
     assert way_apart([two["G"][k] for k in start], [one["G"][k] for k in start], start.values()) <= 0.1 and two["sampler"] == one["sampler"]
     launch(config.replace(total_kimg=0.064), archive, tmp_path / "two", 2)
     assert read_status(tmp_path / "two")["kimg"] == pytest.approx(0.064)

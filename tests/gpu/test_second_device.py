@@ -11,17 +11,21 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map
 
-import semgan_nb.training as training
+import semgan_nb.trainer as trainer
+import semgan_nb.resources as resources
+import semgan_nb.launch as launch
 from semgan_nb.augment import PIPES, augment_pipe
 from semgan_nb.dataset import Dataset
-from semgan_nb.features import full_float32, get_extractor
-from semgan_nb.latent import random_images, sample, walk_frames
+from semgan_nb.layers import full_float32
+from semgan_nb.extractors import get_extractor
+from semgan_nb.latent import random_images, sample
+from semgan_nb.films import walk_frames
 from semgan_nb.losses import mixed_ws, r1_penalty
-from semgan_nb.metrics import path_length
-from semgan_nb.micrographs import BadInput
+from semgan_nb.distances import path_length
+from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Discriminator, Generator, use_half
 from semgan_nb.runs import Config
-from semgan_nb.training import Trainer, make_networks
+from semgan_nb.trainer import Trainer, make_networks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*to a meta parameter", "ignore:Converting a tensor with requires_grad")
 AWAY = torch.device("meta")  # the name under which the second device goes
@@ -133,7 +137,7 @@ def away(monkeypatch):
     "The second device is there, generators of it can be made, and Adam takes its plain form, which knows any device."
     made = torch.Generator
     monkeypatch.setattr(torch, "Generator", lambda device="cpu": AwayGenerator() if torch.device(device) == AWAY else made(device))
-    monkeypatch.setattr(training, "lazy_adam", lambda params, lr, interval: torch.optim.Adam(params, lr=lr, betas=(0.0, 0.99), foreach=True))
+    monkeypatch.setattr(trainer, "lazy_adam", lambda params, lr, interval: torch.optim.Adam(params, lr=lr, betas=(0.0, 0.99), foreach=True))
     monkeypatch.setattr(torch, "autocast", lambda kind, **options: contextlib.nullcontext())  # it asks for the kind by name
     monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # in which operators come in larger pieces than are known here
     with SecondDevice():
@@ -151,7 +155,7 @@ def test_training_on_it_is_training_on_the_cpu(archive, away):
         for (name, x), y in zip(a.state_dict().items(), b.state_dict().values()):
             torch.testing.assert_close(y.cpu(), x, rtol=1e-4, atol=1e-5, msg=lambda m: f"{name}: {m}")
     assert here.ada.state_dict() == there.ada.state_dict() and there.finite()
-    unpacked = training._unpacked(training._packed(tree_map(lambda t: t.cpu() if isinstance(t, Away) else t, there.state_dict())))
+    unpacked = trainer._unpacked(trainer._packed(tree_map(lambda t: t.cpu() if isinstance(t, Away) else t, there.state_dict())))
     again = Trainer(TINY, data, away)
     again.load_state_dict(unpacked)
     there.iterate(), again.iterate()
@@ -192,7 +196,7 @@ def test_every_augmentation_on_it(name, away):
     pipe.p.fill_(0.8)
     for device in ("cpu", away):
         images = x.clone().to(device).requires_grad_(True)
-        rng = training.iteration_generator(1, 0, 0, device)
+        rng = trainer.iteration_generator(1, 0, 0, device)
         y = pipe.to(device)(images, rng)
         penalty = r1_penalty(D.to(device)(y), images)
         penalty.sum().backward()
@@ -206,7 +210,7 @@ def test_style_mixing_and_sampling_on_it(away):
     there = copy.deepcopy(G).to(away)
     z = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
     for seed in range(4):
-        a, b = (mixed_ws(net.mapping, z.to(d), prob=0.5, generator=training.iteration_generator(seed, 0, 0, d)) for net, d in ((G, "cpu"), (there, away)))
+        a, b = (mixed_ws(net.mapping, z.to(d), prob=0.5, generator=trainer.iteration_generator(seed, 0, 0, d)) for net, d in ((G, "cpu"), (there, away)))
         torch.testing.assert_close(b.detach().cpu(), a.detach(), rtol=1e-5, atol=1e-6)
     ways = [lambda net: sample(net, "0-4", truncation_psi=0.7), lambda net: np.concatenate(list(random_images(net, 6, batch=4))),
             lambda net: np.stack(list(walk_frames(net, "0-2", frames=5))), lambda net: np.stack(list(walk_frames(net, "0-2", frames=5, space="w", noise_mode="random")))]
@@ -236,7 +240,7 @@ def test_full_float32_is_full_in_all_threads_and_then_as_before():
     switches = lambda: (backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32)
     try:
         for asked in (True, False):
-            training.set_arithmetic(TINY.replace(tf32=asked))
+            trainer.set_arithmetic(TINY.replace(tf32=asked))
             assert switches() == (asked, asked)
             with full_float32("cuda:0"):
                 with full_float32("cuda:0"):
@@ -260,16 +264,16 @@ def test_a_driver_that_does_not_answer_ends_no_training(monkeypatch):
         return value
 
     monkeypatch.setattr(torch.cuda, "power_draw", draw)
-    source, watts = training.power(torch.device("cuda", 0), None)
+    source, watts = resources.power(torch.device("cuda", 0), None)
     assert "what the GPU reports" in source and [watts(), watts()] == [250.0, 300.0]
     monkeypatch.setattr(torch.cuda, "power_draw", lambda device: draw(device))
-    source, watts = training.power(torch.device("cuda", 0), None)
+    source, watts = resources.power(torch.device("cuda", 0), None)
     assert "assumed" in source and watts() == 300.0
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    training.check_gpus(1, 1)
+    launch.check_gpus(1, 1)
     with pytest.raises(BadInput, match="this machine has 2 GPUs"):
-        training.check_gpus(1, 2)
+        launch.check_gpus(1, 2)

@@ -1,4 +1,4 @@
-"""Chapter 15, several processes: two ranks of one round against one process of two rounds, going on with another number, a rank that dies."""
+"""Chapters 54 and 58, several processes: two ranks of one round against one process of two rounds, going on with another number, a rank that dies."""
 import json
 import os
 import signal
@@ -13,9 +13,11 @@ import torch
 
 from made_up_runs import logs
 from semgan_nb.checkpoints import load_state
-from semgan_nb.micrographs import BadInput
-from semgan_nb.runs import Config, RunFailed, read_config, read_stats, read_status, request_stop
-from semgan_nb.training import launch, train
+from semgan_nb.foundation import BadInput
+from semgan_nb.foundation import RunFailed
+from semgan_nb.runs import Config, read_config, read_stats, read_status, request_stop
+from semgan_nb.training import train
+from semgan_nb.launch import launch
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available() or sys.platform == "win32", reason="needs gloo")
 TINY = Config(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=4, G_reg_interval=4, total_kimg=0.16, kimg_per_tick=0.032, snap=2,
@@ -36,7 +38,8 @@ torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 from semgan_nb.dataset import Dataset
 from semgan_nb.runs import Config
-from semgan_nb.training import Trainer, join
+from semgan_nb.distributed import join
+from semgan_nb.trainer import Trainer
 ranks = join()
 t = Trainer(Config.from_dict(json.loads(sys.argv[1])), Dataset(sys.argv[2]), ranks=ranks)
 found = []
@@ -109,15 +112,16 @@ def test_going_on_with_another_number_of_ranks_is_said(archive, tmp_path):
 DIES = """
 import json, os, signal, sys
 from semgan_nb.runs import Config
+import semgan_nb.trainer as trainer
 import semgan_nb.training as training
-inner = training.Trainer.iterate
+inner = trainer.Trainer.iterate
 def iterate(self):
     if self.ranks.rank == int(sys.argv[4]) and self.batch_idx == 9:
         if sys.argv[5] == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         raise ValueError("the third GPU has fallen off the bus")
     inner(self)
-training.Trainer.iterate = iterate
+trainer.Trainer.iterate = iterate
 for tick in training.train(Config.from_dict(json.loads(sys.argv[1])), sys.argv[2], sys.argv[3], state_every=0):
     pass
 """

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import semgan_nb
-from semgan_nb.micrographs import cores
+from semgan_nb.foundation import cores
 from semgan_nb.runs import Config, read_config, read_stats, read_status
-from semgan_nb.training import Neighbours, choose_threads, train
+from semgan_nb.resources import Neighbours, choose_threads
+from semgan_nb.training import train
 
 TINY = Config(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=4, total_kimg=0.064, kimg_per_tick=0.032, metrics=())
 SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -55,7 +56,7 @@ def any_threads(monkeypatch):
     "No number of threads in the environment, and three cores to have; afterwards everything as it was."
     before = torch.get_num_threads()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("semgan_nb.training.cores", lambda: 3)
+    monkeypatch.setattr("semgan_nb.resources.cores", lambda: 3)
     yield monkeypatch
     torch.set_num_threads(before)
 
@@ -87,7 +88,7 @@ def test_threads_are_no_more_than_cores_and_the_environment_decides(archive, tmp
     loop = train(TINY, archive, tmp_path / "r")
     next(loop), loop.close()
     assert read_config(tmp_path / "r")["environment"]["threads"] == 3 and torch.get_num_threads() == 4
-    any_threads.setattr("semgan_nb.training.cores", lambda: 2)
+    any_threads.setattr("semgan_nb.resources.cores", lambda: 2)
     assert choose_threads(tmp_path / "r") == 2  # the machine has become smaller
     torch.set_num_threads(1)
     any_threads.setenv("OMP_NUM_THREADS", "1")
@@ -134,7 +135,7 @@ def test_chapters_import_the_package_before_torch():
     import re
     from pathlib import Path
 
-    for path in sorted((Path(__file__).resolve().parents[1] / "nbs").rglob("*.ipynb")):
+    for path in sorted((Path(__file__).resolve().parents[2] / "nbs").rglob("*.ipynb")):
         lines = [line for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code" for line in "".join(cell["source"]).splitlines()]
         first = {name: next((k for k, line in enumerate(lines) if re.match(rf"\s*(import|from) {name}\b", line)), len(lines)) for name in ("torch", "semgan_nb")}
         assert first["torch"] == len(lines) or first["semgan_nb"] < first["torch"], f"{path.name}: begin with a cell that says import semgan_nb"

@@ -1,4 +1,4 @@
-"""Chapter 23: the command's faults and help, and the demo from end to end with a training of a few hundred images."""
+"""Chapters 92 to 94: the command's faults and help, and the demo from end to end with a training of a few hundred images."""
 import contextlib
 import io
 import json
@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semgan_nb.cli import VERBS, demo, evaluate, info, main
-from semgan_nb.micrographs import BadInput, embedded, list_images
+from semgan_nb.launch import evaluate
+from semgan_nb.demo import demo
+from semgan_nb.cli import VERBS, info, main
+from semgan_nb.foundation import BadInput
+from semgan_nb.micrographs import embedded, list_images
 from semgan_nb.runs import read_config, read_metrics, read_stats, read_status, snapshots
 
 TINY = dict(total_kimg=0.256, kimg_per_tick=0.064, snap=2, z_dim=16, w_dim=16, channel_base=128, channel_max=16, metrics=("random_fd50_holdout",))
@@ -177,8 +180,8 @@ def test_demo_interrupted_in_every_stage_goes_on(finished, micrographs, tmp_path
 
     out, words = tmp_path / "cut", []
     run = lambda: demo(str(micrographs), out=out, window=128, stride=16, progress=False, say=words.append, **TINY)
-    for place in ("semgan_nb.preprocess.write_archive", "semgan_nb.cli.atomic", "semgan_nb.metrics.Judge.ladder", "semgan_nb.training._Reporter.begin", "semgan_nb.training._Reporter.evaluate",
-                  "semgan_nb.latent._encode", "semgan_nb.report.read_demo", "semgan_nb.report.write_report"):
+    for place in ("semgan_nb.preparation.write_archive", "semgan_nb.demo.atomic", "semgan_nb.evaluation.Judge.ladder", "semgan_nb.training._Reporter.begin", "semgan_nb.training._Reporter.evaluate",
+                  "semgan_nb.films._encode", "semgan_nb.report.read_demo", "semgan_nb.report.write_report"):
         with monkeypatch.context() as patch:
             patch.setattr(place, interrupt)
             with pytest.raises(KeyboardInterrupt):

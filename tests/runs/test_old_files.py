@@ -16,13 +16,16 @@ import numpy as np
 import pytest
 import torch
 
-from semgan_nb.checkpoints import digest, load, load_networks, load_state, snapshot_info
-from semgan_nb.cli import evaluate, info
+from semgan_nb.checkpoints import digest, load, load_state, snapshot_info
+from semgan_nb.official import load_networks
+from semgan_nb.launch import evaluate
+from semgan_nb.cli import info
 from semgan_nb.dataset import Dataset, is_archive
 from semgan_nb.latent import random_images, sample
 from semgan_nb.report import read_demo, write_report
 from semgan_nb.runs import Config, config_differences, is_run, read_config, read_ladder, read_metrics, read_stats, read_status, snapshots
-from semgan_nb.studies import Study, read_samples, run_study
+from semgan_nb.studies import Study, read_samples
+from semgan_nb.study_run import run_study
 from semgan_nb.training import train
 
 from command import say

@@ -1,4 +1,4 @@
-"""Chapter 22: the report of a small demo is one file that opens offline and says what was found and what was not."""
+"""Chapters 90 and 91: the report of a small demo is one file that opens offline and says what was found and what was not."""
 import base64
 import io
 import re
@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semgan_nb.cli import demo, evaluate, main
+from semgan_nb.launch import evaluate
+from semgan_nb.demo import demo
+from semgan_nb.cli import main
 from semgan_nb.dataset import write_archive
-from semgan_nb.metrics import RUNGS
-from semgan_nb.micrographs import BadInput, embedded, list_images
-from semgan_nb.preprocess import prepare_synthetic
+from semgan_nb.reference_sets import RUNGS
+from semgan_nb.foundation import BadInput
+from semgan_nb.micrographs import embedded, list_images
+from semgan_nb.preparation import prepare_synthetic
 from semgan_nb.report import RUNG_WORDS, read_demo, write_report, write_walk
 from semgan_nb.runs import Config, read_metrics
 from semgan_nb.training import train

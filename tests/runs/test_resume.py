@@ -1,4 +1,5 @@
-"""Chapters 13 to 15: a run that ends in any way goes on, and ends equal to one that never ended. Kills by SIGKILL also while a state is being written, double Ctrl-C, full disks, runs that ran away, two writers."""
+"""Chapters 50 to 57: a run that ends in any way goes on, and ends equal to one that never ended. Kills by SIGKILL also while a state is being written, double Ctrl-C, full disks, runs that ran away, two writers."""
+import filelock
 import errno
 import json
 import multiprocessing
@@ -16,12 +17,16 @@ import torch
 from safetensors import safe_open
 
 import semgan_nb.checkpoints as checkpoints
-import semgan_nb.training as training
+import semgan_nb.foundation as foundation
+import semgan_nb.losses as losses
 from semgan_nb.checkpoints import digest, load_state
 from semgan_nb.dataset import Dataset
-from semgan_nb.micrographs import BadInput
-from semgan_nb.runs import Config, RunFailed, read_metrics, read_stats, read_status, snapshots
-from semgan_nb.training import Diverged, Trainer, disk_use, train
+from semgan_nb.foundation import BadInput
+from semgan_nb.foundation import RunFailed
+from semgan_nb.runs import Config, read_metrics, read_stats, read_status, snapshots
+from semgan_nb.trainer import Trainer
+from semgan_nb.resources import disk_use
+from semgan_nb.training import Diverged, train
 
 TINY = Config(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=4, G_reg_interval=4, total_kimg=0.32, kimg_per_tick=0.032, snap=2, keep_snapshots=2,
               ada_kimg=0.5, metrics=("random_fd10_full",))
@@ -70,7 +75,7 @@ def process(config, archive, out, state_every=0.0, pause=0.0):
     "A process that trains: forked from one that has imported PyTorch and not used it, where there is such a thing."
     context = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
     if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload(["semgan_nb.training", "semgan_nb.metrics"])
+        context.set_forkserver_preload(["semgan_nb.training"])
     p = context.Process(target=child, args=(config.to_dict(), str(archive), str(out), state_every, pause), daemon=True)
     p.start()
     return p
@@ -189,16 +194,17 @@ def test_a_directory_of_a_run_killed_before_its_first_file(archive, tmp_path):
 
 SCRIPT = """
 import json, sys, time
+import semgan_nb.trainer as trainer
 import semgan_nb.training as training
 from semgan_nb.runs import Config
-inner = training.Trainer._dmain
+inner = trainer.Trainer._dmain
 def slow(self, real, rng):  # in the middle of an iteration: G has taken its step, D has not
     if self.batch_idx == 6 and not getattr(self, "told", False):
         self.told = True
         print("middle", flush=True)
         time.sleep(2), time.sleep(2)
     return inner(self, real, rng)
-training.Trainer._dmain = slow
+trainer.Trainer._dmain = slow
 for tick in training.train(Config.from_dict(json.loads(sys.argv[1])), sys.argv[2], sys.argv[3], state_every=0):
     pass
 """
@@ -262,7 +268,7 @@ def test_a_full_disk_keeps_the_last_good_state(archive, unbroken, tmp_path, monk
             f.write(b"half of a state")
             full()
 
-        m.setattr(checkpoints.torch, "save", half)
+        m.setattr(torch, "save", half)
         with pytest.raises(RunFailed, match=r"no room for a saved state.* are free\. The last good state is at 0\.\d{3} kimg\. Free some space; then the same command goes on"):
             next(run)
     assert {p.name: p.read_bytes() for p in (tmp_path / "r" / "state").iterdir()} == kept
@@ -283,7 +289,7 @@ def test_a_full_disk_at_a_snapshot_and_known_beforehand(archive, tmp_path, monke
         with pytest.raises(RunFailed, match="no room for the pictures, weights and lines of a tick"):
             list(run)
     with monkeypatch.context() as m:
-        m.setattr(runs, "free_bytes", lambda folder: 1000)
+        m.setattr(foundation, "free_bytes", lambda folder: 1000)
         with pytest.raises(RunFailed, match=r"no room for a saved state in .*: it takes 1\.\d MB, and 1\.0 kB are free"):
             list(train(config, archive, tmp_path / "r", state_every=0))
         with pytest.raises(RunFailed, match="no room for the first state and snapshot"):
@@ -335,8 +341,8 @@ def test_on_a_disk_that_is_really_full(archive, tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_losses_that_are_not_finite_stop_at_the_last_good_state(archive, tmp_path, monkeypatch, value):
-    inner = training.r1_penalty
-    monkeypatch.setattr(training, "r1_penalty", lambda logits, images: inner(logits, images) + (value if trainers[0].cur_nimg >= 128 else 0))
+    inner = losses.r1_penalty
+    monkeypatch.setattr(trainer, "r1_penalty", lambda logits, images: inner(logits, images) + (value if trainers[0].cur_nimg >= 128 else 0))
     trainers = []
     make = Trainer.__init__
     monkeypatch.setattr(Trainer, "__init__", lambda self, *args, **kwargs: (make(self, *args, **kwargs), trainers.insert(0, self))[0])
@@ -366,7 +372,7 @@ def test_the_best_snapshot_outlives_the_last_ones(archive, tmp_path, monkeypatch
     def judged(judges, run, G, snapshot, cur_nimg, progress=None):
         records = [dict(results={judge.metric: next(values[judge.metric])}, metric=judge.metric, snapshot_pkl=snapshot.name, kimg=cur_nimg / 1000, cur_nimg=cur_nimg) for judge in judges]
         for record in records:
-            training.append_line(run / f"metric-{record['metric']}.jsonl", record)
+            foundation.append_line(run / f"metric-{record['metric']}.jsonl", record)
         return records
 
     monkeypatch.setattr(training, "judge_snapshot", judged)
@@ -388,7 +394,7 @@ def test_many_processes_at_once_and_one_trains(archive, unbroken, tmp_path):
 def test_a_run_begun_by_another_between_the_look_and_the_lock(archive, tmp_path, monkeypatch):
     import semgan_nb.runs as runs
 
-    acquire, began = runs.filelock.FileLock.acquire, []
+    acquire, began = filelock.FileLock.acquire, []
 
     def late(self, *args, **kwargs):
         if not began:
@@ -396,7 +402,7 @@ def test_a_run_begun_by_another_between_the_look_and_the_lock(archive, tmp_path,
             list(train(TINY.replace(metrics=(), total_kimg=0.016, seed=5), archive, tmp_path / "r"))
         return acquire(self, *args, **kwargs)
 
-    monkeypatch.setattr(runs.filelock.FileLock, "acquire", late)
+    monkeypatch.setattr(filelock.FileLock, "acquire", late)
     with pytest.raises(BadInput, match="seed is 5 there and 0 here"):
         next(train(TINY.replace(metrics=()), archive, tmp_path / "r"))
     with pytest.raises(BadInput, match="seed is 5 there"):  # and the lock was let go

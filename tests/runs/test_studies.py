@@ -1,4 +1,4 @@
-"""Chapter 19: a study made, run, broken off, failing in places, shared by two processes, and read."""
+"""Chapters 70 and 72: a study made, run, broken off, failing in places, shared by two processes, and read."""
 import json
 import subprocess
 import sys
@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from semgan_nb.dataset import write_archive
-from semgan_nb.metrics import better_of
-from semgan_nb.micrographs import BadInput
+from semgan_nb.scores import better_of
+from semgan_nb.foundation import BadInput
 from semgan_nb.runs import Config, read_config, read_stats
-from semgan_nb.studies import Study, run_study, leaks, point_label, read_samples, run_name, table_text, value_text
+from semgan_nb.studies import Study, leaks, point_label, read_samples, run_name, table_text, value_text
+from semgan_nb.study_run import run_study
 
 TINY = Config(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=8, total_kimg=0.064, kimg_per_tick=0.032, snap=1, ada_kimg=0.5, metrics=())
 TARGETS = {"ada_target": [0.3, 0.5]}
@@ -135,10 +136,10 @@ def test_interrupted_it_goes_on_exactly(tmp_path, archive, finished):
 
 
 def test_a_failed_point_is_recorded_and_the_rest_goes_on(tmp_path, archive, monkeypatch):
-    from semgan_nb import training
+    from semgan_nb import trainer
 
     study = Study.create(tmp_path / "s", TINY, TARGETS, [0], NOAUG)
-    iterate = training.Trainer.iterate
+    iterate = trainer.Trainer.iterate
 
     def fails(self):
         if self.config.ada_target == 0.3 and self.config.aug == "ada" and self.cur_nimg >= 32:
@@ -146,7 +147,7 @@ def test_a_failed_point_is_recorded_and_the_rest_goes_on(tmp_path, archive, monk
         iterate(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "iterate", fails)
+        patch.setattr(trainer.Trainer, "iterate", fails)
         result = run_study(study, archive, **QUIET)
     assert [p["state"] for p in result] == ["failed", "done", "done"]
     assert result[0]["message"] == "RuntimeError: out of memory"
@@ -195,7 +196,7 @@ def test_a_point_in_other_hands_is_passed_over(tmp_path, archive):
 
 def test_two_processes_share_a_study(tmp_path, archive):
     study = Study.create(tmp_path / "s", TINY, {"ada_target": [0.3, 0.4, 0.5, 0.6]}, [0])
-    code = "import sys; from semgan_nb.studies import Study, run_study; run_study(Study(sys.argv[1]), sys.argv[2], progress=lambda point, tick: print(point['run'].name, tick.number))"
+    code = "import sys; from semgan_nb.studies import Study; from semgan_nb.study_run import run_study; run_study(Study(sys.argv[1]), sys.argv[2], progress=lambda point, tick: print(point['run'].name, tick.number))"
     both = [subprocess.Popen([sys.executable, "-c", code, str(study.path), str(archive)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     lines = [line for p in both for line in p.communicate()[0].splitlines()]
     assert [p.returncode for p in both] == [0, 0] and states(study) == ["done"] * 4

@@ -1,4 +1,4 @@
-"""Chapters 08, 13, 14 and 15: schedules against reference tables, going on after every kind of end, refusals."""
+"""Chapters 24, 50, 51 and 55 to 57: schedules against reference tables, going on after every kind of end, refusals."""
 import json
 import signal
 import subprocess
@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from made_up_runs import logs
+import semgan_nb.training as training
 from semgan_nb.checkpoints import load, load_state
 from semgan_nb.dataset import write_archive
-from semgan_nb.micrographs import BadInput
+from semgan_nb.foundation import BadInput
 from semgan_nb.runs import Config, auto, image_number, laptop, read_config, read_stats, read_status, request_stop, sem512, snapshots
-from semgan_nb.training import Statistics, Trainer, ema_beta, iteration_generator, lazy_adam, make_networks, train
+from semgan_nb.trainer import Statistics, Trainer, ema_beta, iteration_generator, lazy_adam, make_networks
+from semgan_nb.training import train
 from semgan_nb.dataset import Dataset
 
 gold = np.load(Path(__file__).parents[1] / "data" / "ada_controller.npz")
@@ -212,7 +214,7 @@ def test_stop_file(archive, unbroken, tmp_path):
 
 def test_interrupted_in_the_middle_of_a_tick(archive, unbroken, tmp_path, monkeypatch):
     "A tick that was broken off (here: while its snapshot is written) is done again, once."
-    import semgan_nb.training as training
+    import semgan_nb.resources as resources
 
     def broken(*args, **kwargs):
         raise KeyboardInterrupt
@@ -337,7 +339,8 @@ def test_metric_names_are_written_out(archive):
 # -- before a run ---------------------------------------------------------------------------------------------------------
 
 def test_fit_batch_gpu_takes_the_largest_allowed_part():
-    from semgan_nb.training import fit_batch_gpu, rough_bytes
+    from semgan_nb.trainer import rough_bytes
+    from semgan_nb.resources import fit_batch_gpu
 
     measured = dict(images=2, seconds={}, base=1e9, peak=1e9 + 2 * 2e9)  # 2 GB an image
     for limit, ranks, batch_gpu in ((1e12, 1, 8), (20.3e9, 1, 8), (20.1e9, 1, 4), (6e9, 1, 2), (4e9, 1, 1), (1e9, 1, 1), (1e12, 8, 4), (1e12, 16, 2)):
@@ -355,7 +358,8 @@ def test_fit_batch_gpu_takes_the_largest_allowed_part():
 
 
 def test_the_estimate_of_a_whole_run():
-    from semgan_nb.training import estimate, in_time, seconds_per_kimg
+    from semgan_nb.foundation import in_time
+    from semgan_nb.resources import estimate, seconds_per_kimg
 
     measured = dict(images=2, seconds=dict(Gmain=12.0, Greg=24.0, Dmain=16.0, Dreg=32.0), base=1e9, peak=5e9)
     assert seconds_per_kimg(sem512(), measured) == 1000 * (12 + 24 / 4 + 16 + 32 / 16) / 2
@@ -382,7 +386,7 @@ def test_event_files(archive, tmp_path):
     "Every number of the logs stands in the file, with sound check sums; TensorBoard reads it where it is installed."
     import struct
 
-    from semgan_nb.runs import EventFile, _crc32c
+    from semgan_nb.monitoring import EventFile, _crc32c
 
     list(train(TINY.replace(total_kimg=0.064), archive, tmp_path / "r"))
     events = EventFile(tmp_path / "r")
@@ -421,10 +425,10 @@ def test_the_command_says_what_it_would_do_and_writes_nothing(archive, tmp_path,
 
 
 def test_the_command_chooses_batch_gpu_and_keeps_it(archive, tmp_path, monkeypatch, capsys):
-    import semgan_nb.training as training
+    import semgan_nb.resources as resources
     from semgan_nb.cli import main
 
-    monkeypatch.setattr(training, "probe", lambda *args, **kwargs: dict(images=2, seconds=dict(Gmain=1.0, Dmain=1.0, Dreg=1.0), base=1e9, peak=1.2e9))
+    monkeypatch.setattr(resources, "probe", lambda *args, **kwargs: dict(images=2, seconds=dict(Gmain=1.0, Dmain=1.0, Dreg=1.0), base=1e9, peak=1.2e9))
     more = ["--out", str(tmp_path / "r"), "--kimg", "0.032", "--metrics", "none"]
     assert main(["train", str(archive), *more, "--memory", "0.5"]) == 0  # less than the rough figure, so the probe is asked
     assert "batch_gpu 1 instead of 16" in capsys.readouterr().out and read_config(tmp_path / "r")["resolved"]["batch_gpu"] == 1
@@ -437,7 +441,7 @@ def test_the_command_chooses_batch_gpu_and_keeps_it(archive, tmp_path, monkeypat
 
 
 def test_whether_bfloat16_pays_on_this_cpu_is_measured_and_said(archive, tmp_path, monkeypatch, capsys):
-    import semgan_nb.training as training
+    import semgan_nb.resources as resources
     from semgan_nb.cli import main
 
     pace = dict(half=0.5, full=1.0)
@@ -447,20 +451,20 @@ def test_whether_bfloat16_pays_on_this_cpu_is_measured_and_said(archive, tmp_pat
         seconds = pace["half" if half else "full"]
         return dict(images=2, seconds=dict(Gmain=seconds, Dmain=seconds, Dreg=0.0), base=1e9, peak=1.2e9)
 
-    monkeypatch.setattr(training, "probe", probe)
+    monkeypatch.setattr(resources, "probe", probe)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     half = laptop().replace(half_format="bfloat16", num_fp16_res=3)
-    assert training.half_words(half, 32) == "bfloat16 takes 500 s/kimg here, float32 1e+03"
-    assert training.half_words(laptop(), 32).endswith(": --half-format bfloat16 --num-fp16-res 4 would pay")
+    assert resources.half_words(half, 32) == "bfloat16 takes 500 s/kimg here, float32 1e+03"
+    assert resources.half_words(laptop(), 32).endswith(": --half-format bfloat16 --num-fp16-res 4 would pay")
     pace["half"] = 2.0
-    assert training.half_words(half, 32) == "bfloat16 takes 2e+03 s/kimg here, float32 1e+03: it does not pay, leave --half-format out"
-    assert training.half_words(laptop(), 32).endswith(": it would not pay")
+    assert resources.half_words(half, 32) == "bfloat16 takes 2e+03 s/kimg here, float32 1e+03: it does not pay, leave --half-format out"
+    assert resources.half_words(laptop(), 32).endswith(": it would not pay")
     monkeypatch.chdir(tmp_path)
     assert main(["train", str(archive), "--dry-run"]) == 0 and ": it would not pay" in capsys.readouterr().out
     more = ["--out", "r", "--kimg", "0.016", "--metrics", "none", "--half-format", "bfloat16", "--num-fp16-res", "3"]
     assert main(["train", str(archive), *more]) == 0 and "it does not pay, leave --half-format out" in capsys.readouterr().out
-    monkeypatch.setattr(training, "probe", lambda *args, **kwargs: None)
-    assert training.half_words(half, 32) == ""
+    monkeypatch.setattr(resources, "probe", lambda *args, **kwargs: None)
+    assert resources.half_words(half, 32) == ""
 
 
 def test_a_run_that_cannot_go_on_is_one_sentence(archive, tmp_path, capsys):
@@ -487,7 +491,7 @@ def test_bfloat16_goes_on_exactly_too(archive, tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory as Linux counts it")
 def test_sem512_takes_two_iterations_in_less_than_8_gib(tmp_path):
     "All four phases, and one iteration of the main ones, of 32 images of 512 px, in rounds chosen for 8 GiB; minutes to half an hour."
-    from semgan_nb.training import fit_batch_gpu
+    from semgan_nb.resources import fit_batch_gpu
 
     config, measured, words = fit_batch_gpu(sem512(), 512, limit=8 * 2**30)
     assert config.batch_gpu < 8 and f"batch_gpu {config.batch_gpu} instead of 8" in words

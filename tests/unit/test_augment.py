@@ -1,4 +1,4 @@
-"""Chapter 07 against the reference: check values at fixed percentiles, arrays (tests/data/ada.npz), the controller (ada_controller.npz)."""
+"""Chapters 22 and 23 against the reference: check values at fixed percentiles, arrays (tests/data/ada.npz), the controller (ada_controller.npz)."""
 import os
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from semgan_nb import augment
-from semgan_nb.augment import PIPES, AdaController, AugmentPipe, augment_pipe
+from semgan_nb import resampling
+from semgan_nb.augment import AdaController, AugmentPipe, PIPES, augment_pipe
 
 data = Path(__file__).parents[1] / "data"
 noise = torch.tensor(np.random.RandomState(7).rand(2, 1, 32, 32) * 2 - 1, dtype=torch.float32)
@@ -122,19 +122,19 @@ def test_closed_gates_change_nothing(name):
 
 def test_one_image_far_off_costs_the_others_nothing(monkeypatch):
     """The padding is common to the batch; what is doubled of each image is the part that it needs, and the result is what the whole would give."""
-    made, resample = [], augment._Resampling.__call__
+    made, resample = [], resampling._Resampling.__call__
 
     def noting(self, x, n_out, axis):
         y = resample(self, x, n_out, axis)
-        if self is augment._DOUBLE and axis == 1:
+        if self is resampling._DOUBLE and axis == 1:
             made.append(y.numel())
         return y
 
-    monkeypatch.setattr(augment._Resampling, "__call__", noting)
+    monkeypatch.setattr(resampling._Resampling, "__call__", noting)
     x = torch.tensor(np.random.RandomState(0).rand(32, 1, 128, 128), dtype=torch.float32)
     maps = np.eye(3)[None].repeat(32, 0)
     maps[5, 0, 2], maps[5, 1, 2] = 100, -100
-    y = augment.warp(x, maps)
+    y = resampling.warp(x, maps)
     assert sum(made) < 32 * 4 * 160**2 and max(made) < 2 * 4 * 240**2  # the whole, doubled: 32 * 4 * 234**2 at once
     assert (y[0] - x[0]).abs().max() < 1e-4 and (y[5, 0, 110:, :18] - x[5, 0, 10:28, 100:118]).abs().max() < 1e-4
 

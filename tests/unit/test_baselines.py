@@ -8,9 +8,14 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import multivariate_normal, norm
 
 from semgan_nb.dataset import Dataset
-from semgan_nb.metrics import (PLAIN_RUNGS, Judge, RandomField, baseline_table, baselines, blend, compare, depth, draw_field, field_correlation, laid_on, likeness, pair_probability, possible_power, segmented)
-from semgan_nb.micrographs import BadInput
-from semgan_nb.microstructure import radial_spectrum, two_point, two_point_map
+from semgan_nb.microstructure import compare
+from semgan_nb.memorisation import laid_on, likeness
+from semgan_nb.random_field import RandomField, depth, draw_field, field_correlation, pair_probability, possible_power, segmented
+from semgan_nb.reference_sets import blend
+from semgan_nb.evaluation import Judge
+from semgan_nb.baselines import PLAIN_RUNGS, baseline_table, baselines
+from semgan_nb.foundation import BadInput
+from semgan_nb.descriptors import radial_spectrum, two_point, two_point_map
 from semgan_nb.synthetic import grf, specimens
 
 
@@ -190,7 +195,7 @@ def test_one_table(archive, tmp_path, monkeypatch):
     assert table.count("\n|") >= 10 and "**copier**" in table and "| other real images |" in table and "random recall" in table
     written = json.loads((tmp_path / "out" / "baselines.json").read_text())
     assert written["rows"] == json.loads(json.dumps(result["rows"])) and table in (tmp_path / "out" / "baselines.md").read_text()
-    monkeypatch.setattr("semgan_nb.metrics.compare", None)  # known sets are not judged again
+    monkeypatch.setattr("semgan_nb.baselines.compare", None)  # known sets are not judged again
     again = baselines(archive, None, METRICS, out=tmp_path / "out")
     assert again["rows"] == written["rows"][:len(PLAIN_RUNGS)] and "Without any learning" in again["text"]
 

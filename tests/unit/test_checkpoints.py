@@ -1,4 +1,4 @@
-"""Chapter 14: snapshots and states with checksums, conversion, what `semgan info` says, and training that begins from other weights."""
+"""Chapters 51 to 53: snapshots and states with checksums, conversion, what `semgan info` says, and training that begins from other weights."""
 import ast
 import pickle
 import random
@@ -14,13 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import semgan_nb
-from semgan_nb import training
-from semgan_nb.checkpoints import (
-    convert, file_lines, load, load_networks, load_state, load_tensors, mismatches, read_state, save_snapshot, save_state, snapshot_info, transfer, transfer_config,
-)
+from semgan_nb import trainer
+from semgan_nb.checkpoints import load, load_state, load_tensors, mismatches, read_state, save_snapshot, save_state, snapshot_info
+from semgan_nb.official import convert, file_lines, load_networks
+from semgan_nb.transfer import transfer, transfer_config
 from semgan_nb.cli import info, main
 from semgan_nb.layers import upsample2d
-from semgan_nb.micrographs import BadInput
+from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Discriminator
 from semgan_nb.runs import Config, read_config, read_status, snapshots
 from semgan_nb.training import train
@@ -153,7 +153,7 @@ def test_the_package_knows_no_reader_that_runs_files():
                 assert called not in ("torch.hub.load", "pd.read_pickle", "eval", "exec", "__import__"), path
                 if called == "torch.jit.load":
                     scripts += 1
-                    assert path.name == "features.py", path
+                    assert path.name == "extractors.py", path
                 if called in ("torch.load", "torch.serialization.load"):
                     assert options.get("weights_only") == "True", path
                 if called in ("np.load", "numpy.load"):
@@ -240,7 +240,7 @@ def test_info_says_what_a_file_is(pickled, snapshot, tmp_path):
 # -- transfer -------------------------------------------------------------------------------------------------------------
 
 def nets(config, resolution=16, channels=1):
-    return training.make_networks(config, resolution, channels)
+    return trainer.make_networks(config, resolution, channels)
 
 
 def test_grey_from_rgb_is_the_mean_of_the_colours(pickled):

@@ -1,4 +1,4 @@
-"""Chapter 21 without a browser: values are set, buttons clicked, and what is shown is what one call of `plots` draws."""
+"""Chapters 83 to 89 without a browser: values are set, buttons clicked, and what is shown is what one call of `plots` draws."""
 import gc
 import io
 import shutil
@@ -15,13 +15,25 @@ import tifffile
 from made_up_runs import METRIC, MadeUpRun, made_up_run, made_up_sweep, random_snapshot
 from PIL import Image
 
-from semgan_nb import dashboards, plots
-from semgan_nb.dashboards import augment_gallery, close_dashboards, controller_panel, data_steps, file_steps, latent_walk, live_run, run_state, steel_images, steel_panel, target_sweep, walk_image
+import semgan_nb.dashboards.explorer as explorer
+from semgan_nb import checkpoints
+from semgan_nb.dashboards import explorer
+from semgan_nb import plots
+from semgan_nb import study_plots
+from semgan_nb import material_plots
+from semgan_nb.widgets import close_dashboards
+from semgan_nb.dashboards.data import data_steps, file_steps
+from semgan_nb.dashboards.live import live_run, run_state
+from semgan_nb.dashboards.study import target_sweep
+from semgan_nb.dashboards.explorer import latent_walk, walk_image
+from semgan_nb.dashboards.augmentation import augment_gallery, controller_panel
+from semgan_nb.dashboards.compare import steel_images, steel_panel
 from semgan_nb.dataset import Dataset, write_archive
-from semgan_nb.latent import walk_frames
-from semgan_nb.micrographs import BadInput
-from semgan_nb.microstructure import DESCRIPTORS, Segmentation, measure, phase_fractions, same_steel
-from semgan_nb.preprocess import prepare
+from semgan_nb.films import walk_frames
+from semgan_nb.foundation import BadInput
+from semgan_nb.descriptors import Segmentation, phase_fractions
+from semgan_nb.microstructure import DESCRIPTORS, measure, same_steel
+from semgan_nb.preparation import prepare
 from semgan_nb.synthetic import dual_phase, specimens
 
 FAST = dict(every=0.1)
@@ -222,7 +234,7 @@ def test_augment_gallery_shows_what_plots_draws():
         w["transform"].value = name
         assert box.wait() and not w["notice"].value and w["sense"].value, name
     w["transform"].value, w["strength"].value, w["p"].value, w["seed"].value = "scale", 2.0, 0.5, 7
-    assert box.wait() and same(w["effect"], plots.augmentation_effect(images, "scale", 2.0, 0.5, 7))
+    assert box.wait() and same(w["effect"], material_plots.augmentation_effect(images, "scale", 2.0, 0.5, 7))
     names = dict(images=images)
     exec(box.code, names)
 
@@ -267,11 +279,11 @@ def test_steel_panel_shows_what_plots_draws(steel):
     sides = [steel_images(source, 40) for source in (steel["archive"], steel["snapshot"])]
     two = [measure(side["images"], 150) for side in sides]
     found, labels = same_steel(*two, False), ("real", "snapshot-000000")
-    assert same(w["overview"], plots.steel_figure(found)) and len(w["descriptor"].options) == len(found["descriptors"])
+    assert same(w["overview"], material_plots.steel_figure(found)) and len(w["descriptor"].options) == len(found["descriptors"])
     for key in ("fraction", "chord_rest_rows", "orientation", "spectrum", "sc1"):
         w["descriptor"].value = key
         assert box.wait() and not w["notice"].value
-        assert same(w["distributions"], plots.descriptor_figure(found, key, labels)) and same(w["extremes"], plots.extremes(*(side["images"] for side in sides), two, key, labels=labels))
+        assert same(w["distributions"], material_plots.descriptor_figure(found, key, labels)) and same(w["extremes"], material_plots.extremes(*(side["images"] for side in sides), two, key, labels=labels))
         assert found["descriptors"][key]["sentence"] in w["sentence"].value.replace("&#x27;", "'")
     assert "150 nm" in w["state"].value and "µm" in w["sentences"].value
     names = {}
@@ -312,7 +324,7 @@ def test_steel_panel_of_matched_data_leaves_fractions_out(steel):
 
 def test_steel_panel_of_a_run_finds_its_archive(steel, tmp_path):
     from semgan_nb.runs import laptop
-    from semgan_nb.training import train_silently
+    from semgan_nb.launch import train_silently
 
     run = tmp_path / "run"
     train_silently(laptop(32).replace(total_kimg=0.064, kimg_per_tick=0.064, snap=1, metrics=("none",), channel_base=512, channel_max=16), steel["archive"], run)
@@ -336,14 +348,14 @@ def test_sweep_shows_what_plots_draws(tmp_path):
     box, w = target_sweep(sweep)
     assert "<b>9 runs</b>" in w["state"].value and "9 done" in w["state"].value and w["stop"].disabled
     assert [text for text, _ in w["settings"].options] == ["0.3", "0.5", "noaug"] and w["axis"].value == "ada_target" and w["kimg"].value == 48
-    assert same(w["bands"], plots.bands(sweep, at=48)) and same(w["best"], plots.best_values(sweep, log=True))
+    assert same(w["bands"], study_plots.bands(sweep, at=48)) and same(w["best"], study_plots.best_values(sweep, log=True))
     assert same(w["samples"], plots.samples({"0.3": sweep / "ada_target=0.3-seed0", "0.5": sweep / "ada_target=0.5-seed0", "noaug": sweep / "aug=noaug-seed0"}))
 
     w["kimg"].value, w["seed"].value, w["log"].value, w["settings"].value = 16, 2, False, ("noaug", 0.3)
     assert box.wait() and not w["notice"].value
     chosen = dict(axis="ada_target", settings=[0.3, "noaug"])
-    assert same(w["bands"], plots.bands(sweep, METRIC, **chosen, log=False, at=16)) and same(w["best"], plots.best_values(sweep, METRIC, **chosen))
-    assert same(w["samples"], plots.samples(plots.study_runs(sweep, 2, **chosen), 16))
+    assert same(w["bands"], study_plots.bands(sweep, METRIC, **chosen, log=False, at=16)) and same(w["best"], study_plots.best_values(sweep, METRIC, **chosen))
+    assert same(w["samples"], plots.samples(study_plots.study_runs(sweep, 2, **chosen), 16))
     shown = {}
     exec(box.code, shown)
     assert shown["chosen"]["settings"] == [0.3, "noaug"]
@@ -361,9 +373,9 @@ def test_sweep_over_two_fields_holds_one_fixed(tmp_path):
     w["axis"].value = "ada_target"
     w["hold_subset"].value = "100"
     assert box.wait() and w["hold_ada_target"].disabled and not w["hold_subset"].disabled
-    assert same(w["bands"], plots.bands(sweep, axis="ada_target", where={"subset": 100}, at=48))
+    assert same(w["bands"], study_plots.bands(sweep, axis="ada_target", where={"subset": 100}, at=48))
     w["axis"].value = "subset"
-    assert box.wait() and [text for text, _ in w["settings"].options] == ["50", "100"] and same(w["best"], plots.best_values(sweep, axis="subset", log=True))
+    assert box.wait() and [text for text, _ in w["settings"].options] == ["50", "100"] and same(w["best"], study_plots.best_values(sweep, axis="subset", log=True))
     w["axis"].value = ""
     assert box.wait() and len(w["settings"].options) == 2  # subset is still held at 100
     w["hold_subset"].value = ""
@@ -406,7 +418,7 @@ def snapshot(tmp_path_factory):
 
 def test_walk_shows_the_frames_of_the_film(tmp_path, snapshot):
     box, w = latent_walk(snapshot, folder=tmp_path)
-    G = dashboards.load(snapshot).G
+    G = checkpoints.load(snapshot).G
     frames = list(walk_frames(G, (0, 1), 241))
     for k in (0, 100, 240):
         w["position"].value = k
@@ -420,11 +432,11 @@ def test_walk_shows_the_frames_of_the_film(tmp_path, snapshot):
 
 def test_walk_follows_its_controls(snapshot):
     box, w = latent_walk(snapshot)
-    G = dashboards.load(snapshot).G
+    G = checkpoints.load(snapshot).G
     w["position"].value, w["seed_a"].value, w["seed_b"].value, w["psi"].value = 60, 7, 8, 0.5
     for noise in ("off", "random", "fixed"):
         w["noise"].value = noise
-        expected = walk_image(G, (7, 8), 0.25, 0.5, dashboards.NOISE[noise], noise_seed=60)
+        expected = walk_image(G, (7, 8), 0.25, 0.5, explorer.NOISE[noise], noise_seed=60)
         assert box.wait() and np.array_equal(pixels(w["image"]), expected)
     assert w["name"].value == "walk-7-8"
     shown = {}
@@ -443,7 +455,7 @@ def test_stale_frames_are_dropped(snapshot, monkeypatch):
         time.sleep(0.2)
         return walk_image(G, seeds, t, *args, **kwargs)
 
-    monkeypatch.setattr(dashboards, "walk_image", slow)
+    monkeypatch.setattr(explorer, "walk_image", slow)
     box, w = latent_walk(snapshot)
     began = time.monotonic()
     for k in range(1, 101):

@@ -1,4 +1,4 @@
-"""Chapter 03: archive, hold-out, subset, mirror, sampler."""
+"""Chapter 16: archive, hold-out, subset, mirror, sampler."""
 import io
 import itertools
 import json
@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from semgan_nb import dataset as chapter
+from semgan_nb import dataset
 from semgan_nb.dataset import Dataset, InfiniteSampler, choose_holdout, subset_indices, write_archive
-from semgan_nb.micrographs import BadInput
+from semgan_nb.foundation import BadInput
 
 
 def items(n=20, size=16, channels=None, **extra):
@@ -94,7 +94,7 @@ def test_plain_folder_of_png(tmp_path):
 def test_large_archives_are_read_from_disk(tmp_path, monkeypatch):
     write_archive(tmp_path / "a.zip", items(), {})
     kept = Dataset(tmp_path / "a.zip", mirror=True)
-    monkeypatch.setattr(chapter, "_KEEP_BYTES", 0)
+    monkeypatch.setattr(dataset, "_KEEP_BYTES", 0)
     assert (Dataset(tmp_path / "a.zip", mirror=True).images() == kept.images()).all()
     with zipfile.ZipFile(tmp_path / "a.zip") as z:
         z.extractall(tmp_path / "folder")
@@ -284,7 +284,7 @@ def test_an_archive_from_disk_survives_pickling_and_other_processes(tmp_path, mo
     import pickle
 
     write_archive(tmp_path / "a.zip", items(), {})
-    monkeypatch.setattr(chapter, "_KEEP_BYTES", 0)
+    monkeypatch.setattr(dataset, "_KEEP_BYTES", 0)
     data = Dataset(tmp_path / "a.zip")
     expected = data.images()
     again = pickle.loads(pickle.dumps(data))
@@ -301,7 +301,7 @@ def test_the_part_may_be_decided_after_the_last_image(tmp_path):
     written = write_archive(tmp_path / "a.zip", (i for i in items()), {}, finish)
     data = Dataset(tmp_path / "a.zip", "holdout")
     assert data.manifest == json.loads(json.dumps(written)) and written["seen"] == 20 and set(data.groups) == {"g4"}
-    ready = [{k: v for k, v in i.items() if k != "image"} | {"png": chapter.png(i["image"])} for i in items()]
+    ready = [{k: v for k, v in i.items() if k != "image"} | {"png": dataset.png(i["image"])} for i in items()]
     write_archive(tmp_path / "b.zip", ready, {}, finish)
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     for odd in (np.zeros((16, 16, 4), np.uint8), np.zeros((16, 16), np.uint16), np.zeros((16, 8), np.uint8)):
@@ -324,5 +324,5 @@ def test_many_groups_are_chosen_quickly():
 
 
 def test_scales_that_agree_to_two_per_cent_are_one():
-    assert chapter.one_scale([(50, 50), (50.4, 50.2), (50.1, 50)]) == (50.1, 50.0) and chapter.one_scale([(50, 50), None]) is None
-    assert chapter.one_scale([(50, 50), (51.5, 51.5)]) is None and chapter.one_scale([]) is None
+    assert dataset.one_scale([(50, 50), (50.4, 50.2), (50.1, 50)]) == (50.1, 50.0) and dataset.one_scale([(50, 50), None]) is None
+    assert dataset.one_scale([(50, 50), (51.5, 51.5)]) is None and dataset.one_scale([]) is None

@@ -1,4 +1,5 @@
 """The image embeddings: numbers of an independent implementation, padding, folding, and what they refuse."""
+import pooch
 import functools
 import hashlib
 import os
@@ -13,10 +14,10 @@ import torch.nn.functional as F
 from made_up_weights import LAYOUT, made_up_state, made_up_vgg
 from reference_tools import tool
 
-from semgan_nb import features
-from semgan_nb.features import (EXTRACTORS, LITE0_SHA256, Inception, Lite0, RandomNetwork, Vgg16, find_weights, fold_batch_norm, get_extractor, inception,
-                                inception_layers, lite0_layers, resize_matrix, same_padding_stride2, tf1_resize_matrix)
-from semgan_nb.micrographs import BadInput
+from semgan_nb import extractors
+from semgan_nb.features import LITE0_SHA256, Lite0, RandomNetwork, fold_batch_norm, lite0_layers, resize_matrix, same_padding_stride2
+from semgan_nb.extractors import EXTRACTORS, Inception, Vgg16, find_weights, get_extractor, inception, inception_layers, tf1_resize_matrix
+from semgan_nb.foundation import BadInput
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,7 @@ def nowhere(monkeypatch, tmp_path):
 
     def no_network(*args, **options):
         raise ConnectionError("no network")
-    monkeypatch.setattr(features.pooch, "retrieve", no_network)
+    monkeypatch.setattr(pooch, "retrieve", no_network)
     return tmp_path
 
 
@@ -260,13 +261,13 @@ def test_files_of_other_content_are_told_apart(made_up, tmp_path, nowhere):
 
 def test_known_hashes_make_a_file_genuine(made_up, monkeypatch):
     sha256 = hashlib.sha256(made_up.read_bytes()).hexdigest()
-    known = features.WEIGHTS["inception"][0]
-    monkeypatch.setitem(features.WEIGHTS, "inception", (known._replace(sha256=sha256),))
+    known = extractors.WEIGHTS["inception"][0]
+    monkeypatch.setitem(extractors.WEIGHTS, "inception", (known._replace(sha256=sha256),))
     assert inception(path=made_up).genuine and Inception(path=made_up, dim=768).genuine
 
 
 def test_where_weights_are_looked_for(nowhere, monkeypatch):
-    name = features.WEIGHTS["inception768"][0].file
+    name = extractors.WEIGHTS["inception768"][0].file
 
     def put(folder):
         (nowhere / folder).mkdir(parents=True, exist_ok=True)
@@ -302,12 +303,12 @@ def test_a_download_must_have_the_known_hash(monkeypatch, tmp_path):
             monkeypatch.delenv(variable, raising=False)
         monkeypatch.setenv("SEMGAN_CACHE", str(tmp_path / "cache"))
         url = f"http://127.0.0.1:{server.server_address[1]}/w.pth"
-        file = features.WeightsFile("w.pth", 7, "0" * 64, url, "made up")
-        monkeypatch.setitem(features.WEIGHTS, "inception", (file,))
+        file = extractors.WeightsFile("w.pth", 7, "0" * 64, url, "made up")
+        monkeypatch.setitem(extractors.WEIGHTS, "inception", (file,))
         with pytest.raises(BadInput, match="holds something else"):
             find_weights("inception")
         assert not (tmp_path / "cache" / "weights" / "w.pth").exists()
-        monkeypatch.setitem(features.WEIGHTS, "inception", (file._replace(sha256=hashlib.sha256(b"weights").hexdigest()),))
+        monkeypatch.setitem(extractors.WEIGHTS, "inception", (file._replace(sha256=hashlib.sha256(b"weights").hexdigest()),))
         assert find_weights("inception").read_bytes() == b"weights"
         server.shutdown()
         assert find_weights("inception").parent == tmp_path / "cache" / "weights"
@@ -349,7 +350,7 @@ def test_torchscript_is_run_where_its_hash_is_known_or_named(name, dim, known, t
     with pytest.raises(BadInput, match=f"weight is missing.*SEMGAN_TRUST={sha256} if you trust this program"):
         get_extractor(name, weights=path)
     if known:
-        monkeypatch.setitem(features.WEIGHTS, name, (features.WEIGHTS[name][-1]._replace(sha256=sha256),))
+        monkeypatch.setitem(extractors.WEIGHTS, name, (extractors.WEIGHTS[name][-1]._replace(sha256=sha256),))
     else:
         monkeypatch.setenv("SEMGAN_TRUST", f"{'0' * 64},{sha256.upper()}")
     network = get_extractor(name, weights=path)
@@ -430,7 +431,7 @@ def test_vgg16_in_torchvisions_layout(tmp_path):
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 224, 224), dtype=np.uint8))
     mean, std = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
     x = (images.float() / 255 - mean) / std
-    for i, _, _ in features.VGG16_CONVOLUTIONS:
+    for i, _, _ in extractors.VGG16_CONVOLUTIONS:
         x = F.relu(F.conv2d(x, state[f"features.{i}.weight"], state[f"features.{i}.bias"], padding=1))
         if i in (2, 7, 14, 21, 28):
             x = F.max_pool2d(x, 2)

@@ -1,4 +1,5 @@
-"""Chapter 01: public sets, from a server of the test's own."""
+"""Chapter 13: public sets, from a server of the test's own."""
+import shutil
 import hashlib
 import http.server
 import io
@@ -13,7 +14,9 @@ import pytest
 from PIL import Image
 
 from semgan_nb import micrographs
-from semgan_nb.micrographs import PUBLIC_SETS, BadInput, PublicSet, fetch, list_images, public_sets, read_micrograph
+from semgan_nb.foundation import BadInput
+from semgan_nb.micrographs import list_images, read_micrograph
+from semgan_nb.public_sets import PUBLIC_SETS, PublicSet, fetch, public_sets
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -264,7 +267,7 @@ def test_a_folder_that_is_none(few, tmp_path):
 
 
 def test_room_on_the_disk(few, tmp_path, monkeypatch):
-    monkeypatch.setattr(micrographs.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10})())
     with pytest.raises(BadInput, match="no room"):
         fetch("few", tmp_path / "few", progress=False, say=lambda text: None)
 

@@ -1,4 +1,4 @@
-"""Chapters 05, 06 and 08 against arrays computed with the reference implementation: a network of 32 px, images, logits, losses, R1 and path length with their gradients.
+"""Chapters 20, 21 and 24 against arrays computed with the reference implementation: a network of 32 px, images, logits, losses, R1 and path length with their gradients.
 
 tests/data/net_32_grey.npz is an excerpt. With the environment variable SEMGAN_GOLDEN naming the folder of the whole set (net_32_grey.npz, .json, .pkl, ops.npz) everything is compared."""
 import json
@@ -52,7 +52,7 @@ class Excerpt:
 def loaded(request):
     if request.param == "excerpt":
         return Excerpt(Path(__file__).parents[1] / "data" / "net_32_grey.npz")
-    from semgan_nb.checkpoints import load_official
+    from semgan_nb.official import load_official
 
     folder, nets = Path(FOLDER), load_official(Path(FOLDER) / "net_32_grey.pkl")
     norms = json.loads((folder / "net_32_grey.json").read_text(encoding="utf-8"))["gradient_l2_norms"]
@@ -169,7 +169,7 @@ def trainer(gold, monkeypatch):
     import copy
 
     from semgan_nb.runs import Config
-    from semgan_nb.training import Trainer
+    from semgan_nb.trainer import Trainer
 
     config = Config(z_dim=64, w_dim=64, channel_base=1024, channel_max=32, batch_size=4, batch_gpu=4, mbstd_group_size=4, style_mixing_prob=0.0, aug="noaug",
                     r1_gamma=float(gold.a["R1.gamma"]), G_reg_interval=4, metrics=())
@@ -233,7 +233,7 @@ def test_a_whole_iteration_takes_the_stored_steps(gold, trainer):
 @whole
 @torch.no_grad()
 def test_averaged_generator():
-    from semgan_nb.checkpoints import load_official
+    from semgan_nb.official import load_official
 
     a, nets = np.load(Path(FOLDER) / "net_32_grey.npz"), load_official(Path(FOLDER) / "net_32_grey.pkl")
     G, z = nets.G_ema.eval(), torch.from_numpy(a["z"])

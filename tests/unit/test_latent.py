@@ -1,4 +1,4 @@
-"""Chapter 09: check values of slerp, its edges, that sampling is repeatable and leaves everything else alone, walks and films."""
+"""Chapters 25 and 26: check values of slerp, its edges, that sampling is repeatable and leaves everything else alone, walks and films."""
 import itertools
 import weakref
 
@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from semgan_nb.latent import latents, parse_seeds, random_images, sample, slerp, to_uint8_images, walk_figure, walk_frames, write_film
-from semgan_nb.micrographs import BadInput
+from semgan_nb.latent import latents, parse_seeds, random_images, sample, slerp, to_uint8_images
+from semgan_nb.films import walk_figure, walk_frames, write_film
+from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Generator
 
 A, B = (np.random.RandomState(seed).randn(512) for seed in (0, 1))

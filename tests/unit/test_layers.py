@@ -1,13 +1,11 @@
-"""Chapter 05 against numbers computed with the reference implementation (tests/data/ops.npz)."""
+"""Chapter 20 against numbers computed with the reference implementation (tests/data/ops.npz)."""
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from semgan_nb.layers import (
-    MinibatchStd, bias_act, conv2d_resample, downsample2d, fir_filter, modulated_conv2d, upfirdn2d, upsample2d,
-)
+from semgan_nb.layers import MinibatchStd, bias_act, conv2d_resample, downsample2d, fir_filter, modulated_conv2d, upfirdn2d, upsample2d
 
 gold = {k: torch.from_numpy(v) for k, v in np.load(Path(__file__).parents[1] / "data" / "ops.npz").items()}
 x, f = gold["x_f32"], fir_filter()

@@ -9,12 +9,17 @@ from made_up_sets import steel_archive
 from scipy.ndimage import gaussian_filter
 
 from semgan_nb import plots
+from semgan_nb import study_plots
 from semgan_nb.checkpoints import find_snapshot
-from semgan_nb.cli import study_text, summary_lines
+from semgan_nb.launch import summary_lines
+from semgan_nb.studies import study_text
 from semgan_nb.dataset import Dataset, subset_indices, write_archive
-from semgan_nb.metrics import (RUNGS, Judge, get_judge, Memory, MemoryJudge, Yardstick, best_record, better_of, judge_together, laid_on, likeness, look, memory_text, parse_metric, plant, score, shares_pixels,
-                               summary, turned)
-from semgan_nb.micrographs import BadInput
+from semgan_nb.scores import best_record, better_of, parse_metric, summary
+from semgan_nb.memorisation import Memory, Yardstick, laid_on, likeness, look, memory_text, plant, shares_pixels, turned
+from semgan_nb.reference_sets import RUNGS
+from semgan_nb.evaluation import Judge, judge_together, score
+from semgan_nb.judges import MemoryJudge, get_judge
+from semgan_nb.foundation import BadInput
 from semgan_nb.runs import read_metrics
 from semgan_nb.studies import Study
 from semgan_nb.training import _Reporter
@@ -245,7 +250,7 @@ def test_no_snapshot_is_the_best_for_copying_nothing(tmp_path):
     texts = lambda figure: [text.get_text() for axes in figure.axes for text in axes.texts] + [axes.get_title(loc="left") + axes.get_title() + axes.get_xlabel() + axes.get_ylabel() for axes in figure.axes]
     ladder = texts(plots.ladder_figure(json.loads((run.dir / f"ladder-{name}.json").read_text()), metrics[name]))
     assert not any("best" in text for text in ladder) and any("share of copies of 60 training images" in text for text in ladder)
-    assert f"share of copies\n({name})" in texts(plots.curves(run.dir)) and not any("best" in text for text in texts(plots.best_values(run.dir.parent, name)))
+    assert f"share of copies\n({name})" in texts(plots.curves(run.dir)) and not any("best" in text for text in texts(study_plots.best_values(run.dir.parent, name)))
     row, = Study(run.dir.parent).best_table(name)
     assert _Reporter._best_snapshots(SimpleNamespace(writer=run.writer)) == {"snapshot-000032.safetensors"}  # of the distance
     assert row["best"] == row["end"] == [0.2] and "last: median" in study_text(run.dir.parent, [name]) and "best: median" not in study_text(run.dir.parent, [name])

@@ -12,19 +12,27 @@ from scipy.linalg import sqrtm
 from made_up_sets import crops
 from reference_tools import prepare_torchvision, tool
 
-from semgan_nb import metrics, plots
+import semgan_nb.evaluation as evaluation
+import semgan_nb.distances as distances
+from semgan_nb import foundation, plots
 from semgan_nb.checkpoints import find_snapshot
-from semgan_nb.cli import evaluate, main
+from semgan_nb.launch import evaluate
+from semgan_nb.cli import main
 from semgan_nb.dataset import Dataset, subset_indices, write_archive
-from semgan_nb.features import Inception, find_weights, get_extractor
-from semgan_nb.metrics import (RUNGS, FeatureSet, Judge, best_record, better_of, between_rungs, blur, closer_than, compare, covered, distinct_indices, extrapolate,
-                               feature_statistics, floor_of, frechet_distance, headline, inception_score, judge_together, kernel_distance, kernel_distance_of_all, metric_of,
-                               neighbour_radii, parse_metric, path_length, phase_randomise, precision_recall, score, summary, warnings_of, word_of)
-from semgan_nb.micrographs import BadInput
-from semgan_nb.microstructure import power_spectrum
+from semgan_nb.extractors import Inception, find_weights, get_extractor
+from semgan_nb.microstructure import compare
+from semgan_nb.distances import (
+    FeatureSet, blur, covered, extrapolate, feature_statistics, frechet_distance, inception_score, kernel_distance, kernel_distance_of_all,
+    neighbour_radii, path_length, precision_recall,
+)
+from semgan_nb.scores import best_record, better_of, between_rungs, closer_than, headline, metric_of, parse_metric, summary, word_of
+from semgan_nb.reference_sets import RUNGS, distinct_indices, phase_randomise
+from semgan_nb.evaluation import Judge, floor_of, judge_together, score, warnings_of
+from semgan_nb.foundation import BadInput
+from semgan_nb.descriptors import power_spectrum
 from semgan_nb.networks import Generator
 from semgan_nb.runs import laptop, read_metrics, snapshots
-from semgan_nb.training import train_silently
+from semgan_nb.launch import train_silently
 
 GOLDEN = Path(__file__).parents[1] / "data" / "metrics_fid.npz"
 
@@ -301,7 +309,7 @@ def test_the_last_bin_does_not_decide():
 
 
 def test_times_in_words():
-    assert [metrics._time_text(s) for s in (45, 123, 3723, 93780)] == ["45s", "2m 03s", "1h 02m 03s", "1d 02h 03m"]
+    assert [foundation._time_text(s) for s in (45, 123, 3723, 93780)] == ["45s", "2m 03s", "1h 02m 03s", "1d 02h 03m"]
 
 
 # Kernel distance, precision and recall, inception score.
@@ -343,7 +351,7 @@ def test_golden_kernel_distances(name, size, monkeypatch):
     assert kid(single=True) == pytest.approx(float(g[name]), rel=1e-6)
     exact = kid()
     assert exact == pytest.approx(float(g[name]), rel=2e-5)  # its float32 sums are off by that
-    monkeypatch.setattr(metrics, "max", lambda *sizes: 10**9, raising=False)  # as where the whole table of kernel values would be too large
+    monkeypatch.setattr(distances, "max", lambda *sizes: 10**9, raising=False)  # as where the whole table of kernel values would be too large
     assert kid() == pytest.approx(exact, rel=1e-9)
 
 
@@ -558,7 +566,7 @@ class Known:
 
 def test_only_the_official_thing_has_the_official_name(archive, monkeypatch):
     network = Known()
-    monkeypatch.setattr(metrics, "get_extractor", lambda name, *args: network)
+    monkeypatch.setattr(evaluation, "get_extractor", lambda name, *args: network)
     with pytest.raises(BadInput, match="fid50k_full: the weights are not the known file .*: ask for inception_fd50k_full"):
         Judge("fid50k_full", archive)
     assert Judge("inception_fd50k_full", archive).metric == "inception_fd50k_full"

@@ -1,4 +1,4 @@
-"""Chapter 01: reading, refusing, the data bar."""
+"""Chapters 10 to 12: reading, refusing, the data bar."""
 import io
 import lzma
 import os
@@ -19,8 +19,8 @@ from PIL import Image
 from vendor_files import with_bar
 
 from semgan_nb import micrographs
-from semgan_nb.micrographs import (BadInput, LabelMap, Micrograph, atomic, embedded, find_bar, list_images, read_micrograph,
-                                   show, to_uint8)
+from semgan_nb.foundation import BadInput, atomic
+from semgan_nb.micrographs import LabelMap, Micrograph, embedded, find_bar, list_images, read_micrograph, show, to_uint8
 from semgan_nb.synthetic import dual_phase
 
 
@@ -830,7 +830,8 @@ from pathlib import Path
 import numpy as np
 sys.path.insert(0, {tests!r})
 import vendor_files as made
-from semgan_nb.micrographs import BadInput, read_micrograph
+from semgan_nb.foundation import BadInput
+from semgan_nb.micrographs import read_micrograph
 folder = Path({folder!r})
 noise = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
 def patched(name, data, *changes):

@@ -14,16 +14,24 @@ from PIL import Image
 from scipy.stats import wasserstein_distance
 from skimage import measure as measure_labels
 
-from semgan_nb import plots
+from semgan_nb import material_plots
 from semgan_nb.dataset import Dataset, write_archive
-from semgan_nb.metrics import Judge, blur, compare, parse_metric
-from semgan_nb.micrographs import BadInput, read_micrograph
-from semgan_nb.microstructure import (DESCRIPTORS, DIRECTIONS, Segmentation, alive, betti, characteristic_length, chords, covariogram, directions, fraction_quantiles, grey_stack, image_values, interface_density, islands, leak_meter,
-                                      lineal_path, measure, persistence, phase_fractions, phase_of, power_spectrum, principal_components, radial_mean, radial_spectrum, same_steel, scores, segment, two_point, two_point_map,
-                                      unit_of, wasserstein, write_phases)
+from semgan_nb.microstructure import compare
+from semgan_nb.distances import blur
+from semgan_nb.scores import parse_metric
+from semgan_nb.evaluation import Judge
+from semgan_nb.foundation import BadInput
+from semgan_nb.micrographs import read_micrograph
+from semgan_nb.descriptors import (
+    DIRECTIONS, Segmentation, alive, betti, chords, covariogram, fraction_quantiles, grey_stack, interface_density, islands, lineal_path, persistence,
+    phase_fractions, phase_of, power_spectrum, principal_components, radial_mean, radial_spectrum, scores, segment, two_point, two_point_map,
+)
+from semgan_nb.microstructure import DESCRIPTORS, image_values, measure, same_steel, unit_of, wasserstein
+from semgan_nb.phase_maps import write_phases
+from semgan_nb.leak import characteristic_length, directions, leak_meter
 from semgan_nb.runs import laptop, read_ladder, read_metrics
 from semgan_nb.synthetic import dual_phase, dual_phase_islands, grf, specimens
-from semgan_nb.training import train_silently
+from semgan_nb.launch import train_silently
 
 
 def by_pairs(m, periodic):
@@ -632,7 +640,7 @@ def test_the_superalloy_and_its_masks():
         assert np.corrcoef(found.mean((1, 2)), fraction)[0, 1] > 0.4
 
 
-# The metric that training can evaluate, and `compare` of chapter 12.
+# The metric that training can evaluate, and `compare` of chapter 33.
 
 @pytest.fixture(scope="module", params=["none", "match"])
 def archive(request, tmp_path_factory):
@@ -688,15 +696,15 @@ def test_figures_show_the_numbers(rolled):
     sides = rolled, measure(images[1], 150)
     found = same_steel(*sides)
     for key, one in found["descriptors"].items():
-        main, beside = plots.descriptor_figure(found, key).axes
+        main, beside = material_plots.descriptor_figure(found, key).axes
         assert [bar.get_height() for bar in beside.patches] == pytest.approx([one["floor"], one["distance"]]) and beside.get_title() == f"{one['ratio']:.2g} x the floor"
         assert one["title"] in main.get_xlabel() + main.get_ylabel()
         if one["kind"] == "number":
             assert main.lines[0].get_xdata() == pytest.approx(np.sort(one["real"]["values"])) and len(main.lines[2].get_xdata()) == 20
-    axes = plots.steel_figure(found).axes[0]
+    axes = material_plots.steel_figure(found).axes[0]
     read = sorted(found["descriptors"].values(), key=lambda one: one["ratio"])
     assert [label.get_text() for label in axes.get_yticklabels()] == [one["title"] for one in read]
-    matched = plots.steel_figure(same_steel(*sides, matched=True)).axes[0]
+    matched = material_plots.steel_figure(same_steel(*sides, matched=True)).axes[0]
     assert sum(text.get_text() == "cannot be read" for text in matched.texts) == 6 and matched.get_yticklabels()[-1].get_text() in [d.title for d in DESCRIPTORS.values() if d.grey]
 
 
@@ -704,12 +712,12 @@ def test_extremes_are_the_ends_of_the_distribution(rolled):
     images = islands_of(64, 0), islands_of(20, 5)
     sides = rolled, measure(images[1], 150)
     for key in ("fraction", "orientation", "two_point", "sc2", "chord_rest_rows"):
-        axes = plots.extremes(*images, sides, key, count=2).axes
+        axes = material_plots.extremes(*images, sides, key, count=2).axes
         for row, values, own in zip((axes[:4], axes[4:]), image_values(*sides, key), images):
             order = np.argsort(values)
             assert [float(re.match(r"[-\d.e]+", ax.get_title())[0]) for ax in row] == pytest.approx(values[order[[0, 1, -2, -1]]], rel=0.01, abs=1e-4)
             assert (row[0].images[0].get_array() == own[order[0]]).all()
-    few = plots.extremes(images[0][:3], images[1][:2], (rolled.take([0, 1, 2]), sides[1].take([0, 1])), "fraction", count=3)
+    few = material_plots.extremes(images[0][:3], images[1][:2], (rolled.take([0, 1, 2]), sides[1].take([0, 1])), "fraction", count=3)
     assert sum(len(ax.images) for ax in few.axes) == 5
 
 
@@ -727,8 +735,8 @@ def test_a_collapsed_generator_is_told_and_all_is_plain_numbers(rolled):
         json.dumps(found, allow_nan=False)
         assert found["value"] > 3
         for key in found["descriptors"]:
-            plots.descriptor_figure(found, key)
-        plots.steel_figure(found)
+            material_plots.descriptor_figure(found, key)
+        material_plots.steel_figure(found)
     flat = measure(np.full((10, 64, 64), 40, np.uint8))
     assert same_steel(rolled, flat)["descriptors"]["island_size"]["verdict"] == "unread" and same_steel(flat, flat)["value"] == pytest.approx(1)
     other = same_steel(flat, measure(np.random.default_rng(0).integers(0, 256, (10, 64, 64), dtype=np.uint8)))  # real images without any difference have no floor

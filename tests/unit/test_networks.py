@@ -1,4 +1,4 @@
-"""Chapter 06 against the check values of the reference implementation: weights filled by a rule, images and logits compared."""
+"""Chapter 21 against the check values of the reference implementation: weights filled by a rule, images and logits compared."""
 import json
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Chapter 14: official network pickles become our networks with equal outputs; poisoned ones are refused with one sentence, and nothing of them happens."""
+"""Chapter 52: official network pickles become our networks with equal outputs; poisoned ones are refused with one sentence, and nothing of them happens."""
 import gzip
 import json
 import os
@@ -12,9 +12,9 @@ import official_files
 import pytest
 import torch
 
-from semgan_nb import checkpoints
-from semgan_nb.checkpoints import load_official
-from semgan_nb.micrographs import BadInput
+from semgan_nb import official
+from semgan_nb.official import load_official
+from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Discriminator, Generator
 
 DATA = Path(__file__).parents[1] / "data"
@@ -49,7 +49,7 @@ def test_structure_written_by_the_reference(name, protocol, tmp_path):
     "The reference's own pickles with their numbers taken out (but for the filters), and put back from the arrays beside them."
     gold = np.load(DATA / "net_32_grey.npz")
     data = bytearray(gzip.decompress((DATA / f"official_{name}.pkl.gz").read_bytes()))
-    file = checkpoints._OfficialFile(data)
+    file = official._OfficialFile(data)
     for key in ("G", "G_ema", "D"):
         for tensor, record in file.tensors(file.top[key]).items():
             if not tensor.endswith("resample_filter"):
@@ -191,8 +191,8 @@ def test_tensorflow_files_and_what_is_no_pickle(tmp_path):
 RUNNER = """
     import json, resource, sys, time
     from pathlib import Path
-    from semgan_nb.checkpoints import load_official
-    from semgan_nb.micrographs import BadInput
+    from semgan_nb.official import load_official
+    from semgan_nb.foundation import BadInput
     folder = Path(sys.argv[1])
     load_official(folder / "good.pkl")  # what is imported lazily is there now
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -12,8 +12,9 @@ from PIL import Image
 from semgan_nb.checkpoints import load
 from semgan_nb.dataset import Dataset, write_archive
 from semgan_nb.latent import sample
-from semgan_nb.micrographs import embedded, file_hash, list_images, read_micrograph
-from semgan_nb.microstructure import Segmentation, phase_of, segment
+from semgan_nb.foundation import file_hash
+from semgan_nb.micrographs import embedded, list_images, read_micrograph
+from semgan_nb.descriptors import Segmentation, phase_of, segment
 from semgan_nb.synthetic import dual_phase
 
 

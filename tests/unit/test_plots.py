@@ -1,4 +1,4 @@
-"""Chapter 20: figures show the numbers that runs wrote, for one run, several, and a study."""
+"""Chapters 80 to 82: figures show the numbers that runs wrote, for one run, several, and a study."""
 import io
 
 import matplotlib.pyplot as plt
@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from semgan_nb import plots
-from semgan_nb.micrographs import BadInput
+from semgan_nb import study_plots
+from semgan_nb import material_plots
+from semgan_nb.foundation import BadInput
 from semgan_nb.runs import read_metrics
 from semgan_nb.studies import Study
 
@@ -50,23 +52,23 @@ def test_records_of_different_kinds_share_no_curve(tmp_path):
 
 
 def test_bands_are_minimum_median_and_maximum(sweep):
-    figure = plots.bands(sweep, at=16)
+    figure = study_plots.bands(sweep, at=16)
     by_label = {line.get_label(): line for line in figure.axes[0].lines}
     of_seeds = np.array([values(sweep / f"ada_target=0.5-seed{seed}") for seed in range(3)])
     np.testing.assert_allclose(by_label["0.5"].get_ydata(), np.median(of_seeds, 0))
     band = figure.axes[0].collections[1].get_paths()[0].vertices[:, 1]
     assert band.min() == pytest.approx(of_seeds.min()) and band.max() == pytest.approx(of_seeds.max())
     assert [by_label[name].get_color() for name in ("0.3", "0.5", "noaug")] == ["tab:blue", "tab:green", "0.5"]
-    assert figure.axes[0].get_yscale() == "log" and plots.bands(sweep, log=False).axes[0].get_yscale() == "linear"
+    assert figure.axes[0].get_yscale() == "log" and study_plots.bands(sweep, log=False).axes[0].get_yscale() == "linear"
 
 
 def test_colours_stay_when_settings_are_left_out(sweep):
-    some = plots.bands(sweep, settings=[0.5]).axes[0]
+    some = study_plots.bands(sweep, settings=[0.5]).axes[0]
     assert [text.get_text() for text in some.get_legend().get_texts()] == ["0.5"] and some.lines[0].get_color() == "tab:green"
 
 
 def test_best_values_are_the_best_of_each_run(sweep):
-    axes = plots.best_values(Study(sweep)).axes[0]
+    axes = study_plots.best_values(Study(sweep)).axes[0]
     best = [min(values(sweep / f"aug=noaug-seed{seed}")) for seed in range(3)]
     caps, dot = axes.lines[4:6]
     np.testing.assert_allclose(caps.get_ydata(), (min(best), max(best)))
@@ -76,15 +78,15 @@ def test_best_values_are_the_best_of_each_run(sweep):
 
 def test_a_study_that_has_just_begun(tmp_path):
     run = MadeUpRun(tmp_path / "sweep" / "ada_target=0.5-seed0", ada_target=0.5)
-    for figure in (plots.bands(tmp_path / "sweep"), plots.best_values(tmp_path / "sweep"), plots.curves(run.dir)):
+    for figure in (study_plots.bands(tmp_path / "sweep"), study_plots.best_values(tmp_path / "sweep"), plots.curves(run.dir)):
         assert "not evaluated yet" in [text.get_text() for axes in figure.axes for text in axes.texts]
         plots.as_png(figure)
     assert plots.samples(run.dir).texts[0].get_text() == "no samples yet"
     run.tick(8, snapshot=False)
-    assert len(plots.bands(tmp_path / "sweep").axes[1].lines) >= 1
+    assert len(study_plots.bands(tmp_path / "sweep").axes[1].lines) >= 1
     run.end()
     with pytest.raises(BadInput, match="no study"):
-        plots.bands(tmp_path)
+        study_plots.bands(tmp_path)
 
 
 def test_samples_are_those_of_the_sheet(tmp_path):
@@ -104,7 +106,7 @@ def test_large_samples_are_reduced_by_whole_factors():
 
 
 def test_a_png_is_small_and_true(sweep):
-    figure = plots.bands(sweep)
+    figure = study_plots.bands(sweep)
     whole = io.BytesIO()
     figure.savefig(whole, format="png", dpi=figure.dpi)
     small = plots.as_png(figure)
@@ -117,11 +119,11 @@ def test_a_png_is_small_and_true(sweep):
 def test_two_points_begin_at_the_phase_fraction_and_level_off_at_its_square():
     rng = np.random.default_rng(0)
     images = np.where(rng.random((40, 64, 64)) < 0.3, 200, 50).astype(np.uint8)
-    line = plots.two_points(images, images[:, None], pixel_size_nm=(20.0, 20.0)).axes[0].lines[0]
+    line = material_plots.two_points(images, images[:, None], pixel_size_nm=(20.0, 20.0)).axes[0].lines[0]
     fraction = (images > 100).mean()
     assert line.get_ydata()[0] == pytest.approx(fraction) and line.get_ydata()[5] == pytest.approx(fraction**2, rel=0.03)
     assert line.get_xdata()[1] == pytest.approx(0.02)  # in micrometres
-    plots.two_points(np.zeros((2, 32, 32), np.uint8), images[:1])  # nothing light at all
+    material_plots.two_points(np.zeros((2, 32, 32), np.uint8), images[:1])  # nothing light at all
 
 
 def test_a_walk_is_marked():
@@ -135,7 +137,7 @@ def test_what_leaked_over_p():
     one = lambda p, share: dict(run="r", kimg=1.0, p=p, angle=angle, real=[1 / 18] * 18, generated=share,
                                 leaks={name: dict(value=0.1 * p * (k + 1), floor=0.05, leaks=p > 0.5) for k, name in enumerate(("direction", "length", "grey"))})
     tilted = [2 / 18] * 9 + [0.0] * 9
-    figure = plots.leak_figure([one(1.0, tilted), one(0.1, [1 / 18] * 18)])
+    figure = study_plots.leak_figure([one(1.0, tilted), one(0.1, [1 / 18] * 18)])
     times, shares = figure.axes
     assert list(times.lines[1].get_xdata()) == [0.1, 1.0] and np.allclose(times.lines[1].get_ydata(), [0.4, 4.0])
     assert np.allclose(shares.lines[-1].get_ydata(), tilted) and "p = 1" in shares.lines[-1].get_label()

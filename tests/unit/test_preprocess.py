@@ -1,4 +1,4 @@
-"""Chapter 04: the paper's pipeline, tiles, groups, prepare."""
+"""Chapters 17 to 19: the paper's pipeline, tiles, groups, prepare."""
 import json
 import os
 import random
@@ -17,10 +17,14 @@ from skimage.exposure import match_histograms
 from skimage.filters import median
 
 from semgan_nb.dataset import Dataset
-from semgan_nb.micrographs import BadInput, embedded, list_images
-from semgan_nb.preprocess import (Recipe, centre_crop, details, feature_width, group_files, histogram, match_histogram, median_filter,
-                                  nanometres, normalise, pick_reference, prepare, prepare_synthetic, reduce_to, resample, sharpness,
-                                  steps, stretch_levels, suggest_window, tiles, why_not)
+from semgan_nb.foundation import BadInput
+from semgan_nb.micrographs import embedded, list_images
+from semgan_nb.preprocess import (
+    centre_crop, feature_width, group_files, histogram, match_histogram, median_filter, normalise, reduce_to, resample, stretch_levels, suggest_window,
+    tiles,
+)
+from semgan_nb.quality import pick_reference, sharpness, why_not
+from semgan_nb.preparation import Recipe, details, nanometres, prepare, prepare_synthetic, steps
 from semgan_nb.micrographs import read_micrograph
 from semgan_nb.synthetic import dual_phase, phase_fraction
 
@@ -509,7 +513,7 @@ def test_steps_show_what_prepare_did(tmp_path, folder):
 
 SCRIPT = """
 import sys
-from semgan_nb.preprocess import prepare
+from semgan_nb.preparation import prepare
 print(prepare(sys.argv[1], sys.argv[2], 32, window=64, stride=16, workers=2, progress=False)["n_images"])
 """
 

@@ -1,4 +1,4 @@
-"""Chapter 02: random fields, dual-phase steel, Otsu's fraction."""
+"""Chapter 14: random fields, dual-phase steel, Otsu's fraction."""
 
 import time
 import tracemalloc
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from skimage.filters import threshold_otsu
 
-from semgan_nb.micrographs import BadInput
+from semgan_nb.foundation import BadInput
 from semgan_nb.synthetic import _cells, _cut, dual_phase, grf, iter_specimens, otsu_threshold, phase_fraction, specimens
 
 

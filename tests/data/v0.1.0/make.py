@@ -27,7 +27,7 @@ from semgan_nb.micrographs import embedded, list_images
 from semgan_nb.networks import Discriminator, Generator
 from semgan_nb.preprocess import prepare_synthetic
 from semgan_nb.runs import Config
-from semgan_nb.studies import Study
+from semgan_nb.studies import Study, run_study
 from semgan_nb.training import train
 
 TINY = dict(z_dim=8, w_dim=8, channel_base=32, channel_max=4, batch_size=8, batch_gpu=4, G_reg_interval=4, kimg_per_tick=0.032, snap=2, keep_snapshots=2, ada_kimg=0.5)
@@ -84,7 +84,7 @@ def stopped():
 def study():
     "Three points of one seed; the last was asked to stop. Of those that are done the states are thrown away."
     made = Study.create("study", Config(**{**TINY, "keep_snapshots": 1}, total_kimg=0.064, metrics=("random_fd10_full",)), dict(r1_gamma=(0.5, 10.0)), seeds=(0,), extra=[dict(aug="noaug")])
-    made.run("steel.zip", progress=lambda point, tick: made.request_stop() if point["fields"].get("aug") == "noaug" and tick.number == 1 else None, state_every=1e9)
+    run_study(made, "steel.zip", progress=lambda point, tick: made.request_stop() if point["fields"].get("aug") == "noaug" and tick.number == 1 else None, state_every=1e9)
     for state in Path("study").glob("r1_gamma=*/state"):
         shutil.rmtree(state)
 

@@ -1,0 +1,127 @@
+"""The plan of the house: rooms small enough, one definition a cell, and no number of a chapter and no name of a module in any text that leads nowhere."""
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "semgan_nb"
+CHAPTERS = {path.name[:2]: path for path in sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in ("__init__.py", "_modidx.py"))
+PROGRAMS = sorted(path for folder in ("tests", "benchmarks", "tools") for path in (ROOT / folder).rglob("*.py") if "v0.1.0" not in path.parts) + MODULES
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "tests/data/README.md")]
+
+
+def cells():
+    "(notebook, cell) of every notebook of the book, tutorials and index too."
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        for cell in nbformat.read(path, 4).cells:
+            yield path, cell
+
+
+def texts():
+    "(where, text) of everything that may name a chapter or a module."
+    for path, cell in cells():
+        yield path.name, cell.source
+    for path in {*PROGRAMS, *PAGES} - {Path(__file__).resolve()}:
+        yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+
+
+def numbers_of_chapters(text):
+    return [number for words in re.findall(r"\b[Cc]hapters? (\d+(?:(?:, | and | to |-)\d+)*)", text) for number in re.findall(r"\d+", words)]
+
+
+def test_every_chapter_that_is_named_exists():
+    wrong = [f"{where}: chapter {number}" for where, text in texts() for number in numbers_of_chapters(text) if number not in CHAPTERS]
+    assert not wrong, wrong
+    assert numbers_of_chapters("chapters 10, 12 and 99 to 7; Chapter 3") == ["10", "12", "99", "7", "3"]
+
+
+def imports_in(text):
+    "(module, names or None) of every import of the package that a text holds, in code, in a string or in prose."
+    text = text.replace("\\n", "\n")
+    for module, names in re.findall(r"from (semgan_nb[\w.]*) import \(?([\w, \n]+)", text):
+        yield module, [name.split(" as ")[0].strip() for name in re.split(r"[,\n]", names.partition("\n\n")[0] if "(" not in names else names) if re.fullmatch(r"\w+( as \w+)?", name.strip())][:None if "(" in text else 40]
+    for module in re.findall(r"(?<!\w)import (semgan_nb\.[\w.]+)", text):
+        yield module.rstrip("."), None
+    for module, name in re.findall(r"[\"'`](semgan_nb(?:\.\w+)+):(\w+)", text):
+        yield module, [name]
+    for dotted in re.findall(r"[\"'`](semgan_nb(?:\.\w+)+)[\"'`]", text):
+        yield dotted, None
+
+
+def leads_somewhere(module, names):
+    "Whether a dotted name is a module, or an attribute of one, and has these names."
+    parts, attributes = module.split("."), []
+    while parts:
+        try:
+            there = importlib.import_module(".".join(parts))
+            break
+        except ModuleNotFoundError:
+            attributes.insert(0, parts.pop())
+    else:
+        return False
+    for attribute in attributes:
+        if not hasattr(there, attribute):
+            return False
+        there = getattr(there, attribute)
+    for name in names or []:
+        if not hasattr(there, name):
+            try:
+                importlib.import_module(f"{module}.{name}")
+            except ModuleNotFoundError:
+                return False
+    return True
+
+
+def test_every_module_that_a_text_names_exists():
+    """Code in strings, code that panels show, examples in prose, places that tests replace: what none of Python's own errors would find."""
+    wrong, count = [], 0
+    for where, text in texts():
+        for line in text.splitlines():
+            for module, names in imports_in(line):
+                count += 1
+                if not leads_somewhere(module, names):
+                    wrong.append(f"{where}: {line.strip()[:160]}")
+    assert not wrong, "\n".join(wrong)
+    assert count > 500  # or nothing was looked at
+    assert not leads_somewhere("semgan_nb.nowhere", None) and not leads_somewhere("semgan_nb.runs", ["nothing"]) and leads_somewhere("semgan_nb.evaluation.Judge.ladder", None)
+
+
+def test_rooms_are_small_enough_to_live_in():
+    large = {path.name: lines for path in MODULES if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 600}
+    assert not large, f"more than 600 lines: {large}"
+
+
+def exported(path):
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code" and re.match(r"#\s*\|\s*exporti?\b", cell.source)]
+
+
+@pytest.mark.parametrize("path", CHAPTERS.values(), ids=lambda path: path.stem)
+def test_a_cell_exports_one_definition(path):
+    for cell in exported(path):
+        found = [node.name for node in ast.parse(cell.source).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+        assert len(found) <= 1, f"{path.name}: {found} in one cell"
+
+
+def test_the_first_digit_is_the_part():
+    table = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| (\d\d) \| \[([\w.]+)\]\(nbs/(\d\d_\w+\.ipynb)\)", table, re.M)
+    assert [file for _, _, file in listed] == [path.name for path in CHAPTERS.values()] and all(number == file[:2] for number, _, file in listed)
+    parts = re.findall(r"^\| \*\*(\d)\*\* ", table, re.M)
+    assert parts == sorted({number[0] for number in CHAPTERS})
+
+
+READERS = ["scores", "runs", "studies", "plots", "study_plots", "material_plots", "widgets", "dashboards.live", "dashboards.study", "report"]
+
+
+@pytest.mark.parametrize("module", READERS)
+def test_reading_a_run_does_not_import_training(module):
+    code = f"import sys, semgan_nb.{module}; print(*(name for name in ('training', 'trainer', 'launch') if f'semgan_nb.{{name}}' in sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not found, f"semgan_nb.{module} imports {found}"
