@@ -1,19 +1,20 @@
-"""What every test shares: no display is needed, and torch takes the cores it really has."""
+"""What every test shares: no display is needed, torch takes the cores it really has, or one where a worker of pytest-xdist has one to itself."""
 import os
 from pathlib import Path
 
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-
 os.environ.setdefault("MPLBACKEND", "Agg")
 if hasattr(os, "sched_getaffinity"):
     cores = len(os.sched_getaffinity(0))
 else:
     cores = os.cpu_count() or 1
-os.environ.setdefault("OMP_NUM_THREADS", str(min(cores, 4)))
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if WORKER else str(min(cores, 4)))
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait do not spin: on a busy machine spinning makes everything many times slower
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+os.environ["SEMGAN_TESTS_OWNER"] = str(os.getppid() if WORKER else os.getpid())  # whose end is the end of the server in forked.py
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,3 +44,14 @@ def pytest_collection_modifyitems(items):
         folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
         if folder in ("unit", "runs", "processes", "book", "browser", "gpu"):
             item.add_marker(folder)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests stay with one worker, in their order, for they share what is dear to make; but every chapter runs where there is a free core."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid if "test_chapters.py::" in nodeid else super()._split_scope(nodeid)
+
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None

@@ -1,5 +1,6 @@
 """The project's own rules: the notebooks are the source, and all that is made from them agrees with them."""
 import ast
+import functools
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from notebooks import directives
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "semgan_nb"
@@ -16,29 +18,27 @@ CHAPTERS = sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def directives(cell):
-    """The `#| name arguments` lines a code cell opens with, as a dict."""
-    found = {}
-    for line in cell.source.splitlines():
-        match = re.match(r"#\s*\|\s*(\w+):?\s*(.*)", line)
-        if match:
-            found[match[1]] = match[2].strip()
-        elif line.strip():
-            break
-    return found
-
-
 def exported_cells(notebook):
-    return [cell for cell in nbformat.read(notebook, 4).cells
+    return [cell for cell in notebook_of(notebook).cells
             if cell.cell_type == "code" and {"export", "exporti", "exports"} & set(directives(cell))]
 
 
 def module_of(notebook):
     """The module a chapter writes, such as 'micrographs' for 12_micrographs.ipynb."""
-    for cell in nbformat.read(notebook, 4).cells:
+    for cell in notebook_of(notebook).cells:
         if cell.cell_type == "code" and "default_exp" in directives(cell):
             return directives(cell)["default_exp"]
     return None
+
+
+@functools.cache
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def notebook_of(path):
+    return nbformat.read(path, 4)
 
 
 def own_imports(tree):
@@ -96,9 +96,14 @@ def test_notebooks_are_clean(tree_copy):
     assert not dirty, f"run nbdev_clean: {dirty}"
 
 
+@functools.cache
+def chapter_of_module():
+    return {module_of(path): path.name[:2] for path in CHAPTERS}
+
+
 @pytest.mark.parametrize("notebook", CHAPTERS, ids=lambda path: path.stem)
 def test_exported_cells_import_only_lower_chapters(notebook):
-    number = {module_of(path): path.name[:2] for path in CHAPTERS}
+    number = chapter_of_module()
     for cell in exported_cells(notebook):
         for name in own_imports(ast.parse(cell.source)):
             chapter = next((module for module in number if module and (name + ".").startswith(module + ".")), None)
@@ -109,7 +114,7 @@ def test_exported_cells_import_only_lower_chapters(notebook):
 def test_stored_outputs_name_no_folder_of_a_machine():
     """What a notebook printed holds no absolute path of the package: it is another one for everybody."""
     for notebook in (ROOT / "nbs").rglob("*.ipynb"):
-        for cell in nbformat.read(notebook, 4).cells:
+        for cell in notebook_of(notebook).cells:
             for output in cell.get("outputs", []):
                 said = str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", ""))
                 assert not re.search(r"[/\\][^\s'\"]*[/\\]semgan_nb[/\\]", said), f"{notebook.name}: {said[:200]}"
@@ -117,7 +122,7 @@ def test_stored_outputs_name_no_folder_of_a_machine():
 
 def test_package_needs_no_notebook_tools():
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
                     [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             found = {name.split(".")[0] for name in names} & {"nbdev", "fastcore", "execnb"}
@@ -127,7 +132,7 @@ def test_package_needs_no_notebook_tools():
 def test_package_runs_no_code_from_files():
     """Loading weights never executes what a file says: no bare pickle, torch.load only with weights_only=True."""
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue
             called, where = ast.unparse(node.func), f"{path.name}:{node.lineno}"
@@ -158,28 +163,3 @@ def test_readme_links_lead_somewhere():
     missing = [target for target in targets
                if not re.match(r"[a-z]+:|#", target) and not (ROOT / target.partition("#")[0]).exists()]
     assert not missing, missing
-
-
-@pytest.fixture(scope="module")
-def running_place(tmp_path_factory):
-    """A copy of the notebooks to run in, and a Jupyter that knows no kernel but this interpreter."""
-    place = tmp_path_factory.mktemp("run")
-    shutil.copytree(ROOT / "nbs", place / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    settings = {"JUPYTER_DATA_DIR": place / "jupyter", "JUPYTER_CONFIG_DIR": place / "jupyter",
-                "JUPYTER_RUNTIME_DIR": place / "runtime", "IPYTHONDIR": place / "ipython",
-                "SEMGAN_CACHE": place / "cache", "PYTHONPATH": ROOT, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, str(value))
-        yield place / "nbs"
-
-
-@pytest.mark.parametrize("name", [path.name for path in CHAPTERS], ids=lambda name: name.split(".")[0])
-def test_chapter_runs_top_to_bottom(name, running_place):
-    from nbclient import NotebookClient
-
-    notebook = nbformat.read(running_place / name, 4)
-    notebook.cells = [cell for cell in notebook.cells
-                      if cell.cell_type != "code" or directives(cell).get("eval") != "false"]
-    NotebookClient(notebook, timeout=300, kernel_name="python3",
-                   resources={"metadata": {"path": str(running_place)}}).execute()
