@@ -125,3 +125,22 @@ def test_reading_a_run_does_not_import_training(module):
     code = f"import sys, semgan_nb.{module}; print(*(name for name in ('training', 'trainer', 'launch') if f'semgan_nb.{{name}}' in sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not found, f"semgan_nb.{module} imports {found}"
+
+
+def test_numbers_of_chapters_are_changed_everywhere_at_once():
+    """tools/renumber.py: numbers may change places, in prose and in links; other numbers stay."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        import renumber
+    finally:
+        sys.path.pop(0)
+    moves, files = {"33": "34", "34": "33"}, {"33_microstructure.ipynb": "34_microstructure.ipynb", "34_phase_maps.ipynb": "33_phase_maps.ipynb"}
+    before = "Chapter 33 measures, chapters 34 and 35 write 33 of them ([maps](34_phase_maps.ipynb)).\n| 34 | [phase_maps](34_phase_maps.ipynb) |"
+    assert renumber.renamed(before, moves, files) == "Chapter 34 measures, chapters 33 and 35 write 33 of them ([maps](33_phase_maps.ipynb)).\n| 33 | [phase_maps](33_phase_maps.ipynb) |"
+    index = (ROOT / "nbs" / "index.ipynb").read_text(encoding="utf-8")
+    assert renumber.in_order(index) == index
+    chapters = {number: path for number, path in CHAPTERS.items()}
+    assert renumber.asked(["33=34", "34=33"], chapters) == moves
+    for wrong, words in ((["33=34"], "two chapters"), (["99=98"], "no chapter 99"), (["33"], "OLD=NEW")):
+        with pytest.raises(SystemExit, match=words):
+            renumber.asked(wrong, chapters)
