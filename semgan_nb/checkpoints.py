@@ -61,7 +61,7 @@ def _need(ok, what: str) -> None:
 # %% ../nbs/51_checkpoints.ipynb #ae67be76
 _WIDTH, _LAYERS = (1, 1 << 14), (0, 64)
 _BOUNDS = dict(  # of every whole number that decides how large a network becomes
-    z_dim=_WIDTH, c_dim=(0, 1 << 14), w_dim=_WIDTH, img_resolution=(4, 4096), img_channels=(1, 64), mapping_layers=_LAYERS, channel_base=(4, 1 << 20), channel_max=_WIDTH,
+    z_dim=_WIDTH, c_dim=(0, 1 << 14), w_dim=_WIDTH, img_resolution=(4, 4096), img_channels=(1, 64), mapping_layers=_LAYERS, channel_base=(4, 1 << 20), channel_max=_WIDTH, noise_from=(4, 1 << 14),
     num_fp16_res=_LAYERS, embed_features=_WIDTH, layer_features=_WIDTH, cmap_dim=(0, 1 << 14), mbstd_group_size=(1, 1 << 14), mbstd_num_channels=(0, 64), freeze_layers=(0, 1000),
 )
 _NUMBERS = ("conv_clamp", "mapping_lr_multiplier", "w_avg_beta")
@@ -78,6 +78,9 @@ def _check_arguments(kind: str, arguments: dict) -> None:
             ok, rule = value is None or type(value) in (int, float) and 0 <= value < 1e9, "a number"
         elif name == "use_noise":
             ok, rule = type(value) is bool, "true or false"
+        elif name == "block_channels":
+            ok = value is None or isinstance(value, (list, tuple)) and len(value) <= 16 and all(type(width) is int and _WIDTH[0] <= width <= _WIDTH[1] for width in value)
+            rule = "up to 16 whole numbers"
         elif name == "resample_filter":
             rows = value if isinstance(value, (list, tuple)) and value and all(isinstance(row, (list, tuple)) for row in value) else [value]
             ok = value is None or all(isinstance(row, (list, tuple)) and 0 < len(row) <= 64 and all(type(x) in (int, float) and abs(x) < 1e9 for x in row) for row in rows) and len(rows) <= 64

@@ -259,19 +259,21 @@ class SynthesisNetwork(nn.Module):
     def __init__(
         self, w_dim: int, img_resolution: int, img_channels: int, channel_base: int = 32768, channel_max: int = 512,
         architecture: str = "skip", conv_clamp: float | None = None, num_fp16_res: int = 0,
-        activation: str = "lrelu", resample_filter=(1, 3, 3, 1), use_noise: bool = True,
+        activation: str = "lrelu", resample_filter=(1, 3, 3, 1), use_noise: bool = True, block_channels=None, noise_from: int = 4,
     ):
         super().__init__()
         _check_architecture(architecture)
         self.w_dim, self.img_resolution, self.img_channels = w_dim, img_resolution, img_channels
         self.block_resolutions = resolutions(img_resolution)
         self.num_ws = 2 * len(self.block_resolutions)
+        widths = block_channels or [channels(r, channel_base, channel_max) for r in self.block_resolutions]
+        if len(widths) != len(self.block_resolutions):
+            raise ValueError(f"block_channels are {len(widths)} numbers: an image of {img_resolution} px has {len(self.block_resolutions)} blocks, {', '.join(map(str, self.block_resolutions))} px")
         previous = 0
-        for r in self.block_resolutions:
-            ch = channels(r, channel_base, channel_max)
+        for r, ch in zip(self.block_resolutions, widths):
             half = r >= first_half_resolution(img_resolution, num_fp16_res)
             block = SynthesisBlock(
-                previous, ch, w_dim, r, img_channels, r == img_resolution, architecture, conv_clamp, half, activation, resample_filter, use_noise,
+                previous, ch, w_dim, r, img_channels, r == img_resolution, architecture, conv_clamp, half, activation, resample_filter, use_noise and r >= noise_from,
             )
             setattr(self, f"b{r}", block)
             previous = ch
@@ -329,6 +331,8 @@ class Generator(nn.Module):
         activation: str = "lrelu",  # of the synthesis layers
         resample_filter=(1, 3, 3, 1),  # taps of the low-pass
         use_noise: bool = True,  # False: the layers have no noise at all
+        block_channels=None,  # feature maps of the blocks at 4, 8, 16 ... px; None: by channel_base and channel_max
+        noise_from: int = 4,  # px; blocks below this resolution have no noise inputs
     ):
         super().__init__()
         self.z_dim, self.c_dim, self.w_dim, self.img_resolution, self.img_channels = z_dim, c_dim, w_dim, img_resolution, img_channels
@@ -337,9 +341,10 @@ class Generator(nn.Module):
             channel_base=channel_base, channel_max=channel_max, architecture=architecture, conv_clamp=conv_clamp, num_fp16_res=num_fp16_res,
             mapping_activation=mapping_activation, mapping_lr_multiplier=mapping_lr_multiplier, w_avg_beta=w_avg_beta, embed_features=embed_features,
             layer_features=layer_features, activation=activation, resample_filter=_plain(resample_filter), use_noise=use_noise,
+            **(dict(block_channels=[int(ch) for ch in block_channels]) if block_channels else {}), **(dict(noise_from=noise_from) if noise_from != 4 else {}),
         )
         self.synthesis = SynthesisNetwork(
-            w_dim, img_resolution, img_channels, channel_base, channel_max, architecture, conv_clamp, num_fp16_res, activation, resample_filter, use_noise,
+            w_dim, img_resolution, img_channels, channel_base, channel_max, architecture, conv_clamp, num_fp16_res, activation, resample_filter, use_noise, block_channels, noise_from,
         )
         self.num_ws = self.synthesis.num_ws
         self.mapping = MappingNetwork(

@@ -482,7 +482,9 @@ def convert(
     if dest.suffix == ".pt":
         with atomic(dest) as part:
             torch.save({name: {k: v.clone() for k, v in net.state_dict().items()} for name, net in nets.items()}, part)
-        return [f"{dest}: plain state dicts of {', '.join(nets)}, for torch.load(..., weights_only=True)", *network_lines(networks)]
+        own = [name for name in ("block_channels", "noise_from") if name in networks.G_ema.init_kwargs]
+        note = [f"other tools have no place for {' and '.join(own)}: they can read these tensors, and not build the network that they belong to"] if own else []
+        return [f"{dest}: plain state dicts of {', '.join(nets)}, for torch.load(..., weights_only=True)", *network_lines(networks), *note]
     about = {k: v for k, v in networks.meta.items() if k not in ("G", "D", "version", "kind")}
     if networks.meta["kind"] != "snapshot":
         about = dict(cur_nimg=0, data_fingerprint=None, pixel_size_nm=None, converted_from=dict(name=networks.path.name, **networks.meta))

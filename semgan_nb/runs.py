@@ -49,6 +49,8 @@ class Config:
     mapping_layers: int = _f(2, "layers of the mapping network")
     channel_base: int = _f(512, "feature maps at a resolution are channel_base / resolution …")
     channel_max: int = _f(64, "… but at most this many")
+    g_channels: tuple[int, ...] = _f((), "feature maps of the generator at 4, 8, 16 … px (with commas); none: by channel_base and channel_max")
+    noise_from: int = _f(4, "px; blocks of the generator below this resolution have no noise inputs; 0 for no noise inputs at all")
     g_architecture: str = _f("skip", "of the generator: skip, resnet or orig")
     d_architecture: str = _f("resnet", "of the discriminator: resnet, skip or orig")
     conv_clamp: float | None = _f(None, "limit of every convolution's output; none for none")
@@ -95,7 +97,7 @@ class Config:
     seed: int = _f(0, "of the initial weights, the data's order and all noise")
 
     def __post_init__(self):
-        for name in ("metrics", "init_adapt"):
+        for name in ("metrics", "init_adapt", "g_channels"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
         def need(name, ok, rule):
@@ -110,6 +112,9 @@ class Config:
             need(name, getattr(self, name) >= 0, "0 or more")
         for name in ("style_mixing_prob", "p", "ada_target", "pl_decay"):
             need(name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
+        need("g_channels", all(str(width).isdigit() and int(width) > 0 for width in self.g_channels), "whole numbers of feature maps, such as 192,192,64,24")
+        object.__setattr__(self, "g_channels", tuple(map(int, self.g_channels)))
+        need("noise_from", self.noise_from in (0, *(2**k for k in range(2, 14))), "0 or a resolution: 4, 8, 16 …")
         need("init_adapt", set(self.init_adapt) <= set(ADAPTATIONS), "among " + ", ".join(ADAPTATIONS))
         need("aug", self.aug in ("noaug", "fixed", "ada"), "noaug, fixed or ada")
         need("augpipe", self.augpipe in PIPES, "one of " + ", ".join(PIPES))
@@ -129,7 +134,7 @@ class Config:
         return Config.from_dict({**self.to_dict(), **changes})
 
     def to_dict(self) -> dict:
-        return {**dataclasses.asdict(self), "metrics": list(self.metrics), "init_adapt": list(self.init_adapt)}
+        return {**dataclasses.asdict(self), "metrics": list(self.metrics), "init_adapt": list(self.init_adapt), "g_channels": list(self.g_channels)}
 
     @classmethod
     def from_dict(cls, values: dict) -> "Config":

@@ -20,7 +20,7 @@ import torch
 
 from .foundation import BadInput
 from .dataset import Dataset, InfiniteSampler
-from .networks import Discriminator, Generator, use_half
+from .networks import Discriminator, Generator, resolutions, use_half
 from .augment import AdaController, augment_pipe
 from .losses import loss_as_generated, loss_as_real, mixed_ws, path_lengths, path_penalty, r1_penalty
 from .runs import Config
@@ -102,10 +102,12 @@ def iteration_generator(seed: int, part: int, cur_nimg: int, device="cpu") -> to
 def make_networks(config: Config, resolution: int, channels: int) -> tuple[Generator, Discriminator]:
     "Fresh networks; the initial weights depend on the seed alone, and the global generator of PyTorch is left as it was."
     c = config
+    if c.g_channels and len(c.g_channels) != len(resolutions(resolution)):
+        raise BadInput(f"g_channels are {len(c.g_channels)} numbers: images of {resolution} px want {len(resolutions(resolution))}, for {', '.join(map(str, resolutions(resolution)))} px")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(c.seed)
         common = dict(img_resolution=resolution, img_channels=channels, channel_base=c.channel_base, channel_max=c.channel_max, conv_clamp=c.conv_clamp, num_fp16_res=c.num_fp16_res)
-        G = Generator(z_dim=c.z_dim, w_dim=c.w_dim, mapping_layers=c.mapping_layers, architecture=c.g_architecture, **common)
+        G = Generator(z_dim=c.z_dim, w_dim=c.w_dim, mapping_layers=c.mapping_layers, architecture=c.g_architecture, use_noise=c.noise_from > 0, block_channels=c.g_channels or None, noise_from=c.noise_from or 4, **common)
         D = Discriminator(architecture=c.d_architecture, mbstd_group_size=c.mbstd_group_size, freeze_layers=c.freezed, **common)
     return G, D
 
@@ -116,7 +118,8 @@ def rough_bytes(
     images: int,  # taken at once
 ) -> float:
     "Memory of a training process, guessed from the size of its feature maps; too much rather than too little."
-    maps = sum(min(config.channel_base // r, config.channel_max) * r * r for r in (2**k for k in range(2, resolution.bit_length())))
+    sides = [2**k for k in range(2, resolution.bit_length())]
+    maps = sum(width * r * r for r, width in zip(sides, config.g_channels or [min(config.channel_base // r, config.channel_max) for r in sides]))
     return 0.6e9 + 600e6 * min(config.channel_max / 512, 1) ** 2 + images * maps * 4 * 27
 
 # %% ../nbs/55_trainer.ipynb #25408e8e

@@ -31,12 +31,14 @@ def transfer_config(
     "The configuration of a training that begins from `source`, and what changed and why, line by line."
     wanted = {name: (source.G_ema.init_kwargs[name], "as in the source") for name in ("z_dim", "w_dim", "mapping_layers", "channel_base", "channel_max", "conv_clamp")}
     wanted["g_architecture"] = source.G_ema.init_kwargs["architecture"], "as in the source"
+    wanted["g_channels"] = tuple(source.G_ema.init_kwargs.get("block_channels", ())), "as in the source"
+    wanted["noise_from"] = source.G_ema.init_kwargs.get("noise_from", 4) if source.G_ema.init_kwargs["use_noise"] else 0, "as in the source"
     if source.D is not None:
         wanted["d_architecture"] = source.D.init_kwargs["architecture"], "as in the source"
     wanted["ada_kimg"] = 100.0, "as always with a transfer: the discriminator overfits sooner"
     wanted["ema_rampup"] = None, "as always with a transfer: the average begins at the source's"
     changed = {name: value for name, (value, _) in wanted.items() if name not in chosen and getattr(config, name) != value}
-    word = lambda v: "none" if v is None else f"{v:g}" if isinstance(v, float) else str(v)
+    word = lambda v: "none" if v is None or v == () else ",".join(map(str, v)) if isinstance(v, tuple) else f"{v:g}" if isinstance(v, float) else str(v)
     return config.replace(**changed), [f"{name} is {word(value)} instead of {word(getattr(config, name))}, {wanted[name][1]}" for name, value in changed.items()]
 
 # %% ../nbs/53_transfer.ipynb #c0581d6c
