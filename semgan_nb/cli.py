@@ -14,12 +14,7 @@ from pathlib import Path
 
 from .foundation import BadInput, _image_bar, _speaks, atomic
 from .micrographs import list_images, read_micrograph
-from .transfer import _with_transfer
-from .launch import evaluate, record_lines, summary_lines
-from .monitoring import _train
 from .generate import phases, walk
-from .studies import study_text
-from .demo import demo, prepared
 from .options import GOES_ON, _Parser, _add_settings, _fields_of, _number_or, _pair, _reader, _settings, _side
 
 # %% ../nbs/94_cli.ipynb #8746e140
@@ -33,6 +28,8 @@ def _demo_options(parser):
 
 # %% ../nbs/94_cli.ipynb #709c6335
 def _demo(options):
+    from semgan_nb.demo import demo
+
     demo(options.data, options.size, options.out, options.window, options.stride, **_settings(options))
 
 # %% ../nbs/94_cli.ipynb #a700f47c
@@ -63,6 +60,7 @@ def _prepare_options(parser):
 
 # %% ../nbs/94_cli.ipynb #73062ce6
 def _prepare(options):
+    from semgan_nb.demo import prepared
     from semgan_nb.preparation import details, prepare
 
     summary = prepare(**vars(options))
@@ -85,6 +83,8 @@ def _train_options(parser):
 
 # %% ../nbs/94_cli.ipynb #0c672cdd
 def _train_verb(options):
+    from semgan_nb.monitoring import _train
+    from semgan_nb.transfer import _with_transfer
     from semgan_nb.dataset import Dataset
     from semgan_nb.runs import Config, describe, is_run, next_run_dir, preset, read_config, read_status
     from semgan_nb.distributed import choose_device
@@ -189,6 +189,7 @@ def _draw_pairs(run, records, data, dest):
 
 # %% ../nbs/94_cli.ipynb #88ff42ac
 def _metrics(options):
+    from semgan_nb.launch import evaluate, record_lines, summary_lines
     from semgan_nb.runs import is_run, read_ladder
 
     run = Path(options.run)
@@ -259,6 +260,7 @@ def _synth_options(parser):
 
 # %% ../nbs/94_cli.ipynb #b18e1b53
 def _synth(options):
+    from semgan_nb.demo import prepared
     from semgan_nb.preparation import prepare_synthetic
 
     print(f"{options.dest}: {prepared(prepare_synthetic(**vars(options)))}")
@@ -313,6 +315,8 @@ def info(
     **how,  # of an image: what `read_micrograph` takes, such as page=1 or print_density=True
 ) -> str:
     "What a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot or a network pickle is, in a few lines."
+    from semgan_nb.studies import study_text
+
     path = Path(path)
     if not path.exists():
         raise BadInput(f"{path}: there is no such file or folder")
@@ -351,6 +355,7 @@ def _begins(path: Path, start: bytes) -> bool:
 
 # %% ../nbs/94_cli.ipynb #f8074a4a
 def _run_info(run: Path) -> str:
+    from semgan_nb.launch import summary_lines
     from semgan_nb.scores import between_rungs, headline
     from semgan_nb.runs import read_config, read_ladder, read_metrics, read_status, snapshots
 
@@ -442,6 +447,8 @@ def _study_options(parser):
 
 # %% ../nbs/94_cli.ipynb #829262ef
 def _study(options):
+    from semgan_nb.studies import study_text
+    from semgan_nb.transfer import _with_transfer
     from semgan_nb.dataset import Dataset
     from semgan_nb.latent import parse_seeds
     from semgan_nb.runs import preset

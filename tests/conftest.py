@@ -11,7 +11,8 @@ if hasattr(os, "sched_getaffinity"):
 else:
     cores = os.cpu_count() or 1
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
-os.environ.setdefault("OMP_NUM_THREADS", "1" if WORKER else str(min(cores, 4)))
+if "OMP_NUM_THREADS" not in os.environ or os.environ.get("SEMGAN_TESTS_THREADS") == "chosen":  # workers inherit what was set for the process that began them
+    os.environ["OMP_NUM_THREADS"], os.environ["SEMGAN_TESTS_THREADS"] = "1" if WORKER else str(min(cores, 4)), "chosen"
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait do not spin: on a busy machine spinning makes everything many times slower
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ["SEMGAN_TESTS_OWNER"] = str(os.getppid() if WORKER else os.getpid())  # whose end is the end of the server in forked.py
@@ -24,18 +25,70 @@ def own_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def archive(tmp_path_factory):
+def once(tmp_path_factory):
+    """A function of a name and of what makes a folder: the folder, made by whichever worker comes first, for all of them; to be read only."""
+    common = tmp_path_factory.getbasetemp().parent if WORKER else tmp_path_factory.getbasetemp()
+
+    def folder(name, make):
+        import filelock
+
+        path = common / f"once-{name}"
+        with filelock.FileLock(str(common / f"once-{name}.lock")):
+            if not (path / "made").exists():
+                path.mkdir()  # one that was left half made is an error again
+                make(path)
+                (path / "made").touch()
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def archive(once):
     """Forty images of noise, 16 px, in five groups: something to train on in no time."""
-    import numpy as np
+    return once("archive", lambda folder: made_up_sets().noise_archive(folder / "noise.zip")) / "noise.zip"
 
-    from semgan_nb.dataset import write_archive
 
-    path = tmp_path_factory.mktemp("data") / "noise.zip"
-    images = np.random.RandomState(0).randint(0, 256, (40, 16, 16), dtype=np.uint8)
-    write_archive(path, [
-        dict(name=f"n{i}", image=x, source="noise", source_sha256="", crop=(0, 0, 16, 16), group=f"g{i % 5}", pixel_size_nm=(10.0, 10.0), fraction=None, part="train")
-        for i, x in enumerate(images)], dict(made_by="test"))
-    return path
+@pytest.fixture(scope="session")
+def quarters(once):
+    """A folder with quarters of six shipped micrographs, three specimens of two."""
+    return once("quarters", lambda folder: made_up_sets().quarters(folder / "steel")) / "steel"
+
+
+@pytest.fixture(scope="session")
+def demo_run(once, quarters):
+    """A demo on these quarters that ran to its end: its folder, what it returned, what it said. Read only."""
+    import json
+
+    import made_up_runs
+
+    folder = once("demo", lambda folder: made_up_runs.small_demo(quarters, folder))
+    found, words = json.loads((folder / "found.json").read_text(encoding="utf-8"))
+    return folder / "out", found, words
+
+
+@pytest.fixture(scope="session")
+def unbroken(once, archive):
+    """A run of stops.TINY that never stopped. Read only."""
+    import stops
+
+    return once("unbroken", lambda folder: stops.go_on(stops.TINY, archive, folder / "r", 1e9)) / "r"  # a snapshot knows the name of its run
+
+
+@pytest.fixture
+def forked_programs(monkeypatch):
+    """What the package starts by `subprocess` (ranks, probes) is forked instead."""
+    import subprocess
+
+    import forked
+
+    monkeypatch.setattr(subprocess, "Popen", forked.instead_of_subprocess)
+
+
+def made_up_sets():
+    import made_up_sets  # numpy is imported after the number of threads is set, and by tests that need it only
+
+    return made_up_sets
 
 
 def pytest_collection_modifyitems(items):
@@ -46,6 +99,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker(folder)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """A file's tests stay with one worker, in their order, for they share what is dear to make; but every chapter runs where there is a free core."""
     from xdist.scheduler import LoadFileScheduling

@@ -138,7 +138,7 @@ def connect():
         except ConnectionRefusedError:
             link.close()
         if begun is None or begun.poll():
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
             begun = FRESH([sys.executable, __file__, str(owner)], env=environment, stdin=DEVNULL, start_new_session=True)
         time.sleep(0.05)
     raise RuntimeError("the server that programs are forked from does not answer")

@@ -1,10 +1,18 @@
 """Run directories and studies with invented numbers, written as training writes them; and what of a run can be compared with another."""
+import json
+import sys
+import time
+
 import numpy as np
 from PIL import Image
 
 from semgan_nb.checkpoints import save_snapshot
+from semgan_nb.dataset import Dataset
 from semgan_nb.networks import Generator
 from semgan_nb.runs import RunWriter, laptop, read_stats
+from semgan_nb.studies import Study
+from semgan_nb.study_run import run_study
+from semgan_nb.training import Tick
 
 METRIC = "lite0_fd500_holdout"
 RUNGS = [("floor", "other real images", 22), ("blur0.5", "blurred 0.5 px", 29), ("blur1", "blurred 1 px", 118), ("phase", "phase-randomised", 284)]
@@ -49,6 +57,41 @@ def made_up_run(folder, kimgs=(0, 16, 32, 48), state="done", message="", **field
     return run.dir
 
 
+def fake_train(config, data, out, device=None, state_every=300.0):
+    """What a study asks of `train`, without a network: a directory held by one process, refusals of other settings and data, ticks that go on where the last ones ended, stops, how it ended."""
+    dataset = Dataset(data, part="train", subset=config.subset, mirror=config.mirror, seed=config.seed)
+    writer = RunWriter(out, config, dict(path=str(data), fingerprint=dataset.fingerprint, count=len(dataset), resolution=dataset.resolution, channels=dataset.channels, pixel_size_nm=None), device or "cpu")
+    state, message, number = "failed", "it never began", len(read_stats(writer.dir))
+    images = lambda number: min(config.batch_size + round(number * config.kimg_per_tick * 1000), round(config.total_kimg * 1000))
+    try:
+        writer.start()
+        while not number or images(number - 1) < config.total_kimg * 1000:
+            if writer.stop_requested():
+                state, message = "stopped", "asked to stop"
+                return
+            kimg, done = images(number) / 1000, images(number) >= config.total_kimg * 1000
+            stats = {"Progress/tick": number, "Progress/kimg": kimg, "Loss/scores/real": config.seed + config.ada_target}
+            writer.append("stats.jsonl", {name: dict(num=1, mean=float(value), std=0.0) for name, value in stats.items()})
+            writer.set_status(cur_nimg=images(number), kimg=kimg)
+            number += 1
+            yield Tick(number - 1, images(number - 1), kimg, stats, 0.5, 0.1, None, None, done=done)
+        state, message = "done", ""
+    except (KeyboardInterrupt, GeneratorExit) as e:
+        state, message = "stopped", "left" if isinstance(e, GeneratorExit) else "interrupted"
+        raise
+    except Exception as e:
+        message = f"{type(e).__name__}: {e}"
+        raise
+    finally:
+        writer.close(state, message)
+
+
+def study_with_fake_training(path, archive):
+    """A study run by a process that trains nothing; a line for every tick."""
+    sys.modules[run_study.__module__].train = fake_train
+    run_study(Study(path), archive, progress=lambda point, tick: (print(point["run"].name, tick.number), time.sleep(0.05)))  # so that the other one has a share
+
+
 def made_up_sweep(folder, targets=(0.3, 0.5), seeds=(0, 1, 2), noaug=True, **fields):
     """A folder of runs that differ in ada_target and seed, with noaug beside them."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,6 +111,19 @@ def random_snapshot(path, pixel_size_nm=None, **arguments):
             parameter.data.fill_(0.2)
     save_snapshot(path, G, None, cur_nimg=0, data_fingerprint="made up", pixel_size_nm=pixel_size_nm)
     return path
+
+
+SMALL_DEMO = dict(total_kimg=0.256, kimg_per_tick=0.064, snap=2, z_dim=16, w_dim=16, channel_base=128, channel_max=16, metrics=("random_fd50_holdout",))
+TILES = dict(window=128, stride=16)
+
+
+def small_demo(micrographs, folder):
+    """A demo of a few hundred images from beginning to end; what it returned and said is in found.json."""
+    from semgan_nb.demo import demo
+
+    words = []
+    found = demo(str(micrographs), out=folder / "out", **TILES, progress=False, say=words.append, **SMALL_DEMO)
+    (folder / "found.json").write_text(json.dumps([found, "\n".join(words)]), encoding="utf-8")
 
 
 def logs(run):

@@ -1,7 +1,9 @@
 """Sets of images that several tests measure."""
 import numpy as np
+from PIL import Image
 
 from semgan_nb.dataset import write_archive
+from semgan_nb.micrographs import embedded, list_images
 from semgan_nb.synthetic import specimens
 
 
@@ -10,6 +12,23 @@ def steel_archive(path, n):
     images, _, groups = specimens(n, 32, seed=4, n_specimens=8)
     write_archive(path, [dict(image=x, group=f"s{g}", part="holdout" if g in (2, 5) else "train") for x, g in zip(images, groups)], {})
     return path
+
+
+def noise_archive(path, n=40, pixel_size_nm=(10.0, 10.0)):
+    "n images of noise, 16 px, in five groups, all for training; its path."
+    images = np.random.RandomState(0).randint(0, 256, (n, 16, 16), dtype=np.uint8)
+    write_archive(path, [
+        dict(name=f"n{i}", image=x, source="noise", source_sha256="", crop=(0, 0, 16, 16), group=f"g{i % 5}", pixel_size_nm=pixel_size_nm, fraction=None, part="train")
+        for i, x in enumerate(images)], dict(made_by="test"))
+    return path
+
+
+def quarters(folder):
+    "Quarters of six shipped micrographs, three specimens of two."
+    folder.mkdir()
+    for path in list_images(embedded())[:6]:
+        Image.open(path).crop((0, 0, 256, 256)).save(folder / path.name)
+    return folder
 
 
 def crops(texture, seed, size):

@@ -1,8 +1,8 @@
 """The package ships the tutorials, as they are in nbs/. Whether they run is asked in test_chapters.py."""
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import nbformat
 import pytest
 
@@ -11,7 +11,7 @@ TUTORIALS = sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb"))
 
 
 def test_the_package_ships_the_tutorials():
-    done = subprocess.run([sys.executable, ROOT / "tools" / "tutorials.py", "--check"], capture_output=True, text=True)
+    done = forked.run([sys.executable, ROOT / "tools" / "tutorials.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert TUTORIALS and '"tutorials/*"' in (ROOT / "setup.py").read_text(encoding="utf-8")
 

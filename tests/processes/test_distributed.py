@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -28,7 +29,7 @@ def ranks_of(script, n, folder, *args, **environment):
     "Start n processes with the environment of ranks, as a cluster would."
     (folder / "meet").unlink(missing_ok=True)
     common = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": str(n), "SEMGAN_RENDEZVOUS": (folder / "meet").as_uri(), **environment}
-    return [subprocess.Popen([sys.executable, "-c", script, *map(str, args)], env={**common, "RANK": str(r), "LOCAL_RANK": str(r)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return [forked.Popen([sys.executable, "-c", script, *map(str, args)], env={**common, "RANK": str(r), "LOCAL_RANK": str(r)}, stdout=forked.PIPE, stderr=forked.PIPE, text=True)
             for r in range(n)]
 
 
@@ -86,7 +87,7 @@ def test_two_ranks_are_two_rounds(archive, tmp_path, rounds, n):
     print(f"largest difference of a gradient, relative to the largest entry: {worst:.1e}")
 
 
-def test_two_ranks_go_on_exactly(archive, tmp_path):
+def test_two_ranks_go_on_exactly(archive, tmp_path, forked_programs):
     "Stopped and taken up again, by two processes: equal to two processes that never stopped, to the last bit."
     launch(TINY, archive, tmp_path / "a" / "r", 2)
     launch(TINY.replace(total_kimg=0.064), archive, tmp_path / "b" / "r", 2)
@@ -98,7 +99,7 @@ def test_two_ranks_go_on_exactly(archive, tmp_path):
         assert json.loads(f.readline())["Loss/scores/real"]["num"] == 16  # of both ranks, in Dmain and Dreg
 
 
-def test_going_on_with_another_number_of_ranks_is_said(archive, tmp_path):
+def test_going_on_with_another_number_of_ranks_is_said(archive, tmp_path, forked_programs):
     launch(TINY.replace(total_kimg=0.064), archive, tmp_path / "r", 2)
     list(train(TINY, archive, tmp_path / "r"))
     list(train(TINY, archive, tmp_path / "alone"))
@@ -172,7 +173,7 @@ def test_launch_says_which_process_died(archive, tmp_path):
     assert time.monotonic() - began < 90 and "ended without a word" in read_status(tmp_path / "r")["message"]
 
 
-def test_launch_refuses_as_one_process_does(archive, tmp_path):
+def test_launch_refuses_as_one_process_does(archive, tmp_path, forked_programs):
     with pytest.raises(BadInput, match=r"batch_size is 8: it must be a multiple of batch_gpu \(4\) times the number of processes \(4\)"):
         launch(TINY, archive, tmp_path / "r", 4)
     list(train(TINY.replace(total_kimg=0.016), archive, tmp_path / "r"))
@@ -197,7 +198,7 @@ def test_torchrun_and_a_stop_file(archive, tmp_path):
 def test_gpus_of_the_command(archive, tmp_path):
     "`semgan train --gpus 2` in a terminal; Ctrl-C reaches the processes once, and the same command goes on."
     command = [sys.executable, "-c", "import sys; from semgan_nb.cli import main; sys.exit(main())", "train", str(archive), "--out", str(tmp_path / "r"), "--gpus", "2", "--metrics", "none", "--tensorboard"]
-    p = subprocess.Popen([*command, "--kimg", "50"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    p = forked.Popen([*command, "--kimg", "50"], stdout=forked.PIPE, stderr=forked.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 60
     while not read_stats(tmp_path / "r") and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -207,6 +208,6 @@ def test_gpus_of_the_command(archive, tmp_path):
     status = read_status(tmp_path / "r")
     assert status["state"] == "stopped" and status["message"] == "interrupted" and load_state(tmp_path / "r" / "state")["trainer"]["cur_nimg"] == status["cur_nimg"] > 0
     kimg = status["kimg"] + 0.032
-    done = subprocess.run([*command, "--kimg", f"{kimg:.3f}"], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = forked.run([*command, "--kimg", f"{kimg:.3f}"], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0 and ": done, " in done.stdout, done.stderr
     assert read_config(tmp_path / "r")["resolved"]["batch_gpu"] == 8 and list((tmp_path / "r" / "tensorboard").iterdir())

@@ -3,24 +3,27 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
+from made_up_runs import SMALL_DEMO
 from PIL import Image
 
 from semgan_nb.launch import evaluate
 from semgan_nb.demo import demo
 from semgan_nb.cli import VERBS, info, main
 from semgan_nb.foundation import BadInput
-from semgan_nb.micrographs import embedded, list_images
+from semgan_nb.micrographs import list_images
 from semgan_nb.runs import read_config, read_metrics, read_stats, read_status, snapshots
 
-TINY = dict(total_kimg=0.256, kimg_per_tick=0.064, snap=2, z_dim=16, w_dim=16, channel_base=128, channel_max=16, metrics=("random_fd50_holdout",))
+TINY = SMALL_DEMO
 OPTIONS = [f"--{name.replace('_', '-')}={','.join(value) if isinstance(value, tuple) else value}" for name, value in TINY.items()]
 
 
@@ -31,21 +34,15 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def micrographs(tmp_path_factory):
-    """Quarters of six shipped micrographs, three specimens of two."""
-    folder = tmp_path_factory.mktemp("steel")
-    for path in list_images(embedded())[:6]:
-        Image.open(path).crop((0, 0, 256, 256)).save(folder / path.name)
-    return folder
+def micrographs(quarters):
+    return quarters
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, micrographs):
-    """A demo that ran to its end."""
-    out = tmp_path_factory.mktemp("demo") / "out"
-    words = []
-    found = demo(str(micrographs), out=out, window=128, stride=16, progress=False, say=words.append, **TINY)
-    return out, found, "\n".join(words)
+def finished(demo_run, tmp_path_factory):
+    """A demo that ran to its end, a copy to work on; what it returned and said names the folder it ran in."""
+    out, found, words = demo_run
+    return shutil.copytree(out, tmp_path_factory.mktemp("demo") / "out"), found, words
 
 
 def complaint(*argv):
@@ -197,7 +194,7 @@ def test_interrupted_demo_goes_on_to_the_same_end(finished, micrographs, tmp_pat
     out, found, _ = finished
     command = [sys.executable, "-c", "import sys; from semgan_nb.cli import main; sys.exit(main())", "demo", "--data", str(micrographs), "--window", "128", "--stride", "16",
                "--out", str(tmp_path / "cut"), *OPTIONS]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = forked.Popen(command, stdout=forked.DEVNULL, stderr=forked.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not read_stats(tmp_path / "cut" / "run"):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
@@ -206,7 +203,7 @@ def test_interrupted_demo_goes_on_to_the_same_end(finished, micrographs, tmp_pat
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130 and "goes on" in errors.splitlines()[-1]
     assert read_status(tmp_path / "cut" / "run")["state"] == "stopped"
-    again = subprocess.run(command, capture_output=True, text=True)
+    again = forked.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     kept = [{"kimg": record["kimg"], **record["results"]} for record in read_metrics(tmp_path / "cut" / "run")["random_fd50_holdout"]]
     whole = [{"kimg": record["kimg"], **record["results"]} for record in read_metrics(out / "run")["random_fd50_holdout"]]

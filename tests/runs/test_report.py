@@ -12,12 +12,10 @@ import pytest
 from PIL import Image
 
 from semgan_nb.launch import evaluate
-from semgan_nb.demo import demo
 from semgan_nb.cli import main
 from semgan_nb.dataset import write_archive
 from semgan_nb.reference_sets import RUNGS
 from semgan_nb.foundation import BadInput
-from semgan_nb.micrographs import embedded, list_images
 from semgan_nb.preparation import prepare_synthetic
 from semgan_nb.report import RUNG_WORDS, read_demo, write_report, write_walk
 from semgan_nb.runs import Config, read_metrics
@@ -62,14 +60,9 @@ def contents(page, kind):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(demo_run):
     """A demo on quarters of six shipped micrographs, and what it said."""
-    folder, out = tmp_path_factory.mktemp("steel"), tmp_path_factory.mktemp("demo") / "out"
-    for path in list_images(embedded())[:6]:
-        Image.open(path).crop((0, 0, 256, 256)).save(folder / path.name)
-    words = []
-    found = demo(str(folder), out=out, window=128, stride=16, progress=False, say=words.append, metrics=("random_fd50_holdout",), **TINY)
-    return out, found, "\n".join(words)
+    return demo_run
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +117,7 @@ def test_it_says_in_words_what_was_found_and_what_not(finished):
     assert f"{found['physics']['fraction']['difference']:.3f}" in text
     for group in read_demo(out).archive.groups:
         assert group in text
-    assert "0.128 thousand real images" in text and "torch" in text and "r1_gamma" in text
+    assert "0.256 thousand real images" in text and "torch" in text and "r1_gamma" in text
 
 
 def test_every_rung_of_a_ladder_has_words():

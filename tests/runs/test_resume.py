@@ -1,25 +1,22 @@
-"""Chapters 50 to 57: a run that ends in any way goes on, and ends equal to one that never ended. Kills by SIGKILL also while a state is being written, double Ctrl-C, full disks, runs that ran away, two writers."""
+"""Chapters 50 to 57: what else is true of runs that end early: kills at random moments, full disks and what is said of them, runs that ran away, two writers. That they go on exactly: test_exactly.py."""
 import filelock
-import errno
-import json
-import multiprocessing
-import os
 import random
-import shutil
-import signal
 import subprocess
 import sys
 import time
 
+import forked
 import numpy as np
 import pytest
+import stops
 import torch
-from safetensors import safe_open
 
+import semgan_nb.trainer as trainer
+import semgan_nb.training as training
 import semgan_nb.checkpoints as checkpoints
 import semgan_nb.foundation as foundation
 import semgan_nb.losses as losses
-from semgan_nb.checkpoints import digest, load_state
+from semgan_nb.checkpoints import load_state
 from semgan_nb.dataset import Dataset
 from semgan_nb.foundation import BadInput
 from semgan_nb.foundation import RunFailed
@@ -32,28 +29,6 @@ TINY = Config(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, 
               ada_kimg=0.5, metrics=("random_fd10_full",))
 
 
-def slow_writes(seconds):
-    "Every state is written in two halves with a pause between them, so that a kill meets a half-written file."
-    import io
-
-    save, replace = torch.save, os.replace
-
-    def in_halves(value, f):
-        buffer = io.BytesIO()
-        save(value, buffer)
-        data = buffer.getvalue()
-        f.write(data[: len(data) // 2]), f.flush()
-        time.sleep(seconds)
-        f.write(data[len(data) // 2 :])
-
-    def slowly(old, new):
-        time.sleep(seconds / 4)
-        replace(old, new)
-        time.sleep(seconds / 4)
-
-    torch.save, os.replace = in_halves, slowly
-
-
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Sums taken by another number of threads differ in their last bits: all runs that are compared here have one."""
@@ -63,123 +38,34 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def child(config, archive, out, state_every, pause):
-    torch.set_num_threads(1)
-    if pause:
-        slow_writes(pause)
-    for _ in train(Config.from_dict(config), archive, out, state_every=state_every):
-        pass
-
-
-def process(config, archive, out, state_every=0.0, pause=0.0):
-    "A process that trains: forked from one that has imported PyTorch and not used it, where there is such a thing."
-    context = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
-    if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload(["semgan_nb.training"])
-    p = context.Process(target=child, args=(config.to_dict(), str(archive), str(out), state_every, pause), daemon=True)
-    p.start()
-    return p
-
-
-TIMES = ("Timing", "Resources", "timestamp", "total_time")
-
-
-def everything(run):
-    "All that a finished run is, but for times: state, logs, snapshots, pictures."
-    plain = lambda record: {k: v for k, v in record.items() if not k.startswith(TIMES)}
-    state = load_state(run / "state")
-    assert state["pending"] is False
-    trainer = dict(state["trainer"], elapsed=0, statistics={k: plain(v) for k, v in state["trainer"]["statistics"].items()})
-    for noted in ("energy",):
-        trainer.pop(noted, None)
-    files = {p.name: p.read_bytes() for p in sorted(run.iterdir()) if p.name.startswith(("fakes", "reals"))}
-    for p in snapshots(run):  # the order of the entries in a file's head is by chance
-        with safe_open(p, "np") as f:
-            files[p.name] = f.metadata(), {name: f.get_tensor(name).tobytes() for name in f.keys()}
-    return dict(state=digest(trainer), stats=[plain(s) for s in read_stats(run)], metrics={m: [plain(r) for r in records] for m, records in read_metrics(run).items()}, files=files)
-
-
-def assert_same(run, other):
-    a, b = everything(run), everything(other)
-    assert a["files"].keys() == b["files"].keys() and all(a["files"][k] == b["files"][k] for k in a["files"])
-    assert a["stats"] == b["stats"] and a["metrics"] == b["metrics"] and a["state"] == b["state"]
-    assert not [p for folder in (run, run / "state") for p in folder.glob(".*")], "a half-written file was left"
-    assert len(list((run / "state").iterdir())) <= 2
-
-
-@pytest.fixture(scope="module")
-def unbroken(archive, tmp_path_factory):
-    out = tmp_path_factory.mktemp("unbroken") / "r"  # a snapshot knows the name of its run
-    p = process(TINY, archive, out, 1e9)
-    p.join(300)
-    assert p.exitcode == 0 and len(read_stats(out)) == 11 and len(read_metrics(out)["random_fd10_full"]) == 6
-    return out
-
-
 # -- kills ----------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(archive, unbroken, tmp_path, kills):
-    "SIGKILL after a random while, with states written at every iteration, slowly; the run goes on until as many kills are done, then to its end."
-    rng, run, met, stood = random.Random(kills), tmp_path / "r", 0, []
+    "SIGKILL from outside after a random while, with states written at every iteration, slowly; the run goes on until as many kills are done, then to its end."
+    rng, run, met, stood, config = random.Random(kills), tmp_path / "r", 0, [], stops.TINY
+    if kills > 5:
+        config, unbroken = TINY, tmp_path / "unbroken" / "r"
+        stops.go_on(config, archive, unbroken, 1e9)
+        assert len(read_stats(unbroken)) == 11 and len(read_metrics(unbroken)["random_fd10_full"]) == 6
     names = lambda: sorted(p.name for p in (run / "state").iterdir()) if (run / "state").exists() else []
     for k in range(kills):
-        p, before, deadline = process(TINY, archive, run, 0.0, pause=0.04), names(), time.monotonic() + 60
+        p, before, deadline = forked.start_call(stops.trained_slowly, config.to_dict(), str(archive), str(run), 0.04), names(), time.monotonic() + 60
         if k % 5:  # some while after it began to save; every fifth at any moment from the start on
-            while names() == before and p.is_alive() and time.monotonic() < deadline:
+            while names() == before and p.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.002)
             time.sleep(rng.uniform(0.0, 0.25))
         else:
             time.sleep(rng.uniform(0.0, 1.5))
-        p.kill(), p.join()
+        p.kill(), p.wait()
         met += any(name.startswith(".") for name in names())
         stood.append(read_status(run).get("cur_nimg", 0))
-    p = process(TINY, archive, run)
-    p.join(300)
-    assert p.exitcode == 0 and read_status(run)["state"] == "done"
-    assert_same(run, unbroken)
+    stops.go_on(config, archive, run)
+    assert read_status(run)["state"] == "done"
+    stops.assert_same(run, unbroken)
     print(f"{kills} kills, {met} of them while a state was being written, at {stood} images")
     if kills >= 50:
         assert met >= 5
-
-
-def test_killed_between_two_states(archive, unbroken, tmp_path):
-    "With states far apart, going on repeats what came after the last one: no line double, none missing."
-    import contextlib
-
-    run = tmp_path / "r"
-    with contextlib.closing(train(TINY, archive, run, state_every=1e9)) as loop:
-        for tick in loop:
-            if tick.number == 3:
-                break
-    before = (run / "stats.jsonl").read_bytes()
-    whole = {p.name: p.read_bytes() for p in (run / "state").iterdir()}
-    for _ in train(TINY.replace(total_kimg=0.2), archive, run, state_every=1e9):
-        pass
-    shutil.rmtree(run / "state"), (run / "state").mkdir()
-    for name, content in whole.items():
-        (run / "state" / name).write_bytes(content)
-    with open(run / "stats.jsonl", "a", encoding="utf-8") as f:
-        f.write('{"Progress/tick": {"num": 1, "me')  # the line being written when the power failed
-    assert len((run / "stats.jsonl").read_bytes()) > len(before)
-    p = process(TINY, archive, run)
-    p.join(300)
-    assert p.exitcode == 0
-    a, b = everything(run), everything(unbroken)
-    assert a["stats"] == b["stats"] and a["metrics"] == b["metrics"] and a["state"] == b["state"]
-
-
-def test_a_damaged_newest_state_costs_only_the_way_from_the_one_before(archive, unbroken, tmp_path):
-    run = train(TINY, archive, tmp_path / "r", state_every=0)
-    for _ in range(4):
-        next(run)
-    run.close()
-    newest = sorted((tmp_path / "r" / "state").iterdir())[-1]
-    newest.write_bytes(newest.read_bytes()[:-1000])
-    p = process(TINY, archive, tmp_path / "r")
-    p.join(300)
-    assert p.exitcode == 0
-    assert_same(tmp_path / "r", unbroken)
 
 
 def test_a_directory_of_a_run_killed_before_its_first_file(archive, tmp_path):
@@ -190,92 +76,23 @@ def test_a_directory_of_a_run_killed_before_its_first_file(archive, tmp_path):
     assert not (run / ".config-0123abcd.json").exists()
 
 
-# -- interruptions --------------------------------------------------------------------------------------------------------
-
-SCRIPT = """
-import json, sys, time
-import semgan_nb.trainer as trainer
-import semgan_nb.training as training
-from semgan_nb.runs import Config
-inner = trainer.Trainer._dmain
-def slow(self, real, rng):  # in the middle of an iteration: G has taken its step, D has not
-    if self.batch_idx == 6 and not getattr(self, "told", False):
-        self.told = True
-        print("middle", flush=True)
-        time.sleep(2), time.sleep(2)
-    return inner(self, real, rng)
-trainer.Trainer._dmain = slow
-for tick in training.train(Config.from_dict(json.loads(sys.argv[1])), sys.argv[2], sys.argv[3], state_every=0):
-    pass
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_in_the_middle_of_an_iteration(archive, unbroken, tmp_path, times):
-    "Once: the iteration is finished and saved. Twice: it is given up, and nothing of the half is saved."
-    p = subprocess.Popen([sys.executable, "-c", SCRIPT, json.dumps(TINY.to_dict()), str(archive), str(tmp_path / "r")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                         env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert p.stdout.readline().strip() == "middle"
-    for _ in range(times):
-        p.send_signal(signal.SIGINT)
-        time.sleep(0.5)
-    p.communicate(timeout=60)
-    status = read_status(tmp_path / "r")
-    assert p.returncode != 0 and status["state"] == "stopped" and ("twice" in status["message"]) == (times == 2)
-    assert load_state(tmp_path / "r" / "state")["trainer"]["batch_idx"] == (7 if times == 1 else 6)
-    again = process(TINY, archive, tmp_path / "r")
-    again.join(300)
-    assert_same(tmp_path / "r", unbroken)
-
-
-@pytest.mark.parametrize("place", ["save_snapshot", "append_line", "sheet"])
-def test_interrupted_anywhere_in_a_tick(archive, unbroken, tmp_path, monkeypatch, place):
-    "After every step of what a tick writes."
-    import semgan_nb.runs as runs
-
-    where = runs if place == "append_line" else training
-    inner = getattr(where, place)
-
-    def then_broken(*args, **kwargs):
-        result = inner(*args, **kwargs)
-        if (tmp_path / "r" / "stats.jsonl").exists():
-            raise KeyboardInterrupt
-        return result
-
-    with monkeypatch.context() as m:
-        m.setattr(where, place, then_broken)
-        with pytest.raises(KeyboardInterrupt):
-            list(train(TINY, archive, tmp_path / "r"))
-    assert load_state(tmp_path / "r" / "state")["pending"]
-    p = process(TINY, archive, tmp_path / "r")
-    p.join(300)
-    assert_same(tmp_path / "r", unbroken)
-
-
 # -- full disks -----------------------------------------------------------------------------------------------------------
 
-def full(*args, **kwargs):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_a_full_disk_keeps_the_last_good_state(archive, unbroken, tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_last_good_state(archive, tmp_path, monkeypatch):
+    "That the run goes on from it exactly is asked in test_exactly.py."
     run = train(TINY, archive, tmp_path / "r", state_every=0)
     next(run), next(run), next(run)
     kept = {p.name: p.read_bytes() for p in (tmp_path / "r" / "state").iterdir()}
     with monkeypatch.context() as m:
         def half(value, f):
             f.write(b"half of a state")
-            full()
+            stops.full()
 
         m.setattr(torch, "save", half)
         with pytest.raises(RunFailed, match=r"no room for a saved state.* are free\. The last good state is at 0\.\d{3} kimg\. Free some space; then the same command goes on"):
             next(run)
     assert {p.name: p.read_bytes() for p in (tmp_path / "r" / "state").iterdir()} == kept
     assert read_status(tmp_path / "r")["state"] == "failed" and "no room" in read_status(tmp_path / "r")["message"]
-    p = process(TINY, archive, tmp_path / "r")
-    p.join(300)
-    assert_same(tmp_path / "r", unbroken)
 
 
 def test_a_full_disk_at_a_snapshot_and_known_beforehand(archive, tmp_path, monkeypatch):
@@ -285,7 +102,7 @@ def test_a_full_disk_at_a_snapshot_and_known_beforehand(archive, tmp_path, monke
     run = train(config, archive, tmp_path / "r", state_every=0)
     next(run)
     with monkeypatch.context() as m:
-        m.setattr(training, "save_snapshot", full)
+        m.setattr(training, "save_snapshot", stops.full)
         with pytest.raises(RunFailed, match="no room for the pictures, weights and lines of a tick"):
             list(run)
     with monkeypatch.context() as m:
@@ -384,11 +201,11 @@ def test_the_best_snapshot_outlives_the_last_ones(archive, tmp_path, monkeypatch
 
 def test_many_processes_at_once_and_one_trains(archive, unbroken, tmp_path):
     "All begin on the same empty directory; one holds it, the others are refused and write nothing."
-    processes = [process(TINY, archive, tmp_path / "r") for _ in range(4)]
+    processes = [stops.start(stops.TINY, archive, tmp_path / "r", stderr=forked.DEVNULL) for _ in range(4)]
     for p in processes:
-        p.join(300)
-    assert sorted(p.exitcode for p in processes).count(0) >= 1
-    assert_same(tmp_path / "r", unbroken)
+        p.wait(300)
+    assert sorted(p.returncode for p in processes).count(0) >= 1
+    stops.assert_same(tmp_path / "r", unbroken)
 
 
 def test_a_run_begun_by_another_between_the_look_and_the_lock(archive, tmp_path, monkeypatch):

@@ -3,8 +3,10 @@ import json
 import subprocess
 import sys
 
+import forked
 import numpy as np
 import pytest
+from made_up_runs import fake_train, study_with_fake_training
 from PIL import Image
 
 from semgan_nb.dataset import write_archive
@@ -21,21 +23,17 @@ QUIET = dict(progress=False)
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "noise.zip"
-    images = np.random.RandomState(0).randint(0, 256, (40, 16, 16), dtype=np.uint8)
-    write_archive(path, [
-        dict(name=f"n{i}", image=x, source="noise", source_sha256="", crop=(0, 0, 16, 16), group=f"g{i % 5}", pixel_size_nm=None, fraction=None, part="train")
-        for i, x in enumerate(images)], dict(made_by="test"))
-    return path
-
-
-@pytest.fixture(scope="module")
 def finished(archive, tmp_path_factory):
     """A study that ran to its end; tests only read it."""
     study = Study.create(tmp_path_factory.mktemp("studies") / "sweep", TINY, TARGETS, [0, 1], NOAUG)
     run_study(study, archive, progress=False)
     return study
+
+
+@pytest.fixture
+def nothing_is_trained(monkeypatch):
+    """The bookkeeping of a study does not ask for networks."""
+    monkeypatch.setattr(sys.modules[run_study.__module__], "train", fake_train)
 
 
 def states(study):
@@ -92,7 +90,7 @@ def test_what_cannot_be_a_study_is_refused_and_leaves_nothing(tmp_path, finished
         Study(tmp_path)
 
 
-def test_more_seeds_and_values_are_added_to_what_is_there(tmp_path, archive):
+def test_more_seeds_and_values_are_added_to_what_is_there(tmp_path, archive, nothing_is_trained):
     study = Study.create(tmp_path / "s", TINY, {"ada_target": [0.3]}, [0])
     run_study(study, archive, **QUIET)
     more = Study.create(tmp_path / "s", TINY.replace(total_kimg=0.096), {"ada_target": [0.5, 0.3]}, [1])
@@ -156,7 +154,7 @@ def test_a_failed_point_is_recorded_and_the_rest_goes_on(tmp_path, archive, monk
     assert states(study) == ["done"] * 3
 
 
-def test_a_refused_point_is_recorded_and_the_rest_goes_on(tmp_path, archive):
+def test_a_refused_point_is_recorded_and_the_rest_goes_on(tmp_path, archive, nothing_is_trained):
     study = Study.create(tmp_path / "s", TINY, TARGETS, [0])
     run = study.points[0]["run"]
     run.mkdir()
@@ -169,7 +167,7 @@ def test_a_refused_point_is_recorded_and_the_rest_goes_on(tmp_path, archive):
     assert states(study) == ["done", "done"] and "refused" not in (study.path / "study.json").read_text()
 
 
-def test_another_archive_is_refused_before_or_at_each_point(tmp_path, archive, finished):
+def test_another_archive_is_refused_before_or_at_each_point(tmp_path, archive, finished, nothing_is_trained):
     with pytest.raises(BadInput):
         run_study(finished, tmp_path / "nothing.zip", **QUIET)
     study = Study.create(tmp_path / "s", TINY, TARGETS, [0])
@@ -181,7 +179,7 @@ def test_another_archive_is_refused_before_or_at_each_point(tmp_path, archive, f
     assert "other content" in study.status()[0]["message"]
 
 
-def test_a_point_in_other_hands_is_passed_over(tmp_path, archive):
+def test_a_point_in_other_hands_is_passed_over(tmp_path, archive, nothing_is_trained):
     study = Study.create(tmp_path / "s", TINY, TARGETS, [0])
     run = study.points[0]["run"]
     run.mkdir()
@@ -196,14 +194,13 @@ def test_a_point_in_other_hands_is_passed_over(tmp_path, archive):
 
 def test_two_processes_share_a_study(tmp_path, archive):
     study = Study.create(tmp_path / "s", TINY, {"ada_target": [0.3, 0.4, 0.5, 0.6]}, [0])
-    code = "import sys; from semgan_nb.studies import Study; from semgan_nb.study_run import run_study; run_study(Study(sys.argv[1]), sys.argv[2], progress=lambda point, tick: print(point['run'].name, tick.number))"
-    both = [subprocess.Popen([sys.executable, "-c", code, str(study.path), str(archive)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [forked.start_call(study_with_fake_training, str(study.path), str(archive), stdout=forked.PIPE, text=True) for _ in range(2)]
     lines = [line for p in both for line in p.communicate()[0].splitlines()]
     assert [p.returncode for p in both] == [0, 0] and states(study) == ["done"] * 4
     assert sorted(lines) == sorted({*lines}) and len(lines) == 4 * 3  # no tick was done twice
 
 
-def test_a_stop_ends_the_study_and_a_later_run_goes_on(tmp_path, archive):
+def test_a_stop_ends_the_study_and_a_later_run_goes_on(tmp_path, archive, nothing_is_trained):
     study = Study.create(tmp_path / "s", TINY, TARGETS, [0])
 
     def ask(point, tick):
@@ -215,7 +212,7 @@ def test_a_stop_ends_the_study_and_a_later_run_goes_on(tmp_path, archive):
     assert states(study) == ["done", "done"]
 
 
-def test_the_bar_names_points_and_failures(tmp_path, archive, capsys):
+def test_the_bar_names_points_and_failures(tmp_path, archive, capsys, nothing_is_trained):
     study = Study.create(tmp_path / "s", TINY, TARGETS, [0])
     study.points[1]["run"].mkdir()
     (study.points[1]["run"] / "notes.txt").touch()

@@ -1,21 +1,20 @@
 """Chapters 24, 50, 51 and 55 to 57: schedules against reference tables, going on after every kind of end, refusals."""
 import json
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
 
 from made_up_runs import logs
-import semgan_nb.training as training
 from semgan_nb.checkpoints import load, load_state
 from semgan_nb.dataset import write_archive
 from semgan_nb.foundation import BadInput
-from semgan_nb.runs import Config, auto, image_number, laptop, read_config, read_stats, read_status, request_stop, sem512, snapshots
+from semgan_nb.runs import Config, auto, image_number, laptop, read_config, read_stats, read_status, sem512, snapshots
 from semgan_nb.trainer import Statistics, Trainer, ema_beta, iteration_generator, lazy_adam, make_networks
 from semgan_nb.training import train
 from semgan_nb.dataset import Dataset
@@ -189,46 +188,7 @@ def test_longer_is_allowed(archive, tmp_path):
     assert Config.from_dict(read_config(tmp_path / "r")["resolved"]).total_kimg == 0.128
 
 
-# -- going on -------------------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("leave_after", [0, 1, 2, 4])
-def test_leaving_the_loop_and_going_on(archive, unbroken, tmp_path, leave_after):
-    for tick in train(TINY, archive, tmp_path / "r"):
-        if tick.number == leave_after:
-            break
-    assert read_status(tmp_path / "r")["state"] == "stopped"
-    list(train(TINY, archive, tmp_path / "r"))
-    assert same(tmp_path / "r", unbroken)
-
-
-def test_stop_file(archive, unbroken, tmp_path):
-    run = train(TINY, archive, tmp_path / "r")
-    next(run)
-    request_stop(tmp_path / "r")
-    time.sleep(1.1)
-    rest = list(run)
-    assert len(rest) < 5 and read_status(tmp_path / "r")["state"] == "stopped" and not (tmp_path / "r" / "control" / "stop").exists()
-    list(train(TINY, archive, tmp_path / "r"))
-    assert same(tmp_path / "r", unbroken)
-
-
-def test_interrupted_in_the_middle_of_a_tick(archive, unbroken, tmp_path, monkeypatch):
-    "A tick that was broken off (here: while its snapshot is written) is done again, once."
-    import semgan_nb.resources as resources
-
-    def broken(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    run = train(TINY, archive, tmp_path / "r")
-    next(run), next(run)
-    with monkeypatch.context() as m:
-        m.setattr(training, "save_snapshot", broken)
-        with pytest.raises(KeyboardInterrupt):
-            list(run)
-    assert load_state(tmp_path / "r" / "state")["pending"]
-    list(train(TINY, archive, tmp_path / "r"))
-    assert same(tmp_path / "r", unbroken)
-
+# -- going on (exactly: test_exactly.py) ----------------------------------------------------------------------------------
 
 SCRIPT = """
 import json, sys
@@ -240,49 +200,7 @@ for tick in train(Config.from_dict(json.loads(sys.argv[1])), sys.argv[2], sys.ar
 
 
 def start(config, archive, out, state_every=0.0):
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, json.dumps(config.to_dict()), str(archive), str(out), str(state_every)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_killed_and_going_on(archive, unbroken, tmp_path):
-    p = start(TINY, archive, tmp_path / "r")
-    for line in p.stdout:
-        if line.strip() == "2":
-            break
-    p.kill()
-    p.wait()
-    assert load_state(tmp_path / "r" / "state") is not None
-    p = start(TINY, archive, tmp_path / "r")
-    out, err = p.communicate(timeout=120)
-    assert p.returncode == 0, err
-    assert same(tmp_path / "r", unbroken)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
-def test_signals_end_the_iteration_and_save(archive, tmp_path, which):
-    long = TINY.replace(total_kimg=50.0, snap=1000)
-    p = start(long, archive, tmp_path / "r", 1e9)
-    assert p.stdout.readline().strip() == "0"
-    p.send_signal(which)
-    p.communicate(timeout=60)
-    assert p.returncode != 0
-    status = read_status(tmp_path / "r")
-    state = load_state(tmp_path / "r" / "state")
-    assert status["state"] == "stopped" and state["trainer"]["cur_nimg"] > 0
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_between_two_ticks_saves_too(archive, tmp_path, which):
-    slow = SCRIPT.replace("flush=True)", "flush=True); import time; time.sleep(60)")
-    assert slow != SCRIPT
-    p = subprocess.Popen([sys.executable, "-c", slow, json.dumps(TINY.replace(total_kimg=50.0, snap=1000).to_dict()), str(archive), str(tmp_path / "r"), "1e9"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert p.stdout.readline().strip() == "0"
-    time.sleep(0.5)  # it sleeps, with the tick in hand
-    p.send_signal(which)
-    p.communicate(timeout=60)
-    assert p.returncode != 0 and read_status(tmp_path / "r")["state"] == "stopped"
-    assert load_state(tmp_path / "r" / "state")["trainer"]["cur_nimg"] > 0
+    return forked.Popen([sys.executable, "-c", SCRIPT, json.dumps(config.to_dict()), str(archive), str(out), str(state_every)], stdout=forked.PIPE, stderr=forked.PIPE, text=True)
 
 
 def test_a_second_process_is_refused(archive, tmp_path):
@@ -410,7 +328,7 @@ def test_event_files(archive, tmp_path):
     assert [(e.step, e.value) for e in a.Scalars("Loss/G/loss")] == [(round(1000 * s["Progress/kimg"]["mean"]), pytest.approx(s["Loss/G/loss"]["mean"], rel=1e-6)) for s in stats[:2]]
 
 
-def test_the_command_says_what_it_would_do_and_writes_nothing(archive, tmp_path, monkeypatch, capsys):
+def test_the_command_says_what_it_would_do_and_writes_nothing(archive, tmp_path, monkeypatch, capsys, forked_programs):
     from semgan_nb.cli import main
 
     monkeypatch.chdir(tmp_path)

@@ -1,29 +1,22 @@
 """The verbs walk, study and lab."""
 import json
+import sys
 from pathlib import Path
 
 import imageio_ffmpeg
-import numpy as np
 import pytest
 from command import say
+from made_up_runs import fake_train
 from PIL import Image
 
 from semgan_nb import cli
-from semgan_nb.dataset import write_archive
 from semgan_nb.runs import Config, read_config
+from semgan_nb.studies import Study
+from semgan_nb.study_run import run_study
 from semgan_nb.training import train
 
 TINY = dict(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=8, total_kimg=0.032, kimg_per_tick=0.016, snap=1)
 OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()] + ["--metrics=none"]
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "noise.zip"
-    images = np.random.RandomState(0).randint(0, 256, (40, 16, 16), dtype=np.uint8)
-    write_archive(path, [dict(name=f"n{i}", image=x, source="noise", source_sha256="", crop=(0, 0, 16, 16), group=f"g{i % 5}", pixel_size_nm=(10.0, 10.0), fraction=None, part="train")
-                         for i, x in enumerate(images)], dict(made_by="test"))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +45,8 @@ def test_faults_of_a_walk_are_one_sentence(run, options, words):
     assert status == 2 and words in err and len(err.splitlines()) == 1 and not any(Path().iterdir())
 
 
-def test_a_sweep_from_the_command_line(archive):
+def test_a_sweep_from_the_command_line(archive, monkeypatch):
+    monkeypatch.setattr(sys.modules[run_study.__module__], "train", fake_train)
     command = ["study", "sweep", archive, "--ada-target", "0.3,0.5", "--seeds", "0-1", "--with", "noaug", "--with", "aug=fixed,p=0.2", *OPTIONS]
     status, out, _ = say(*command)
     folder = Path("studies/noise-ada_target")
@@ -64,7 +58,8 @@ def test_a_sweep_from_the_command_line(archive):
     assert "8 runs, 8 done" in say("study", "table", folder)[1]
 
 
-def test_a_failed_point_is_named_and_the_status_says_so(archive):
+def test_a_failed_point_is_named_and_the_status_says_so(archive, monkeypatch):
+    monkeypatch.setattr(sys.modules[run_study.__module__], "train", fake_train)
     Path("s/base-seed0").mkdir(parents=True)
     Path("s/study.json").write_text(json.dumps(dict(format=1, version="0", base=Config(**TINY, metrics=("none",)).to_dict(), points=[])))
     Path("s/base-seed0/notes.txt").touch()

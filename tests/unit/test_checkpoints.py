@@ -2,28 +2,26 @@
 import ast
 import pickle
 import random
-import shutil
 from pathlib import Path
 
 import numpy as np
 import official_files
 import pytest
 import torch
-from made_up_runs import logs, random_snapshot
+from made_up_runs import random_snapshot
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import semgan_nb
 from semgan_nb import trainer
-from semgan_nb.checkpoints import load, load_state, load_tensors, mismatches, read_state, save_snapshot, save_state, snapshot_info
-from semgan_nb.official import convert, file_lines, load_networks
+from semgan_nb.checkpoints import load, load_state, mismatches, read_state, save_snapshot, save_state, snapshot_info
+from semgan_nb.official import convert, load_networks
 from semgan_nb.transfer import transfer, transfer_config
 from semgan_nb.cli import info, main
 from semgan_nb.layers import upsample2d
 from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Discriminator
-from semgan_nb.runs import Config, read_config, read_status, snapshots
-from semgan_nb.training import train
+from semgan_nb.runs import Config
 
 PACKAGE = Path(semgan_nb.__file__).parent
 TINY = Config(z_dim=8, w_dim=8, channel_base=64, channel_max=8, batch_size=8, batch_gpu=4, G_reg_interval=4, total_kimg=0.08, kimg_per_tick=0.016, snap=2, ada_kimg=0.5, metrics=())
@@ -323,92 +321,3 @@ def test_what_cannot_be_adapted_is_named_all_at_once(pickled, snapshot, tmp_path
     only_G = random_snapshot(tmp_path / "g.safetensors")
     assert "no discriminator" in said(transfer, *nets(TINY), load_networks(only_G))
     assert "would hold layers that are new" in said(transfer, *nets(transfer_config(TINY.replace(freezed=3), load_networks(snapshot))[0], 32), load_networks(snapshot), ["resolution"])
-
-
-def transferred(pickled, **more):
-    source = load_networks(pickled[0])
-    return transfer_config(TINY.replace(init_from=str(pickled[0]), init_adapt=["channels"], freezed=3, **more), source)[0]
-
-
-def test_a_transfer_is_recorded_and_goes_on_exactly(archive, pickled, tmp_path):
-    config = transferred(pickled)
-    assert len(list(train(config, archive, tmp_path / "whole"))) == 6
-    record = read_config(tmp_path / "whole")
-    assert record["resolved"]["init_from"] == str(pickled[0]) and len(record["init"]["sha256"]) == 64 and any("mean over the colours" in line for line in record["init"]["lines"])
-    assert (tmp_path / "whole" / "log.txt").read_text().count("not taken over") == 1
-    ticks = train(config, archive, tmp_path / "broken")
-    next(ticks), next(ticks)
-    ticks.close()
-    moved = pickled[0].rename(tmp_path / "moved.pkl")  # it is not needed any more
-    try:
-        assert read_status(tmp_path / "broken")["state"] == "stopped"
-        list(train(config, archive, tmp_path / "broken"))
-    finally:
-        moved.rename(pickled[0])
-    assert logs(tmp_path / "whole") == logs(tmp_path / "broken")
-    a, b = load(tmp_path / "whole"), load(tmp_path / "broken")
-    assert same(a.G, b.G) and same(a.D, b.D)
-    frozen = load_networks(pickled[0]).D.b16.conv0.weight
-    assert torch.equal(a.D.b16.conv0.weight, frozen) and not torch.equal(a.D.b8.conv0.weight, load_networks(pickled[0]).D.b8.conv0.weight)
-
-
-def test_the_first_snapshot_is_the_source(archive, snapshot, tmp_path):
-    "Half-life long, no ramp: after one batch the average is still the source's."
-    config, _ = transfer_config(TINY.replace(init_from=str(snapshot), ema_kimg=1e6), load_networks(snapshot))
-    next(ticks := train(config, archive, tmp_path / "r"))
-    ticks.close()
-    first, source = load(snapshots(tmp_path / "r")[0]).G, load(snapshot).G
-    assert all(torch.allclose(p, q, atol=1e-4) for p, q in zip(first.parameters(), source.parameters()))
-
-
-def test_from_a_run_means_its_newest_snapshot_of_then(archive, tmp_path):
-    list(train(TINY, archive, tmp_path / "old"))
-    newest = snapshots(tmp_path / "old")[-1]
-    config = transfer_config(TINY.replace(init_from=str(tmp_path / "old")), load_networks(tmp_path / "old"))[0]
-    ticks = train(config, archive, tmp_path / "new")
-    next(ticks)
-    ticks.close()
-    assert read_config(tmp_path / "new")["resolved"]["init_from"] == str(newest) and read_config(tmp_path / "new")["requested"]["init_from"] == str(tmp_path / "old")
-    shutil.copy(newest, tmp_path / "old" / "snapshot-000999999i.safetensors")  # the old run trained on
-    list(train(config, archive, tmp_path / "new"))
-    assert read_status(tmp_path / "new")["state"] == "done"
-    said(lambda: list(train(config.replace(init_from=str(pickle)), archive, tmp_path / "new")))
-
-
-def test_a_source_that_changed_before_anything_was_saved(archive, snapshot, tmp_path):
-    own = tmp_path / "own.safetensors"
-    shutil.copy(snapshot, own)
-    config = transfer_config(TINY.replace(init_from=str(own)), load_networks(own))[0]
-    ticks = train(config, archive, tmp_path / "r")
-    next(ticks)
-    ticks.close()
-    shutil.rmtree(tmp_path / "r" / "state")
-    save_snapshot(own, *official_files.networks(5))
-    assert "has changed since" in said(lambda: list(train(config, archive, tmp_path / "r")))
-    shutil.copy(snapshot, own)
-    list(train(config, archive, tmp_path / "r"))
-
-
-def test_refusals_write_nothing(archive, pickled, tmp_path):
-    for config in (transferred(pickled).replace(init_adapt=()), TINY.replace(init_from=str(tmp_path / "absent.pkl")), TINY.replace(init_from=str(archive)), transferred(pickled).replace(channel_max=16)):
-        said(lambda: list(train(config, archive, tmp_path / "r")))
-        assert not (tmp_path / "r").exists()
-    assert "channels, resolution, mapping" in said(TINY.replace, init_adapt=["colour"])
-
-
-def test_command_line(archive, pickled, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", str(archive), "--resume", "x.pkl"]) == 2
-    text = capsys.readouterr().err
-    assert "--out" in text and "--init-from" in text and text.count("\n") == 1
-    short = ["--kimg", "0.032", "--batch", "8", "--kimg-per-tick", "0.016", "--metrics", "none"]
-    assert main(["train", str(archive), "--out", "r", "--init-from", str(pickled[0]), *short]) == 2
-    assert "--init-adapt channels" in capsys.readouterr().err and not Path("r").exists()
-    assert main(["train", str(archive), "--out", "r", "--init-from", str(pickled[0]), "--init-adapt", "channels", *short]) == 0
-    text = capsys.readouterr().out
-    assert "ema_rampup is none instead of 0.05" in text and "z_dim is 8 instead of 512, as in the source" in text and "mean over the colours" in text
-    assert read_config("r")["resolved"]["mapping_layers"] == 4 and "mean over the colours" in info("r")
-    assert main(["train", str(archive), "--out", "r", "--kimg", "0.048"]) == 0  # goes on, without a word about the transfer
-    assert "instead of" not in capsys.readouterr().out and read_status("r")["state"] == "done"
-    assert main(["train", str(archive), "--init-from", str(pickled[0]), "--init-adapt", "channels", *short]) == 0
-    assert [p.name for p in Path("runs").iterdir()] and "resumecustom" in next(Path("runs").iterdir()).name

@@ -15,11 +15,7 @@ from scipy.stats import wasserstein_distance
 from skimage import measure as measure_labels
 
 from semgan_nb import material_plots
-from semgan_nb.dataset import Dataset, write_archive
 from semgan_nb.microstructure import compare
-from semgan_nb.distances import blur
-from semgan_nb.scores import parse_metric
-from semgan_nb.evaluation import Judge
 from semgan_nb.foundation import BadInput
 from semgan_nb.micrographs import read_micrograph
 from semgan_nb.descriptors import (
@@ -29,9 +25,7 @@ from semgan_nb.descriptors import (
 from semgan_nb.microstructure import DESCRIPTORS, image_values, measure, same_steel, unit_of, wasserstein
 from semgan_nb.phase_maps import write_phases
 from semgan_nb.leak import characteristic_length, directions, leak_meter
-from semgan_nb.runs import laptop, read_ladder, read_metrics
 from semgan_nb.synthetic import dual_phase, dual_phase_islands, grf, specimens
-from semgan_nb.launch import train_silently
 
 
 def by_pairs(m, periodic):
@@ -473,11 +467,6 @@ def test_micrometres_do_not_depend_on_the_pixels(steel):
         measure(steel[0][:2], (100, 150))
 
 
-def test_several_processes_measure_the_same(steel):
-    one, two = (measure(steel[0][:10], workers=n).rows for n in (1, 2))
-    assert (one == two).all()
-
-
 def test_what_cannot_be_measured_is_said(steel):
     with pytest.raises(BadInput, match="too small"):
         measure(np.zeros((2, 4, 4), np.uint8))
@@ -642,42 +631,6 @@ def test_the_superalloy_and_its_masks():
 
 # The metric that training can evaluate, and `compare` of chapter 33.
 
-@pytest.fixture(scope="module", params=["none", "match"])
-def archive(request, tmp_path_factory):
-    path = tmp_path_factory.mktemp("micro") / "data.zip"
-    images, _, specimen = specimens(120, 32, seed=2, n_specimens=10, field_um=9.6)
-    items = [dict(image=image, group=f"s{s}", pixel_size_nm=(300, 300), part="holdout" if s % 3 == 0 else "train") for image, s in zip(images, specimen)]
-    write_archive(path, items, dict(intensity=request.param))
-    return path
-
-
-def test_micro_is_a_metric_like_the_others(archive, tmp_path):
-    assert parse_metric("micro2k_full")[:4] == ("micro", "", 2000, "full") and parse_metric("micro50_holdout").name == "micro50_holdout"
-    for wrong in ("micro_full", "micro_fd50_full", "micro2k_half", "lite02k_full"):
-        with pytest.raises(BadInput):
-            parse_metric(wrong)
-    judge = Judge("micro40_full", archive, cache=tmp_path)
-    ladder = {rung["key"]: rung["value"] for rung in judge.ladder()["rungs"]}
-    assert ladder["floor"] < 1.6 < ladder["blur2"] and ladder["phase"] > ladder["floor"]
-    images = Dataset(archive).images()
-    record = judge.judge(blur(images[:40], 1))
-    assert record["results"]["micro40_full"] > ladder["floor"] and record["extractor"] == "micro" and record["num_gen"] == 40 and record["num_real"] == 120
-    assert record["descriptors"][record["worst"]] == max(record["descriptors"].values())
-    assert json.loads(json.dumps(record)) == record
-    matched = Dataset(archive).manifest["settings"]["intensity"] == "match"
-    assert ("fraction" in record["descriptors"]) != matched and ("cannot be read" in record.get("note", "")) == matched == any("cannot be read" in text for text in record["warnings"])
-    assert "µm" in " ".join(record["warnings"]) and " px" not in " ".join(record["warnings"]) and "farthest is the" in record["text"]
-    assert len(record["warnings"]) <= 4 and all("different. Real" in text for text in record["warnings"][matched:])
-    again = Judge("micro40_full", archive, cache=tmp_path).judge([blur(images[:25], 1), blur(images[25:40], 1)])
-    assert again["results"] == record["results"] and again["data"] == judge.data
-    assert Judge("micro30_holdout", archive).judge(images[:30])["real"] == "holdout"
-
-
-def test_training_evaluates_it(archive, tmp_path):
-    train_silently(laptop(32).replace(total_kimg=0.128, snap=1, kimg_per_tick=0.064, metrics=("micro20_full",), channel_base=512, channel_max=16), archive, tmp_path / "run")
-    records = read_metrics(tmp_path / "run")["micro20_full"]
-    assert records and records[-1]["kimg"] == 0.128 and read_ladder(tmp_path / "run", "micro20_full")["rungs"] and records[-1]["descriptors"]
-
 
 def test_compare_has_every_descriptor_beside_the_former_numbers():
     real, other = islands_of(12, 0), islands_of(10, 1, fraction=0.3)
@@ -741,14 +694,6 @@ def test_a_collapsed_generator_is_told_and_all_is_plain_numbers(rolled):
     assert same_steel(rolled, flat)["descriptors"]["island_size"]["verdict"] == "unread" and same_steel(flat, flat)["value"] == pytest.approx(1)
     other = same_steel(flat, measure(np.random.default_rng(0).integers(0, 256, (10, 64, 64), dtype=np.uint8)))  # real images without any difference have no floor
     assert other["descriptors"]["fraction"]["verdict"] == "different" and all(one["ratio"] is None or one["ratio"] < 1e4 for one in other["descriptors"].values())
-
-
-def test_verdicts_on_the_same_steel_are_right_as_often_as_they_should():
-    pool, rng = measure(specimens(400, 32, seed=1, n_specimens=400)[0]), np.random.default_rng(1)
-    trials = [same_steel(pool.take(order[:40]), pool.take(order[40:90])) for order in (rng.permutation(400) for _ in range(20))]
-    verdicts = [one["verdict"] for trial in trials for one in trial["descriptors"].values()]
-    assert verdicts.count("same") > 0.9 * len(verdicts) and verdicts.count("different") < 0.02 * len(verdicts)
-    assert np.median([trial["value"] for trial in trials]) == pytest.approx(1, abs=0.15)
 
 
 def test_images_of_any_shape_and_only_of_grey_levels():

@@ -1,5 +1,6 @@
 """What a network has to beat: blended pairs, and Gaussian random fields fitted to a material."""
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -179,10 +180,18 @@ def test_ladders_have_the_baselines(archive):
 METRICS = ["random_fd40_holdout", "random_pr403_holdout"]
 
 
-def test_one_table(archive, tmp_path, monkeypatch):
-    fresh, told = specimens(300, 32, seed=4, n_specimens=8)[0][240:280, None], []
+@pytest.fixture(scope="module")
+def judged(archive, tmp_path_factory):
+    """A table of the known sets, of images of the same specimens and of copies: its folder, what was returned, and the progress that was told. Read only."""
+    out, told = tmp_path_factory.mktemp("judged") / "out", []
+    fresh = specimens(300, 32, seed=4, n_specimens=8)[0][240:280, None]
     copies = Dataset(archive, part="train").images()[:40]
-    result = baselines(archive, dict(honest=fresh, copier=[copies[:25], copies[25:]]), METRICS, out=tmp_path / "out", progress=lambda *a: told.append(a))
+    return out, baselines(archive, dict(honest=fresh, copier=[copies[:25], copies[25:]]), METRICS, out=out, progress=lambda *a: told.append(a)), told
+
+
+def test_one_table(archive, judged, tmp_path, monkeypatch):
+    folder, result, told = judged
+    shutil.copytree(folder, tmp_path / "out")
     rows = {row["key"]: row for row in result["rows"]}
     assert list(rows) == [*PLAIN_RUNGS, "honest", "copier"] and rows["copier"]["kind"] == "network"
     assert rows["copier"]["copies"] == 1 > 0.1 > rows["honest"]["copies"] and rows["blur1"]["copies"] == 1
@@ -200,7 +209,8 @@ def test_one_table(archive, tmp_path, monkeypatch):
     assert again["rows"] == written["rows"][:len(PLAIN_RUNGS)] and "Without any learning" in again["text"]
 
 
-def test_refusals_of_the_table(archive, tmp_path):
+def test_refusals_of_the_table(archive, judged, tmp_path):
+    shutil.copytree(judged[0], tmp_path / "out")  # with the known sets judged
     with pytest.raises(BadInput, match="is no distance of features"):
         baselines(archive, metrics=["micro40_full"])
     for count in (0, 1, -3):
@@ -209,7 +219,7 @@ def test_refusals_of_the_table(archive, tmp_path):
     with pytest.raises(BadInput, match="40 and 50 images"):
         baselines(archive, metrics=["random_fd40_holdout", "random_fd50_holdout"])
     with pytest.raises(BadInput, match="there were 3"):
-        baselines(archive, dict(few=np.zeros((3, 1, 32, 32), np.uint8)), METRICS, out=tmp_path)
+        baselines(archive, dict(few=np.zeros((3, 1, 32, 32), np.uint8)), METRICS, out=tmp_path / "out")
 
 
 def test_the_verb(archive, tmp_path, capsys, monkeypatch):

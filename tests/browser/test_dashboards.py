@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import forked
 import ipywidgets
 import numpy as np
 import pytest
@@ -127,7 +128,7 @@ def test_how_a_run_ended_is_said(tmp_path, state, message, words):
 
 def test_a_run_whose_process_died_is_lost(tmp_path, monkeypatch):
     code = f"import sys, os; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); from made_up_runs import MadeUpRun; r = MadeUpRun({str(tmp_path / 'run')!r}); r.tick(16); os._exit(1)"
-    subprocess.run([sys.executable, "-c", code], check=False)
+    forked.run([sys.executable, "-c", code])
     assert run_state(tmp_path / "run")["state"] == "running"  # it died a moment ago
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 300)
@@ -570,7 +571,7 @@ def test_training_imports_no_widgets():
 
 def test_stored_notebooks_hold_pictures_not_widgets():
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, root / "tools" / "pictures.py", "--check", *(root / "nbs").rglob("[0-9]*.ipynb")], capture_output=True, text=True)
+    done = forked.run([sys.executable, root / "tools" / "pictures.py", "--check", *(root / "nbs").rglob("[0-9]*.ipynb")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     large = {path.name: path.stat().st_size for path in (root / "nbs").glob("*.ipynb") if path.stat().st_size > 600_000}
     assert not large, f"{large}: python tools/pictures.py --shrink makes them smaller"
