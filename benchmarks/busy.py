@@ -1,10 +1,11 @@
-"""What does training keep beside other programs? With threads that wait asleep (`semgan_nb` is imported first) and with those of before (PyTorch is loaded first, OpenMP as it comes).
+"""What does training keep beside other programs? As `train` runs it now (threads that yield while others crowd it: `Yielding` of chapter 56, `semgan_nb` imported first), and as it was before (PyTorch
+loaded first, OpenMP as it comes).
 
     python benchmarks/busy.py [--rounds 4]
 
-Images a second of the preset `laptop` at 32 px on two cores: alone, beside one endless loop in another program, beside three, and two trainings at once, both ways in turn in every round. R1 is
-taken at every iteration, so that all iterations are the same work. Prints medians and what they keep of the speed alone; ends with status 1 where a target is missed. Two to five minutes; on a machine that
-has something else to do the figures say little."""
+Images a second of the preset `laptop` at 32 px on two cores: alone, beside one endless loop in another program, beside three, and two trainings at once, both ways in turn in every round. Each
+measurement begins after two and a half seconds of the same, in which a training notices what goes on around it. R1 is taken at every iteration, so that all iterations are the same work. Prints medians
+and what they keep of the speed alone; ends with status 1 where a target is missed. Four minutes; on a machine that has something else to do the figures say little."""
 import argparse
 import json
 import os
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 WAYS = ("before", "now")
+SETTLE = 2.5  # seconds before each measurement
 LOADS = {"alone": 0, "beside one": 1, "beside three": 3, "two at once": 0}
 
 
@@ -25,18 +27,27 @@ def work(way, archive):
         import torch  # noqa: F401  before semgan_nb, which then comes too late
     from semgan_nb.dataset import Dataset
     from semgan_nb.layers import keep_memory
+    from semgan_nb.resources import Yielding
     from semgan_nb.runs import laptop
     from semgan_nb.trainer import Trainer
+
+    import torch
 
     keep_memory()
     trainer = Trainer(laptop().replace(aug="fixed", p=0.5, D_reg_interval=1), Dataset(archive))
     trainer.iterate()
-    print("ready", flush=True)
-    for line in sys.stdin:
+
+    def images_a_second(seconds):
         began, images = time.perf_counter(), trainer.cur_nimg
-        while time.perf_counter() - began < float(line):
+        while time.perf_counter() - began < seconds:
             trainer.iterate()
-        print((trainer.cur_nimg - images) / (time.perf_counter() - began), flush=True)
+        return (trainer.cur_nimg - images) / (time.perf_counter() - began)
+
+    print("ready", flush=True)
+    with Yielding(torch.get_num_threads() if way == "now" else 1):
+        for line in sys.stdin:
+            images_a_second(SETTLE)
+            print(images_a_second(float(line)), flush=True)
 
 
 def begin(way, archive):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['V100_SECONDS', 'available_bytes', 'probe', 'fit_batch_gpu', 'seconds_per_kimg', 'estimate', 'half_words',
-           'choose_threads', 'Neighbours', 'disk_use', 'disk_line', 'power']
+           'choose_threads', 'Neighbours', 'Yielding', 'disk_use', 'disk_line', 'power']
 
 # %% ../nbs/56_resources.ipynb #afcb0f0c
 import contextlib
@@ -13,6 +13,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 import typing
 from pathlib import Path
@@ -260,6 +261,10 @@ class Neighbours:
         (since, before), self.last = self.last, now
         return max((now[1] - before) / (now[0] - since), 0.0)
 
+    def crowded(self, taken: float, was: bool) -> bool:
+        "Whether others take what the threads could use; `was`: whether they did before."
+        return cores() - taken < (0.9 if was else 0.8) * self.threads
+
     def look(
         self,
         rate: float,  # images per second since the last look
@@ -271,14 +276,60 @@ class Neighbours:
             return self.said
         self.fastest = max(self.fastest, rate)
         most, was = cores(), bool(self.said)
-        busy = most - taken < (0.9 if was else 0.8) * self.threads
+        busy = self.crowded(taken, was)
         self.said = f"training beside programs that take {taken:.1f} of {most} cores" if busy else ""
         if busy and not was:
-            late = "" if semgan_nb._THREADS_SLEEP else ". Threads that wait hold cores as well: import semgan_nb before torch, or set OMP_WAIT_POLICY=PASSIVE"
-            log(f"other programs take {taken:.1f} of {most} cores: training keeps its number of threads ({self.threads}), because results depend on it, and goes at {rate / max(self.fastest, 1e-9):.0%} of its fastest so far{late}")
+            log(f"other programs take {taken:.1f} of {most} cores: training keeps its number of threads ({self.threads}), because results depend on it, and goes at {rate / max(self.fastest, 1e-9):.0%} of its fastest so far")
         elif was and not busy:
             log("other programs leave room again")
         return self.said
+
+# %% ../nbs/56_resources.ipynb #a593d18a
+class Yielding:
+    "Inside this, a training with several threads yields to other programs while these crowd it, and keeps its full speed while it is alone. Results do not change."
+
+    def __init__(self, threads: int):  # with which is trained
+        self.threads, self.braked, self._over, self._asleep = threads, False, threading.Event(), []
+        self._watcher = threading.Thread(target=self._watch, daemon=True, name="semgan yields")
+
+    def __enter__(self):
+        if self.threads > 1 and sys.platform.startswith("linux"):
+            self._watcher.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        if self._watcher.ident is not None:
+            self._watcher.join()
+        self.brake(False)
+
+    def _watch(self) -> None:
+        neighbours = Neighbours(self.threads)
+        while not self._over.wait(1.05):
+            taken = neighbours.taken()
+            if taken is not None:
+                self.brake(neighbours.crowded(taken, self.braked))
+
+    def brake(self, on: bool) -> None:
+        "Keep so many threads of OpenMP asleep that it counts more of them than cores; or let them go."
+        if on == self.braked:
+            return
+        self.braked = on
+        if not on:
+            for release, thread in self._asleep:
+                release.set(), thread.join()
+            self._asleep.clear()
+            return
+        for _ in range(max(len(os.sched_getaffinity(0)) - self.threads, 0) // (self.threads - 1) + 1):
+            ready, release = threading.Event(), threading.Event()
+
+            def sleep(ready=ready, release=release):
+                torch.ones(1 << 20).add_(1)  # large enough for all threads: from now on this one has a team of them
+                ready.set(), release.wait()
+
+            thread = threading.Thread(target=sleep, daemon=True, name="semgan asleep")
+            thread.start(), ready.wait()
+            self._asleep.append((release, thread))
 
 # %% ../nbs/56_resources.ipynb #1c051e37
 def disk_use(trainer: Trainer) -> dict[str, int]:

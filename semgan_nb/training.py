@@ -29,7 +29,7 @@ from .official import load_networks
 from .transfer import transfer
 from .distributed import choose_device, join
 from .trainer import Trainer, _packed, _unpacked, make_networks, set_arithmetic
-from .resources import Neighbours, _memory_gb, choose_threads, disk_line, disk_use, power
+from .resources import Neighbours, Yielding, _memory_gb, choose_threads, disk_line, disk_use, power
 
 # %% ../nbs/57_training.ipynb #50734ef9
 @dataclass(frozen=True)
@@ -209,10 +209,11 @@ def train(
             writer.set_status(cur_nimg=trainer.cur_nimg, kimg=trainer.cur_nimg / 1000)
         saved_at = trainer.cur_nimg
 
-    signals = _Signals()
+    signals, yielding = _Signals(), Yielding(threads if device == "cpu" and ranks.size == 1 else 1)
     try:
         signals.__enter__()
         torch.set_num_threads(threads)
+        yielding.__enter__()
         trainer = Trainer(config, dataset, device, networks, ranks)
         saved = ranks.first(lambda: load_state(writer.dir / "state"))
         if saved is not None:
@@ -307,6 +308,7 @@ def train(
         raise
     finally:
         signals.__exit__()
+        yielding.__exit__()
         torch.set_num_threads(before)
         writer.close(state, message)
 

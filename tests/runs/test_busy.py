@@ -1,54 +1,17 @@
-"""Beside other programs: threads that wait asleep, the number of threads that belongs to a run, and what a run says of its neighbours."""
-import os
+"""Beside other programs: threads that yield, the number of threads that belongs to a run, and what a run says of its neighbours."""
 import subprocess
 import sys
 
 import pytest
 import torch
 
-import semgan_nb
+
 from semgan_nb.foundation import cores
 from semgan_nb.runs import Config, read_config, read_stats, read_status
-from semgan_nb.resources import Neighbours, choose_threads
+from semgan_nb.resources import Neighbours, Yielding, choose_threads
 from semgan_nb.training import train
 
 TINY = Config(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=4, total_kimg=0.064, kimg_per_tick=0.032, metrics=())
-SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-
-
-def said_by(code, **environment):
-    "What a fresh Python prints, with nothing of OpenMP in its environment but what is given."
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))}
-    return subprocess.run([sys.executable, "-c", code], env={**kept, **environment}, capture_output=True, text=True, check=True).stdout.split()
-
-
-SHOW = "import os; print(*(os.environ.get(name, '-') for name in ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME')))"
-
-
-def test_importing_the_package_first_lets_threads_sleep():
-    assert said_by(f"import semgan_nb; {SHOW}; print(semgan_nb._THREADS_SLEEP)") == ["PASSIVE", "1000", "-", "True"]
-
-
-def test_the_command_sets_it_before_torch():
-    code = f"import sys, semgan_nb.cli; print('torch' in sys.modules); import semgan_nb.training; {SHOW}; print('torch' in sys.modules)"
-    assert said_by(code) == ["False", "PASSIVE", "1000", "-", "True"]
-
-
-@pytest.mark.parametrize("name, value", [("OMP_WAIT_POLICY", "ACTIVE"), ("GOMP_SPINCOUNT", "infinity"), ("KMP_BLOCKTIME", "200")])
-def test_what_the_user_has_set_stays_alone(name, value):
-    found = said_by(f"import semgan_nb; {SHOW}", **{name: value})
-    assert found == [value if k == name else "-" for k in SETTINGS]
-
-
-def test_too_late_where_torch_is_there():
-    environment = {}
-    assert not semgan_nb._threads_sleep(environment, torch_is_there=True) and not environment
-    assert said_by(f"import sys, types; sys.modules['torch'] = types.ModuleType('torch'); import semgan_nb; {SHOW}; print(semgan_nb._THREADS_SLEEP)") == ["-", "-", "-", "False"]
-
-
-def test_children_inherit_it():
-    code = f"import subprocess, sys, semgan_nb; print(subprocess.run([sys.executable, '-c', {SHOW!r}], capture_output=True, text=True).stdout)"
-    assert said_by(code) == ["PASSIVE", "1000", "-"]
 
 
 @pytest.fixture
@@ -100,13 +63,12 @@ def test_threads_are_no_more_than_cores_and_the_environment_decides(archive, tmp
 def test_a_run_says_that_the_machine_is_busy(archive, tmp_path, monkeypatch):
     taken = iter([0.0, 0.9 * cores(), 0.9 * cores(), 0.0])
     monkeypatch.setattr(Neighbours, "taken", lambda self: next(taken))
+    monkeypatch.setattr("semgan_nb.training.Yielding", lambda threads: Yielding(1))  # who would look as well
     monkeypatch.setattr(Neighbours, "__init__", lambda self, threads: (setattr(self, "threads", cores()), setattr(self, "said", ""), setattr(self, "fastest", 0.0), self.restart())[0])
-    monkeypatch.setattr(semgan_nb, "_THREADS_SLEEP", False)
     told = [read_status(tmp_path / "r")["message"] for _ in train(TINY.replace(total_kimg=0.096), archive, tmp_path / "r")]
     log = (tmp_path / "r" / "log.txt").read_text()
     assert [bool(words) for words in told] == [False, True, True, False] and f"of {cores()} cores" in told[1]
     assert log.count("other programs take") == 1 and log.count("leave room again") == 1
-    assert "import semgan_nb before torch" in log
 
 
 def test_neighbours_see_another_program_and_not_their_own():
@@ -129,13 +91,45 @@ def test_neighbours_see_another_program_and_not_their_own():
     assert beside.taken() < cores() + 0.2
 
 
-def test_chapters_import_the_package_before_torch():
-    "In a notebook the exported cell of imports would else load PyTorch first."
-    import json
-    import re
-    from pathlib import Path
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="OpenMP of GCC")
+def test_a_training_yields_while_others_crowd_it_and_computes_the_same(archive, monkeypatch):
+    """The watcher brakes and lets go; with the brake on, the weights after four iterations are those without, to the last bit; no thread is left."""
+    import threading
+    import time
 
-    for path in sorted((Path(__file__).resolve().parents[2] / "nbs").rglob("*.ipynb")):
-        lines = [line for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code" for line in "".join(cell["source"]).splitlines()]
-        first = {name: next((k for k, line in enumerate(lines) if re.match(rf"\s*(import|from) {name}\b", line)), len(lines)) for name in ("torch", "semgan_nb")}
-        assert first["torch"] == len(lines) or first["semgan_nb"] < first["torch"], f"{path.name}: begin with a cell that says import semgan_nb"
+    from semgan_nb.dataset import Dataset
+    from semgan_nb.trainer import Trainer
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    taken = [0.0]
+    monkeypatch.setattr(Neighbours, "taken", lambda self: taken[0])
+    wait = lambda wanted: [time.sleep(0.05) for _ in range(200) if yielding.braked != wanted]
+    mine = lambda: [t.name for t in threading.enumerate() if t.name.startswith("semgan")]
+    try:
+        free, held = (Trainer(TINY, Dataset(archive)) for _ in range(2))
+        for _ in range(4):
+            free.iterate()
+        with Yielding(2) as yielding:
+            assert mine() == ["semgan yields"] and not yielding.braked
+            taken[0] = float(cores())
+            wait(True)
+            assert yielding.braked and "semgan asleep" in mine()
+            for _ in range(4):
+                held.iterate()
+            taken[0] = 0.0
+            wait(False)
+            assert not yielding.braked and mine() == ["semgan yields"]
+            yielding.brake(True)
+        assert not mine()
+        a, b = free.state_dict(), held.state_dict()
+        assert all(torch.equal(a[n][k], b[n][k]) for n in ("G", "D", "G_ema") for k in a[n])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_one_thread_has_nobody_to_wait_for():
+    import threading
+
+    with Yielding(1):
+        assert not [t for t in threading.enumerate() if t.name.startswith("semgan")]
