@@ -314,13 +314,11 @@ class Yielding:
         "Keep so many threads of OpenMP asleep that it counts more of them than cores; or let them go."
         if on == self.braked:
             return
-        self.braked = on
         if not on:
             for release, thread in self._asleep:
                 release.set(), thread.join()
             self._asleep.clear()
-            return
-        for _ in range(max(len(os.sched_getaffinity(0)) - self.threads, 0) // (self.threads - 1) + 1):
+        for _ in range(0 if not on else max(len(os.sched_getaffinity(0)) - self.threads, 0) // (self.threads - 1) + 1):
             ready, release = threading.Event(), threading.Event()
 
             def sleep(ready=ready, release=release):
@@ -330,6 +328,7 @@ class Yielding:
             thread = threading.Thread(target=sleep, daemon=True, name="semgan asleep")
             thread.start(), ready.wait()
             self._asleep.append((release, thread))
+        self.braked = on
 
 # %% ../nbs/56_resources.ipynb #1c051e37
 def disk_use(trainer: Trainer) -> dict[str, int]:
