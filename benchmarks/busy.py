@@ -1,4 +1,4 @@
-"""What does training keep beside other programs? As `train` runs it now (threads that yield while others crowd it: `Yielding` of chapter 56, `semgan_nb` imported first), and as it was before (PyTorch
+"""What does training keep beside other programs? As `train` runs it now (threads that yield while others crowd it: `Yielding` of chapter 56), and as it was before (PyTorch
 loaded first, OpenMP as it comes).
 
     python benchmarks/busy.py [--rounds 4]

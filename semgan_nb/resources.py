@@ -22,7 +22,6 @@ import numpy as np
 import psutil
 import torch
 
-import semgan_nb
 from .foundation import BadInput, cores, free_bytes, in_bytes, in_time
 from .layers import keep_memory
 from .runs import Config, grid_size, is_run, read_config

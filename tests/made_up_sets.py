@@ -1,10 +1,11 @@
 """Sets of images that several tests measure."""
 import numpy as np
+import tifffile
 from PIL import Image
 
 from semgan_nb.dataset import write_archive
 from semgan_nb.micrographs import embedded, list_images
-from semgan_nb.synthetic import specimens
+from semgan_nb.synthetic import dual_phase, specimens
 
 
 def steel_archive(path, n):
@@ -39,3 +40,19 @@ def crops(texture, seed, size):
         crop = texture[y:y + size, x:x + size]
         out.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
     return np.stack(out)[:, None]
+
+def steel(k, size=160, fraction=0.5):
+    return dual_phase(np.random.default_rng(k), size, fraction, field_um=size / 10)[0]
+
+
+def sem_folder(root):
+    "Eight micrographs of four specimens, 16-bit with scale and a bar among them; the folder."
+    root.mkdir()
+    for k in range(8):
+        image = steel(k, fraction=0.4 + 0.15 * (k % 4))
+        name = root / f"s{k % 4}_{k}"
+        if k == 5:
+            tifffile.imwrite(name.with_suffix(".tif"), image.astype(np.uint16) * 257, imagej=True, resolution=(10, 10), metadata={"unit": "um"})
+        else:
+            tifffile.imwrite(name.with_suffix(".tif"), np.repeat(image[..., None], 3, 2), photometric="rgb")
+    return root

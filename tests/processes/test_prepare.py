@@ -9,28 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from made_up_sets import sem_folder, steel
 from PIL import Image
 
 from semgan_nb.synthetic import dual_phase
 
 
-def steel(k, size=160, fraction=0.5):
-    return dual_phase(np.random.default_rng(k), size, fraction, field_um=size / 10)[0]
-
-
 @pytest.fixture
 def folder(tmp_path):
-    """Eight micrographs of four specimens, 16-bit with scale and a bar among them."""
-    root = tmp_path / "sem"
-    root.mkdir()
-    for k in range(8):
-        image = steel(k, fraction=0.4 + 0.15 * (k % 4))
-        name = root / f"s{k % 4}_{k}"
-        if k == 5:
-            tifffile.imwrite(name.with_suffix(".tif"), image.astype(np.uint16) * 257, imagej=True, resolution=(10, 10), metadata={"unit": "um"})
-        else:
-            tifffile.imwrite(name.with_suffix(".tif"), np.repeat(image[..., None], 3, 2), photometric="rgb")
-    return root
+    return sem_folder(tmp_path / "sem")
 
 
 def write(path, image, **options):

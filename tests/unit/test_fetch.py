@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semgan_nb import micrographs
 from semgan_nb.foundation import BadInput
 from semgan_nb.micrographs import list_images, read_micrograph
 from semgan_nb.public_sets import PUBLIC_SETS, PublicSet, fetch, public_sets
