@@ -93,9 +93,9 @@ def baselines(
         if out is not None:
             _write_text(Path(out) / "baselines.json", json.dumps(result, indent=1))
 
-    ladders = [judge.ladder(None if progress is None else lambda n, all_, text: progress(int(n / max(all_, 1) * count), total, text)) for judge in judges]
-    changes = first._rung_changes()
-    floor_copies = {rung["key"]: rung["value"] for rung in memory.ladder()["rungs"]}["floor"]
+    if any(key not in kept for key in PLAIN_RUNGS):
+        ladders = [judge.ladder(None if progress is None else lambda n, all_, text: progress(int(n / max(all_, 1) * count), total, text)) for judge in judges]
+        changes = first._rung_changes()
     for key in PLAIN_RUNGS:
         if key in kept:
             finish(kept[key])
@@ -111,7 +111,7 @@ def baselines(
             values |= rung.get("values", {judge.metric: rung["value"]})
         found = row(key, text, "real" if key == "floor" else "baseline", values, images, memory)
         if key == "floor":  # these are training images; what counts are real images that nobody has seen
-            found |= dict(copies=floor_copies, p_value=None, plain=None)
+            found |= dict(copies={rung["key"]: rung["value"] for rung in memory.ladder()["rungs"]}["floor"], p_value=None, plain=None)
         finish(found)
     for name, network in networks.items():
         network = network if isinstance(network, dict) else dict(source=network)

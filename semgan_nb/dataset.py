@@ -236,6 +236,9 @@ def _label_table(value, where):
             raise BadInput(f"{where}: the label {str(pair)[:60]} is none, [name, number] or [name, vector] is wanted: make the archive again, or set 'labels' to null")
     return {name.replace("\\", "/"): label for name, label in value}
 
+# %% ../nbs/16_dataset.ipynb #91e3017d
+_LOOKED_AT = {}  # path -> ((fingerprint, time and size of the file), (resolution, channels)) of archives whose every image was looked at
+
 # %% ../nbs/16_dataset.ipynb #8b169618
 class Dataset:
     "The images of an archive as uint8 arrays [channels, height, width]. Raises BadInput where it is none; `warnings` lists what is odd about it."
@@ -263,14 +266,7 @@ class Dataset:
         if not names: raise BadInput(f"{path}: holds no images: make an archive with `semgan prepare FOLDER data.zip --size 32`")
         self.manifest, self._records = self._manifest(store, names)
         self._labels = self._label_file(store, names)
-        first = None
-        for name in names:
-            image = self._header(store, name)
-            shape = (image.height, image.width) + ((3,) if image.mode == "RGB" else ())
-            if image.mode not in ("L", "RGB"): raise BadInput(f"{path}: {name} has the kind '{image.mode}', 8-bit grey or RGB is wanted: make the archive with `semgan prepare`")
-            _check_image(path, name, shape[:2], shape[2:] or (1,), np.dtype(np.uint8), first)
-            first = shape
-        self.resolution, self.channels = first[0], first[2] if len(first) > 2 else 1
+        self.resolution, self.channels = self._shape(store, names)
         held = [self._record(n).get("part") == "holdout" for n in names]
         self.has_holdout = any(held)
         self._look_for_leaks(store, names, held)
@@ -283,6 +279,19 @@ class Dataset:
         self.names = names
         self._kept = None
         if len(names) * self.channels * self.resolution**2 < _KEEP_BYTES: self._kept = np.stack([self._decode(store, n) for n in names])
+
+    def _shape(self, store, names):
+        "Resolution and channels, which all images share; every image is looked at, at the first time that a process opens the archive as it is now."
+        if _LOOKED_AT.get(self.path.resolve(), (None, None))[0] != (now := (self.fingerprint, self.path.is_file() and (self.path.stat().st_mtime_ns, self.path.stat().st_size))):
+            first = None
+            for name in names:
+                image = self._header(store, name)
+                shape = (image.height, image.width) + ((3,) if image.mode == "RGB" else ())
+                if image.mode not in ("L", "RGB"): raise BadInput(f"{self.path}: {name} has the kind '{image.mode}', 8-bit grey or RGB is wanted: make the archive with `semgan prepare`")
+                _check_image(self.path, name, shape[:2], shape[2:] or (1,), np.dtype(np.uint8), first)
+                first = shape
+            _LOOKED_AT[self.path.resolve()] = now, (first[0], first[2] if len(first) > 2 else 1)
+        return _LOOKED_AT[self.path.resolve()][1]
 
     def _find(self, store, name):
         "Where a JSON file is: at the top, or in the one folder that somebody zipped the archive with."

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -36,13 +37,15 @@ def as_png(
     from PIL import Image
 
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=scale * figure.dpi)
-    picture = Image.open(buffer).convert("RGB")
+    dpi = scale * figure.dpi
+    with rc_context({"savefig.bbox": None}):
+        figure.savefig(buffer, format="rgba", dpi=dpi)
+    picture = Image.frombuffer("RGBA", [int(side * dpi) for side in figure.get_size_inches()], buffer.getvalue()).convert("RGB")
     colours = picture.getcolors(8192)
     if colours is not None:
         picture = picture.convert("L") if all(r == g == b for _, (r, g, b) in colours) else picture.quantize(256)
     small = BytesIO()
-    picture.save(small, format="png", optimize=True)
+    picture.save(small, format="png")
     return small.getvalue()
 
 # %% ../nbs/80_plots.ipynb #5c70536e

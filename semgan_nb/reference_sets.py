@@ -89,6 +89,19 @@ def _blends(judge):
 
     return change
 
+# %% ../nbs/44_reference_sets.ipynb #cf4b0a4b
+_FITTED = {}  # (archive, which of its images) -> the field fitted to them: the newest, for all judges of an archive have the same
+
+# %% ../nbs/44_reference_sets.ipynb #2c4f5b74
+def _field(dataset, rows):
+    "The random field fitted to some images of an archive; a fit takes seconds, and every judge of the archive wants it."
+    if (key := (dataset.fingerprint, rows.tobytes())) not in _FITTED:
+        groups = dataset.groups
+        field = RandomField(dataset.images(rows), [groups[i % len(groups)] for i in rows])
+        _FITTED.clear()
+        _FITTED[key] = field
+    return _FITTED[key]
+
 # %% ../nbs/44_reference_sets.ipynb #c9b6ddad
 def _fields(judge):
     "Of a Judge: a function that returns as many images of a fitted random field as it is given images."
@@ -97,8 +110,7 @@ def _fields(judge):
     def change(images):
         if not state:
             rows = np.sort(np.random.default_rng([judge.seed, 8]).permutation(judge._pool)[:max(2**28 // judge.dataset.resolution**2, 200)])
-            groups = judge.dataset.groups
-            state["field"] = RandomField(judge.dataset.images(rows), [groups[i % len(groups)] for i in rows])
+            state["field"] = _field(judge.dataset, rows)
             state["rng"] = np.random.default_rng([judge.seed, 9])
         drawn = state["field"].render(len(images), state["rng"])[0]
         return np.repeat(drawn, judge.dataset.channels, 1)

@@ -27,11 +27,11 @@ OWNER = "SEMGAN_TESTS_OWNER"  # the environment variable with the number of the 
 # -- the server -----------------------------------------------------------------------------------------------------------
 
 def warm_up():
-    """Import what takes long, and nothing that begins a thread: only the forking thread lives on in a fork."""
+    """Import what takes long, and nothing that begins a thread: only the forking thread lives on in a fork. The first optimiser of a process imports torch._dynamo, 1.6 s of work."""
     import importlib
     import pkgutil
 
-    for name in ("torch", "torch.distributed", "matplotlib.pyplot", "scipy.ndimage", "scipy.linalg", "safetensors.torch", "PIL.Image", "IPython", "execnb.shell", "ipywidgets", "nbformat", "pytest"):
+    for name in ("torch", "torch.distributed", "torch._dynamo", "matplotlib.pyplot", "scipy.ndimage", "scipy.linalg", "safetensors.torch", "PIL.Image", "IPython", "execnb.shell", "ipywidgets", "nbformat", "pytest"):
         try:
             importlib.import_module(name)
         except ImportError:

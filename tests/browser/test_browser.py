@@ -11,6 +11,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+import forked
+import forked_kernel
 import nbformat
 import pytest
 from made_up_runs import MadeUpRun, made_up_run, made_up_sweep, random_snapshot
@@ -64,6 +66,9 @@ def free_port():
 def server(root, arguments, port, answers):
     """A Jupyter program with folders of its own, until the block ends; it has answered when it is handed over."""
     folders = {name: str(root / f".{name.lower()}") for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")}
+    if forked.POSSIBLE:
+        forked_kernel.kernelspec(root / ".jupyter_path")
+        folders["JUPYTER_PATH"] = str(root / ".jupyter_path")
     quiet = Path(folders["JUPYTERLAB_SETTINGS_DIR"]) / "@jupyterlab/apputils-extension/notification.jupyterlab-settings"
     quiet.parent.mkdir(parents=True, exist_ok=True)
     quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')

@@ -183,8 +183,8 @@ def test_launch_refuses_as_one_process_does(archive, tmp_path, forked_programs):
 
 def test_torchrun_and_a_stop_file(archive, tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("import json, sys\nfrom semgan_nb.runs import Config\nfrom semgan_nb.training import train\n"
-                      "for tick in train(Config.from_dict(json.loads(sys.argv[1])), sys.argv[2], sys.argv[3]):\n    print('tick', tick.number, flush=True)\n")
+    script.write_text("import json, os, sys\nfrom semgan_nb.runs import Config\nfrom semgan_nb.training import train\n"
+                      "for tick in train(Config.from_dict(json.loads(sys.argv[1])), sys.argv[2], sys.argv[3]):\n    os.write(1, f'tick {tick.number}\\n'.encode())\n")  # a line in one piece: two ranks write into one pipe
     p = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), json.dumps(TINY.replace(total_kimg=50.0).to_dict()), str(archive), str(tmp_path / "r")],
                          env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert p.stdout.readline().startswith("tick 0")
