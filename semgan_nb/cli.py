@@ -367,6 +367,9 @@ def _run_info(run: Path) -> str:
     lines += [f"  {line}" for line in config.get("init", {}).get("lines", [])]
     lines.append(f"  snapshots: {len(found := snapshots(run))}" + (f", the newest {found[-1].name}" if found else ""))
     for name, records in read_metrics(run).items():
+        if name.startswith("latent_share"):
+            lines.append(f"  {name}: {records[-1]['text']}")
+            continue
         value, ladder = records[-1]["results"][headline(records[-1])], read_ladder(run, name)
         lines.append(f"  {headline(records[-1])}: {value:.4g}" + (f", {between_rungs(ladder, value)}" if ladder else ""))
     lines += [f"  {line}" for line in summary_lines(run)]

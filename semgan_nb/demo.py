@@ -104,7 +104,8 @@ def demo(
     archive = Dataset(out / "data.zip", part="train", subset=config.subset, seed=config.seed)
     names = choose_metrics(config, out / "data.zip", archive)
     keep_memory()
-    for name in names:
+    ranked = [name for name in names if not name.startswith("latent_share")]
+    for name in ranked:
         say(f"2/4  measuring the known sets of {name}")
         with _image_bar("     ladder", progress) as bar:
             get_judge(name, out / "data.zip", subset=config.subset, subset_seed=config.seed, seed=0, cache=default_cache()).ladder(bar)
@@ -132,11 +133,12 @@ def demo(
         two_points=material_plots.two_points(d.real, d.generated, labels=labels, pixel_size_nm=d.archive.pixel_size_nm),
     )
     found = dict(out=str(out), physics=d.physics, metrics={}, film=film and str(film))
-    for name in names:
+    for name in ranked:
         ladder, records = d.metrics[name]
         value = plots.value_of(records[-1])
         found["metrics"][name] = dict(value=value, kimg=records[-1]["kimg"], ladder=ladder, sentence=between_rungs(ladder, value))
         figures["ladder"] = plots.ladder_figure(ladder, records)
+    found["decides"] = [d.metrics[name][1][-1]["text"] for name in names if name not in ranked]
     for name, figure in figures.items():
         with atomic(out / f"{name}.png") as part:
             figure.savefig(part, dpi=figure.dpi if name == "samples" else 150)
@@ -172,6 +174,7 @@ def findings(
         lines += ["", f"{name}: {word} of {ladder['num_gen']} images" + (f" to {ladder['num_real']} real ones ({ladder['real']}); smaller is closer" if word == "distance" else f", {ladder['num_real']} real ones ({ladder['real']})")]
         lines += [f"  {value:10.3g}  {label}{note}" for value, label, note in sorted(rows)]
         lines += [f"The network ended {part['sentence']}."]
+    lines += ["", *(f"{text[0].upper()}{text[1:]}." for text in found["decides"])] if found.get("decides") else []
     if not found["metrics"]:
         lines += ["", "No distance was measured: none was asked for, or there are too few images (50 held-out ones at least)."]
     return "\n".join(lines + ["", found["physics"]["text"]])

@@ -123,6 +123,8 @@ def score(
     metric = parse_metric(metric) if isinstance(metric, str) else metric
     if metric.statistic.needs == "looks":
         raise BadInput(f"{metric.name} compares with training images, which must be told from other real ones: use Memory, or a Judge on an archive")
+    if metric.stat == "share":
+        raise BadInput(f"{metric.name} sets pairs of generated images beside pairs of training images: use the judge that get_judge gives on an archive")
     if metric.statistic.needs == "descriptors":
         raise BadInput(f"{metric.name} needs to know what was done to the images: use compare, or a Judge on an archive")
     extractor = get_extractor(metric.extractor, device, weights)
@@ -256,7 +258,7 @@ class Judge:
         mirror: bool = False,  # whether training mirrored its images, for fid50k, kid50k, pr50k3
     ):
         self.parsed = parse_metric(metric)
-        if self.parsed.stat == "memory":
+        if self.parsed.stat in ("memory", "share"):
             raise BadInput(f"{metric} compares with training images, which a Judge does not tell from other real ones: take the one that get_judge gives")
         self.extractor = Physics() if self.parsed.extractor == "micro" else get_extractor(self.parsed.extractor, device, weights)
         self.parsed = _named(self.parsed, self.extractor)

@@ -263,18 +263,35 @@ def _metric_groups(runs: dict) -> dict:
                         groups.setdefault((metric, result, *about), {}).setdefault(label, []).append(record)
     return groups
 
+# %% ../nbs/80_plots.ipynb #4486fdfd
+def _draw_shares(axes, by_run: dict, colours: dict) -> None:
+    "Diversity (dotted), share of z (solid) and of noise (dashed) over kimg, on an axis that never moves; a network without noise inputs has a diversity only."
+    for label, records in by_run.items():
+        for ending, style in (("z", "-"), ("noise", "--"), ("diversity", ":")):
+            found = [(record["kimg"], value) for record in records for name, value in record["results"].items() if name.endswith(f"_{ending}")]
+            if found:
+                axes.plot(*zip(*found), style, color=colours[label], lw=1.3)
+    for ending, style in (("share of z", "-"), ("share of noise", "--"), ("diversity", ":")):
+        axes.plot([], [], style, color=QUIET, lw=1.3, label=ending)
+    axes.set_ylim(0, 1.3)
+    axes.set_yticks([0, 0.5, 1])
+    axes.legend(fontsize=7.5, framealpha=1, edgecolor="none", loc="center left", bbox_to_anchor=(1.0, 0.5), borderpad=0.1, handlelength=1.6)
+    _tidy(axes, "", "who decides")
+
 # %% ../nbs/80_plots.ipynb #18c4d234
 def curves(
     runs,  # a run directory, a list of them, or a dict: label -> run directory
     metrics: list[str] | None = None,  # which metrics to draw; None: all there are
     figure: Figure | None = None,
 ) -> Figure:
-    "Distance with the ladder, r_t with its target, and p, over kimg. A run that has not written anything yet gives empty panels."
+    "Distance with the ladder, the shares of z and of noise where they were measured, r_t with its target, and p, over kimg. A run that has not written anything yet gives empty panels."
     runs = _labelled(runs)
     colours = {label: GENERATED if len(runs) == 1 else colour_of(label, k) for k, label in enumerate(runs)}
     groups = {key: by_run for key, by_run in _metric_groups(runs).items() if metrics is None or key[0] in metrics}
+    decides = next((by_run for (metric, *_), by_run in groups.items() if metric.startswith("latent_share")), {})
+    groups = {key: by_run for key, by_run in groups.items() if not key[0].startswith("latent_share")}
     groups = dict(sorted(groups.items(), key=lambda item: word_of(item[0][1]) != "distance"))
-    heights = [2.2] * max(len(groups), 1) + [1, 1]
+    heights = [2.2] * max(len(groups), 1) + [1.2] * bool(decides) + [1, 1]
     figure = _figure(figure, (7.6, 1.25 * sum(heights) + 0.4))
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
 
@@ -310,6 +327,8 @@ def curves(
             panels[-1].plot([], [], color=colour, label=label)
         panels[0].legend(*panels[-1].get_legend_handles_labels(), fontsize=8, framealpha=1, edgecolor="none", loc="upper right")
 
+    if decides:
+        _draw_shares(panels[-3], decides, colours)
     rt, p = panels[-2:]
     targets = {}
     for label, run in runs.items():

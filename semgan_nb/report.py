@@ -20,7 +20,7 @@ from . import material_plots, plots
 from .foundation import BadInput, atomic
 from .synthetic import otsu_threshold
 from .dataset import Dataset
-from .latent import judged_images, random_images
+from .latent import has_noise, judged_images, noise_draws, random_images
 from .films import walk_frames, write_film
 from .descriptors import grey_stack, two_point
 from .microstructure import DESCRIPTORS, compare
@@ -270,7 +270,8 @@ def _training(d: DemoResult) -> str:
     run, c = d.folder / "run", d.config
     rt, p = _last(d, "Loss/signs/real"), [line["Progress/augment"]["mean"] for line in d.stats if "Progress/augment" in line]
     words, tables, lengths = [], [], []
-    for metric, (ladder, records) in d.metrics.items():
+    decides, measured = (any(metric.startswith("latent_share") for metric in d.metrics), {metric: found for metric, found in d.metrics.items() if not metric.startswith("latent_share")})
+    for metric, (ladder, records) in measured.items():
         values = [plots.value_of(record) for record in records]
         name, better = word_of(headline(records[-1])), better_of(headline(records[-1]))
         best = int((np.argmax if better == "higher" else np.argmin)(values))
@@ -297,8 +298,9 @@ def _training(d: DemoResult) -> str:
     else:
         augment = "<strong>p</strong> (bottom) is 0: images were shown to the discriminator as they are (<code>aug=noaug</code>)." + (f" r<sub>t</sub> ended at {rt:.2f}." if rt is not None else "")
     alt = "Curves over the thousands of real images seen: " + "; ".join([*lengths, *([f"r_t ends at {rt:.2f}"] if rt is not None else []), *([f"p ends at {p[-1]:.2f}"] if p else [])])
-    tall = 1.15 * (2.2 * max(len(d.metrics), 1) + 2) + 0.4
-    chart = chart_html(lambda figure=None: plots.curves(run, figure=figure), alt, "Distance, r<sub>t</sub> and p as the training went on. One kimg is a thousand real images shown to the discriminator.", (3.8, tall))
+    panels = sum(not result.endswith("_std") for _, records in measured.values() for result in records[-1]["results"])
+    tall = 1.15 * (2.2 * max(panels, 1) + 1.2 * decides + 2) + 0.4
+    chart = chart_html(lambda figure=None: plots.curves(run, figure=figure), alt, "Distance, " + ("who decides (<a href=\"#decides\">explained below</a>), " if decides else "") + "r<sub>t</sub> and p as the training went on. One kimg is a thousand real images shown to the discriminator.", (3.8, tall))
     return _section("training", "The training", _p(distance, *words), _p(meaning), _p(augment), chart, *tables)
 
 # %% ../nbs/91_report.ipynb #1b35f4b1
@@ -306,7 +308,7 @@ def _samples(d: DemoResult) -> str:
     size, pixel = d.archive.resolution, d.archive.pixel_size_nm
     n = min(64, len(d.real))
     real = micrographs_html(d.real[:n], f"{n} real images in rows", f"<strong>{d.side[0].upper() + d.side[1:]}</strong>", pixel_size_nm=pixel)
-    generated = micrographs_html(d.generated[:n], f"{n} generated images in rows", f"<strong>Generated</strong>, the first {n} of those that were measured", pixel_size_nm=pixel)
+    generated = micrographs_html(d.generated[:n], f"{n} generated images in rows", f"<strong>Generated</strong>, each with noise of its own, the first {n} of those that were measured", pixel_size_nm=pixel)
     look = ("None was chosen by eye. Look for what the numbers below may miss: shapes that no micrograph has, edges that are too soft or too regular, the same image twice.")
     return _section("samples", "Generated beside real", _p(look), f'<div class="pair">{real}{generated}</div>')
 
@@ -314,7 +316,7 @@ def _samples(d: DemoResult) -> str:
 def _copies(d: DemoResult) -> str:
     record = _newest(d, "share of copies")
     if record is None:
-        return _section("copies", "Were images copied?", _p(f"A network can reproduce training images; a smooth walk speaks against it, but nobody looked for copies here: {_how('aligned_memory500_subset')}."))
+        return _section("copies", "Were images copied?", _p(f"A network can reproduce training images, and nobody looked for copies here: {_how('aligned_memory500_subset')}."))
     meaning = "Each generated image was laid on every training image, turned, mirrored and moved, until it was most like it. Real images of one steel are alike too; so the question is whether generated ones are more so."
     pairs, path = "", d.folder / "run" / str(record.get("snapshot_pkl"))
     if path.is_file() and record["worst"]:
@@ -327,11 +329,27 @@ def _copies(d: DemoResult) -> str:
             pairs = micrographs_html(rows, f"The {len(worst)} generated images that are most like a training image, above the training images", f"The {len(worst)} most alike pairs: generated images above, the training images laid on them below (likeness {worst[0]['likeness']:.2f} to {worst[-1]['likeness']:.2f}; above {record['limit']:.2f} only {100 - 100 * record['quantile']:.0f} % of real images are so alike).", len(worst), d.archive.pixel_size_nm)
     return _section("copies", "Were images copied?", _p(meaning), _p(_esc(record["text"])), pairs)
 
+# %% ../nbs/91_report.ipynb #d1f3706b
+def _decides(d: DemoResult) -> str:
+    record = next((records[-1] for metric, (_, records) in d.metrics.items() if metric.startswith("latent_share")), None)
+    title, pixel = "What decides the image?", d.archive.pixel_size_nm
+    words = ("The generator has two sources of chance: the list of random numbers, called <em>z</em>, and noise maps that some of its layers add. A walk, or any way of steering, moves <em>z</em>. So it matters whether <em>z</em> decides what is seen."
+             " Each row below is one <em>z</em>, each column another draw of noise: where <em>z</em> decides, the images of a row are alike.")
+    if not has_noise(d.snapshot.G):
+        return _section("decides", title, _p("This generator has no noise inputs: nothing but the list of random numbers, called <em>z</em>, decides what is seen."), _p(_esc(f"{record['text'][0].upper()}{record['text'][1:]}.")) if record else "")
+    rows = noise_draws(d.snapshot.G, range(4), 8)
+    picture = micrographs_html(rows.reshape(-1, *rows.shape[2:]), "Four rows of generated images; a row is one z, the columns are draws of noise", "Rows: one <em>z</em> each. Columns: other noise.", 8, pixel)
+    if record is None:
+        return _section("decides", title, _p(words), picture, _p(f"It was not measured: {_how('latent_share')}."))
+    known = [(DESCRIPTORS[key].title, record["icc"].get(key)) for key in ("fraction", "islands", "island_size", "interface")] if isinstance(record["icc"], dict) else []
+    fixed = _table([(name, f"{value:.2f}") for name, value in known if value is not None], "How far <em>z</em> fixes what a metallographer measures (intraclass correlation: 1 fixed by <em>z</em>, 0 drawn anew with the noise)")
+    return _section("decides", title, _p(words), picture, _p(_esc(f"{record['text'][0].upper()}{record['text'][1:]}.")), fixed)
+
 # %% ../nbs/91_report.ipynb #b1735359
 def _walk(d: DemoResult) -> str:
     film, limit = d.folder / "walk.mp4", 3_000_000
     words = ("Every list of random numbers is a micrograph, and between two lists lie others. A walk from one to the other (along an arc, as the numbers lie on a sphere) shows a microstructure that changes by and by."
-             " A network that had only stored its training images would jump.")
+             " That it is smooth says nothing against copies: a network that pays no heed to the numbers walks smoothest of all.")
     stations = np.stack(list(walk_frames(d.snapshot.G, WALK["seeds"].split(",")[0] + "," + WALK["seeds"].split(",")[1], 8)))
     stations = stations[:, None] if stations.ndim == 3 else stations.transpose(0, 3, 1, 2)
     strip = micrographs_html(stations, "Eight images that change by and by from one generated micrograph to another", "Eight stations from the first micrograph of the film to the second.", pixel_size_nm=d.archive.pixel_size_nm)
@@ -494,8 +512,8 @@ footer { color: var(--quiet); font-size: 0.9rem; padding-block: 2rem 3rem; }
 @media (max-width: 600px) { body { font-size: 1rem; } header { padding-top: 1.4rem; } section { padding: 1.1rem 0.9rem 0.5rem; margin-inline: -0.5rem; } .wide { display: none; } th, td { padding-right: 0.6rem; } .bar { width: 26%; } .facts th { width: 46%; } }
 @media print { :root { color-scheme: light; } nav { display: none; } section { border: 0; padding: 0; break-inside: auto; } figure, table { break-inside: avoid; } }
 """
-_SECTIONS = dict(short=_short, data=_data, training=_training, samples=_samples, copies=_copies, walk=_walk, physics=_physics, limits=_limits, settings=_settings)
-_NAMES = dict(short="In short", data="Data", training="Training", samples="Images", copies="Copies?", walk="Walk", physics="Same material?", limits="What it does not show", settings="Settings")
+_SECTIONS = dict(short=_short, data=_data, training=_training, samples=_samples, decides=_decides, copies=_copies, walk=_walk, physics=_physics, limits=_limits, settings=_settings)
+_NAMES = dict(short="In short", data="Data", training="Training", samples="Images", decides="z or noise?", copies="Copies?", walk="Walk", physics="Same material?", limits="What it does not show", settings="Settings")
 
 # %% ../nbs/91_report.ipynb #35224a4e
 def write_report(

@@ -92,7 +92,7 @@ class Config:
     kimg_per_tick: float = _f(0.8, "kimg between two lines of stats.jsonl")
     snap: int = _f(20, "ticks between two snapshots", free=True)
     keep_snapshots: int = _f(10, "snapshots kept, besides the best by each metric", free=True)
-    metrics: tuple[str, ...] = _f(("auto",), "evaluated at every snapshot; auto chooses by the data, none for none", free=True)
+    metrics: tuple[str, ...] = _f(("auto",), "evaluated at every snapshot; auto: a distance chosen by the data, and latent_share; none for none", free=True)
     watts: float | None = _f(None, "power of the machine, for the estimate of energy; none: what the GPU says, 65 W for a CPU", free=True)
     seed: int = _f(0, "of the initial weights, the data's order and all noise")
 

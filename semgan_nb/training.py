@@ -103,13 +103,14 @@ def judge_snapshot(
 
 # %% ../nbs/57_training.ipynb #56dad828
 def choose_metrics(config: Config, data, dataset: Dataset) -> tuple[str, ...]:
-    "Full names of the metrics; `auto` written out: the embedding distance to the hold-out where the archive has one, else to the whole; as many images as there are, up to 500."
+    "Full names of the metrics; `auto` written out: the embedding distance to the hold-out where the archive has one, else to the whole; as many images as there are, up to 500; and who decides, z or the noise."
     if config.metrics != ("auto",):
         return tuple(check_metric(m) for m in config.metrics if m not in ("none", ""))
     everything = Dataset(data)
     sizes = (len(dataset), len(Dataset(data, part="holdout"))) if everything.has_holdout else (len(everything) // 2,)
     count = next((n for n in (500, 200, 100, 50) if n <= min(sizes)), None)
-    return () if count is None else (f"lite0_fd{count}_{'holdout' if everything.has_holdout else 'full'}",)
+    decides = ("latent_share",) if len(dataset) > 1 else ()
+    return decides if count is None else (f"lite0_fd{count}_{'holdout' if everything.has_holdout else 'full'}", *decides)
 
 # %% ../nbs/57_training.ipynb #d38e7392
 def choose_init(config: Config, out) -> str | None:

@@ -99,9 +99,9 @@ def test_all_pictures_and_the_film_can_be_decoded(finished):
         assert np.ptp(np.asarray(picture.convert("L"))) > 50 and picture.width >= 900
     for svg in svgs:
         assert ElementTree.fromstring(svg).tag.endswith("svg") and b"prefers-color-scheme:dark" in svg and b"http://" not in re.sub(rb'xmlns(:\w+)?="[^"]*"', b"", svg)
-    assert len(pngs) == 4 and len(svgs) == 8, "examples, real, generated, walk; four charts in two widths"
+    assert len(pngs) == 5 and len(svgs) == 8, "examples, real, generated, z or noise, walk; four charts in two widths"
     assert film == (out / "walk.mp4").read_bytes()
-    assert len(page.alts) == 8 and all(len(alt) > 15 for alt in page.alts)
+    assert len(page.alts) == 9 and all(len(alt) > 15 for alt in page.alts)
 
 
 def test_it_says_in_words_what_was_found_and_what_not(finished):
@@ -129,9 +129,10 @@ def test_physics_and_copies_are_told_and_how_to_get_them_where_they_are_not(fini
     for name in ("aligned_memory500_subset", "micro2k_full"):
         assert f"semgan metrics run --data data.zip --metrics {name}" in text
     assert "nobody looked for copies" in text and "were not measured" in text
+    assert "It was not measured: semgan metrics run --data data.zip --metrics latent_share" in text
     out = tmp_path / "demo"
     shutil.copytree(finished[0], out)
-    evaluate(out / "run", ["aligned_memory60_subset", "micro60_full", "random_pr603_full"], data=out / "data.zip", progress=False)
+    evaluate(out / "run", ["aligned_memory60_subset", "micro60_full", "random_pr603_full", "latent_share16"], data=out / "data.zip", progress=False)
     asked = ["metrics", str(out / "run"), "--data", str(out / "data.zip"), "--pairs", str(tmp_path / "new" / "pairs.png"), "--metrics"]
     assert main([*asked, "aligned_memory60_subset"]) == 0 and Image.open(tmp_path / "new" / "pairs.png").width > 800
     assert main([*asked, "random_fd50_holdout"]) == 2  # no pairs are known to it
@@ -139,6 +140,8 @@ def test_physics_and_copies_are_told_and_how_to_get_them_where_they_are_not(fini
     text, records = page.plain, {name: found[-1] for name, found in read_metrics(out / "run").items()}
     assert records["aligned_memory60_subset"]["text"].split(" are more like")[0] in text and records["micro60_full"]["worst"]
     assert f"{records['micro60_full']['results']['micro60_full']:.3g} times as far from the real ones" in text and "farthest is the" in text
+    said = records["latent_share16"]["text"]
+    assert f"{said[0].upper()}{said[1:]}." in text and "who decides (explained below)" in text and "intraclass correlation" in text
     assert "semgan metrics run" not in text and "nobody looked" not in text and "most alike pairs" in text
     assert "the share of copies (aligned_memory60_subset) is" in text and "the recall (random_pr603_full) is" in text and "the distance (random_fd50_holdout) goes from" in text
     assert "distance of 60 images" not in text and "Distance to real images: " + f"{records['random_fd50_holdout']['results']['random_fd50_holdout']:.3g}" in text
@@ -156,7 +159,7 @@ def test_it_can_be_written_again_from_the_folder_alone(finished, tmp_path, monke
 def test_an_archive_with_pixel_size_and_a_run_without_distance(synthetic):
     page = Page(write_report(synthetic))
     text = page.plain
-    assert "synthetic dual-phase steel" in text and page.text.count('class="scale"') == 4 and re.search(r"\d µm", text)
+    assert "synthetic dual-phase steel" in text and page.text.count('class="scale"') == 5 and re.search(r"\d µm", text)
     assert "No distance was measured" in text and "aug=noaug" in text and "No real steel" in text
     assert "Not FID" not in text and "No lengths" not in text and "Phase fraction in each of the 20 groups" in text
     assert not contents(page, "video") and "walk.mp4" not in text
