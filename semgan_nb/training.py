@@ -19,7 +19,7 @@ from PIL import Image
 from .foundation import BadInput, RunFailed, append_line, atomic, default_cache, file_hash, room_for, write_json
 from .dataset import Dataset
 from .layers import keep_memory
-from .latent import _at_once, latents
+from .latent import _at_once, latents, to_uint8_images
 from .scores import best_record, headline
 from .evaluation import Judge, check_metric, judge_together
 from .judges import get_judge
@@ -339,7 +339,7 @@ class _Reporter:
     def save_fakes(self, name: str) -> None:
         with torch.no_grad():
             images = torch.cat([self.trainer.G_ema(z, noise_mode="const") for z in self.grid_z.split(_at_once(self.trainer.dataset.resolution, 32))])
-        self.save_sheet(name, ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy())
+        self.save_sheet(name, to_uint8_images(images).cpu().numpy())
 
     def evaluate(self, metrics, snapshot: Path) -> list[dict]:
         "Judge G_ema by all metrics; append the records; write the ladders at the first time."
