@@ -385,7 +385,7 @@ def _walk_options(parser):
     add("--fps", type=float, default=24, metavar="N", help="frames per second (default 24)")
     add("--space", choices=("z", "w"), default="z", help="z: along an arc, as in the paper; w: along straight lines (default z)")
     add("--psi", dest="truncation_psi", type=float, default=1.0, metavar="X", help="truncation: 1 for none, less for more typical micrographs (default 1)")
-    add("--noise", dest="noise_mode", choices=("const", "none", "random"), default="const", help="the fine texture: the same in all frames, none, or new in each (default const)")
+    add("--noise", dest="noise_mode", choices=("const", "none", "random", "walk"), default="const", help="the noise inputs: the same in all frames, none, new in each, or walking from seed to seed as well (default const)")
     add("--best", metavar="METRIC", help="of a run: the snapshot that was best by this metric, not the newest")
     add("--figure", metavar="FILE", help="the picture with six stations (default: beside the film)")
 

@@ -21,20 +21,23 @@ def walk(
     fps: float = 24,
     space: str = "z",
     truncation_psi: float = 1.0,
-    noise_mode: str = "const",
+    noise_mode: str = "const",  # const, none, random or walk
     best: str | None = None,  # of a run directory: the best snapshot by this metric
     figure=None,  # where the six panels go; None: beside the film
     progress: bool = True,
 ) -> dict:
     "Write the film of a walk and its figure; returns film, figure, frames, seconds, snapshot."
     from semgan_nb.checkpoints import load
-    from semgan_nb.films import walk_figure, walk_frames, write_film
+    from semgan_nb.films import noise_maps, walk_figure, walk_frames, write_film
 
     out = Path(out)
     figure = Path(figure) if figure else out.with_name(out.stem + ".png")
     loaded = load(snapshot, best)
     how = dict(space=space, truncation_psi=truncation_psi, noise_mode=noise_mode)
-    count = write_film(walk_frames(loaded.G, seeds, frames, **how), out, fps, total=frames, progress=progress)
+    stream = walk_frames(loaded.G, seeds, frames, **how)
+    if noise_mode == "walk" and not noise_maps(loaded.G, 0):
+        print(f"note: {loaded.path.name} has no noise inputs, so only the latent vector walks", file=sys.stderr)
+    count = write_film(stream, out, fps, total=frames, progress=progress)
     panels = walk_figure(walk_frames(loaded.G, seeds, 6, **how), pixel_size_nm=loaded.meta.get("pixel_size_nm"))
     with atomic(figure) as part:
         panels.savefig(part, dpi=150)

@@ -395,6 +395,7 @@ def test_images_and_walks_of_a_generator():
     "A grey level apart at most."
     here, there = both(generator())
     ways = [lambda net: sample(net, "0-9", truncation_psi=0.7), lambda net: np.stack(list(walk_frames(net, "0-2", frames=7))), lambda net: np.stack(list(walk_frames(net, "0-2", frames=7, space="w"))),
+            lambda net: np.stack(list(walk_frames(net, "0-2", frames=7, noise_mode="walk"))),
             lambda net: np.concatenate(list(random_images(net, 20, batch=8, noise_mode="const")))]
     for way in ways:
         assert np.abs(way(here).astype(int) - way(there)).max() <= 1

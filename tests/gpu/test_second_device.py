@@ -213,7 +213,8 @@ def test_style_mixing_and_sampling_on_it(away):
         a, b = (mixed_ws(net.mapping, z.to(d), prob=0.5, generator=trainer.iteration_generator(seed, 0, 0, d)) for net, d in ((G, "cpu"), (there, away)))
         torch.testing.assert_close(b.detach().cpu(), a.detach(), rtol=1e-5, atol=1e-6)
     ways = [lambda net: sample(net, "0-4", truncation_psi=0.7), lambda net: np.concatenate(list(random_images(net, 6, batch=4))),
-            lambda net: np.stack(list(walk_frames(net, "0-2", frames=5))), lambda net: np.stack(list(walk_frames(net, "0-2", frames=5, space="w", noise_mode="random")))]
+            lambda net: np.stack(list(walk_frames(net, "0-2", frames=5))), lambda net: np.stack(list(walk_frames(net, "0-2", frames=5, space="w", noise_mode="random"))),
+            lambda net: np.stack(list(walk_frames(net, "0-2", frames=5, noise_mode="walk")))]
     for way in ways:
         assert np.abs(way(G).astype(int) - way(there)).max() <= 1
 

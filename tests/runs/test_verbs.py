@@ -6,7 +6,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 from command import say
-from made_up_runs import fake_train
+from made_up_runs import fake_train, random_snapshot
 from PIL import Image
 
 from semgan_nb import cli
@@ -37,6 +37,20 @@ def test_walk_makes_a_film_and_a_figure(run):
     assert imageio_ffmpeg.count_frames_and_secs("walk.mp4")[0] == 30 and Image.open("walk.png").width > 500
     status, *_ = say("walk", sorted(run.glob("*.safetensors"))[0], "--out", "frames", "--frames", 7, "--psi", 0.5, "--noise", "none", "--space", "w")
     assert status == 0 and len(list(Path("frames").glob("frame*.png"))) == 7 and Path("frames.png").exists()
+
+
+def test_walk_takes_the_noise_along(run):
+    status, out, err = say("walk", run, "--noise", "walk", "--frames", 12, "--seeds", "0,1,0")
+    assert status == 0 and "walk.mp4: 12 frames" in out and "note:" not in err
+    assert imageio_ffmpeg.count_frames_and_secs("walk.mp4")[0] == 12 and Path("walk.png").exists()
+
+
+def test_walk_says_that_a_network_has_no_noise_to_walk():
+    random_snapshot("plain.safetensors", use_noise=False)
+    for noise, notes in (("walk", 1), ("const", 0)):
+        status, _, err = say("walk", "plain.safetensors", "--noise", noise, "--frames", 3, "--out", noise)
+        assert status == 0 and err.count("note: plain.safetensors has no noise inputs") == notes
+    assert all((Path("walk") / f.name).read_bytes() == f.read_bytes() for f in Path("const").glob("*.png")) and len(list(Path("walk").glob("*.png"))) == 3
 
 
 @pytest.mark.parametrize("options, words", [(["--seeds", "3"], "two seeds"), (["--out", "a.avi"], ".mp4"), (["--frames", "1"], "both ends"), (["--fps", "0"], "frames per second"), (["--best", "fid50k"], "no record")])

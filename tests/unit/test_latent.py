@@ -1,4 +1,5 @@
 """Chapters 25 and 26: check values of slerp, its edges, that sampling is repeatable and leaves everything else alone, walks and films."""
+import copy
 import itertools
 import weakref
 
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from semgan_nb.latent import latents, parse_seeds, random_images, sample, slerp, to_uint8_images
-from semgan_nb.films import walk_figure, walk_frames, write_film
+from semgan_nb.films import noise_maps, walk_figure, walk_frames, write_film
 from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Generator
 
@@ -110,6 +111,113 @@ def test_a_walk_is_the_same_again_and_leaves_everything_alone(G):
     walks = [np.stack(list(walk_frames(G, "0,1", 9, noise_mode="random"))) for _ in range(2)]
     assert np.array_equal(*walks)
     assert torch.equal(torch.get_rng_state(), state) and torch.equal(G.mapping.w_avg, w_avg) and G.training
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    "A network in which the noise is seen, without noise inputs below 8 px."
+    torch.manual_seed(1)
+    G = Generator(z_dim=16, w_dim=16, img_resolution=32, channel_base=256, channel_max=16, noise_from=8).eval()
+    with torch.no_grad():
+        for name, parameter in G.named_parameters():
+            if name.endswith("noise_strength"):
+                parameter.fill_(0.5)
+            elif name.endswith("torgb.weight"):
+                parameter.mul_(0.25)
+    return G
+
+
+def used_maps(G, monkeypatch):
+    "What the last layer's stored noise is when it is called, for each image: a list of float32 [n, 1, 32, 32] that fills as frames are made."
+    layer, seen = G.synthesis.b32.conv1, []
+    forward = layer.forward
+    monkeypatch.setattr(layer, "forward", lambda *args, **kwargs: (seen.append(layer.noise_const.clone()), forward(*args, **kwargs))[1])
+    return seen
+
+
+def image_with(G, seed, **how):
+    "A seed's own image with its own noise, from a copy of the network that stores it."
+    own = copy.deepcopy(G)
+    own.synthesis.load_state_dict(noise_maps(G, seed), strict=False)
+    return sample(own, [seed], **how)[0, 0]
+
+
+def test_noise_of_a_seed_is_gaussian_its_own_and_the_same_again(noisy):
+    state = torch.get_rng_state()
+    maps = {seed: noise_maps(noisy, seed) for seed in (0, 1, 2**32 - 1)}
+    assert torch.equal(torch.get_rng_state(), state)
+    assert list(maps[0]) == [f"b{r}.conv{k}.noise_const" for r in (8, 16, 32) for k in (0, 1)]
+    assert all(torch.equal(a, b) for a, b in zip(maps[0].values(), noise_maps(noisy, np.int64(0)).values()))
+    large = torch.stack([maps[seed][f"b32.conv{k}.noise_const"].flatten() for seed in maps for k in (0, 1)])
+    assert abs(large.mean(1)).max() < 0.15 and abs(large.var(1) - 1).max() < 0.2
+    assert abs(torch.corrcoef(large) - torch.eye(6)).max() < 0.15
+    # The values themselves: films of another version or machine show the same.
+    assert maps[1]["b8.conv0.noise_const"][0, :4].tolist() == pytest.approx([0.055785, -0.340398, -1.602905, -0.365256], abs=1e-5)
+
+
+@pytest.mark.parametrize("space", ["z", "w"])
+def test_noise_that_walks_meets_the_seeds_own_images(noisy, space):
+    how = dict(space=space, truncation_psi=0.5, noise_mode="walk")
+    walk = list(walk_frames(noisy, iter([3, 1, 3]), 9, batch=4, **how))
+    for frame, seed in zip(walk[::4], (3, 1, 3)):
+        assert close(frame, image_with(noisy, seed, truncation_psi=0.5))
+    assert close(walk[0], walk[-1]) and not close(walk[0], walk[4])
+    assert close(walk, list(walk_frames(noisy, "3,1,3", 9, batch=1, **how)))  # each image of a batch has the noise of its own frame
+
+
+def test_noise_that_walks_follows_the_arc_and_keeps_its_variance(noisy, monkeypatch):
+    seen = used_maps(noisy, monkeypatch)
+    list(walk_frames(noisy, [0, 1, 2], 17, noise_mode="walk", batch=3))
+    used = torch.cat(seen)[:, 0]
+    ends = [noise_maps(noisy, seed)["b32.conv1.noise_const"] for seed in (0, 1, 2)]
+    assert used.shape == (17, 32, 32) and all(torch.equal(used[8 * i], end) for i, end in enumerate(ends))
+    for k in range(17):
+        i, t = min(k // 8, 1), k / 8 - min(k // 8, 1)
+        wanted = slerp(ends[i].flatten(), ends[i + 1].flatten(), t)
+        torch.testing.assert_close(used[k].flatten(), wanted, rtol=0, atol=1e-6)
+        assert used[k].var().item() == pytest.approx(1, abs=0.15)
+    steps = (used[1:] - used[:-1]).square().mean((1, 2)).sqrt()
+    assert steps.max() < 1.2 * np.pi / 2 / 8 and steps.max() < 1.1 * steps.min()  # a quarter circle for each two seeds, at an even speed
+
+
+def test_frames_of_noise_that_walks_change_a_little_at_a_time(noisy):
+    walk = np.stack(list(walk_frames(noisy, [0, 1, 0], 81, truncation_psi=0, noise_mode="walk"))).astype(float)
+    steps, whole = abs(np.diff(walk, axis=0)).mean((1, 2)), abs(walk[40] - walk[0]).mean()
+    assert whole > 5 and 0 < steps.min() and steps.max() < whole / 10
+    still = list(walk_frames(noisy, [0, 1, 0], 9, truncation_psi=0))
+    assert all(close(frame, still[0]) for frame in still)
+
+
+def test_noise_that_walks_leaves_the_network_as_it_was(noisy, monkeypatch):
+    before, kept = {name: value.clone() for name, value in noisy.state_dict().items()}, dict(noisy.named_buffers())
+
+    def untouched():
+        return all(value is kept[name] for name, value in noisy.named_buffers()) and all(torch.equal(value, before[name]) for name, value in noisy.state_dict().items())
+
+    frames = walk_frames(noisy, [0, 1], 9, noise_mode="walk", batch=2)
+    next(frames)
+    assert untouched()  # also between two frames, when another part of the program may use the network
+    frames.close()
+    assert untouched()
+    seen = used_maps(noisy, monkeypatch)
+    monkeypatch.setattr(noisy.synthesis.b32.torgb, "forward", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        next(walk_frames(noisy, [0, 1], 9, noise_mode="walk", batch=2))
+    assert seen and seen[0].shape == (2, 1, 32, 32) and untouched()
+
+
+def test_without_noise_inputs_only_the_latent_vector_walks():
+    torch.manual_seed(0)
+    G = Generator(z_dim=16, w_dim=16, img_resolution=8, channel_base=64, channel_max=16, use_noise=False).eval()
+    assert noise_maps(G, 0) == {}
+    assert np.array_equal(list(walk_frames(G, "0-2", 7, noise_mode="walk")), list(walk_frames(G, "0-2", 7)))
+
+
+def test_noise_is_drawn_from_seeds(noisy):
+    with pytest.raises(BadInput, match="give seeds"):
+        walk_frames(noisy, latents([0, 1], 16), noise_mode="walk")
+    with pytest.raises(BadInput, match="const, none, random or walk"):
+        walk_frames(noisy, [0, 1], noise_mode="loud")
 
 
 def test_colour_frames_have_their_channels_last():
