@@ -58,6 +58,24 @@ def _open_demo(out: Path, settings: dict) -> bool:
         raise BadInput(f"{out} holds a demo with other settings: {'; '.join(differ)}. Choose another folder with --out, or the same settings to go on")
     return (out / "data.zip").exists()
 
+# %% ../nbs/92_demo.ipynb #ca209e13
+def _more_metrics(config, names) -> list:
+    "What a demo measures at its end, where its metrics were left to it: copies, and what a metallographer measures, of as many images and against the same real ones as the distance."
+    from semgan_nb.scores import parse_metric
+
+    distances = [metric for name in names if (metric := parse_metric(name)).stat == "fd"] if config.metrics == ("auto",) else []
+    return [name for metric in distances for name in (f"aligned_memory{metric.count}_subset", f"micro{metric.count}_{metric.real}")]
+
+# %% ../nbs/92_demo.ipynb #ad94e332
+def _judge_end(out, names, progress):
+    "Judge the newest snapshot by each metric by which it was not judged yet."
+    from semgan_nb.runs import read_metrics, snapshots
+
+    newest = snapshots(out / "run")[-1].name
+    for name in names:
+        if newest not in {record.get("snapshot_pkl") for record in read_metrics(out / "run").get(name, [])}:
+            evaluate(out / "run", [name], data=out / "data.zip", progress=progress)
+
 # %% ../nbs/92_demo.ipynb #5505fc3b
 def demo(
     data: str = "superalloy",  # superalloy, synthetic, or a folder of micrographs
@@ -78,7 +96,7 @@ def demo(
     from semgan_nb.judges import get_judge
     from semgan_nb.preparation import prepare, prepare_synthetic
     from semgan_nb.report import read_demo, write_report, write_walk
-    from semgan_nb.runs import preset, read_metrics
+    from semgan_nb.runs import preset
     from semgan_nb.foundation import default_cache
     from semgan_nb.training import choose_metrics
 
@@ -115,9 +133,7 @@ def demo(
     if not _train(config, out / "data.zip", out / "run", progress, state_every=30):
         say("     was done already")
     say("4/4  comparing with real images, and writing it up")
-    for name in names:
-        if name not in read_metrics(out / "run"):
-            evaluate(out / "run", [name], data=out / "data.zip", progress=progress)
+    _judge_end(out, [*names, *_more_metrics(config, names)], progress)
     film = None
     try:
         film = write_walk(out, progress)

@@ -78,15 +78,19 @@ def two_points(
     pixel_size_nm=None,  # nm per pixel, a number or (y, x): distances in µm
     figure: Figure | None = None,
 ) -> Figure:
-    "Two-point correlation S2 of the light phase in two sets of grey images: mean, and the band of 90 % of the images."
+    "Two-point correlation S2 of the light phase in two sets of grey images: mean, and the band of 90 % of the images: grey between thin lines for the first set, between broken lines for the second."
     figure = _figure(figure, (5.2, 2.8))
     axes = figure.add_subplot()
     scale = 1 if pixel_size_nm is None else float(np.mean(pixel_size_nm)) / 1000
     for images, label, colour in ((real, labels[0], REAL), (generated, labels[1], GENERATED)):
         s2 = two_point(np.stack([image > (otsu_threshold(image) if np.ptp(image) else 255) for image in _grey(images)]))
         distance = np.arange(s2.shape[1]) * scale
-        axes.fill_between(distance, *np.quantile(s2, (0.05, 0.95), axis=0), color=colour, alpha=0.12, lw=0)
+        band = np.quantile(s2, (0.05, 0.95), axis=0)
+        if colour == REAL:
+            axes.fill_between(distance, *band, color=colour, alpha=0.12, lw=0)
         axes.plot(distance, s2.mean(0), "o-", color=colour, ms=2.5, lw=1.3, label=label)
+        for edge in band:
+            axes.plot(distance, edge, color=colour, lw=0.8, ls="-" if colour == REAL else "--")
     axes.set_xlim(0, distance[-1])
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8, frameon=False, loc="upper right")

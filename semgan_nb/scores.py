@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STATISTICS', 'OFFICIAL_PPL', 'LATENT_PAIRS', 'Statistic', 'Metric', 'parse_metric', 'metric_of', 'better_of',
-           'word_of', 'headline', 'best_record', 'summary', 'between_rungs', 'closer_than', 'latent_words']
+           'word_of', 'headline', 'best_record', 'summary', 'between_rungs', 'judgement', 'closer_than', 'latent_words']
 
 # %% ../nbs/41_scores.ipynb #d772fe83
 import re
@@ -225,6 +225,27 @@ def between_rungs(
     if len(below) == len(rungs):
         return f"above the highest rung, {say(rungs[-1])}"
     return f"between {say(below[-1])} and {say(rungs[len(below)])}"
+
+# %% ../nbs/41_scores.ipynb #74f99234
+def judgement(
+    ladder: dict,  # of Judge.ladder, of a distance
+    value: float,
+) -> str:
+    "What a distance means, in a clause: whether generated images can be told from real ones, how many times the floor it is, and which known set it beats by least and loses to by least."
+    known = {rung["name"]: rung["value"] for rung in ladder["rungs"]}
+    floor = next((rung["value"] for rung in ladder["rungs"] if rung["key"] == "floor"), None)
+    if not floor or floor <= 0:
+        return ""
+    ratio = value / floor
+    verdict = "not to be told from real ones by this distance" if ratio < 1.1 else "hardly distinguishable from real ones" if ratio < 1.5 else "distinguishable from real ones" if ratio < 2 else "clearly distinguishable from real ones"
+    others = {name: number for name, number in known.items() if number > floor}
+    nearer, farther = ([name for name, number in others.items() if sign * number > sign * value] for sign in (1, -1))
+    said = [f"{ratio:.2g} times the floor"]
+    if nearer:
+        said.append(f"nearer than {min(nearer, key=others.get)!r}")
+    if farther:
+        said.append(f"farther than {max(farther, key=others.get)!r}")
+    return f"{verdict}: {', '.join(said)}"
 
 # %% ../nbs/41_scores.ipynb #836a2a34
 def closer_than(

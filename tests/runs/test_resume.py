@@ -68,6 +68,25 @@ def test_killed_at_random_moments(archive, unbroken, tmp_path, kills):
         assert met >= 5
 
 
+def test_told_to_end_from_outside(archive, unbroken, tmp_path):
+    "SIGTERM from another process, as a cluster sends it, while the run is at work: it saves where it stands, says so, and goes on to the same end."
+    run, seen = tmp_path / "r", []
+    for _ in range(3):
+        p, deadline = stops.start(stops.TINY, archive, run, 1e9), time.monotonic() + 60
+        while read_status(run).get("state") != "running" and p.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        while len(read_stats(run)) < 2 + 2 * len(seen) and p.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        p.terminate()
+        assert p.wait(60) not in (0, -9), "it ended before it was told to"
+        status = read_status(run)
+        assert status["state"] == "stopped" and "interrupted" in status["message"]
+        seen.append(load_state(run / "state")["trainer"]["cur_nimg"])
+        assert seen[-1] == status["cur_nimg"] and seen == sorted(seen) and seen[0] > 0
+    stops.go_on(stops.TINY, archive, run, 1e9)
+    stops.assert_same(run, unbroken)
+
+
 def test_a_directory_of_a_run_killed_before_its_first_file(archive, tmp_path):
     run = tmp_path / "r"
     run.mkdir()
