@@ -314,7 +314,7 @@ def _samples(d: DemoResult) -> str:
 def _copies(d: DemoResult) -> str:
     record = _newest(d, "share of copies")
     if record is None:
-        return _section("copies", "Were images copied?", _p(f"A network can reproduce training images; a smooth walk speaks against it, but nobody looked for copies here: {_how('aligned_memory500_subset')}."))
+        return _section("copies", "Were images copied?", _p(f"A network can reproduce training images, and nobody looked for copies here: {_how('aligned_memory500_subset')}."))
     meaning = "Each generated image was laid on every training image, turned, mirrored and moved, until it was most like it. Real images of one steel are alike too; so the question is whether generated ones are more so."
     pairs, path = "", d.folder / "run" / str(record.get("snapshot_pkl"))
     if path.is_file() and record["worst"]:
@@ -331,7 +331,7 @@ def _copies(d: DemoResult) -> str:
 def _walk(d: DemoResult) -> str:
     film, limit = d.folder / "walk.mp4", 3_000_000
     words = ("Every list of random numbers is a micrograph, and between two lists lie others. A walk from one to the other (along an arc, as the numbers lie on a sphere) shows a microstructure that changes by and by."
-             " A network that had only stored its training images would jump.")
+             " That it does so smoothly proves nothing about copying: a network that ignores its random numbers walks smoothest of all.")
     stations = np.stack(list(walk_frames(d.snapshot.G, WALK["seeds"].split(",")[0] + "," + WALK["seeds"].split(",")[1], 8)))
     stations = stations[:, None] if stations.ndim == 3 else stations.transpose(0, 3, 1, 2)
     strip = micrographs_html(stations, "Eight images that change by and by from one generated micrograph to another", "Eight stations from the first micrograph of the film to the second.", pixel_size_nm=d.archive.pixel_size_nm)
