@@ -483,19 +483,21 @@ def _study(options):
 def lab_folder(
     folder="semgan-lab",  # made if it is missing
 ) -> Path:
-    "Put the quickstart notebook into a folder, unless one of that name is there; returns its path."
+    "Put the quickstart notebook and the chapters into a folder, all but those that are there; returns the path of the quickstart."
     import shutil
 
     import semgan_nb
 
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise BadInput(f"{folder} is a file: give a folder for your notebooks")
-    notebook = folder / "01_quickstart.ipynb"
-    if not notebook.exists():
-        with atomic(notebook) as part:
-            shutil.copyfile(Path(semgan_nb.__file__).parent / "tutorials" / notebook.name, part)
-    return notebook
+    folder, package = Path(folder), Path(semgan_nb.__file__).parent
+    for place in (folder, folder / "chapters"):
+        if place.exists() and not place.is_dir():
+            raise BadInput(f"{place} is a file: give a folder for your notebooks")
+    chapters = [*package.glob("chapters/*.ipynb"), *package.glob("chapters/images/*.png")]
+    for shipped, mine in [(file, file.name) for file in package.glob("tutorials/*.ipynb")] + [(file, file.relative_to(package)) for file in chapters]:
+        if not (folder / mine).exists():
+            with atomic(folder / mine) as part:
+                shutil.copyfile(shipped, part)
+    return folder / "01_quickstart.ipynb"
 
 # %% ../nbs/94_cli.ipynb #1625375d
 def _lab_options(parser):
@@ -510,6 +512,10 @@ def _lab(options):
     notebook = lab_folder(options.folder)
     from jupyterlab.labapp import LabApp
 
+    import semgan_nb
+
+    ours = str(Path(semgan_nb.__file__).parent / "lab")  # defaults of settings, below those of the user
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, [os.environ.get("JUPYTER_CONFIG_PATH"), ours]))
     chosen = [f"--ServerApp.port={options.port}"] if options.port else []
     chosen += ["--no-browser"] * options.no_browser + ["--allow-root"] * options.allow_root
     LabApp.launch_instance([f"--ServerApp.root_dir={notebook.parent.resolve()}", f"--LabApp.default_url=/lab/tree/{notebook.name}", *chosen])

@@ -1,4 +1,5 @@
-"""Every chapter runs from top to bottom, and so does the tutorial in its quick mode; each in a process of its own."""
+"""Every chapter runs from top to bottom, and so does the tutorial with parameters that make it quick; each in a process of its own."""
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -32,18 +33,75 @@ def test_chapter_runs_top_to_bottom(name, running_place):
     runs(running_place / "nbs" / name, running_place / "nbs", running_place)
 
 
+QUICK = {"01_quickstart": dict(total_kimg=0.256, metric="random_fd50_holdout", film_frames=48)}  # for the cell of parameters: seconds instead of minutes, and nothing learned
+
+
+def with_parameters(path, dest, **values):
+    """A copy of a notebook with other values in its cell tagged `parameters`; all else, and the line that each of them stands in, is as it was."""
+    book = nbformat.read(path, 4)
+    (cell,) = (cell for cell in book.cells if "parameters" in cell.metadata.get("tags", ()))
+    for name, value in values.items():
+        cell.source, count = re.subn(rf"^{name} = .*$", f"{name} = {value!r}", cell.source, flags=re.M)
+        assert count == 1, f"{path.name} has no parameter {name}"
+    nbformat.write(book, dest)
+    return book
+
+
+def training_cell(book):
+    return max(k for k, cell in enumerate(book.cells) if cell.cell_type == "code" and "in train(" in cell.source)
+
+
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_a_tutorial_runs_top_to_bottom(path, tmp_path):
-    place = tmp_path / "place"
+    place, quick = tmp_path / "place", tmp_path / path.name
     place.mkdir()
-    runs(path, place, tmp_path, SEMGAN_QUICK="1")
+    again = with_parameters(path, quick, **QUICK[path.stem])
+    runs(quick, place, tmp_path)
     (film,) = place.glob("*/walk.mp4")
     assert film.stat().st_size > 1000
-    again = nbformat.read(path, 4)  # the second time everything is there: it goes on, or says it is done; looked at up to the training, what follows only reads
-    last = max(k for k, cell in enumerate(again.cells) if cell.cell_type == "code" and "in train(" in cell.source)
-    again.cells = again.cells[: last + 1]
-    nbformat.write(again, tmp_path / path.name)
-    runs(tmp_path / path.name, place, tmp_path, SEMGAN_QUICK="1")
+    again.cells = again.cells[: training_cell(again) + 1]  # the second time everything is there: it says it is done; looked at up to the training, what follows only reads
+    nbformat.write(again, quick)
+    runs(quick, place, tmp_path)
+
+
+INTERRUPT = """import os, signal, threading, time
+said = []
+
+
+class Markdown(Markdown):
+    def __init__(self, text):
+        said.append(text)
+        super().__init__(text)
+
+
+def interrupt():
+    while not any(" of 50 thousand images" in text for text in said):
+        time.sleep(0.01)
+    time.sleep(WAIT)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+threading.Thread(target=interrupt, daemon=True).start()"""
+STOPPED = r"""import re
+found, stopped = re.fullmatch(r"stopped at (\S+) kimg; run this cell again and it goes on from there", said[-1]), read_status(run)
+assert found and stopped["state"] == "stopped" and f"{stopped['kimg']:.3g}" == found[1] and 0 < float(found[1]) < 50, (said, stopped)
+total_kimg = stopped["kimg"] + 0.1"""
+WENT_ON = """done = read_status(run)
+assert said[-1] == f"{done['kimg']:g} thousand images seen" and done["state"] == "done" and done["kimg"] >= total_kimg, said
+assert f"going on at {stopped['kimg']:.3f} kimg" in (run / "log.txt").read_text()"""
+
+
+@pytest.mark.parametrize("wait", [0, 0.5], ids=["while it says how far it is", "in between"])
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_interrupting_the_training_of_a_tutorial_ends_in_one_sentence(path, wait, tmp_path):
+    """What the kernel does at the button: SIGINT. The same cell again goes on, here to an end that is near."""
+    place, quick, code = tmp_path / "place", tmp_path / path.name, nbformat.v4.new_code_cell
+    place.mkdir()
+    book = with_parameters(path, quick, **{**QUICK[path.stem], "total_kimg": 50})
+    k = training_cell(book)
+    book.cells = [*book.cells[:k], code(INTERRUPT.replace("WAIT", str(wait))), book.cells[k], code(STOPPED), code(book.cells[k].source), code(WENT_ON)]
+    nbformat.write(book, quick)
+    runs(quick, place, tmp_path)
 
 
 def test_what_fails_is_named(tmp_path):

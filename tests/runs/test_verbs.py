@@ -1,5 +1,6 @@
 """The verbs walk, study and lab."""
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -91,14 +92,21 @@ def test_faults_of_a_study_are_one_sentence(archive, options, words):
 def test_the_lab_folder_is_the_users():
     import semgan_nb
 
-    shipped = Path(semgan_nb.__file__).parent / "tutorials" / "01_quickstart.ipynb"
+    package = Path(semgan_nb.__file__).parent
     notebook = cli.lab_folder("my lab")
-    assert notebook == Path("my lab/01_quickstart.ipynb") and notebook.read_bytes() == shipped.read_bytes()
-    notebook.write_text("mine")
-    assert cli.lab_folder("my lab").read_text() == "mine"
+    assert notebook == Path("my lab/01_quickstart.ipynb") and notebook.read_bytes() == (package / "tutorials" / notebook.name).read_bytes()
+    shipped = sorted(path.relative_to(package) for path in (package / "chapters").rglob("*.*"))
+    assert sorted(path.relative_to("my lab") for path in Path("my lab/chapters").rglob("*.*")) == shipped and len(shipped) > 50
+    assert all((Path("my lab") / name).read_bytes() == (package / name).read_bytes() for name in shipped)
+    chapter, gone = Path("my lab/chapters/12_micrographs.ipynb"), Path("my lab/chapters/60_generate.ipynb")
+    notebook.write_text("mine"), chapter.write_text("mine too"), gone.unlink()
+    assert cli.lab_folder("my lab").read_text() == "mine" and chapter.read_text() == "mine too" and gone.exists()
     Path("file").touch()
-    status, _, err = say("lab", "file")
-    assert status == 2 and "is a file" in err
+    Path("other").mkdir()
+    Path("other/chapters").touch()
+    for folder in ("file", "other"):
+        status, _, err = say("lab", folder)
+        assert status == 2 and "is a file" in err and len(err.splitlines()) == 1
 
 
 def test_lab_opens_the_notebook(monkeypatch):
@@ -106,5 +114,27 @@ def test_lab_opens_the_notebook(monkeypatch):
 
     called = []
     monkeypatch.setattr(LabApp, "launch_instance", classmethod(lambda cls, argv: called.append(argv)))
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", "elsewhere")
     assert say("lab", "--no-browser", "--port", "8999")[0] == 0
     assert called == [[f"--ServerApp.root_dir={Path('semgan-lab').resolve()}", "--LabApp.default_url=/lab/tree/01_quickstart.ipynb", "--ServerApp.port=8999", "--no-browser"]]
+    assert os.environ["JUPYTER_CONFIG_PATH"].startswith("elsewhere" + os.pathsep)
+
+
+@pytest.mark.parametrize("own, expected", [(None, "false"), ("true", "true"), ("none", "none")])
+def test_lab_does_not_ask_about_news_and_leaves_the_users_settings_alone(monkeypatch, own, expected):
+    from jupyterlab.commands import get_app_dir
+    from jupyterlab.labapp import LabApp
+    from jupyterlab_server.settings_utils import get_settings
+
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", "")
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(Path("config").resolve()))
+    monkeypatch.setattr(LabApp, "launch_instance", classmethod(lambda cls, argv: None))
+    mine = Path("mine/@jupyterlab/apputils-extension/notification.jupyterlab-settings")
+    mine.parent.mkdir(parents=True)
+    if own:
+        mine.write_text(json.dumps(dict(fetchNews=own)))
+    name = "@jupyterlab/apputils-extension:notification"
+    answer = lambda: (lambda found: found["settings"].get("fetchNews", found["schema"]["properties"]["fetchNews"]["default"]))(get_settings("none", os.path.join(get_app_dir(), "schemas"), "mine", schema_name=name)[0])
+    assert answer() == (own or "none")  # as JupyterLab is by itself
+    assert say("lab", "--no-browser")[0] == 0
+    assert answer() == expected and mine.exists() == bool(own) and not Path("config").exists()
