@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import threading
+import weakref
 import zipfile
 import zlib
 from collections import Counter
@@ -238,6 +239,12 @@ def _label_table(value, where):
 
 # %% ../nbs/16_dataset.ipynb #91e3017d
 _LOOKED_AT = {}  # path -> ((fingerprint, time and size of the file), (resolution, channels)) of archives whose every image was looked at
+_DECODED = weakref.WeakValueDictionary()  # (path, fingerprint, time and size) -> the images of an archive that somebody still holds in memory
+
+# %% ../nbs/16_dataset.ipynb #a5ff7d51
+class _Decoded:
+    "Decoded images: `rows` is name -> row of `array`."
+    def __init__(self, names, array): self.rows, self.array = {name: i for i, name in enumerate(names)}, array
 
 # %% ../nbs/16_dataset.ipynb #8b169618
 class Dataset:
@@ -277,12 +284,25 @@ class Dataset:
             if not isinstance(subset, (int, np.integer)) or not 0 < subset <= len(names): raise BadInput(f"subset: {subset} was given, but {path} has {len(names)} images in part '{part}': give a number from 1 to {len(names)}")
             names = [names[i] for i in subset_indices(len(names), subset, seed)]
         self.names = names
-        self._kept = None
-        if len(names) * self.channels * self.resolution**2 < _KEEP_BYTES: self._kept = np.stack([self._decode(store, n) for n in names])
+        self._kept = self._holds = None
+        if len(names) * self.channels * self.resolution**2 < _KEEP_BYTES: self._kept = self._decoded(store, names)
+
+    def _now(self):
+        "What tells one state of the archive from another."
+        return str(self.path.resolve()), self.fingerprint, self.path.is_file() and (self.path.stat().st_mtime_ns, self.path.stat().st_size)
+
+    def _decoded(self, store, names):
+        "The images of these names, uint8 [n, channels, height, width]; taken from a Dataset of the same archive where one has them in memory."
+        there = _DECODED.get(self._now())
+        if there is None or not all(n in there.rows for n in names):
+            there = _DECODED[self._now()] = _Decoded(names, np.stack([self._decode(store, n) for n in names]))
+        self._holds = there if len(there.rows) == len(names) else None  # a part holds on to its own images only
+        return there.array if list(there.rows) == list(names) else there.array[[there.rows[n] for n in names]]
 
     def _shape(self, store, names):
         "Resolution and channels, which all images share; every image is looked at, at the first time that a process opens the archive as it is now."
-        if _LOOKED_AT.get(self.path.resolve(), (None, None))[0] != (now := (self.fingerprint, self.path.is_file() and (self.path.stat().st_mtime_ns, self.path.stat().st_size))):
+        path, *now = self._now()
+        if _LOOKED_AT.get(path, (None, None))[0] != now:
             first = None
             for name in names:
                 image = self._header(store, name)
@@ -290,8 +310,8 @@ class Dataset:
                 if image.mode not in ("L", "RGB"): raise BadInput(f"{self.path}: {name} has the kind '{image.mode}', 8-bit grey or RGB is wanted: make the archive with `semgan prepare`")
                 _check_image(self.path, name, shape[:2], shape[2:] or (1,), np.dtype(np.uint8), first)
                 first = shape
-            _LOOKED_AT[self.path.resolve()] = now, (first[0], first[2] if len(first) > 2 else 1)
-        return _LOOKED_AT[self.path.resolve()][1]
+            _LOOKED_AT[path] = now, (first[0], first[2] if len(first) > 2 else 1)
+        return _LOOKED_AT[path][1]
 
     def _find(self, store, name):
         "Where a JSON file is: at the top, or in the one folder that somebody zipped the archive with."
@@ -365,7 +385,7 @@ class Dataset:
             self._open_store = os.getpid(), _Folder(self.path, look=False) if self.path.is_dir() else _Zip(self.path)
         return self._open_store[1]
 
-    def __getstate__(self): return self.__dict__ | {"_open_store": None, "_lock": None}
+    def __getstate__(self): return self.__dict__ | {"_open_store": None, "_lock": None, "_holds": None}
 
     def __setstate__(self, state): self.__dict__.update(state, _lock=threading.Lock())
 

@@ -276,7 +276,7 @@ def _training(d: DemoResult) -> str:
     run, c = d.folder / "run", d.config
     rt, p = _last(d, "Loss/signs/real"), [line["Progress/augment"]["mean"] for line in d.stats if "Progress/augment" in line]
     words, tables, lengths = [], [], []
-    decides, measured = (any(metric.startswith("latent_share") for metric in d.metrics), {metric: found for metric, found in sorted(d.metrics.items(), key=lambda item: word_of(headline(item[1][1][-1])) != "distance") if not metric.startswith("latent_share")})
+    decides, measured = (any(metric.startswith("latent_share") for metric in d.metrics), {metric: found for metric, found in d.metrics.items() if not metric.startswith("latent_share")})
     for metric, (ladder, records) in measured.items():
         values = [plots.value_of(record) for record in records]
         name, better = word_of(headline(records[-1])), better_of(headline(records[-1]))

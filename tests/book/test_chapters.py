@@ -91,7 +91,7 @@ assert said[-1] == f"{done['kimg']:g} thousand images seen" and done["state"] ==
 assert f"going on at {stopped['kimg']:.3f} kimg" in (run / "log.txt").read_text()"""
 
 
-@pytest.mark.parametrize("wait", [0, 0.5], ids=["while it says how far it is", "in between"])
+@pytest.mark.parametrize("wait", [0.5, pytest.param(0, marks=pytest.mark.slow)], ids=["in between", "while it says how far it is"])
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_interrupting_the_training_of_a_tutorial_ends_in_one_sentence(path, wait, tmp_path):
     """What the kernel does at the button: SIGINT. The same cell again goes on, here to an end that is near."""

@@ -302,5 +302,6 @@ def test_the_study(old, tmp_path):
 def test_the_report_says_the_same(old):
     found = report_words("demo")
     assert len(found) == len(EXPECTED["report"])
-    for a, b in zip(found, EXPECTED["report"]):
+    judged = lambda words: words.partition("smaller is closer).")[0] if words.startswith("Distance to real images") else words  # 0.1.0 named the rungs on both sides, now the sentence judges
+    for a, b in zip(map(judged, found), map(judged, EXPECTED["report"])):
         same_words(a, b)

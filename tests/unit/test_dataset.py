@@ -326,3 +326,27 @@ def test_many_groups_are_chosen_quickly():
 def test_scales_that_agree_to_two_per_cent_are_one():
     assert dataset.one_scale([(50, 50), (50.4, 50.2), (50.1, 50)]) == (50.1, 50.0) and dataset.one_scale([(50, 50), None]) is None
     assert dataset.one_scale([(50, 50), (51.5, 51.5)]) is None and dataset.one_scale([]) is None
+
+
+def test_an_archive_is_decoded_once_while_somebody_holds_it(tmp_path, monkeypatch):
+    "The parts of an archive are taken from the whole where that is in memory; nothing is kept of one that nobody holds, nor of one that has changed."
+    import gc
+
+    from made_up_sets import noise_archive
+
+    noise_archive(tmp_path / "a.zip")
+    decoded, decode = [], Dataset._decode
+    monkeypatch.setattr(Dataset, "_decode", lambda self, store, name: (decoded.append(name), decode(self, store, name))[1])
+    whole = Dataset(tmp_path / "a.zip")
+    assert len(decoded) == len(whole)
+    train, few = Dataset(tmp_path / "a.zip", part="train"), Dataset(tmp_path / "a.zip", part="train", subset=5, seed=1)
+    assert len(decoded) == len(whole)
+    for part in (train, few):
+        assert np.array_equal(part.images(), np.concatenate([whole.images([whole.names.index(name)]) for name in part.names]))
+    n, before = len(whole), train.images()
+    del whole, part, train
+    gc.collect()
+    assert np.array_equal(Dataset(tmp_path / "a.zip").images(), before) and len(decoded) == 2 * n
+    raw = Dataset(tmp_path / "a.zip").images()
+    write_archive(tmp_path / "a.zip", [dict(image=255 - x[0]) for x in raw], {})
+    assert np.array_equal(Dataset(tmp_path / "a.zip").images(), 255 - raw)
