@@ -356,7 +356,7 @@ def _begins(path: Path, start: bytes) -> bool:
 # %% ../nbs/94_cli.ipynb #f8074a4a
 def _run_info(run: Path) -> str:
     from semgan_nb.launch import summary_lines
-    from semgan_nb.scores import between_rungs, headline
+    from semgan_nb.scores import between_rungs, headline, is_latent_share
     from semgan_nb.runs import read_config, read_ladder, read_metrics, read_status, snapshots
 
     config, status = read_config(run), read_status(run)
@@ -367,7 +367,7 @@ def _run_info(run: Path) -> str:
     lines += [f"  {line}" for line in config.get("init", {}).get("lines", [])]
     lines.append(f"  snapshots: {len(found := snapshots(run))}" + (f", the newest {found[-1].name}" if found else ""))
     for name, records in read_metrics(run).items():
-        if name.startswith("latent_share"):
+        if is_latent_share(name):
             lines.append(f"  {name}: {records[-1]['text']}")
             continue
         value, ladder = records[-1]["results"][headline(records[-1])], read_ladder(run, name)

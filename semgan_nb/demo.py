@@ -92,7 +92,7 @@ def demo(
     from semgan_nb import material_plots
     from semgan_nb.dataset import Dataset
     from semgan_nb.layers import keep_memory
-    from semgan_nb.scores import between_rungs
+    from semgan_nb.scores import between_rungs, is_latent_share
     from semgan_nb.judges import get_judge
     from semgan_nb.preparation import prepare, prepare_synthetic
     from semgan_nb.report import read_demo, write_report, write_walk
@@ -122,7 +122,7 @@ def demo(
     archive = Dataset(out / "data.zip", part="train", subset=config.subset, seed=config.seed)
     names = choose_metrics(config, out / "data.zip", archive)
     keep_memory()
-    ranked = [name for name in names if not name.startswith("latent_share")]
+    ranked = [name for name in names if not is_latent_share(name)]
     for name in ranked:
         say(f"2/4  measuring the known sets of {name}")
         with _image_bar("     ladder", progress) as bar:

@@ -15,7 +15,7 @@ import numpy as np
 
 from .foundation import BadInput, _time_text, atomic
 from .dataset import Dataset, subset_indices
-from .latent import _at_once, correlation, crossed_images, has_noise, intraclass, shares
+from .latent import _at_once, apart_in_pairs, correlation, crossed_images, has_noise, intraclass, shares
 from .extractors import get_extractor
 from .microstructure import DESCRIPTORS, TOPOLOGY, image_values, measure
 from .scores import latent_words, parse_metric
@@ -133,8 +133,7 @@ class LatentJudge(Judge):
         if "apart" not in self._kept:
             images = self.dataset.images(self._pairs.ravel()).reshape(*self._pairs.shape, *self._shape())
             seen = self._looks(images[: self._half])
-            apart = lambda x: np.mean([np.mean((np.asarray(a, np.float64) - b) ** 2) for a, b in x])
-            self._kept |= dict(apart=apart(images), features=apart(seen), ends=np.float64(correlation(images)))
+            self._kept |= {name: np.float64(value) for name, value in (("apart", apart_in_pairs(images)), ("features", apart_in_pairs(seen)), ("ends", correlation(images)))}
             self._save()
         return {name: float(self._kept[name]) for name in ("apart", "features", "ends")}
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['parse_seeds', 'latents', 'to_uint8_images', 'sample', 'random_images', 'slerp', 'judged_images', 'has_noise',
-           'crossed_images', 'shares', 'correlation', 'intraclass', 'noise_draws']
+           'crossed_images', 'apart_in_pairs', 'shares', 'correlation', 'intraclass', 'noise_draws']
 
 # %% ../nbs/25_latent.ipynb #17aede9c
 from contextlib import contextmanager
@@ -191,12 +191,19 @@ def crossed_images(
             out.append(np.stack([np.stack([fresh(i, 0), fresh(i, 1), make(i, noise_mode="const")], 1) for i in (0, 1)], 1))
     return np.concatenate(out)
 
+# %% ../nbs/25_latent.ipynb #637fc4fb
+def apart_in_pairs(
+    pairs: Iterable,  # of two arrays of one shape
+) -> float:
+    "Mean squared difference of pairs of images or features."
+    return float(np.mean([np.mean((np.asarray(a, np.float64) - b) ** 2) for a, b in pairs]))
+
 # %% ../nbs/25_latent.ipynb #9df57305
 def shares(
     x: np.ndarray,  # [pairs, 2, 2, ...]: pixels or features of two latent vectors with two draws of noise
 ) -> tuple[float, float, float]:
     "(both, z, noise): the mean squared difference where both differ, and those where z alone and noise alone differ as a share of it; 1 and 0 where nothing differs."
-    apart = lambda pick: float(np.mean([np.mean((np.asarray(p, np.float64) - q) ** 2) for four in x for p, q in pick(four)]))
+    apart = lambda pick: apart_in_pairs(pair for four in x for pair in pick(four))
     both = apart(lambda f: ((f[0, 0], f[1, 1]), (f[0, 1], f[1, 0])))
     z = apart(lambda f: ((f[0, 0], f[1, 0]), (f[0, 1], f[1, 1])))
     noise = apart(lambda f: ((f[0, 0], f[0, 1]), (f[1, 0], f[1, 1])))

@@ -24,7 +24,7 @@ from .latent import has_noise, judged_images, noise_draws, random_images
 from .films import walk_frames, write_film
 from .descriptors import grey_stack, two_point
 from .microstructure import DESCRIPTORS, compare
-from .scores import better_of, between_rungs, headline, judgement, word_of
+from .scores import better_of, between_rungs, headline, is_latent_share, judgement, word_of
 from .memorisation import laid_on
 from .reference_sets import distinct_indices
 from .runs import Config, is_run, read_config, read_ladder, read_metrics, read_stats, read_status
@@ -276,7 +276,8 @@ def _training(d: DemoResult) -> str:
     run, c = d.folder / "run", d.config
     rt, p = _last(d, "Loss/signs/real"), [line["Progress/augment"]["mean"] for line in d.stats if "Progress/augment" in line]
     words, tables, lengths = [], [], []
-    decides, measured = (any(metric.startswith("latent_share") for metric in d.metrics), {metric: found for metric, found in d.metrics.items() if not metric.startswith("latent_share")})
+    measured = {metric: found for metric, found in d.metrics.items() if not is_latent_share(metric)}
+    decides = len(measured) < len(d.metrics)
     for metric, (ladder, records) in measured.items():
         values = [plots.value_of(record) for record in records]
         name, better = word_of(headline(records[-1])), better_of(headline(records[-1]))
@@ -337,7 +338,7 @@ def _copies(d: DemoResult) -> str:
 
 # %% ../nbs/91_report.ipynb #d1f3706b
 def _decides(d: DemoResult) -> str:
-    record = next((records[-1] for metric, (_, records) in d.metrics.items() if metric.startswith("latent_share")), None)
+    record = next((records[-1] for metric, (_, records) in d.metrics.items() if is_latent_share(metric)), None)
     said = record and re.sub("`([^`]*)`", r"<code>\1</code>", _esc(f"{record['text'][0].upper()}{record['text'][1:]}."))
     title, pixel = "What decides the image?", d.archive.pixel_size_nm
     words = ("The generator has two sources of chance: the list of random numbers, called <em>z</em>, and noise maps that some of its layers add. A walk, or any way of steering, moves <em>z</em>. So it matters whether <em>z</em> decides what is seen."

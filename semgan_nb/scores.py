@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STATISTICS', 'OFFICIAL_PPL', 'LATENT_PAIRS', 'Statistic', 'Metric', 'parse_metric', 'metric_of', 'better_of',
-           'word_of', 'headline', 'best_record', 'summary', 'between_rungs', 'judgement', 'closer_than', 'latent_words']
+           'word_of', 'headline', 'best_record', 'summary', 'between_rungs', 'judgement', 'closer_than',
+           'is_latent_share', 'latent_words']
 
 # %% ../nbs/41_scores.ipynb #d772fe83
 import re
@@ -127,7 +128,7 @@ def parse_metric(
     s = STATISTICS[stat]
     if s.digits and not digit:
         count, digit = count[:-1], count[-1]
-    for value, known, what in ((extractor, (s.extractor,) if s.needs in ("looks", "descriptors") or stat == "share" else tuple(EXTRACTORS), "extractor"), (real, s.real, "real side" if s.needs != "generator" else "path")):
+    for value, known, what in ((extractor, tuple(EXTRACTORS) if s.extractor in EXTRACTORS else (s.extractor,), "extractor"), (real, s.real, "real side" if s.needs != "generator" else "path")):
         if value not in known:
             raise BadInput(f"The metric {name!r} names the {what} {value!r}, known are {', '.join(known) or 'none'}: {hint}")
     if not re.fullmatch(s.digits, digit):
@@ -254,6 +255,11 @@ def closer_than(
 ) -> list:
     "Keys of the rungs that are farther from the real images than the value."
     return [rung["key"] for rung in ladder["rungs"] if value < rung["value"]]
+
+# %% ../nbs/41_scores.ipynb #68de62d9
+def is_latent_share(metric: str) -> bool:
+    "Whether a metric of that name says who decides, z or the noise; such records have a sentence (`text`) and no ladder."
+    return metric.startswith("latent_share")
 
 # %% ../nbs/41_scores.ipynb #d5341da2
 def latent_words(
