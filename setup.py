@@ -1,13 +1,25 @@
-"""Packaging, read from settings.ini so that each fact stands in one place."""
+"""Packaging, read from settings.ini so that each fact stands in one place. A built package holds the notebooks too, for `semgan lab`."""
+import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 parser = ConfigParser(delimiters=["="])
 parser.read(here / "settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
+
+
+class WithTheBook(build_py):
+    "The modules as usual, and nbs/ as semgan_nb/book; a checkout that is installed in place reads nbs/ itself."
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            shutil.copytree(here / "nbs", Path(self.build_lib) / "semgan_nb" / "book", ignore=shutil.ignore_patterns(".*", "_*", "quickstart"), dirs_exist_ok=True)
+
 
 setup(
     name=cfg["lib_name"],
@@ -25,9 +37,10 @@ setup(
         "Programming Language :: Python :: 3",
     ],
     packages=find_packages(include=["semgan_nb", "semgan_nb.*"]),
-    package_data={"semgan_nb": ["superalloy/*", "records/*", "records/**/*", "tutorials/*", "chapters/*", "chapters/images/*", "lab/labconfig/*"]},
+    package_data={"semgan_nb": ["superalloy/*", "records/*", "records/**/*", "lab/labconfig/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split(), "topology": cfg["topology_requirements"].split()},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
+    cmdclass={"build_py": WithTheBook},
 )

@@ -480,20 +480,26 @@ def _study(options):
         raise SystemExit(1)
 
 # %% ../nbs/94_cli.ipynb #883f25fb
+def _book() -> Path:
+    "Where the notebooks are: in the package, or of a checkout in nbs/."
+    import semgan_nb
+
+    package = Path(semgan_nb.__file__).parent
+    return package / "book" if (package / "book").is_dir() else package.parent / "nbs"
+
+# %% ../nbs/94_cli.ipynb #0ef62f55
 def lab_folder(
     folder="semgan-lab",  # made if it is missing
 ) -> Path:
     "Put the quickstart notebook and the chapters into a folder, all but those that are there; returns the path of the quickstart."
     import shutil
 
-    import semgan_nb
-
-    folder, package = Path(folder), Path(semgan_nb.__file__).parent
+    folder, book = Path(folder), _book()
     for place in (folder, folder / "chapters"):
         if place.exists() and not place.is_dir():
             raise BadInput(f"{place} is a file: give a folder for your notebooks")
-    chapters = [*package.glob("chapters/*.ipynb"), *package.glob("chapters/images/*.png")]
-    for shipped, mine in [(file, file.name) for file in package.glob("tutorials/*.ipynb")] + [(file, file.relative_to(package)) for file in chapters]:
+    chapters = [*book.glob("[0-9]*.ipynb"), *book.glob("images/*.png")]
+    for shipped, mine in [(file, file.name) for file in book.glob("tutorials/*.ipynb")] + [(file, Path("chapters") / file.relative_to(book)) for file in chapters]:
         if not (folder / mine).exists():
             with atomic(folder / mine) as part:
                 shutil.copyfile(shipped, part)

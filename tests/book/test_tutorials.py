@@ -1,26 +1,11 @@
-"""The package ships the tutorials and the chapters, as they are in nbs/. Whether they run is asked in test_chapters.py."""
-import sys
+"""What the stored tutorials look like. Whether they run is asked in test_chapters.py."""
 from pathlib import Path
 
-import forked
 import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TUTORIALS = sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb"))
-
-
-def test_the_package_ships_the_tutorials_and_the_chapters():
-    done = forked.run([sys.executable, ROOT / "tools" / "tutorials.py", "--check"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
-    assert TUTORIALS and all(f'"{pattern}"' in setup for pattern in ("tutorials/*", "chapters/*", "chapters/images/*", "lab/labconfig/*"))
-
-
-def test_what_is_shipped_of_the_book_is_no_burden():
-    files = [path for folder in ("tutorials", "chapters") for path in (ROOT / "semgan_nb" / folder).rglob("*")]
-    assert sum(path.stat().st_size for path in files) < 15_000_000
-    assert {path.name for path in files} >= {path.name for path in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")}
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)

@@ -90,14 +90,12 @@ def test_faults_of_a_study_are_one_sentence(archive, options, words):
 
 
 def test_the_lab_folder_is_the_users():
-    import semgan_nb
-
-    package = Path(semgan_nb.__file__).parent
+    book = Path(__file__).resolve().parents[2] / "nbs"
     notebook = cli.lab_folder("my lab")
-    assert notebook == Path("my lab/01_quickstart.ipynb") and notebook.read_bytes() == (package / "tutorials" / notebook.name).read_bytes()
-    shipped = sorted(path.relative_to(package) for path in (package / "chapters").rglob("*.*"))
-    assert sorted(path.relative_to("my lab") for path in Path("my lab/chapters").rglob("*.*")) == shipped and len(shipped) > 50
-    assert all((Path("my lab") / name).read_bytes() == (package / name).read_bytes() for name in shipped)
+    assert notebook == Path("my lab/01_quickstart.ipynb") and notebook.read_bytes() == (book / "tutorials" / notebook.name).read_bytes()
+    shipped = sorted(path.relative_to(book) for pattern in ("[0-9]*.ipynb", "images/*.png") for path in book.glob(pattern))
+    assert sorted(path.relative_to("my lab/chapters") for path in Path("my lab/chapters").rglob("*.*")) == shipped and len(shipped) > 50
+    assert all((Path("my lab/chapters") / name).read_bytes() == (book / name).read_bytes() for name in shipped)
     chapter, gone = Path("my lab/chapters/12_micrographs.ipynb"), Path("my lab/chapters/60_generate.ipynb")
     notebook.write_text("mine"), chapter.write_text("mine too"), gone.unlink()
     assert cli.lab_folder("my lab").read_text() == "mine" and chapter.read_text() == "mine too" and gone.exists()
