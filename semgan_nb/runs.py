@@ -71,6 +71,8 @@ class Config:
     batch_gpu: int = _f(16, "images per pass; smaller ones need less memory and are averaged")
     g_lr: float = _f(0.005, "learning rate of the generator")
     d_lr: float = _f(0.005, "learning rate of the discriminator")
+    cooldown: float = _f(0.0, "share of the run, at its end, over which both learning rates fall evenly …")
+    cooldown_to: float = _f(0.1, "… to this share of themselves")
     r1_gamma: float = _f(1.0, "weight of the R1 penalty")
     G_reg_interval: int | None = _f(None, "iterations between two path-length steps; none for no such steps")
     D_reg_interval: int = _f(16, "iterations between two R1 steps")
@@ -110,7 +112,7 @@ class Config:
             need(name, getattr(self, name) > 0, "more than 0")
         for name in ("r1_gamma", "pl_weight", "num_fp16_res", "freezed", "seed"):
             need(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("style_mixing_prob", "p", "ada_target", "pl_decay"):
+        for name in ("style_mixing_prob", "p", "ada_target", "pl_decay", "cooldown", "cooldown_to"):
             need(name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
         need("g_channels", all(str(width).isdigit() and int(width) > 0 for width in self.g_channels), "whole numbers of feature maps, such as 192,192,64,24")
         object.__setattr__(self, "g_channels", tuple(map(int, self.g_channels)))

@@ -1,4 +1,5 @@
 """Chapters 24, 50, 51 and 55 to 57: schedules against reference tables, going on after every kind of end, refusals."""
+import copy
 import json
 import subprocess
 import sys
@@ -99,6 +100,20 @@ def test_one_iteration_of_every_preset(archive, name):
     assert ran == [(phase, rounds) for phase in dict(cifar=("Gmain", "Dmain", "Dreg"), laptop=("Gmain", "Dmain", "Dreg")).get(name, ("Gmain", "Greg", "Dmain", "Dreg"))]
     assert t.ada.sign_count == 2 * c.batch_size and t.cur_nimg == c.batch_size and not t.statistics.broken()
     assert t.G_opt.param_groups[0]["lr"] == pytest.approx(c.g_lr * (1 if name == "laptop" else 0.8)) and t.D_opt.param_groups[0]["lr"] == pytest.approx(c.d_lr * 16 / 17)
+
+
+def test_learning_rates_cool_down_and_go_on_exactly(archive):
+    c = TINY.replace(total_kimg=8 * TINY.batch_size / 1000, cooldown=0.5, cooldown_to=0.2)
+    first, second = Trainer(c, Dataset(archive)), Trainer(c, Dataset(archive))
+    rates = []
+    for k in range(8):
+        if k == 5:
+            second.load_state_dict(copy.deepcopy(first.state_dict()))
+        for trainer in (first, second)[:1 + (k >= 5)]:
+            trainer.iterate()
+        rates.append(first.G_opt.param_groups[0]["lr"] / Trainer(c, Dataset(archive)).G_opt.param_groups[0]["lr"])
+    assert np.allclose(rates, [1, 1, 1, 1, 1, 0.8, 0.6, 0.4])  # of the iteration that begins there
+    assert all(torch.equal(a, b) for a, b in zip(first.G.parameters(), second.G.parameters())) and first.D_opt.param_groups[0]["lr"] == second.D_opt.param_groups[0]["lr"]
 
 
 # -- one iteration --------------------------------------------------------------------------------------------------------
