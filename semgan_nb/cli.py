@@ -106,7 +106,7 @@ def _train_verb(options):
     if goes_on and options.cfg is None:
         config = Config.from_dict(read_config(options.out)["resolved"])
     else:
-        config = preset(options.cfg or ("laptop" if dataset.resolution <= 64 else "auto"), dataset.resolution, gpus)
+        config = preset(options.cfg or ("laptop" if dataset.resolution <= 64 else "auto"), dataset.resolution, gpus, options.out)
     given, chosen_by_user = _settings(options), hasattr(options, "batch_gpu")
     if not chosen_by_user and "batch_size" in given:
         if given["batch_size"] % gpus:
@@ -132,7 +132,8 @@ def _train_verb(options):
     if options.dry_run:
         start = preset(config.preset, dataset.resolution, gpus).to_dict()
         for name, value in config.to_dict().items():
-            print(f"  {name:20}{','.join(value) if isinstance(value, list) else value}" + ("" if value == start[name] else f"   (preset {config.preset}: {start[name]})"))
+            shown = [",".join(map(str, v)) if isinstance(v, list) else str(v) for v in (value, start[name])]
+            print(f"  {name:20}{shown[0]}" + ("" if value == start[name] else f"   (preset {config.preset}: {shown[1]})"))
         lines = estimate(config, dataset.resolution, measured, device, gpus)
         if measured and device == "cpu":
             lines.insert(1, half_words(config, dataset.resolution, dataset.channels, measured))

@@ -101,7 +101,7 @@ def demo(
     from semgan_nb.training import choose_metrics
 
     data, out = str(data), Path(out) if out else demo_folder(str(data))
-    config, changed = _with_transfer(preset("laptop", size), settings, out / "run")
+    config, changed = _with_transfer(preset("laptop", size, run=out / "run"), settings, out / "run")
     wanted, folder = _demo_settings(data, size, window, stride)
     began = time.monotonic()
     if not _open_demo(out, wanted):

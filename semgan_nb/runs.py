@@ -194,18 +194,28 @@ def sem512(resolution: int = 512, gpus: int = 1) -> Config:
 
 # %% ../nbs/50_runs.ipynb #21b0fb20
 def laptop(resolution: int = 32, gpus: int = 1) -> Config:
-    "Minutes on two CPU cores, at 32 or 64 px: a lesson, not the paper's numbers."
-    return Config(preset="laptop")
+    "Minutes on two CPU cores, at 32 or 64 px: a lesson, not the paper's numbers. z decides what is seen: wide coarse blocks, noise inputs in the finest one only."
+    widths = {4: 128, 8: 128, 16: 64, 32: 24}
+    sides = [2**k for k in range(2, resolution.bit_length())]
+    return Config(preset="laptop", g_channels=[widths.get(r, max(512 // r, 1)) for r in sides], noise_from=resolution, style_mixing_prob=0.0, d_lr=0.0025, total_kimg=144.0, cooldown=0.25)
 
 # %% ../nbs/50_runs.ipynb #e6383dcd
 PRESETS = {f.__name__: f for f in (laptop, sem512, auto, stylegan2, paper256, paper512, paper1024, cifar)}
 
 # %% ../nbs/50_runs.ipynb #20785f0a
-def preset(name: str, resolution: int, gpus: int = 1) -> Config:
+def preset(
+    name: str,
+    resolution: int,
+    gpus: int = 1,
+    run=None,  # a directory: if a run began there with this preset, the preset as it was then
+) -> Config:
     "A preset by name, for images of one resolution."
     if name not in PRESETS:
         raise BadInput(f"there is no preset {name!r}: choose one of {', '.join(PRESETS)}")
-    return PRESETS[name](resolution, gpus)
+    now = PRESETS[name](resolution, gpus)
+    if run is None or not is_run(run) or (before := read_config(run))["resolved"].get("preset") != name:
+        return now
+    return Config.from_dict(before["resolved"]).replace(**{field: value for field, value in now.to_dict().items() if field in before["requested"]})
 
 # %% ../nbs/50_runs.ipynb #bd90188c
 FORMAT = 1

@@ -124,7 +124,7 @@ def lab(place):
 def browser():
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=BROWSER, headless=True, args=FLAGS)
-        yield chromium
+        yield chromium.new_context()  # one for all pages: what JupyterLab is made of is loaded and compiled once
         chromium.close()
 
 
@@ -214,7 +214,8 @@ class Seat:
 @pytest.fixture
 def seat(lab, browser, request):
     """A function that opens a notebook in JupyterLab; at the end no error may stand in the console."""
-    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page = browser.new_page()
+    page.set_viewport_size({"width": 1280, "height": 1000})
 
     def sit(name):
         seat.here = Seat(page, name)
@@ -440,7 +441,8 @@ def test_voila(place, browser):
     run.tick(0)
     with server(place, ["voila", ".", "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"], port, "/voila/static/voila.js") as url:
         def visit(name):
-            page = browser.new_page(viewport={"width": 420, "height": 900})
+            page = browser.new_page()
+            page.set_viewport_size({"width": 420, "height": 900})
             at = Seat(page, f"voila-{name}", foreign=("Failed to load resource: net::",))  # Voila's own page asks the web for MathJax
             page.goto(f"{url}/voila/render/{name}.ipynb", timeout=SLOW)
             return at

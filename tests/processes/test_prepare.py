@@ -48,15 +48,15 @@ def test_interrupted(tmp_path, with_signal):
     """Ctrl-C leaves no archive, no temporary file and no process; of a killed process no worker lives on."""
     source, out = tmp_path / "sem", tmp_path / "out"
     out.mkdir()
-    for k in range(36):
+    for k in range(14):  # writing their tiles takes seconds: time enough to be met in the middle
         write(source / f"{k:02d}.tif", np.tile(steel(k), (6, 6)) + np.uint8(k))
     (tmp_path / "script.py").write_text(SCRIPT.replace("window=64, stride=16", "window=64, stride=48"))
     process = subprocess.Popen([sys.executable, tmp_path / "script.py", source, out / "a.zip"], stderr=subprocess.PIPE, text=True, start_new_session=True,
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a job in the background ignores it, and its children would
-    for _ in range(600):
+    for _ in range(3000):
         if list(out.iterdir()) and len(workers := children(process.pid)) >= 2:
             break
-        time.sleep(0.1)
+        time.sleep(0.02)
     if with_signal == signal.SIGINT:
         os.killpg(process.pid, signal.SIGINT)                              # as a terminal does: to all of them
     else:

@@ -23,7 +23,7 @@ from semgan_nb.cli import info
 from semgan_nb.dataset import Dataset, is_archive
 from semgan_nb.latent import random_images, sample
 from semgan_nb.report import read_demo, write_report
-from semgan_nb.runs import Config, config_differences, is_run, read_config, read_ladder, read_metrics, read_stats, read_status, snapshots
+from semgan_nb.runs import Config, config_differences, is_run, preset, read_config, read_ladder, read_metrics, read_stats, read_status, snapshots
 from semgan_nb.studies import Study, read_samples
 from semgan_nb.study_run import run_study
 from semgan_nb.training import train
@@ -236,6 +236,16 @@ def test_runs_are_read(old, path):
     resolved = read_config(path)["resolved"]
     config = Config.from_dict(resolved)
     assert {k: config.to_dict()[k] for k in resolved} == resolved and config_differences(config, Config.from_dict(resolved)) == ([], [])
+
+
+@pytest.mark.parametrize("path", RUNS)
+def test_a_preset_is_as_it_was_when_the_run_began(old, path):
+    "The same command goes on with a run, whatever its preset says today."
+    before = read_config(path)
+    then, now = preset("laptop", 32, run=path), preset("laptop", 32)
+    assert then.replace(**before["requested"]) == Config.from_dict(before["resolved"]) != now
+    assert (then.d_lr, then.style_mixing_prob, then.g_channels, then.noise_from, then.cooldown) == (0.005, 0.9, (), 4, 0.0) != (now.d_lr, now.style_mixing_prob, now.g_channels, now.noise_from, now.cooldown)
+    assert then.z_dim == now.z_dim == 512, "what the user asked for then must be asked for again"
 
 
 @pytest.mark.parametrize("path", NETWORKS)
