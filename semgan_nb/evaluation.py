@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .foundation import BadInput, _time_text, ahead, atomic, file_hash
+from .foundation import BadInput, _time_text, ahead, atomic, file_hash, stream
 from .dataset import Dataset, subset_indices
 from .layers import full_float32
 from .latent import random_images
@@ -69,7 +69,7 @@ def floor_of(
     metric = parse_metric(metric) if isinstance(metric, str) else metric
     if metric.statistic.needs != "features" or len(real) < 8:
         return None
-    rng = np.random.default_rng([seed, 4])
+    rng = stream(seed, "floor")
     half = min(len(real), limit) // 2
     rounds = rounds or (20 if half <= 600 else 5)
     found = []
@@ -238,6 +238,9 @@ class PhysicsSet:
 # %% ../nbs/45_evaluation.ipynb #c4535f81
 REAL_LIMITS = {"kid": 1_000_000, "pr": 200_000}  # real images at most, as the official metrics have it
 
+# %% ../nbs/45_evaluation.ipynb #cb872dc5
+_DRAWN = 3  # format of what is kept and was drawn: a floor or a rung of other draws is not taken for one of these
+
 # %% ../nbs/45_evaluation.ipynb #dfefdab0
 class Judge:
     """Judges sets of generated images by one metric against one archive.
@@ -280,7 +283,7 @@ class Judge:
         train_names = set(Dataset(path, part="train").names)
         trains = np.array([name in train_names for name in self.dataset.names])
         train, real = np.flatnonzero(trains), self.parsed.real
-        draw = lambda pool, stream: pool[np.random.default_rng([self.seed, stream]).permutation(len(pool))[:self.num_gen]]
+        draw = lambda pool, name: pool[stream(self.seed, name).permutation(len(pool))[:self.num_gen]]
         self._who = {}
         if real == "holdout":
             if not self.dataset.has_holdout:
@@ -289,7 +292,7 @@ class Judge:
             fit = min(len(held), len(train))
             self._needs(len(held), "in its hold-out part", fit)
             self._needs(len(train), "for training", fit)
-            self.real_indices = np.sort(draw(held, 0))
+            self.real_indices = np.sort(draw(held, "held-out images"))
         elif real == "subset" and subset and subset < len(train):
             self._who = dict(subset=subset, subset_seed=subset_seed)
             self.real_indices = train[subset_indices(len(train), subset, subset_seed)]
@@ -300,11 +303,11 @@ class Judge:
             self.real_indices = train if real == "subset" else np.arange(len(trains))
         limit = 50_000 if real == "plain" else REAL_LIMITS.get(self.parsed.stat)
         if limit and len(self.real_indices) > limit:
-            self.real_indices = np.sort(np.random.default_rng([self.seed, 0]).permutation(self.real_indices)[:limit])
+            self.real_indices = np.sort(stream(self.seed, "fewer images").permutation(self.real_indices)[:limit])
         if len(self.real_indices) < self.parsed.fewest:
             raise BadInput(f"{path}: the real side of {self.metric} has {len(self.real_indices)} image{'s' * (len(self.real_indices) != 1)}: at least {self.parsed.fewest} make a distance")
         self._pool = train
-        self.rung_indices = draw(train, 1)
+        self.rung_indices = draw(train, "rungs")
         self.num_real = len(self.real_indices) if self.parsed.statistic.needs in ("features", "descriptors") else 0
 
     def _needs(self, found, where, fit):
@@ -314,7 +317,7 @@ class Judge:
 
     def _path(self, kind, **depends):
         "The file of something that depends on the archive, the extractor and more."
-        depends |= dict(format=2, data=self.data, mirror=self.dataset.mirror, extractor=self.extractor.sha256, name=self.extractor.name, preprocessing=self.extractor.preprocessing)
+        depends |= dict(format=_DRAWN if "seed" in depends else 2, data=self.data, mirror=self.dataset.mirror, extractor=self.extractor.sha256, name=self.extractor.name, preprocessing=self.extractor.preprocessing)
         key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
         return self._cache / f"{kind}-{key[:20]}.npz"
 
@@ -465,7 +468,7 @@ class Judge:
 
     def _rung_changes(self):
         "key -> function that makes of images those of a rung."
-        phases = np.random.default_rng([self.seed, 2])
+        phases = stream(self.seed, "phases")
         return {"floor": None, **{f"blur{sigma:g}": lambda images, sigma=sigma: blur(images, sigma) for sigma in (0.5, 1, 2)},
                 "phase": lambda images: phase_randomise(images, phases), **{key: make(self) for key, make in MORE_RUNGS.items()}}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .foundation import BadInput, _time_text, atomic
+from .foundation import BadInput, _time_text, atomic, stream
 from .dataset import Dataset, subset_indices
 from .latent import _at_once, apart_in_pairs, correlation, crossed_images, has_noise, intraclass, shares
 from .extractors import get_extractor
@@ -21,7 +21,7 @@ from .microstructure import DESCRIPTORS, TOPOLOGY, image_values, measure
 from .scores import latent_words, parse_metric
 from .memorisation import Memory, _LOOKS, look
 from .reference_sets import RUNGS
-from .evaluation import Judge, _about, _read_arrays, _write_arrays
+from .evaluation import Judge, _DRAWN, _about, _read_arrays, _write_arrays
 
 # %% ../nbs/46_judges.ipynb #1a11b850
 class MemoryJudge(Memory, Judge):
@@ -56,12 +56,12 @@ class MemoryJudge(Memory, Judge):
         about = {entry["file"]: entry for entry in self.dataset.manifest.get("images", [])}
         pick = lambda values, numbers: [values[i] for i in numbers]
         records = [about.get(name, {}) for name in names]
-        originals = self.dataset.images(np.sort(np.random.default_rng([int(seed), 3]).permutation(own)[:200]))
+        originals = self.dataset.images(np.sort(stream(seed, "originals").permutation(own)[:200]))
         super().__init__(looks[own], looks[unseen], pick(groups, own), pick(names, own), pick(records, own), pick(records, unseen), unseen is unused, originals, seed)
         self.num_real = len(own)
         self._yardstick_file = None
         if cache:
-            depends = dict(format=1, extractor=self.extractor.sha256, data=self.data, seed=self.seed, reals=self.reals, subset=len(own), subset_seed=subset_seed if len(unused) else None)
+            depends = dict(format=_DRAWN, extractor=self.extractor.sha256, data=self.data, seed=self.seed, reals=self.reals, subset=len(own), subset_seed=subset_seed if len(unused) else None)
             self._yardstick_file = Path(cache) / f"memory-{hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:20]}.json"
 
     def measured(self, progress=None) -> dict:
@@ -123,7 +123,7 @@ class LatentJudge(Judge):
         own = subset_indices(n, subset, self.seed if subset_seed is None else int(subset_seed)) if subset and subset < n else np.arange(n)
         if len(own) < 2:
             raise BadInput(f"{data_path}: {len(own)} training image makes no pair, {self.metric} compares with pairs: take an archive with more images")
-        self._pairs = np.random.default_rng([self.seed, 11]).choice(own, (self.parsed.count, 2), replace=len(own) < 2 * self.parsed.count)
+        self._pairs = stream(self.seed, "latent_share pairs").choice(own, (self.parsed.count, 2), replace=len(own) < 2 * self.parsed.count)
         self.num_real, self._who, self._kept = self._pairs.size, dict(pairs=self._pairs.tolist()), {}
         self._cache = Path(cache) if cache else None
         self._load()

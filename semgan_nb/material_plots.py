@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from .foundation import torch_stream
 from .micrographs import scale_bar
 from .synthetic import otsu_threshold
 from .preprocess import histogram
@@ -284,7 +285,7 @@ def grey_levels(
 def _augmented(pipe: AugmentPipe, images: np.ndarray, seed: int) -> np.ndarray:
     x = torch.as_tensor(images[:, None] / 127.5 - 1, dtype=torch.float32)
     with torch.no_grad():
-        y = pipe(x, torch.Generator().manual_seed(seed))
+        y = pipe(x, torch_stream(seed, "augmented images"))
     return to_uint8_images(y)[:, 0].numpy()
 
 # %% ../nbs/82_material_plots.ipynb #b35cd8e8

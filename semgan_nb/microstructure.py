@@ -15,7 +15,7 @@ import numpy as np
 from scipy import fft
 from scipy.stats import wasserstein_distance
 
-from .foundation import BadInput, Crew, cores
+from .foundation import BadInput, Crew, cores, stream
 from .preprocess import histogram
 from semgan_nb.descriptors import (
     DIRECTIONS, Segmentation, _path, _runs, _weights, betti, covariogram, fraction_quantiles, grey_stack, interface_density, islands, persistence,
@@ -389,7 +389,7 @@ def same_steel(
         if len(np.unique(groups)) < 2: raise BadInput("groups: all real images are of one group, so halves cannot be of different ones: leave groups out")
     pixel_um = real.pixel_um or generated.pixel_um
     real, generated = replace(real, pixel_um=pixel_um), replace(generated, pixel_um=pixel_um)
-    rng, n, m = np.random.default_rng(seed), len(real), len(generated)
+    rng, n, m = stream(seed, "descriptor halves"), len(real), len(generated)
     k = min(n // 2, m)
     draws = [(*_halves(n, k, groups, rng), rng.permutation(m)) for _ in range(splits)]
     basis = principal_components(real.raw("two_point"))
@@ -476,7 +476,7 @@ def compare(
     qr, qg, fraction, sr, sg, spectrum = differ(real, generated)
     fraction_floor = spectrum_floor = None
     if len(real) >= 4:
-        order = np.random.default_rng(0).permutation(len(real))
+        order = stream(0, "compared halves").permutation(len(real))
         half = differ(real[order[::2]], real[order[1::2]])
         fraction_floor, spectrum_floor = half[2], largest(half[5])
     result = dict(

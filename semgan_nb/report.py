@@ -17,7 +17,7 @@ import numpy as np
 
 import semgan_nb
 from . import material_plots, plots
-from .foundation import BadInput, atomic
+from .foundation import BadInput, atomic, stream
 from .synthetic import otsu_threshold
 from .dataset import Dataset
 from .latent import has_noise, judged_images, noise_draws, random_images
@@ -79,7 +79,7 @@ def read_demo(
     except (OSError, ValueError, KeyError):
         name = "synthetic" if "synthetic" in archive.manifest.get("settings", {}) else "micrographs"
     reals = Dataset(folder / "data.zip", part="holdout") if archive.has_holdout else archive
-    real = reals.images(np.random.RandomState(0).permutation(len(reals))[:2000])
+    real = reals.images(stream(0, "report images").permutation(len(reals))[:2000])
     snapshot = load(folder / "run")
     generated = np.concatenate(list(random_images(snapshot.G, 2000, seed=1)))
     matched = archive.manifest.get("settings", {}).get("intensity") == "match"
@@ -399,7 +399,7 @@ def _physics(d: DemoResult) -> str:
            + (_p("These are tiles of micrographs: how the fraction spreads among them tells of places within specimens, not of how specimens differ.") if d.settings.get("window") else "")
            + (_p("<strong>Mind the matching:</strong> it gave all micrographs the same grey levels, and with them nearly the same fraction." + (" What is left is how the fraction varies from tile to tile." if d.settings.get("window") else " A network gets that right without knowing anything about phases.")) if d.matched else ""))
     s2 = [_s2(images) for images in (d.real, d.generated)]
-    apart, halves = float(np.abs(s2[1] - s2[0]).max()), np.random.default_rng(0).permutation(len(d.real))
+    apart, halves = float(np.abs(s2[1] - s2[0]).max()), stream(0, "report halves").permutation(len(d.real))
     floor2 = float(np.abs(_s2(d.real[halves[::2]]) - _s2(d.real[halves[1::2]])).max()) if len(d.real) > 3 else None
     two = _p("Throw a needle on the image: how often do both its ends fall on the light phase? For a needle of length 0 that is the phase fraction. It falls over the width of a feature and levels off near the square of the fraction; a dip or a bump tells of regular spacing."
              f" Where the curves lie on each other, size and spacing of the features are right. Their means differ by up to {apart:.3f}. Wanted is {TWO_POINT_LIMIT:g}: {verdict(dict(reached=apart <= TWO_POINT_LIMIT))}." + floor(floor2, "{:.3f}") + " The bands hold 90 % of the images: grey for real ones, between broken lines for generated ones.")

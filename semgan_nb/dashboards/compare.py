@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .. import material_plots
-from ..foundation import BadInput
+from ..foundation import BadInput, stream
 from ..dataset import Dataset, is_archive
 from ..latent import random_images
 from ..descriptors import Segmentation
@@ -33,7 +33,7 @@ def steel_images(
     path = Path(source)
     if is_archive(path):
         data = Dataset(path)
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(data))[:count])
+        chosen = np.sort(stream(seed, "compared images").permutation(len(data))[:count])
         step = data.manifest.get("settings", {}).get("intensity")
         groups = [data.groups[i] for i in chosen]
         return dict(images=data.images(chosen), pixel_size_nm=data.pixel_size_nm, groups=groups if len(set(groups)) < len(groups) else None, matched=None if step is None else step == "match", name=data.name, archive=True)

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from .. import plots
-from ..foundation import BadInput, atomic
+from ..foundation import BadInput, atomic, torch_stream
 from ..latent import latents, slerp, to_uint8_images
 from ..films import walk_frames
 from ..descriptors import phase_fractions
@@ -40,7 +40,7 @@ def walk_image(
     "The image at one position of a walk: uint8 [H, W], or [H, W, 3] in colour."
     device = next(G.parameters()).device
     z = latents(seeds, G.z_dim)
-    noise = torch.Generator(device).manual_seed(noise_seed)
+    noise = torch_stream(noise_seed, "noise of a frame", device=device)
     with torch.no_grad():
         image = to_uint8_images(G(slerp(z[0], z[1], t)[None].to(device), truncation_psi=truncation_psi, noise_mode=noise_mode, generator=noise))[0].cpu().numpy()
     return image[0] if len(image) == 1 else image.transpose(1, 2, 0)
