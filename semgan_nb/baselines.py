@@ -14,7 +14,7 @@ import numpy as np
 from .foundation import BadInput, _write_text, stream
 from .dataset import Dataset
 from .latent import random_images
-from .microstructure import compare, measure, same_steel
+from .microstructure import compare, measure, compare_microstructures
 from .scores import better_of, metric_of, parse_metric
 from .reference_sets import RUNGS
 from .evaluation import _as_judged, _collect, judge_together
@@ -73,7 +73,7 @@ def baselines(
         if not state:
             state["real"] = measure(real)
         found = compare(real, images, matched=first.matched, descriptors=False)
-        steel = same_steel(state["real"], measure(images), first.matched)
+        steel = compare_microstructures(state["real"], measure(images), first.matched)
         verdicts = [one["verdict"] for one in steel["descriptors"].values()]
         return dict(value=steel["value"], fraction=found["fraction"]["difference"], spectrum=found["spectrum"]["largest"], two_point=steel["descriptors"]["two_point"]["distance"],
                     **{word: verdicts.count(word) for word in ("same", "close", "different")},

@@ -23,7 +23,7 @@ from .layers import full_float32
 from .latent import random_images
 from .extractors import WEIGHTS, find_weights, get_extractor, is_known
 from .descriptors import Segmentation
-from .microstructure import DESCRIPTORS, Measured, measure, one_pixel_um, same_steel
+from .microstructure import DESCRIPTORS, Measured, measure, one_pixel_um, compare_microstructures
 from .distances import FeatureSet, blur, extrapolate, path_length
 from .scores import headline, parse_metric
 from .reference_sets import MORE_RUNGS, RUNGS, distinct_indices, phase_randomise
@@ -196,6 +196,18 @@ def _about(extractor):
     "What a record says of the extractor."
     return dict(extractor=extractor.name, extractor_sha256=extractor.sha256, **(dict(weights=extractor.about) if extractor.about else {}))
 
+# %% ../nbs/45_evaluation.ipynb #a0785034
+def _foreign(judge) -> str:
+    "The sentence on generated images of another shape than those of a judge's archive, with {} for it."
+    return "Generated images have the shape {}, those of %s %s: judge a network against its own data" % (str(judge.dataset.path).replace("{", "{{").replace("}", "}}"), list(judge._shape()))
+
+# %% ../nbs/45_evaluation.ipynb #95345260
+def _framed(judge, results: dict, began: float, **more) -> dict:
+    "The record of one evaluation by a judge: what every record has, the results in it, and more; a `floor`, `extrapolated` or `warnings` in it take the place of none."
+    seconds = time.time() - began
+    return dict(results=results, metric=judge.metric, total_time=seconds, total_time_str=_time_text(seconds), num_gpus=1, timestamp=time.time(), **_about(judge.extractor), num_real=judge.num_real,
+                num_gen=judge.num_gen, real=judge.parsed.real, seed=judge.seed, data=judge.data, **dict(floor=None, extrapolated=None, warnings=[]) | more)
+
 # %% ../nbs/45_evaluation.ipynb #8896edce
 def _judged(metric, real, gen, seed, floor, extractor, side=None):
     "results, floor, extrapolated and warnings of two sides; `side` is the FeatureSet of the real one, if there is one."
@@ -230,7 +242,7 @@ class PhysicsSet:
         self.measured, self.matched = Measured(rows, tuple(shape), Segmentation().at(min(shape)), um), matched
 
     def compare(self, other) -> dict:
-        return same_steel(self.measured, other.measured, self.matched)
+        return compare_microstructures(self.measured, other.measured, self.matched)
 
     def distance(self, other) -> float:
         return self.compare(other)["value"]
@@ -483,16 +495,14 @@ class Judge:
     def _record(self, seen, began, progress=None):
         "The record of what was seen of the generated images."
         if self.needs_generator:
-            judged = dict(results={self.metric: path_length(seen, self.extractor, self.num_gen, self.parsed.real, seed=self.seed, progress=progress)}, floor=None, extrapolated=None, warnings=[])
+            judged = dict(results={self.metric: path_length(seen, self.extractor, self.num_gen, self.parsed.real, seed=self.seed, progress=progress)})
             judged["lpips"] = getattr(self.extractor, "lpips_about", "") or f"stand-in from the maps of {self.extractor.name}"
         elif self.parsed.extractor == "micro":
-            judged = dict(floor=None, extrapolated=None) | self._physics(seen)
+            judged = self._physics(seen)
         else:
             real = self.real_features() if self.num_real else np.empty((0, 1), np.float32)
             judged = _judged(self.parsed, real, seen, self.seed, self.floor(), self.extractor, self.real_side() if self.num_real else None)
-        seconds = time.time() - began
-        return dict(results=judged.pop("results"), metric=self.metric, total_time=seconds, total_time_str=_time_text(seconds), num_gpus=1, timestamp=time.time(),
-                    **_about(self.extractor), num_real=self.num_real, num_gen=self.num_gen, real=self.parsed.real, seed=self.seed, data=self.data, **judged)
+        return _framed(self, judged.pop("results"), began, **judged)
 
     def _physics(self, seen):
         "The result of `micro`, and what else its record says."
@@ -537,8 +547,7 @@ def judge_together(
                 if judge.num_real:
                     judge.real_side(progress)
             images = source if G is None else random_images(G, first.num_gen, seed=seed, batch=batch)
-            complaint = "Generated images have the shape {}, those of %s %s: judge a network against its own data" % (first.dataset.path, list(first._shape()))
-            seen = _collect(first.extractor, first.parsed, images, first.num_gen, "generated images", progress, f"{first.metric} needs {first.num_gen} generated images", (first._shape(), complaint))
+            seen = _collect(first.extractor, first.parsed, images, first.num_gen, "generated images", progress, f"{first.metric} needs {first.num_gen} generated images", (first._shape(), _foreign(first)))
             for judge in group:
                 records[judge] = judge._record(seen, began)
     return [records[judge] for judge in judges]

@@ -8,12 +8,11 @@ __all__ = ['MemoryJudge', 'LatentJudge', 'get_judge']
 # %% ../nbs/46_judges.ipynb #7b2ce7e7
 import hashlib
 import json
-import time
 from pathlib import Path
 
 import numpy as np
 
-from .foundation import BadInput, _time_text, atomic, stream
+from .foundation import BadInput, atomic, stream
 from .dataset import Dataset, subset_indices
 from .latent import _at_once, apart_in_pairs, correlation, crossed_images, has_noise, intraclass, shares
 from .extractors import get_extractor
@@ -21,7 +20,7 @@ from .microstructure import DESCRIPTORS, TOPOLOGY, image_values, measure
 from .scores import latent_words, parse_metric
 from .memorisation import Memory, _LOOKS, look
 from .reference_sets import RUNGS
-from .evaluation import Judge, _DRAWN, _about, _read_arrays, _write_arrays
+from .evaluation import Judge, _DRAWN, _about, _foreign, _framed, _read_arrays, _write_arrays
 
 # %% ../nbs/46_judges.ipynb #1a11b850
 class MemoryJudge(Memory, Judge):
@@ -96,9 +95,7 @@ class MemoryJudge(Memory, Judge):
 
     def _record(self, seen, began, progress=None):
         result = self.compare(seen, progress)
-        seconds = time.time() - began
-        return dict(results={self.metric: result.pop("share")}, metric=self.metric, total_time=seconds, total_time_str=_time_text(seconds), num_gpus=1, timestamp=time.time(),
-                    **_about(self.extractor), real=self.parsed.real, seed=self.seed, data=self.data, floor=None, extrapolated=None, warnings=[]) | result
+        return _framed(self, {self.metric: result.pop("share")}, began) | result
 
 # %% ../nbs/46_judges.ipynb #a9f771e9
 class LatentJudge(Judge):
@@ -149,7 +146,7 @@ class LatentJudge(Judge):
     def _record(self, G, began, progress=None):
         told = None if progress is None else lambda n: progress(n, 4 * self._half, self.metric)
         if (shape := (G.img_channels, G.img_resolution, G.img_resolution)) != self._shape():
-            raise BadInput(f"Generated images have the shape {list(shape)}, those of {self.dataset.path} {list(self._shape())}: judge a network against its own data")
+            raise BadInput(_foreign(self).format(list(shape)))
         real, noisy = self.real_side(), has_noise(G)
         images = crossed_images(G, self.parsed.count, self.seed, _at_once(G.img_resolution, 32))
         crossed = images[:, :, :2]
@@ -160,9 +157,7 @@ class LatentJudge(Judge):
         if noisy:
             results |= {f"{self.metric}_z": decides[0], f"{self.metric}_noise": decides[1]}
             features |= dict(z=felt[0], noise=felt[1])
-        seconds = time.time() - began
-        record = dict(results=results, metric=self.metric, total_time=seconds, total_time_str=_time_text(seconds), num_gpus=1, timestamp=time.time(), **_about(self.extractor), num_real=self.num_real,
-                      num_gen=self.num_gen, real=self.parsed.real, seed=self.seed, data=self.data, floor=None, extrapolated=None, warnings=[], real_ends=real["ends"], features=features, icc=_fixed(crossed) if noisy else "no noise")
+        record = _framed(self, results, began, real_ends=real["ends"], features=features, icc=_fixed(crossed) if noisy else "no noise")
         return record | dict(text=latent_words(record))
 
 # %% ../nbs/46_judges.ipynb #c609fdd3

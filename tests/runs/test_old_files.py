@@ -326,6 +326,13 @@ def test_the_study(old, tmp_path):
 def test_the_report_says_the_same(old):
     found = report_words("demo")
     assert len(found) == len(EXPECTED["report"])
+    moved = ("Share of bright area", "Amount of structure", "All that a metallographer", "Copies")  # what is in short is a verdict now, its numbers stand where they are explained
+    page = re.sub(r"<[^>]*>", " ", (Path("demo") / "report.html").read_text(encoding="utf-8"))
+    numbers = [float(x) for x in NUMBER.findall(page)]
     judged = lambda words: words.partition("smaller is closer).")[0] if words.startswith("Distance to real images") else words  # 0.1.0 named the rungs on both sides, now the sentence judges
     for a, b in zip(map(judged, found), map(judged, EXPECTED["report"])):
-        same_words(a, b)
+        if b.startswith(moved):
+            assert a.partition(":")[0] == b.partition(":")[0]
+            assert all(pytest.approx(float(number), rel=0.02, abs=0.0051) in numbers for number in NUMBER.findall(b)), b
+        else:
+            same_words(a, b)
