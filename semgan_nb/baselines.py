@@ -14,7 +14,7 @@ import numpy as np
 from .foundation import BadInput, _write_text, stream
 from .dataset import Dataset
 from .latent import random_images
-from .microstructure import compare, measure, compare_microstructures
+from .microstructure import compare, compare_microstructures, measure
 from .scores import better_of, metric_of, parse_metric
 from .reference_sets import RUNGS
 from .evaluation import _as_judged, _collect, judge_together
@@ -73,11 +73,11 @@ def baselines(
         if not state:
             state["real"] = measure(real)
         found = compare(real, images, matched=first.matched, descriptors=False)
-        steel = compare_microstructures(state["real"], measure(images), first.matched)
-        verdicts = [one["verdict"] for one in steel["descriptors"].values()]
-        return dict(value=steel["value"], fraction=found["fraction"]["difference"], spectrum=found["spectrum"]["largest"], two_point=steel["descriptors"]["two_point"]["distance"],
+        micro = compare_microstructures(state["real"], measure(images), first.matched)
+        verdicts = [one["verdict"] for one in micro["descriptors"].values()]
+        return dict(value=micro["value"], fraction=found["fraction"]["difference"], spectrum=found["spectrum"]["largest"], two_point=micro["descriptors"]["two_point"]["distance"],
                     **{word: verdicts.count(word) for word in ("same", "close", "different")},
-                    ratios={key: one["ratio"] for key, one in steel["descriptors"].items() if one["verdict"] != "unread"})
+                    ratios={key: one["ratio"] for key, one in micro["descriptors"].items() if one["verdict"] != "unread"})
 
     def row(key, name, kind, values, images, judge):
         record = judge.judge(images)

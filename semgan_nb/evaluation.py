@@ -23,7 +23,7 @@ from .layers import full_float32
 from .latent import random_images
 from .extractors import WEIGHTS, find_weights, get_extractor, is_known
 from .descriptors import Segmentation
-from .microstructure import DESCRIPTORS, Measured, measure, one_pixel_um, compare_microstructures
+from .microstructure import DESCRIPTORS, Measured, compare_microstructures, measure, one_pixel_um
 from .distances import FeatureSet, blur, extrapolate, path_length
 from .scores import headline, parse_metric
 from .reference_sets import MORE_RUNGS, RUNGS, distinct_indices, phase_randomise

@@ -18,7 +18,7 @@ from ..foundation import BadInput, stream
 from ..dataset import Dataset, is_archive
 from ..latent import random_images
 from ..descriptors import Segmentation
-from ..microstructure import DESCRIPTORS, TOPOLOGY, measure, compare_microstructures
+from ..microstructure import DESCRIPTORS, TOPOLOGY, compare_microstructures, measure
 from ..runs import is_run, read_config
 from ..checkpoints import load
 from ..widgets import Dashboard, _WIDE, _row
@@ -107,7 +107,7 @@ def material_panel(
         box.draw("extremes", (how, persistent.value, key), lambda: material_plots.extremes(*(side["images"] for side in sides), two, key, labels=labels))
         box.draw("overview", asked, lambda: material_plots.material_figure(found))
         more = (", groups=real['groups']" if groups else "") + (f", names={names!r}" if sides[1]["archive"] else "")
-        box.show_code(f"from semgan_nb import material_plots\nfrom semgan_nb.dashboards.compare import material_images\nfrom semgan_nb.descriptors import Segmentation\nfrom semgan_nb.microstructure import measure, compare_microstructures\n\n"
+        box.show_code(f"from semgan_nb import material_plots\nfrom semgan_nb.dashboards.compare import material_images\nfrom semgan_nb.descriptors import Segmentation\nfrom semgan_nb.microstructure import compare_microstructures, measure\n\n"
                       f"real, other = material_images({str(real)!r}, {count}, {seed}), material_images({str(other)!r}, {count}, {seed})\nhow = Segmentation({name!r}, {classes}, {phase.value!r})\n"
                       f"sides = [measure(side['images'], side['pixel_size_nm'], how{', persistent=True' if persistent.value else ''}) for side in (real, other)]\n"
                       f"found = compare_microstructures(*sides, {matched!r}{more})\nmaterial_plots.descriptor_figure(found, {key!r}, {labels!r})\nmaterial_plots.extremes(real['images'], other['images'], sides, {key!r}, labels={labels!r})\nmaterial_plots.material_figure(found)")

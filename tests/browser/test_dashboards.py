@@ -33,7 +33,7 @@ from semgan_nb.dataset import Dataset, write_archive
 from semgan_nb.films import walk_frames
 from semgan_nb.foundation import BadInput
 from semgan_nb.descriptors import Segmentation, phase_fractions
-from semgan_nb.microstructure import DESCRIPTORS, measure, compare_microstructures
+from semgan_nb.microstructure import DESCRIPTORS, compare_microstructures, measure
 from semgan_nb.preparation import prepare
 from semgan_nb.synthetic import dual_phase, specimens
 

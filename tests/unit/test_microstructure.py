@@ -22,7 +22,7 @@ from semgan_nb.descriptors import (
     DIRECTIONS, Segmentation, alive, betti, chords, covariogram, fraction_quantiles, grey_stack, interface_density, islands, lineal_path, persistence,
     phase_fractions, phase_of, power_spectrum, principal_components, radial_mean, radial_spectrum, scores, segment, two_point, two_point_map,
 )
-from semgan_nb.microstructure import DESCRIPTORS, image_values, measure, compare_microstructures, unit_of, wasserstein
+from semgan_nb.microstructure import DESCRIPTORS, compare_microstructures, image_values, measure, unit_of, wasserstein
 from semgan_nb.phase_maps import write_phases
 from semgan_nb.leak import characteristic_length, directions, leak_meter
 from semgan_nb.synthetic import dual_phase, dual_phase_islands, grf, specimens
