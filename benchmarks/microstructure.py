@@ -14,7 +14,7 @@ from PIL import Image
 from semgan_nb.random_field import RandomField
 from semgan_nb.micrographs import list_images, read_micrograph
 from semgan_nb.descriptors import Segmentation, phase_of, segment
-from semgan_nb.microstructure import measure, same_steel
+from semgan_nb.microstructure import compare_microstructures, measure
 from semgan_nb.synthetic import specimens
 
 
@@ -54,8 +54,8 @@ def main():
         found = measure(images, workers=workers)
         print(f"all but persistence, otsu, {workers} processes: {time.perf_counter() - began:7.1f} s", f"({time.process_time() - used:.1f} s of the processor)" if workers == 1 else "")
     began = time.process_time()
-    same_steel(found, found.take(slice(None, None, 2)))
-    print(f"same_steel of {len(found)} and {len(found) // 2}: {time.process_time() - began:.1f} s of the processor")
+    compare_microstructures(found, found.take(slice(None, None, 2)))
+    print(f"compare_microstructures of {len(found)} and {len(found) // 2}: {time.process_time() - began:.1f} s of the processor")
     few = images[: options.few]
     for name, how, persistent in (("otsu", Segmentation(), False), ("kmeans", Segmentation("kmeans"), False), ("multiotsu, 3 phases", Segmentation("multiotsu", 3), False), ("otsu, with persistence", Segmentation(), True)):
         began = time.process_time()

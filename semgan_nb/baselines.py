@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .foundation import BadInput, _write_text
+from .foundation import BadInput, _write_text, stream
 from .dataset import Dataset
 from .latent import random_images
-from .microstructure import compare, measure, same_steel
+from .microstructure import compare, compare_microstructures, measure
 from .scores import better_of, metric_of, parse_metric
 from .reference_sets import RUNGS
 from .evaluation import _as_judged, _collect, judge_together
@@ -61,23 +61,23 @@ def baselines(
     networks = networks or {}
     total, done = count * (len(PLAIN_RUNGS) + len(networks)) * 2, 0
     told = lambda text: None if progress is None else (lambda n=0, *_: progress(min(done + n, total), total, text))
-    settings = dict(format=1, data=first.data, metrics=[judge.metric for judge in judges], extractors=[judge.extractor.sha256 for judge in judges], seed=seed)
+    settings = dict(format=2, data=first.data, metrics=[judge.metric for judge in judges], extractors=[judge.extractor.sha256 for judge in judges], seed=seed)
     kept = _kept_rows(out, settings)
     real_rows = first.real_indices if first.parsed.real == "holdout" else np.setdiff1d(first.real_indices, first.rung_indices)
     if len(real_rows) < 4:
         raise BadInput(f"{data}: {len(real_rows)} real images remain beside those of the baselines, at least 4 are wanted: take a smaller count or an archive with more images")
-    real = dataset.images(np.sort(np.random.default_rng([seed, 10]).permutation(real_rows)[:2000]))
+    real = dataset.images(np.sort(stream(seed, "baseline images").permutation(real_rows)[:2000]))
     state = {}
 
     def physics(images):
         if not state:
             state["real"] = measure(real)
         found = compare(real, images, matched=first.matched, descriptors=False)
-        steel = same_steel(state["real"], measure(images), first.matched)
-        verdicts = [one["verdict"] for one in steel["descriptors"].values()]
-        return dict(value=steel["value"], fraction=found["fraction"]["difference"], spectrum=found["spectrum"]["largest"], two_point=steel["descriptors"]["two_point"]["distance"],
+        micro = compare_microstructures(state["real"], measure(images), first.matched)
+        verdicts = [one["verdict"] for one in micro["descriptors"].values()]
+        return dict(value=micro["value"], fraction=found["fraction"]["difference"], spectrum=found["spectrum"]["largest"], two_point=micro["descriptors"]["two_point"]["distance"],
                     **{word: verdicts.count(word) for word in ("same", "close", "different")},
-                    ratios={key: one["ratio"] for key, one in steel["descriptors"].items() if one["verdict"] != "unread"})
+                    ratios={key: one["ratio"] for key, one in micro["descriptors"].items() if one["verdict"] != "unread"})
 
     def row(key, name, kind, values, images, judge):
         record = judge.judge(images)

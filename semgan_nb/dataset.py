@@ -238,8 +238,12 @@ def _label_table(value, where):
     return {name.replace("\\", "/"): label for name, label in value}
 
 # %% ../nbs/16_dataset.ipynb #91e3017d
-_LOOKED_AT = {}  # path -> ((fingerprint, time and size of the file), (resolution, channels)) of archives whose every image was looked at
-_DECODED = weakref.WeakValueDictionary()  # (path, fingerprint, time and size) -> the images of an archive that somebody still holds in memory
+class _Known:
+    "What a process knows of an archive in one state: the resolution and channels that all its images have, and those decoded images that somebody still holds."
+    def __init__(self, state, shape): self.state, self.shape, self.decoded = state, shape, lambda: None
+
+# %% ../nbs/16_dataset.ipynb #600e2e42
+_KNOWN = {}  # path -> _Known: archives whose every image this process has looked at
 
 # %% ../nbs/16_dataset.ipynb #a5ff7d51
 class _Decoded:
@@ -273,7 +277,8 @@ class Dataset:
         if not names: raise BadInput(f"{path}: holds no images: make an archive with `semgan prepare FOLDER data.zip --size 32`")
         self.manifest, self._records = self._manifest(store, names)
         self._labels = self._label_file(store, names)
-        self.resolution, self.channels = self._shape(store, names)
+        known = self._known(store, names)
+        self.resolution, self.channels = known.shape
         held = [self._record(n).get("part") == "holdout" for n in names]
         self.has_holdout = any(held)
         self._look_for_leaks(store, names, held)
@@ -285,24 +290,12 @@ class Dataset:
             names = [names[i] for i in subset_indices(len(names), subset, seed)]
         self.names = names
         self._kept = self._holds = None
-        if len(names) * self.channels * self.resolution**2 < _KEEP_BYTES: self._kept = self._decoded(store, names)
+        if len(names) * self.channels * self.resolution**2 < _KEEP_BYTES: self._kept = self._decoded(store, names, known)
 
-    def _now(self):
-        "What tells one state of the archive from another."
-        return str(self.path.resolve()), self.fingerprint, self.path.is_file() and (self.path.stat().st_mtime_ns, self.path.stat().st_size)
-
-    def _decoded(self, store, names):
-        "The images of these names, uint8 [n, channels, height, width]; taken from a Dataset of the same archive where one has them in memory."
-        there = _DECODED.get(self._now())
-        if there is None or not all(n in there.rows for n in names):
-            there = _DECODED[self._now()] = _Decoded(names, np.stack([self._decode(store, n) for n in names]))
-        self._holds = there if len(there.rows) == len(names) else None  # a part holds on to its own images only
-        return there.array if list(there.rows) == list(names) else there.array[[there.rows[n] for n in names]]
-
-    def _shape(self, store, names):
-        "Resolution and channels, which all images share; every image is looked at, at the first time that a process opens the archive as it is now."
-        path, *now = self._now()
-        if _LOOKED_AT.get(path, (None, None))[0] != now:
+    def _known(self, store, names):
+        "What is known of the archive as it is now; every image is looked at, at the first time that a process opens it so."
+        path, state = str(self.path.resolve()), (self.fingerprint, self.path.is_file() and (self.path.stat().st_mtime_ns, self.path.stat().st_size))
+        if path not in _KNOWN or _KNOWN[path].state != state:
             first = None
             for name in names:
                 image = self._header(store, name)
@@ -310,8 +303,17 @@ class Dataset:
                 if image.mode not in ("L", "RGB"): raise BadInput(f"{self.path}: {name} has the kind '{image.mode}', 8-bit grey or RGB is wanted: make the archive with `semgan prepare`")
                 _check_image(self.path, name, shape[:2], shape[2:] or (1,), np.dtype(np.uint8), first)
                 first = shape
-            _LOOKED_AT[path] = now, (first[0], first[2] if len(first) > 2 else 1)
-        return _LOOKED_AT[path][1]
+            _KNOWN[path] = _Known(state, (first[0], first[2] if len(first) > 2 else 1))
+        return _KNOWN[path]
+
+    def _decoded(self, store, names, known):
+        "The images of these names, uint8 [n, channels, height, width]; taken from a Dataset of the same archive where one has them in memory."
+        there = known.decoded()
+        if there is None or not all(n in there.rows for n in names):
+            there = _Decoded(names, np.stack([self._decode(store, n) for n in names]))
+            known.decoded = weakref.ref(there)
+        self._holds = there if len(there.rows) == len(names) else None  # a part holds on to its own images only
+        return there.array if list(there.rows) == list(names) else there.array[[there.rows[n] for n in names]]
 
     def _find(self, store, name):
         "Where a JSON file is: at the top, or in the one folder that somebody zipped the archive with."

@@ -66,16 +66,6 @@ def _more_metrics(config, names) -> list:
     distances = [metric for name in names if (metric := parse_metric(name)).stat == "fd"] if config.metrics == ("auto",) else []
     return [name for metric in distances for name in (f"aligned_memory{metric.count}_subset", f"micro{metric.count}_{metric.real}")]
 
-# %% ../nbs/92_demo.ipynb #ad94e332
-def _judge_end(out, names, progress):
-    "Judge the newest snapshot by each metric by which it was not judged yet."
-    from semgan_nb.runs import read_metrics, snapshots
-
-    newest = snapshots(out / "run")[-1].name
-    for name in names:
-        if newest not in {record.get("snapshot_pkl") for record in read_metrics(out / "run").get(name, [])}:
-            evaluate(out / "run", [name], data=out / "data.zip", progress=progress)
-
 # %% ../nbs/92_demo.ipynb #5505fc3b
 def demo(
     data: str = "superalloy",  # superalloy, synthetic, or a folder of micrographs
@@ -133,7 +123,7 @@ def demo(
     if not _train(config, out / "data.zip", out / "run", progress, state_every=30):
         say("     was done already")
     say("4/4  comparing with real images, and writing it up")
-    _judge_end(out, [*names, *_more_metrics(config, names)], progress)
+    evaluate(out / "run", [*names, *_more_metrics(config, names)], data=out / "data.zip", progress=progress)
     film = None
     try:
         film = write_walk(out, progress)

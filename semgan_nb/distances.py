@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
+from .foundation import stream, torch_stream
 from .layers import full_float32
 
 # %% ../nbs/40_distances.ipynb #9a96b5cf
@@ -252,7 +253,7 @@ def extrapolate(
     seed: int = 0,
 ) -> float:
     "Where a straight line over 1/N leads for infinitely many images on both sides."
-    rng, at, found = np.random.default_rng([seed, 3]), [], []
+    rng, at, found = stream(seed, "extrapolation"), [], []
     for share in shares:
         for _ in range(repeats if share < 1 else 1):
             rows = [np.sort(rng.permutation(n)[:max(int(share * n), 2)]) for n in (num_real, num_gen)]
@@ -274,7 +275,7 @@ def path_length(
 ) -> float:
     "The perceptual path length."
     G = copy.deepcopy(G).eval().float()
-    device, draw = next(G.parameters()).device, torch.Generator().manual_seed(seed)
+    device, draw = next(G.parameters()).device, torch_stream(seed, "path length")
     noise = [b for name, b in G.named_buffers() if name.endswith("noise_const")]
     space, full, crop = path[0], "full" in path, path.endswith("crop")
     unit = lambda x: x / x.norm(dim=1, keepdim=True)

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .foundation import BadInput, _time_text, ahead, atomic, file_hash
+from .foundation import BadInput, _time_text, ahead, atomic, file_hash, stream
 from .dataset import Dataset, subset_indices
 from .layers import full_float32
 from .latent import random_images
 from .extractors import WEIGHTS, find_weights, get_extractor, is_known
 from .descriptors import Segmentation
-from .microstructure import DESCRIPTORS, Measured, measure, one_pixel_um, same_steel
+from .microstructure import DESCRIPTORS, Measured, compare_microstructures, measure, one_pixel_um
 from .distances import FeatureSet, blur, extrapolate, path_length
 from .scores import headline, parse_metric
 from .reference_sets import MORE_RUNGS, RUNGS, distinct_indices, phase_randomise
@@ -69,7 +69,7 @@ def floor_of(
     metric = parse_metric(metric) if isinstance(metric, str) else metric
     if metric.statistic.needs != "features" or len(real) < 8:
         return None
-    rng = np.random.default_rng([seed, 4])
+    rng = stream(seed, "floor")
     half = min(len(real), limit) // 2
     rounds = rounds or (20 if half <= 600 else 5)
     found = []
@@ -196,6 +196,18 @@ def _about(extractor):
     "What a record says of the extractor."
     return dict(extractor=extractor.name, extractor_sha256=extractor.sha256, **(dict(weights=extractor.about) if extractor.about else {}))
 
+# %% ../nbs/45_evaluation.ipynb #a0785034
+def _foreign(judge) -> str:
+    "The sentence on generated images of another shape than those of a judge's archive, with {} for it."
+    return "Generated images have the shape {}, those of %s %s: judge a network against its own data" % (str(judge.dataset.path).replace("{", "{{").replace("}", "}}"), list(judge._shape()))
+
+# %% ../nbs/45_evaluation.ipynb #95345260
+def _framed(judge, results: dict, began: float, **more) -> dict:
+    "The record of one evaluation by a judge: what every record has, the results in it, and more; a `floor`, `extrapolated` or `warnings` in it take the place of none."
+    seconds = time.time() - began
+    return dict(results=results, metric=judge.metric, total_time=seconds, total_time_str=_time_text(seconds), num_gpus=1, timestamp=time.time(), **_about(judge.extractor), num_real=judge.num_real,
+                num_gen=judge.num_gen, real=judge.parsed.real, seed=judge.seed, data=judge.data, **dict(floor=None, extrapolated=None, warnings=[]) | more)
+
 # %% ../nbs/45_evaluation.ipynb #8896edce
 def _judged(metric, real, gen, seed, floor, extractor, side=None):
     "results, floor, extrapolated and warnings of two sides; `side` is the FeatureSet of the real one, if there is one."
@@ -230,13 +242,16 @@ class PhysicsSet:
         self.measured, self.matched = Measured(rows, tuple(shape), Segmentation().at(min(shape)), um), matched
 
     def compare(self, other) -> dict:
-        return same_steel(self.measured, other.measured, self.matched)
+        return compare_microstructures(self.measured, other.measured, self.matched)
 
     def distance(self, other) -> float:
         return self.compare(other)["value"]
 
 # %% ../nbs/45_evaluation.ipynb #c4535f81
 REAL_LIMITS = {"kid": 1_000_000, "pr": 200_000}  # real images at most, as the official metrics have it
+
+# %% ../nbs/45_evaluation.ipynb #cb872dc5
+_DRAWN = 3  # format of what is kept and was drawn: a floor or a rung of other draws is not taken for one of these
 
 # %% ../nbs/45_evaluation.ipynb #dfefdab0
 class Judge:
@@ -280,7 +295,7 @@ class Judge:
         train_names = set(Dataset(path, part="train").names)
         trains = np.array([name in train_names for name in self.dataset.names])
         train, real = np.flatnonzero(trains), self.parsed.real
-        draw = lambda pool, stream: pool[np.random.default_rng([self.seed, stream]).permutation(len(pool))[:self.num_gen]]
+        draw = lambda pool, name: pool[stream(self.seed, name).permutation(len(pool))[:self.num_gen]]
         self._who = {}
         if real == "holdout":
             if not self.dataset.has_holdout:
@@ -289,7 +304,7 @@ class Judge:
             fit = min(len(held), len(train))
             self._needs(len(held), "in its hold-out part", fit)
             self._needs(len(train), "for training", fit)
-            self.real_indices = np.sort(draw(held, 0))
+            self.real_indices = np.sort(draw(held, "held-out images"))
         elif real == "subset" and subset and subset < len(train):
             self._who = dict(subset=subset, subset_seed=subset_seed)
             self.real_indices = train[subset_indices(len(train), subset, subset_seed)]
@@ -300,11 +315,11 @@ class Judge:
             self.real_indices = train if real == "subset" else np.arange(len(trains))
         limit = 50_000 if real == "plain" else REAL_LIMITS.get(self.parsed.stat)
         if limit and len(self.real_indices) > limit:
-            self.real_indices = np.sort(np.random.default_rng([self.seed, 0]).permutation(self.real_indices)[:limit])
+            self.real_indices = np.sort(stream(self.seed, "fewer images").permutation(self.real_indices)[:limit])
         if len(self.real_indices) < self.parsed.fewest:
             raise BadInput(f"{path}: the real side of {self.metric} has {len(self.real_indices)} image{'s' * (len(self.real_indices) != 1)}: at least {self.parsed.fewest} make a distance")
         self._pool = train
-        self.rung_indices = draw(train, 1)
+        self.rung_indices = draw(train, "rungs")
         self.num_real = len(self.real_indices) if self.parsed.statistic.needs in ("features", "descriptors") else 0
 
     def _needs(self, found, where, fit):
@@ -314,7 +329,7 @@ class Judge:
 
     def _path(self, kind, **depends):
         "The file of something that depends on the archive, the extractor and more."
-        depends |= dict(format=2, data=self.data, mirror=self.dataset.mirror, extractor=self.extractor.sha256, name=self.extractor.name, preprocessing=self.extractor.preprocessing)
+        depends |= dict(format=_DRAWN if "seed" in depends else 2, data=self.data, mirror=self.dataset.mirror, extractor=self.extractor.sha256, name=self.extractor.name, preprocessing=self.extractor.preprocessing)
         key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
         return self._cache / f"{kind}-{key[:20]}.npz"
 
@@ -465,7 +480,7 @@ class Judge:
 
     def _rung_changes(self):
         "key -> function that makes of images those of a rung."
-        phases = np.random.default_rng([self.seed, 2])
+        phases = stream(self.seed, "phases")
         return {"floor": None, **{f"blur{sigma:g}": lambda images, sigma=sigma: blur(images, sigma) for sigma in (0.5, 1, 2)},
                 "phase": lambda images: phase_randomise(images, phases), **{key: make(self) for key, make in MORE_RUNGS.items()}}
 
@@ -480,16 +495,14 @@ class Judge:
     def _record(self, seen, began, progress=None):
         "The record of what was seen of the generated images."
         if self.needs_generator:
-            judged = dict(results={self.metric: path_length(seen, self.extractor, self.num_gen, self.parsed.real, seed=self.seed, progress=progress)}, floor=None, extrapolated=None, warnings=[])
+            judged = dict(results={self.metric: path_length(seen, self.extractor, self.num_gen, self.parsed.real, seed=self.seed, progress=progress)})
             judged["lpips"] = getattr(self.extractor, "lpips_about", "") or f"stand-in from the maps of {self.extractor.name}"
         elif self.parsed.extractor == "micro":
-            judged = dict(floor=None, extrapolated=None) | self._physics(seen)
+            judged = self._physics(seen)
         else:
             real = self.real_features() if self.num_real else np.empty((0, 1), np.float32)
             judged = _judged(self.parsed, real, seen, self.seed, self.floor(), self.extractor, self.real_side() if self.num_real else None)
-        seconds = time.time() - began
-        return dict(results=judged.pop("results"), metric=self.metric, total_time=seconds, total_time_str=_time_text(seconds), num_gpus=1, timestamp=time.time(),
-                    **_about(self.extractor), num_real=self.num_real, num_gen=self.num_gen, real=self.parsed.real, seed=self.seed, data=self.data, **judged)
+        return _framed(self, judged.pop("results"), began, **judged)
 
     def _physics(self, seen):
         "The result of `micro`, and what else its record says."
@@ -534,8 +547,7 @@ def judge_together(
                 if judge.num_real:
                     judge.real_side(progress)
             images = source if G is None else random_images(G, first.num_gen, seed=seed, batch=batch)
-            complaint = "Generated images have the shape {}, those of %s %s: judge a network against its own data" % (first.dataset.path, list(first._shape()))
-            seen = _collect(first.extractor, first.parsed, images, first.num_gen, "generated images", progress, f"{first.metric} needs {first.num_gen} generated images", (first._shape(), complaint))
+            seen = _collect(first.extractor, first.parsed, images, first.num_gen, "generated images", progress, f"{first.metric} needs {first.num_gen} generated images", (first._shape(), _foreign(first)))
             for judge in group:
                 records[judge] = judge._record(seen, began)
     return [records[judge] for judge in judges]

@@ -19,7 +19,7 @@ from typing import Iterable, Iterator
 import numpy as np
 import torch
 
-from .foundation import BadInput, atomic
+from .foundation import BadInput, atomic, torch_stream
 from .micrographs import scale_bar
 from .latent import _at_rest, latents, parse_seeds, slerp, to_uint8_images
 
@@ -73,7 +73,7 @@ def walk_frames(
 # %% ../nbs/26_films.ipynb #7a324410
 def _walk(G, ends, seeds, frames, space, psi, noise_mode, batch):
     device = next(G.parameters()).device
-    noise = dict(noise_mode="const" if noise_mode == "walk" else noise_mode, generator=torch.Generator(device).manual_seed(0))
+    noise = dict(noise_mode="const" if noise_mode == "walk" else noise_mode, generator=torch_stream(0, "flickering noise", device=device))
     own = lru_cache(2)(lambda i: noise_maps(G, seeds[i]))
     if space == "w":
         with _at_rest(G):

@@ -8,12 +8,11 @@ __all__ = ['MemoryJudge', 'LatentJudge', 'get_judge']
 # %% ../nbs/46_judges.ipynb #7b2ce7e7
 import hashlib
 import json
-import time
 from pathlib import Path
 
 import numpy as np
 
-from .foundation import BadInput, _time_text, atomic
+from .foundation import BadInput, atomic, stream
 from .dataset import Dataset, subset_indices
 from .latent import _at_once, apart_in_pairs, correlation, crossed_images, has_noise, intraclass, shares
 from .extractors import get_extractor
@@ -21,7 +20,7 @@ from .microstructure import DESCRIPTORS, TOPOLOGY, image_values, measure
 from .scores import latent_words, parse_metric
 from .memorisation import Memory, _LOOKS, look
 from .reference_sets import RUNGS
-from .evaluation import Judge, _about, _read_arrays, _write_arrays
+from .evaluation import Judge, _DRAWN, _about, _foreign, _framed, _read_arrays, _write_arrays
 
 # %% ../nbs/46_judges.ipynb #1a11b850
 class MemoryJudge(Memory, Judge):
@@ -56,12 +55,12 @@ class MemoryJudge(Memory, Judge):
         about = {entry["file"]: entry for entry in self.dataset.manifest.get("images", [])}
         pick = lambda values, numbers: [values[i] for i in numbers]
         records = [about.get(name, {}) for name in names]
-        originals = self.dataset.images(np.sort(np.random.default_rng([int(seed), 3]).permutation(own)[:200]))
+        originals = self.dataset.images(np.sort(stream(seed, "originals").permutation(own)[:200]))
         super().__init__(looks[own], looks[unseen], pick(groups, own), pick(names, own), pick(records, own), pick(records, unseen), unseen is unused, originals, seed)
         self.num_real = len(own)
         self._yardstick_file = None
         if cache:
-            depends = dict(format=1, extractor=self.extractor.sha256, data=self.data, seed=self.seed, reals=self.reals, subset=len(own), subset_seed=subset_seed if len(unused) else None)
+            depends = dict(format=_DRAWN, extractor=self.extractor.sha256, data=self.data, seed=self.seed, reals=self.reals, subset=len(own), subset_seed=subset_seed if len(unused) else None)
             self._yardstick_file = Path(cache) / f"memory-{hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:20]}.json"
 
     def measured(self, progress=None) -> dict:
@@ -96,9 +95,7 @@ class MemoryJudge(Memory, Judge):
 
     def _record(self, seen, began, progress=None):
         result = self.compare(seen, progress)
-        seconds = time.time() - began
-        return dict(results={self.metric: result.pop("share")}, metric=self.metric, total_time=seconds, total_time_str=_time_text(seconds), num_gpus=1, timestamp=time.time(),
-                    **_about(self.extractor), real=self.parsed.real, seed=self.seed, data=self.data, floor=None, extrapolated=None, warnings=[]) | result
+        return _framed(self, {self.metric: result.pop("share")}, began) | result
 
 # %% ../nbs/46_judges.ipynb #a9f771e9
 class LatentJudge(Judge):
@@ -123,7 +120,7 @@ class LatentJudge(Judge):
         own = subset_indices(n, subset, self.seed if subset_seed is None else int(subset_seed)) if subset and subset < n else np.arange(n)
         if len(own) < 2:
             raise BadInput(f"{data_path}: {len(own)} training image makes no pair, {self.metric} compares with pairs: take an archive with more images")
-        self._pairs = np.random.default_rng([self.seed, 11]).choice(own, (self.parsed.count, 2), replace=len(own) < 2 * self.parsed.count)
+        self._pairs = stream(self.seed, "latent_share pairs").choice(own, (self.parsed.count, 2), replace=len(own) < 2 * self.parsed.count)
         self.num_real, self._who, self._kept = self._pairs.size, dict(pairs=self._pairs.tolist()), {}
         self._cache = Path(cache) if cache else None
         self._load()
@@ -149,7 +146,7 @@ class LatentJudge(Judge):
     def _record(self, G, began, progress=None):
         told = None if progress is None else lambda n: progress(n, 4 * self._half, self.metric)
         if (shape := (G.img_channels, G.img_resolution, G.img_resolution)) != self._shape():
-            raise BadInput(f"Generated images have the shape {list(shape)}, those of {self.dataset.path} {list(self._shape())}: judge a network against its own data")
+            raise BadInput(_foreign(self).format(list(shape)))
         real, noisy = self.real_side(), has_noise(G)
         images = crossed_images(G, self.parsed.count, self.seed, _at_once(G.img_resolution, 32))
         crossed = images[:, :, :2]
@@ -160,9 +157,7 @@ class LatentJudge(Judge):
         if noisy:
             results |= {f"{self.metric}_z": decides[0], f"{self.metric}_noise": decides[1]}
             features |= dict(z=felt[0], noise=felt[1])
-        seconds = time.time() - began
-        record = dict(results=results, metric=self.metric, total_time=seconds, total_time_str=_time_text(seconds), num_gpus=1, timestamp=time.time(), **_about(self.extractor), num_real=self.num_real,
-                      num_gen=self.num_gen, real=self.parsed.real, seed=self.seed, data=self.data, floor=None, extrapolated=None, warnings=[], real_ends=real["ends"], features=features, icc=_fixed(crossed) if noisy else "no noise")
+        record = _framed(self, results, began, real_ends=real["ends"], features=features, icc=_fixed(crossed) if noisy else "no noise")
         return record | dict(text=latent_words(record))
 
 # %% ../nbs/46_judges.ipynb #c609fdd3

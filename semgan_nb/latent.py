@@ -13,7 +13,7 @@ from typing import Iterable, Iterator
 import numpy as np
 import torch
 
-from .foundation import BadInput
+from .foundation import BadInput, torch_stream
 from .layers import full_float32
 
 # %% ../nbs/25_latent.ipynb #e0a6370b
@@ -93,8 +93,7 @@ def random_images(
 ) -> Iterator[np.ndarray]:
     "n images from Gaussian latent vectors, as uint8 batches [<= batch, C, H, W]; no global random state is used."
     device = next(G.parameters()).device
-    draw = torch.Generator().manual_seed(seed)
-    noise = torch.Generator(device).manual_seed(seed + 1)
+    draw, noise = torch_stream(seed, "latent vectors"), torch_stream(seed, "noise", device=device)
     for start in range(0, n, batch):
         count = min(batch, n - start)
         z = torch.randn(count, G.z_dim, generator=draw).to(device)
@@ -181,13 +180,12 @@ def crossed_images(
 ) -> np.ndarray:
     "uint8 [pairs, 2, 3, C, H, W]: two latent vectors, each with the same two draws of noise, and with the stored noise."
     device = next(G.parameters()).device
-    source = lambda device, *stream: torch.Generator(device).manual_seed(int(np.random.SeedSequence([seed, 25, *stream]).generate_state(1)[0]))
-    draw, out = source("cpu", 0), []
+    draw, out = torch_stream(seed, "crossed latent vectors"), []
     with _at_rest(G):
         for at in range(0, pairs, batch):
             z = torch.randn(min(batch, pairs - at), 2, G.z_dim, generator=draw).to(device)
             make = lambda i, **noise: to_uint8_images(G(z[:, i], None, **noise)).cpu().numpy()
-            fresh = lambda i, k: make(i, noise_mode="random", generator=source(device, 1, at, k))
+            fresh = lambda i, k: make(i, noise_mode="random", generator=torch_stream(seed, "crossed noise", at, k, device=device))
             out.append(np.stack([np.stack([fresh(i, 0), fresh(i, 1), make(i, noise_mode="const")], 1) for i in (0, 1)], 1))
     return np.concatenate(out)
 
@@ -243,5 +241,5 @@ def noise_draws(
     device = next(G.parameters()).device
     z = latents(parse_seeds(seeds) if isinstance(seeds, str) else seeds, G.z_dim).to(device)
     with _at_rest(G):
-        columns = [torch.cat([G(one[None], None, noise_mode="random", generator=torch.Generator(device).manual_seed(k)) for one in z]) for k in range(draws)]
+        columns = [torch.cat([G(one[None], None, noise_mode="random", generator=torch_stream(k, "noise columns", device=device)) for one in z]) for k in range(draws)]
     return to_uint8_images(torch.stack(columns, 1)).cpu().numpy()

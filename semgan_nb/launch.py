@@ -170,11 +170,12 @@ def evaluate(
     except filelock.Timeout:
         raise BadInput(f"{run} is in use by another process: stop the training first, or wait for its end") from None
     try:
-        judges = [get_judge(name, data, subset=config.subset, seed=0, subset_seed=config.seed, cache=default_cache(), weights=weights, device=device, mirror=config.mirror) for name in names]
         there = read_metrics(run)
-        known = {judge.metric: {record["snapshot_pkl"]: record for record in there.get(judge.metric, [])} for judge in judges}
+        known = {name: {record["snapshot_pkl"]: record for record in there.get(name, [])} for name in names}
+        judges = {name: get_judge(name, data, subset=config.subset, seed=0, subset_seed=config.seed, cache=default_cache(), weights=weights, device=device, mirror=config.mirror)
+                  for name in known if any(path.name not in known[name] for path in found)}
         for k, path in enumerate(found):
-            todo = [judge for judge in judges if path.name not in known[judge.metric]]
+            todo = [judge for name, judge in judges.items() if path.name not in known[name]]
             if not todo:
                 continue
             loaded = load(path)
@@ -182,7 +183,7 @@ def evaluate(
             with _image_bar(label, progress) as bar:
                 for record in judge_snapshot(todo, run, loaded.G.to(device), path, loaded.meta.get("cur_nimg", image_number(path)), bar):
                     known[record["metric"]][path.name] = record
-        return [known[judge.metric][path.name] for judge in judges for path in found]
+        return [known[name][path.name] for name in names for path in found]
     finally:
         lock.release()
 

@@ -9,7 +9,7 @@ __all__ = ['directions', 'characteristic_length', 'leak_floor', 'leak_meter']
 import numpy as np
 from scipy import ndimage
 
-from .foundation import BadInput
+from .foundation import BadInput, stream
 from .preprocess import histogram
 from .descriptors import grey_stack, radial_spectrum
 
@@ -46,7 +46,7 @@ def leak_floor(
     seed: int = 0,
 ) -> dict:
     "direction, length and grey -> the largest value between random halves of the real images."
-    real, rng = grey_stack(real), np.random.default_rng(seed)
+    real, rng = grey_stack(real), stream(seed, "leak halves")
     if len(real) < 4: raise BadInput(f"leak_meter: {len(real)} real images were given, at least 4 are wanted")
     halves = [rng.permutation(len(real)) for _ in range(splits)]
     floors = [_apart(real[order[: len(order) // 2]], real[order[len(order) // 2:]]) for order in halves]

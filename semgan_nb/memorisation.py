@@ -13,7 +13,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, shift as shift_image
 from scipy.stats import hypergeom
 
-from .foundation import BadInput
+from .foundation import BadInput, stream
 from .features import resize_matrix
 from .descriptors import grey_stack
 from .distances import blur
@@ -199,10 +199,10 @@ class Memory:
         self.unseen_records = None if self.unseen is None else [{}] * len(self.unseen) if unseen_records is None else unseen_records
         self.same_groups, self.seed, self.reals, self._originals, self._kept = bool(same_groups), int(seed), int(reals), originals, None
         if originals is None and np.asarray(train).dtype == np.uint8:
-            self._originals = np.asarray(train)[self._draw(n, 200, 3)]
+            self._originals = np.asarray(train)[self._draw(n, 200, "originals")]
 
-    def _draw(self, pool, count, stream):
-        return np.sort(np.random.default_rng([self.seed, stream]).permutation(pool)[:count])
+    def _draw(self, pool, count, name):
+        return np.sort(stream(self.seed, name).permutation(pool)[:count])
 
     def nearest(
         self,
@@ -234,9 +234,9 @@ class Memory:
         if self._kept is not None:
             return self._kept
         n, extra = len(self.train), 0 if self.unseen is None else len(self.unseen)
-        own = self._draw(n, self.reals, 0)
-        more = self._draw(extra, min(self.reals, 500), 1) if extra else []
-        copies = None if self._originals is None else plant(self._originals, np.random.default_rng([self.seed, 4]))
+        own = self._draw(n, self.reals, "yardstick")
+        more = self._draw(extra, min(self.reals, 500), "unseen images") if extra else []
+        copies = None if self._originals is None else plant(self._originals, stream(self.seed, "planted copies"))
         sets = dict(yardstick=(self.train[own], lambda at, to: (own[:, None] == np.arange(at, to)) | shares_pixels([self.records[i] for i in own], self.records[at:to])))
         if extra:
             sets["unseen"] = self.unseen[more], lambda at, to: shares_pixels([self.unseen_records[i] for i in more], self.records[at:to])
@@ -268,7 +268,7 @@ class Memory:
         like, which = self.nearest(generated, progress=told(0))
         nearer = None
         if fair >= 10:
-            there = self.nearest(generated, self.unseen[self._draw(extra, fair, 5)], progress=told(n))[0]
+            there = self.nearest(generated, self.unseen[self._draw(extra, fair, "as many unseen")], progress=told(n))[0]
             nearer = float(((like > there) + 0.5 * (like == there)).mean())
         beyond, groups = stick.beyond(like), {}
         for i in which[beyond]:

@@ -278,6 +278,53 @@ def _draw_shares(axes, by_run: dict, colours: dict) -> None:
     axes.legend(fontsize=7.5, framealpha=1, edgecolor="none", loc="center left", bbox_to_anchor=(1.0, 0.5), borderpad=0.1, handlelength=1.6)
     _tidy(axes, "", "who decides")
 
+# %% ../nbs/80_plots.ipynb #8273f7d4
+def _draw_metric(axes, metric: str, result: str, by_run: dict, runs: dict, colours: dict) -> None:
+    "One result of a metric over kimg, of each run that has it, with the ladder; on a logarithmic scale where smaller is better."
+    ladder = next((found for label in by_run if (found := read_ladder(runs[label], metric))), None)
+    values = [value_of(record, result) for records in by_run.values() for record in records] + [_rung_value(rung, result) for rung in (ladder or {}).get("rungs", [])]
+    values = [value for value in values if math.isfinite(value)]
+    share = better_of(result) != "lower"
+    for label, records in by_run.items():
+        kimg, y = zip(*((record["kimg"], value_of(record, result)) for record in records))
+        axes.plot(kimg, y, "o-", color=colours[label], ms=3.5, lw=1.4, label=label)
+        if len(runs) == 1:
+            axes.annotate(f"{y[-1]:.3g}", (kimg[-1], y[-1]), xytext=(-2, 6), textcoords="offset points", ha="right", fontsize=8, color=colours[label], weight="bold")
+    if share or any(value <= 0 for value in values):  # precision, recall and copies; a kernel distance may be negative
+        room = 0.05 * ((max(values) - min(values)) or 1) if values else 0
+        axes.set_ylim(*((min(values) - room, max(values) + room) if values else (0, 1)))
+        if word_of(result) in ("precision", "recall"):
+            axes.set_ylim(-0.02, 1.02)
+    else:
+        axes.set_yscale("log")
+        if values:
+            axes.set_ylim(min(values) / 1.15, max(values) * 1.15)
+        _plain_decades(axes.yaxis)
+    _tidy(axes, "", f"{word_of(result)}\n({metric})")
+    if ladder:
+        _rung_lines(axes, ladder, result)
+
+# %% ../nbs/80_plots.ipynb #ff69c478
+def _draw_augmentation(rt, p, runs: dict, colours: dict) -> None:
+    "r_t with its target, and p, over kimg: the last two axes of the figure."
+    targets = {}
+    for label, run in runs.items():
+        settings = read_config(run)["resolved"]
+        if settings["aug"] == "ada":
+            targets[settings["ada_target"]] = colours[label]
+        stats = [line for line in read_stats(run) if "Progress/kimg" in line]
+        series = lambda name: [line.get(name, {}).get("mean", np.nan) for line in stats]
+        rt.plot(series("Progress/kimg"), series("Loss/signs/real"), color=colours[label], lw=1.2)
+        p.plot(series("Progress/kimg"), series("Progress/augment"), color=colours[label], lw=1.2)
+    for target, colour in targets.items():
+        rt.axhline(target, color=QUIET if len(targets) == 1 else colour, lw=1, ls=":")
+        rt.text(1.01, target, f"target {target:g}", transform=rt.get_yaxis_transform(), va="center", fontsize=7.5, color=QUIET)
+    rt.set_ylim(min(rt.get_ylim()[0], -0.05), 1.05)
+    p.set_ylim(0, max(p.get_ylim()[1], 0.05))
+    _tidy(rt, "", "$r_t$")
+    _tidy(p, "thousand real images seen by the discriminator (kimg)", "$p$")
+    p.set_xlim(left=0)
+
 # %% ../nbs/80_plots.ipynb #18c4d234
 def curves(
     runs,  # a run directory, a list of them, or a dict: label -> run directory
@@ -296,28 +343,7 @@ def curves(
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
 
     for axes, ((metric, result, *_), by_run) in zip(panels, groups.items()):
-        ladder = next((found for label in by_run if (found := read_ladder(runs[label], metric))), None)
-        values = [value_of(record, result) for records in by_run.values() for record in records] + [_rung_value(rung, result) for rung in (ladder or {}).get("rungs", [])]
-        values = [value for value in values if math.isfinite(value)]
-        share = better_of(result) != "lower"
-        for label, records in by_run.items():
-            kimg, y = zip(*((record["kimg"], value_of(record, result)) for record in records))
-            axes.plot(kimg, y, "o-", color=colours[label], ms=3.5, lw=1.4, label=label)
-            if len(runs) == 1:
-                axes.annotate(f"{y[-1]:.3g}", (kimg[-1], y[-1]), xytext=(-2, 6), textcoords="offset points", ha="right", fontsize=8, color=colours[label], weight="bold")
-        if share or any(value <= 0 for value in values):  # precision, recall and copies; a kernel distance may be negative
-            room = 0.05 * ((max(values) - min(values)) or 1) if values else 0
-            axes.set_ylim(*((min(values) - room, max(values) + room) if values else (0, 1)))
-            if word_of(result) in ("precision", "recall"):
-                axes.set_ylim(-0.02, 1.02)
-        else:
-            axes.set_yscale("log")
-            if values:
-                axes.set_ylim(min(values) / 1.15, max(values) * 1.15)
-            _plain_decades(axes.yaxis)
-        _tidy(axes, "", f"{word_of(result)}\n({metric})")
-        if ladder:
-            _rung_lines(axes, ladder, result)
+        _draw_metric(axes, metric, result, by_run, runs, colours)
     if not groups:
         _tidy(panels[0], "", "distance")
         panels[0].set_yticks([])
@@ -329,24 +355,7 @@ def curves(
 
     if decides:
         _draw_shares(panels[-3], decides, colours)
-    rt, p = panels[-2:]
-    targets = {}
-    for label, run in runs.items():
-        settings = read_config(run)["resolved"]
-        if settings["aug"] == "ada":
-            targets[settings["ada_target"]] = colours[label]
-        stats = [line for line in read_stats(run) if "Progress/kimg" in line]
-        series = lambda name: [line.get(name, {}).get("mean", np.nan) for line in stats]
-        rt.plot(series("Progress/kimg"), series("Loss/signs/real"), color=colours[label], lw=1.2)
-        p.plot(series("Progress/kimg"), series("Progress/augment"), color=colours[label], lw=1.2)
-    for target, colour in targets.items():
-        rt.axhline(target, color=QUIET if len(targets) == 1 else colour, lw=1, ls=":")
-        rt.text(1.01, target, f"target {target:g}", transform=rt.get_yaxis_transform(), va="center", fontsize=7.5, color=QUIET)
-    rt.set_ylim(min(rt.get_ylim()[0], -0.05), 1.05)
-    p.set_ylim(0, max(p.get_ylim()[1], 0.05))
-    _tidy(rt, "", "$r_t$")
-    _tidy(p, "thousand real images seen by the discriminator (kimg)", "$p$")
-    p.set_xlim(left=0)
+    _draw_augmentation(*panels[-2:], runs, colours)
     return figure
 
 # %% ../nbs/80_plots.ipynb #c825fb7d

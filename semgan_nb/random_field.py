@@ -12,7 +12,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 from scipy.stats import norm
 
-from .foundation import BadInput
+from .foundation import BadInput, stream
 from .descriptors import Segmentation, grey_stack, phase_of, power_spectrum, segment, two_point_map
 
 # %% ../nbs/43_random_field.ipynb #4dcbbce1
@@ -207,7 +207,7 @@ class RandomField:
 
     def _match(self, images, rounds: int = 4):
         "The filter and the grey-level curve, from a few painted images."
-        rng = np.random.default_rng(0)
+        rng = stream(0, "field fit")
         n = int(np.clip(64 * 128**2 / np.prod(self.shape), 16, 64))
         chosen = rng.permutation(len(images))[:max(n, min(len(images), 256))]
         painted = [self._paint(i, rng)[0] for i in np.resize(chosen, n)]

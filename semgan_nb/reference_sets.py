@@ -8,7 +8,7 @@ __all__ = ['RUNGS', 'MORE_RUNGS', 'phase_randomise', 'distinct_indices', 'blend'
 # %% ../nbs/44_reference_sets.ipynb #59b26252
 import numpy as np
 
-from .foundation import BadInput
+from .foundation import BadInput, stream
 from .memorisation import laid_on, lay, likeness, look
 from .random_field import RandomField
 
@@ -77,11 +77,11 @@ def _blends(judge):
     def change(images):
         if not state:
             rows = judge.rung_indices
-            more = np.setdiff1d(np.random.default_rng([judge.seed, 5]).permutation(judge._pool)[:500], rows)
-            state.update(rows=np.concatenate([rows, more]), at=0, rng=np.random.default_rng([judge.seed, 6]))
+            more = np.setdiff1d(stream(judge.seed, "more for blends").permutation(judge._pool)[:500], rows)
+            state.update(rows=np.concatenate([rows, more]), at=0, rng=stream(judge.seed, "blends"))
         rows, at = state["rows"], state["at"]
         state["at"] += len(images)
-        near = np.concatenate([np.arange(at, at + len(images)), np.random.default_rng([judge.seed, 7]).permutation(len(rows))[:500]])
+        near = np.concatenate([np.arange(at, at + len(images)), stream(judge.seed, "near blends").permutation(len(rows))[:500]])
         near = np.unique(near)
         groups = judge.dataset.groups
         pool = judge.dataset.images(rows[near])
@@ -109,9 +109,9 @@ def _fields(judge):
 
     def change(images):
         if not state:
-            rows = np.sort(np.random.default_rng([judge.seed, 8]).permutation(judge._pool)[:max(2**28 // judge.dataset.resolution**2, 200)])
+            rows = np.sort(stream(judge.seed, "field images").permutation(judge._pool)[:max(2**28 // judge.dataset.resolution**2, 200)])
             state["field"] = _field(judge.dataset, rows)
-            state["rng"] = np.random.default_rng([judge.seed, 9])
+            state["rng"] = stream(judge.seed, "fields")
         drawn = state["field"].render(len(images), state["rng"])[0]
         return np.repeat(drawn, judge.dataset.channels, 1)
 

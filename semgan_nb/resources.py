@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 import torch
 
-from .foundation import BadInput, cores, free_bytes, in_bytes, in_time
+from .foundation import BadInput, cores, free_bytes, in_bytes, in_time, stream
 from .layers import keep_memory
 from .runs import Config, grid_size, is_run, read_config
 from .distributed import Ranks
@@ -55,7 +55,7 @@ class _MadeUp:
         return 16
 
     def images(self, indices):
-        return np.random.RandomState(0).randint(0, 256, (len(indices), self.channels, self.resolution, self.resolution), dtype=np.uint8)
+        return stream(0, "made-up images").integers(0, 256, (len(indices), self.channels, self.resolution, self.resolution), dtype=np.uint8)
 
 # %% ../nbs/56_resources.ipynb #41ad850d
 def _memory(peak: bool = False) -> int | None:

@@ -17,7 +17,7 @@ from typing import Iterable
 import filelock
 import numpy as np
 
-from .foundation import BadInput, atomic
+from .foundation import BadInput, atomic, stream
 from .dataset import Dataset
 from .latent import random_images
 from .leak import directions, leak_floor, leak_meter
@@ -390,7 +390,7 @@ def leaks(
             raise BadInput(f"{run}: holds no snapshot yet: train it longer")
         archive = Dataset(data or config["data"]["path"])
         archive = Dataset(archive.path, part="holdout" if archive.has_holdout else "all")
-        real = archive.images(np.sort(np.random.default_rng(seed).permutation(len(archive))[:images]))
+        real = archive.images(np.sort(stream(seed, "leak images").permutation(len(archive))[:images]))
         stats = [(s["Progress/kimg"]["mean"], s["Progress/augment"]["mean"]) for s in read_stats(run) if "Progress/augment" in s]
         (angle, shares), floor = directions(real), leak_floor(real)
         for path in kept if all_snapshots else kept[-1:]:

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.fft import irfft2, next_fast_len
 from scipy.ndimage import gaussian_filter
 
-from .foundation import BadInput, Crew, cores
+from .foundation import BadInput, Crew, cores, stream
 
 # %% ../nbs/14_synthetic.ipynb #a53b3eb1
 def grf(
@@ -294,7 +294,8 @@ def _some(job):
     start, stop, size, seed, n_specimens, fractions, field_um, jitter, options = job
     nominal = np.linspace(*fractions, n_specimens)
     spread = jitter * min(1, 6.4 / field_um) * 2 * np.sqrt(nominal * (1 - nominal))
-    island_um = np.random.default_rng([seed, n_specimens]).uniform(0.55, 0.80, n_specimens)
+    draw = stream(seed, "one specimen") if n_specimens == 1 else np.random.default_rng([seed, n_specimens])  # [seed, 1] would be [seed, 1, 0], the first image's
+    island_um = draw.uniform(0.55, 0.80, n_specimens)
     images, maps, specimen = [], [], [k % n_specimens for k in range(start, stop)]
     for k, s in zip(range(start, stop), specimen):
         rng = np.random.default_rng([seed, 1, k])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .foundation import BadInput
+from .foundation import BadInput, torch_stream
 from .networks import Discriminator, Generator
 from .runs import ADAPTATIONS, Config
 from .checkpoints import Networks
@@ -147,7 +147,7 @@ def transfer(
             for n in zeroed:
                 own[n].zero_()
             if "mapping" in plan.needs:
-                z = torch.randn(10_000, net.z_dim, generator=torch.Generator().manual_seed(0))
+                z = torch.randn(10_000, net.z_dim, generator=torch_stream(0, "mean of w"))
                 training = net.training
                 own["mapping.w_avg"].copy_(net.eval().mapping(z)[:, 0].mean(dim=0))
                 net.train(training)

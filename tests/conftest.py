@@ -75,6 +75,17 @@ def unbroken(once, archive):
     return once("unbroken", lambda folder: stops.go_on(stops.TINY, archive, folder / "r", 1e9)) / "r"  # a snapshot knows the name of its run
 
 
+@pytest.fixture(scope="session")
+def snapshot(once):
+    """A snapshot of official_files' networks, 16 px. Read only."""
+    import official_files
+
+    from semgan_nb.checkpoints import save_snapshot
+
+    path = "snapshot-000001.safetensors"
+    return once("snapshot", lambda folder: save_snapshot(folder / path, *official_files.networks(), cur_nimg=1000, data_fingerprint="made up", pixel_size_nm=[10.0, 10.0])) / path
+
+
 @pytest.fixture
 def forked_programs(monkeypatch):
     """What the package starts by `subprocess` (ranks, probes) is forked instead."""

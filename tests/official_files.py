@@ -23,6 +23,11 @@ from semgan_nb.official import OFFICIAL_OPTIONS
 from semgan_nb.networks import Discriminator, Generator
 
 
+def same(a, b):
+    "Whether two networks have the same numbers."
+    return all(torch.equal(v, b.state_dict()[n]) for n, v in a.state_dict().items())
+
+
 def reconstruct(meta):
     raise AssertionError("nobody calls this")
 

@@ -18,15 +18,15 @@ import torch
 from PIL import Image
 
 from .. import plots
-from ..foundation import BadInput, atomic
-from ..latent import latents, slerp, to_uint8_images
-from ..films import walk_frames
+from ..foundation import BadInput, atomic, torch_stream
+from ..latent import has_noise, latents, slerp, to_uint8_images
+from ..films import _noise_between, noise_maps, walk_frames
 from ..descriptors import phase_fractions
 from ..checkpoints import find_snapshot, load
 from ..widgets import Dashboard, _WIDE, _row
 
 # %% ../../nbs/87_dashboards_explorer.ipynb #a5782115
-NOISE = {"fixed": "const", "random": "random", "off": "none"}
+NOISE = {"fixed": "const", "walks": "walk", "random": "random", "off": "none"}  # as `walk_frames` calls them
 
 # %% ../../nbs/87_dashboards_explorer.ipynb #1598b76c
 def walk_image(
@@ -34,15 +34,17 @@ def walk_image(
     seeds: tuple[int, int],
     t: float,  # 0 ... 1, from the first seed to the second
     truncation_psi: float = 1.0,
-    noise_mode: str = "const",  # const, random or none
+    noise_mode: str = "const",  # const, walk, random or none
     noise_seed: int = 0,  # of random noise
 ) -> np.ndarray:
     "The image at one position of a walk: uint8 [H, W], or [H, W, 3] in colour."
     device = next(G.parameters()).device
     z = latents(seeds, G.z_dim)
-    noise = torch.Generator(device).manual_seed(noise_seed)
+    maps = _noise_between(*(noise_maps(G, seed) for seed in seeds), t) if noise_mode == "walk" else {}
+    maps = {f"synthesis.{name}": noise.to(device) for name, noise in maps.items()}
+    how = dict(truncation_psi=truncation_psi, noise_mode="const" if noise_mode == "walk" else noise_mode, generator=torch_stream(noise_seed, "noise of a frame", device=device))
     with torch.no_grad():
-        image = to_uint8_images(G(slerp(z[0], z[1], t)[None].to(device), truncation_psi=truncation_psi, noise_mode=noise_mode, generator=noise))[0].cpu().numpy()
+        image = to_uint8_images(torch.func.functional_call(G, maps, (slerp(z[0], z[1], t)[None].to(device),), how))[0].cpu().numpy()
     return image[0] if len(image) == 1 else image.transpose(1, 2, 0)
 
 # %% ../../nbs/87_dashboards_explorer.ipynb #3d8892c2
@@ -89,7 +91,7 @@ def latent_walk(
     position = W.IntSlider(value=0, max=frames - 1, description="position", tooltip=f"Frame of the walk, 0 to {frames - 1}", layout=W.Layout(width="30em"), **_WIDE)
     play = W.ToggleButton(description="Play", icon="play", tooltip="Move along the walk, or pause", layout=W.Layout(width="9em"))
     psi = W.FloatSlider(value=1, max=1.5, step=0.05, description="truncation ψ", tooltip="1: as trained; towards 0: ever closer to the mean image", layout=W.Layout(width="30em"), **_WIDE)
-    noise = W.Dropdown(options=list(NOISE), description="noise", tooltip="The noise inputs of the network", layout=W.Layout(width="15em"), **_WIDE)
+    noise = W.Dropdown(options=list(NOISE) if has_noise(G) else ["off"], description="noise", tooltip="The noise inputs of the network, if it has any", layout=W.Layout(width="15em"), **_WIDE)
     name = W.Text(description="save as", tooltip="Name of the files that are written, without ending", layout=W.Layout(width="22em"), **_WIDE)
     kind = W.Dropdown(options=[("film, MP4", ".mp4"), ("film, GIF", ".gif"), ("folder of PNG", "")], description="kind", tooltip="What save film writes", layout=W.Layout(width="15em"), style=dict(description_width="40px"))
     save_image = W.Button(description="Save image", icon="picture-o", tooltip="Write the image that is shown as PNG", layout=W.Layout(width="9em"))

@@ -35,8 +35,9 @@ def environment(tmp_path_factory):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the folders of an environment have other names there")
-def test_the_wheel_made_from_the_sdist_runs(environment, tmp_path):
+def test_the_wheel_made_from_the_sdist_runs(environment, tmp_path, monkeypatch):
     env, wheel = environment
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # a checkout in it would be taken for the package
     done = subprocess.run([env / "bin" / "semgan", "synth", "small.zip", "--images", "4", "--specimens", "2", "--workers", "1"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and (tmp_path / "small.zip").exists(), done.stderr
     code = "import semgan_nb, semgan_nb.cli as c; print(semgan_nb.__file__); print(c.main(['info', 'small.zip'])); c.lab_folder('lab')"

@@ -100,10 +100,10 @@ def place(tmp_path_factory):
     made_up_run(root / "runs" / "broken", state="failed", message="OSError: no space left on device", seed=1)
     made_up_sweep(root / "sweep")
     random_snapshot(root / "snapshot-000000.safetensors")
-    setup = "import threading\nimport ipywidgets\nfrom semgan_nb.dashboards.data import data_steps; from semgan_nb.dashboards.live import live_run; from semgan_nb.dashboards.study import target_sweep; from semgan_nb.dashboards.explorer import latent_walk; from semgan_nb.dashboards.augmentation import augment_gallery, controller_panel; from semgan_nb.dashboards.compare import steel_panel\nfrom semgan_nb.micrographs import embedded"
+    setup = "import threading\nimport ipywidgets\nfrom semgan_nb.dashboards.data import data_steps; from semgan_nb.dashboards.live import live_run; from semgan_nb.dashboards.study import target_sweep; from semgan_nb.dashboards.explorer import latent_walk; from semgan_nb.dashboards.augmentation import augment_gallery, controller_panel; from semgan_nb.dashboards.compare import material_panel\nfrom semgan_nb.micrographs import embedded"
     prepare(embedded(), root / "data.zip", 32, window=128, stride=128, progress=False)
     live = 'live_run("runs/{}", "runs/broken", every=0.3)'
-    calls = {"live": live.format("first"), "voila-live": live.format("other"), "sweep": 'target_sweep("sweep", every=0.5)', "data": 'data_steps("data.zip", embedded())', "augment": "augment_gallery()", "controller": "controller_panel()", "steel": 'steel_panel("data.zip", "snapshot-000000.safetensors", count=40)', "walk": 'latent_walk("snapshot-000000.safetensors", frames=121)'}
+    calls = {"live": live.format("first"), "voila-live": live.format("other"), "sweep": 'target_sweep("sweep", every=0.5)', "data": 'data_steps("data.zip", embedded())', "augment": "augment_gallery()", "controller": "controller_panel()", "steel": 'material_panel("data.zip", "snapshot-000000.safetensors", count=40)', "walk": 'latent_walk("snapshot-000000.safetensors", frames=121)'}
     for name, call in calls.items():
         cells = [new_markdown_cell(f"# {name}"), new_code_cell(setup), new_code_cell(f"box, controls = {call}\nbox")]
         kernel = dict(display_name="Python 3 (ipykernel)", language="python", name="python3")
@@ -281,7 +281,7 @@ def test_controller(seat, place):
 def test_steel(seat, place):
     at = seat("steel")
     at.run_all()
-    at.says("Is it the same steel? phase fraction: cannot be read, for the grey levels of the micrographs were matched")
+    at.says("Is it the same material? phase fraction: cannot be read, for the grey levels of the micrographs were matched")
     pictures = {name: at.picture(name) for name in ("distributions", "extremes", "overview")}
     assert pictures["extremes"]["width"] > 300
     at.accessible()

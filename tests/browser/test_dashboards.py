@@ -28,12 +28,12 @@ from semgan_nb.dashboards.live import live_run, run_state
 from semgan_nb.dashboards.study import target_sweep
 from semgan_nb.dashboards.explorer import latent_walk, walk_image
 from semgan_nb.dashboards.augmentation import augment_gallery, controller_panel
-from semgan_nb.dashboards.compare import steel_images, steel_panel
+from semgan_nb.dashboards.compare import material_images, material_panel
 from semgan_nb.dataset import Dataset, write_archive
 from semgan_nb.films import walk_frames
 from semgan_nb.foundation import BadInput
 from semgan_nb.descriptors import Segmentation, phase_fractions
-from semgan_nb.microstructure import DESCRIPTORS, measure, same_steel
+from semgan_nb.microstructure import DESCRIPTORS, compare_microstructures, measure
 from semgan_nb.preparation import prepare
 from semgan_nb.synthetic import dual_phase, specimens
 
@@ -267,20 +267,20 @@ def steel(tmp_path_factory):
     return dict(archive=steel_archive(root / "real.zip"), other=steel_archive(root / "other.zip", seed=7), matched=steel_archive(root / "matched.zip", intensity="match"), snapshot=root / "snapshot-000000.safetensors")
 
 
-def test_steel_images_of_every_source(steel):
-    real, made = steel_images(steel["archive"], 40), steel_images(steel["snapshot"], 12)
+def test_material_images_of_every_source(steel):
+    real, made = material_images(steel["archive"], 40), material_images(steel["snapshot"], 12)
     assert real["images"].shape == (40, 1, 32, 32) and real["pixel_size_nm"] == (150, 150) and real["matched"] is False and len(set(real["groups"])) == 6 and real["name"] == "real"
     assert made["images"].shape == (12, 1, 32, 32) and list(made["pixel_size_nm"]) == [150, 150] and made["matched"] is None and made["groups"] is None
-    assert steel_images(steel["matched"])["matched"] is True and len(steel_images(steel["archive"], 500)["images"]) == 60
-    assert (steel_images(steel["snapshot"], 12)["images"] == made["images"]).all()
+    assert material_images(steel["matched"])["matched"] is True and len(material_images(steel["archive"], 500)["images"]) == 60
+    assert (material_images(steel["snapshot"], 12)["images"] == made["images"]).all()
 
 
-def test_steel_panel_shows_what_plots_draws(steel):
-    box, w = steel_panel(steel["archive"], steel["snapshot"], count=40)
-    sides = [steel_images(source, 40) for source in (steel["archive"], steel["snapshot"])]
+def test_material_panel_shows_what_plots_draws(steel):
+    box, w = material_panel(steel["archive"], steel["snapshot"], count=40)
+    sides = [material_images(source, 40) for source in (steel["archive"], steel["snapshot"])]
     two = [measure(side["images"], 150) for side in sides]
-    found, labels = same_steel(*two, False), ("real", "snapshot-000000")
-    assert same(w["overview"], material_plots.steel_figure(found)) and len(w["descriptor"].options) == len(found["descriptors"])
+    found, labels = compare_microstructures(*two, False), ("real", "snapshot-000000")
+    assert same(w["overview"], material_plots.material_figure(found)) and len(w["descriptor"].options) == len(found["descriptors"])
     for key in ("fraction", "chord_rest_rows", "orientation", "spectrum", "sc1"):
         w["descriptor"].value = key
         assert box.wait() and not w["notice"].value
@@ -292,8 +292,8 @@ def test_steel_panel_shows_what_plots_draws(steel):
     assert names["found"] == found
 
 
-def test_steel_panel_follows_its_controls(steel):
-    box, w = steel_panel(steel["archive"], steel["other"], count=40)
+def test_material_panel_follows_its_controls(steel):
+    box, w = material_panel(steel["archive"], steel["other"], count=40)
     said = w["sentence"].value
     w["floor"].value = "whole groups"
     assert box.wait() and "real groups" in w["sentence"].value and ", other " in said and "groups=real['groups']" in box.code
@@ -303,8 +303,8 @@ def test_steel_panel_follows_its_controls(steel):
     assert box.wait() and not w["notice"].value and "Segmentation('multiotsu', 3, 'dark')" in box.code
 
 
-def test_steel_panel_and_persistence(steel, monkeypatch):
-    box, w = steel_panel(steel["archive"], steel["other"], count=6)
+def test_material_panel_and_persistence(steel, monkeypatch):
+    box, w = material_panel(steel["archive"], steel["other"], count=6)
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "gudhi", None)
         w["persistence"].value = True
@@ -318,28 +318,28 @@ def test_steel_panel_and_persistence(steel, monkeypatch):
     assert box.wait() and w["descriptor"].value == "fraction" and not w["notice"].value
 
 
-def test_steel_panel_of_matched_data_leaves_fractions_out(steel):
-    box, w = steel_panel(steel["matched"], steel["snapshot"], count=20)
+def test_material_panel_of_matched_data_leaves_fractions_out(steel):
+    box, w = material_panel(steel["matched"], steel["snapshot"], count=20)
     assert w["descriptor"].value == "fraction" and "cannot be read" in w["sentence"].value
 
 
-def test_steel_panel_of_a_run_finds_its_archive(steel, tmp_path):
+def test_material_panel_of_a_run_finds_its_archive(steel, tmp_path):
     from semgan_nb.runs import laptop
     from semgan_nb.launch import train_silently
 
     run = tmp_path / "run"
     train_silently(laptop(32).replace(total_kimg=0.064, kimg_per_tick=0.064, snap=1, metrics=("none",), channel_base=512, channel_max=16), steel["archive"], run)
-    box, w = steel_panel(run, count=20)
+    box, w = material_panel(run, count=20)
     assert "<b>real</b>" in w["state"].value and "<b>run</b>" in w["state"].value and not w["notice"].value
 
 
 def test_what_cannot_be_put_beside_each_other_is_said(steel, tmp_path):
     with pytest.raises(BadInput, match="nothing to compare"):
-        steel_panel(steel["archive"])
+        material_panel(steel["archive"])
     with pytest.raises(BadInput, match="one size"):
-        steel_panel(steel["archive"], steel_archive(tmp_path / "large.zip", size=64))
+        material_panel(steel["archive"], steel_archive(tmp_path / "large.zip", size=64))
     with pytest.raises(BadInput, match="gone"):
-        steel_panel(steel["archive"], tmp_path / "gone.safetensors")
+        material_panel(steel["archive"], tmp_path / "gone.safetensors")
 
 
 # -- a sweep --------------------------------------------------------------------------------------------------------------
@@ -417,25 +417,35 @@ def snapshot(tmp_path_factory):
     return random_snapshot(tmp_path_factory.mktemp("snapshots") / "snapshot-000000.safetensors", pixel_size_nm=[20.0, 10.0])
 
 
-def test_walk_shows_the_frames_of_the_film(tmp_path, snapshot):
+@pytest.mark.parametrize("noise", ["fixed", "walks"])
+def test_walk_shows_the_frames_of_the_film(tmp_path, snapshot, noise):
     box, w = latent_walk(snapshot, folder=tmp_path)
-    G = checkpoints.load(snapshot).G
-    frames = list(walk_frames(G, (0, 1), 241))
+    G, mode = checkpoints.load(snapshot).G, explorer.NOISE[noise]
+    w["noise"].value = noise
+    frames = list(walk_frames(G, (0, 1), 241, noise_mode=mode))
     for k in (0, 100, 240):
         w["position"].value = k
         assert box.wait() and abs(pixels(w["image"]) - frames[k]).max() <= 1 and f"frame {k} of 240" in w["caption"].value
     assert f"{phase_fractions(frames[240])[0]:.3f}" in w["caption"].value and "0.32 µm wide" in w["caption"].value
     w["position"].value = 120
-    measured = [phase_fractions(frame)[0] for frame in walk_frames(G, (0, 1), 61, batch=4)]
+    measured = [phase_fractions(frame)[0] for frame in walk_frames(G, (0, 1), 61, noise_mode=mode, batch=4)]
     assert box.wait() and same(w["curve"], plots.walk_curve(np.linspace(0, 1, 61), measured, at=0.5))
     assert not w["notice"].value
+
+
+def test_noise_walks_only_where_there_is_noise(snapshot, tmp_path):
+    G = checkpoints.load(snapshot).G
+    moved, still = (walk_image(G, (0, 1), 0.5, noise_mode=mode).astype(int) for mode in ("walk", "const"))
+    assert abs(moved - still).max() > 20
+    box, w = latent_walk(random_snapshot(tmp_path / "quiet-000000.safetensors", use_noise=False), points=3)
+    assert w["noise"].options == ("off",) and box.wait() and not w["notice"].value
 
 
 def test_walk_follows_its_controls(snapshot):
     box, w = latent_walk(snapshot)
     G = checkpoints.load(snapshot).G
     w["position"].value, w["seed_a"].value, w["seed_b"].value, w["psi"].value = 60, 7, 8, 0.5
-    for noise in ("off", "random", "fixed"):
+    for noise in ("off", "random", "fixed", "walks"):
         w["noise"].value = noise
         expected = walk_image(G, (7, 8), 0.25, 0.5, explorer.NOISE[noise], noise_seed=60)
         assert box.wait() and np.array_equal(pixels(w["image"]), expected)
@@ -544,7 +554,7 @@ def test_a_cell_run_again_closes_the_former(tmp_path, snapshot):
 
 def test_every_control_has_a_name_and_every_picture_words(tmp_path, snapshot, steel):
     run, sweep = made_up_run(tmp_path / "run"), made_up_sweep(tmp_path / "sweep", seeds=(0,), noaug=False)
-    for box, w in (live_run(run), target_sweep(sweep), latent_walk(snapshot), steel_panel(steel["archive"], steel["other"], count=8)):
+    for box, w in (live_run(run), target_sweep(sweep), latent_walk(snapshot), material_panel(steel["archive"], steel["other"], count=8)):
         aids = box.children[-1].value
         for name, widget in w.items():
             if isinstance(widget, ipywidgets.Image):

@@ -53,9 +53,9 @@ def test_interrupted(tmp_path, with_signal):
     (tmp_path / "script.py").write_text(SCRIPT.replace("window=64, stride=16", "window=64, stride=48"))
     process = subprocess.Popen([sys.executable, tmp_path / "script.py", source, out / "a.zip"], stderr=subprocess.PIPE, text=True, start_new_session=True,
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a job in the background ignores it, and its children would
-    for _ in range(3000):
-        if list(out.iterdir()) and len(workers := children(process.pid)) >= 2:
-            break
+    late = time.monotonic() + 300
+    while not list(out.iterdir()) or len(workers := children(process.pid)) < 2:
+        assert process.poll() is None and time.monotonic() < late
         time.sleep(0.02)
     if with_signal == signal.SIGINT:
         os.killpg(process.pid, signal.SIGINT)                              # as a terminal does: to all of them

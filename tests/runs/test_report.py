@@ -139,11 +139,14 @@ def test_physics_and_copies_are_told_and_how_to_get_them_where_they_are_not(fini
     page = Page(write_report(out))
     text, records = page.plain, {name: found[-1] for name, found in read_metrics(out / "run").items()}
     assert records["aligned_memory60_subset"]["text"].split(" are more like")[0] in text and records["micro60_full"]["worst"]
-    assert f"{records['micro60_full']['results']['micro60_full']:.3g} times as far from the real ones" in text and "farthest is the" in text
+    once = lambda words: len(re.findall(rf"(?<![\d.\w]){re.escape(words)}(?![\d\w])", text)) == 1
+    assert once(f"{records['micro60_full']['results']['micro60_full']:.3g} times as far from the real ones") and "farthest is the" in text
+    assert all(once(name) for name in records if name != "latent_share16"), "each metric's own name"
     said = records["latent_share16"]["text"]
     assert f"{said[0].upper()}{said[1:]}." in text and "who decides (explained below)" in text and "intraclass correlation" in text
     assert "semgan metrics run" not in text and "nobody looked" not in text and "most alike pairs" in text
-    assert "the share of copies (aligned_memory60_subset) is" in text and "the recall (random_pr603_full) is" in text and "the distance (random_fd50_holdout) goes from" in text
+    assert "the distance begins at" in text and "recall of 60 images beside" in text and "no sign of them" in text
+    assert once(f"{read_demo(out).physics['fraction']['difference']:.3f}") and once(f"{10 ** read_demo(out).physics['spectrum']['largest']:.2f}")
     assert "distance of 60 images" not in text and "Distance to real images: " + f"{records['random_fd50_holdout']['results']['random_fd50_holdout']:.3g}" in text
 
 

@@ -6,34 +6,17 @@ from pathlib import Path
 import official_files
 import pytest
 import torch
+from command import said
 from made_up_runs import logs
+from official_files import same
 
 from semgan_nb.checkpoints import load, save_snapshot
 from semgan_nb.official import load_networks
 from semgan_nb.transfer import transfer_config
 from semgan_nb.cli import info, main
-from semgan_nb.foundation import BadInput
 from semgan_nb.runs import Config, read_config, read_status, snapshots
 from semgan_nb.training import train
 TINY = Config(z_dim=8, w_dim=8, channel_base=64, channel_max=8, batch_size=8, batch_gpu=4, G_reg_interval=4, total_kimg=0.08, kimg_per_tick=0.016, snap=2, ada_kimg=0.5, metrics=())
-
-
-def same(a, b):
-    return all(torch.equal(v, b.state_dict()[n]) for n, v in a.state_dict().items())
-
-
-def said(function, *args, **options):
-    with pytest.raises(BadInput) as e:
-        function(*args, **options)
-    assert "\n" not in str(e.value)
-    return str(e.value)
-
-
-@pytest.fixture(scope="module")
-def snapshot(tmp_path_factory):
-    path = tmp_path_factory.mktemp("snapshot") / "snapshot-000001.safetensors"
-    save_snapshot(path, *official_files.networks(), cur_nimg=1000, data_fingerprint="made up", pixel_size_nm=[10.0, 10.0])
-    return path
 
 
 # -- conversion and info --------------------------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ import numpy as np
 import official_files
 import pytest
 import torch
+from command import said
 from made_up_runs import random_snapshot
+from official_files import same
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -25,24 +27,6 @@ from semgan_nb.runs import Config
 
 PACKAGE = Path(semgan_nb.__file__).parent
 TINY = Config(z_dim=8, w_dim=8, channel_base=64, channel_max=8, batch_size=8, batch_gpu=4, G_reg_interval=4, total_kimg=0.08, kimg_per_tick=0.016, snap=2, ada_kimg=0.5, metrics=())
-
-
-def same(a, b):
-    return all(torch.equal(v, b.state_dict()[n]) for n, v in a.state_dict().items())
-
-
-def said(function, *args, **options):
-    with pytest.raises(BadInput) as e:
-        function(*args, **options)
-    assert "\n" not in str(e.value)
-    return str(e.value)
-
-
-@pytest.fixture(scope="module")
-def snapshot(tmp_path_factory):
-    path = tmp_path_factory.mktemp("snapshot") / "snapshot-000001.safetensors"
-    save_snapshot(path, *official_files.networks(), cur_nimg=1000, data_fingerprint="made up", pixel_size_nm=[10.0, 10.0])
-    return path
 
 
 # -- snapshots ------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from semgan_nb.descriptors import (
     DIRECTIONS, Segmentation, alive, betti, chords, covariogram, fraction_quantiles, grey_stack, interface_density, islands, lineal_path, persistence,
     phase_fractions, phase_of, power_spectrum, principal_components, radial_mean, radial_spectrum, scores, segment, two_point, two_point_map,
 )
-from semgan_nb.microstructure import DESCRIPTORS, image_values, measure, same_steel, unit_of, wasserstein
+from semgan_nb.microstructure import DESCRIPTORS, compare_microstructures, image_values, measure, unit_of, wasserstein
 from semgan_nb.phase_maps import write_phases
 from semgan_nb.leak import characteristic_length, directions, leak_meter
 from semgan_nb.synthetic import dual_phase, dual_phase_islands, grf, specimens
@@ -508,10 +508,10 @@ def rolled():
     return measure(islands_of(64, 0), 150)
 
 
-def test_the_same_steel_is_at_its_floor(rolled):
-    ratios = [same_steel(rolled, measure(islands_of(40, seed), 150))["value"] for seed in (1, 2, 3)]
+def test_the_compare_microstructures_is_at_its_floor(rolled):
+    ratios = [compare_microstructures(rolled, measure(islands_of(40, seed), 150))["value"] for seed in (1, 2, 3)]
     assert 0.7 < np.mean(ratios) < 1.35
-    found = same_steel(rolled, measure(islands_of(40, 1), 150))
+    found = compare_microstructures(rolled, measure(islands_of(40, 1), 150))
     verdicts = [one["verdict"] for one in found["descriptors"].values()]
     assert verdicts.count("different") == 0 and set(found["descriptors"]) == set(DESCRIPTORS) - {"persistence0", "persistence1"}
     assert json.loads(json.dumps(found)) == found and found["at_once"] == 32 and found["num_gen"] == 40
@@ -520,7 +520,7 @@ def test_the_same_steel_is_at_its_floor(rolled):
 @pytest.mark.parametrize("look, apart, alike", [(dict(fraction=0.4), ("fraction", "two_point", "sc1"), ("orientation",)), (dict(field_um=6.4), ("interface", "chord_rest_columns", "spectrum", "betti0"), ("orientation",)),
                                                 (dict(stretch=1.0), ("orientation", "aspect"), ("two_point",))])
 def test_other_steel_is_told_by_what_is_other(rolled, look, apart, alike):
-    found = same_steel(rolled, replace(measure(islands_of(40, 5, **look)), pixel_um=0.15))
+    found = compare_microstructures(rolled, replace(measure(islands_of(40, 5, **look)), pixel_um=0.15))
     for key in apart:
         assert found["descriptors"][key]["verdict"] in ("close", "different"), key
     assert all(found["descriptors"][key]["ratio"] < 3 for key in alike)
@@ -528,12 +528,12 @@ def test_other_steel_is_told_by_what_is_other(rolled, look, apart, alike):
 
 
 def test_few_images_are_not_judged_worse(rolled):
-    values = [same_steel(rolled, measure(islands_of(n, 7), 150))["value"] for n in (6, 24, 64)]
+    values = [compare_microstructures(rolled, measure(islands_of(n, 7), 150))["value"] for n in (6, 24, 64)]
     assert max(values) < 1.6
 
 
 def test_matched_grey_levels_leave_fractions_unread(rolled):
-    found = same_steel(rolled, measure(islands_of(20, 5, fraction=0.3), 150), matched=True)
+    found = compare_microstructures(rolled, measure(islands_of(20, 5, fraction=0.3), 150), matched=True)
     for key in ("fraction", "grey", "contrast"):
         assert found["descriptors"][key]["verdict"] == "unread" and "matched" in found["descriptors"][key]["sentence"]
     assert found["worst"] not in ("fraction", "grey") and found["matched"]
@@ -541,26 +541,26 @@ def test_matched_grey_levels_leave_fractions_unread(rolled):
 
 def test_sentences_are_in_physical_units(rolled):
     other = measure(islands_of(20, 5, field_um=6.4), 150)
-    found = same_steel(rolled, other)["descriptors"]
+    found = compare_microstructures(rolled, other)["descriptors"]
     assert re.search(r"phase boundary per area: different\. Real [\d.]+ \([\d.]+ to [\d.]+\) 1/µm, generated .* apart by [\d.]+ 1/µm, [\d.]+ times", found["interface"]["sentence"])
     assert " µm, generated" in found["chord_phase_rows"]["sentence"] and "°" in found["orientation"]["sentence"] and " at " in found["two_point"]["sentence"]
-    plain = same_steel(replace(rolled, pixel_um=None), replace(other, pixel_um=None))["descriptors"]
+    plain = compare_microstructures(replace(rolled, pixel_um=None), replace(other, pixel_um=None))["descriptors"]
     assert " px, generated" in plain["chord_phase_rows"]["sentence"] and plain["chord_phase_rows"]["ratio"] == pytest.approx(found["chord_phase_rows"]["ratio"])
 
 
 def test_groups_make_the_floor_that_of_specimens(steel):
     images, maps, specimen = steel
     found = measure(images, 150)
-    by_images, by_groups = same_steel(found, found.take(np.arange(0, 48, 2))), same_steel(found, found.take(np.arange(0, 48, 2)), groups=specimen)
+    by_images, by_groups = compare_microstructures(found, found.take(np.arange(0, 48, 2))), compare_microstructures(found, found.take(np.arange(0, 48, 2)), groups=specimen)
     assert by_groups["descriptors"]["fraction"]["floor"] > by_images["descriptors"]["fraction"]["floor"] and by_groups["by_groups"]
     with pytest.raises(BadInput, match="one group"):
-        same_steel(found, found, groups=["a"] * 48)
+        compare_microstructures(found, found, groups=["a"] * 48)
 
 
 def test_sets_that_cannot_be_compared(rolled):
     for other, words in ((measure(islands_of(4, 1)[:, :32, :32], 150), "one size"), (replace(rolled, pixel_um=0.3), "one scale"), (rolled.take([0]), "at least 4 and 2"), (replace(rolled, persistent=True), "persistence")):
         with pytest.raises(BadInput, match=words):
-            same_steel(rolled, other)
+            compare_microstructures(rolled, other)
 
 
 def read_vti(path):
@@ -636,10 +636,10 @@ def test_compare_has_every_descriptor_beside_the_former_numbers():
     real, other = islands_of(12, 0), islands_of(10, 1, fraction=0.3)
     found = compare(real, other, pixel_size_nm=150)
     short = compare(real, other, descriptors=False)
-    assert "steel" not in short and {key: found[key] for key in short} == short
-    assert found["steel"]["descriptors"]["fraction"]["verdict"] == "different" and found["steel"]["pixel_um"] == 0.15
-    assert compare(real[:3], other)["steel"] is None
-    assert "cannot be read" in compare(real, other, matched=True)["steel"]["text"]
+    assert "material" not in short and {key: found[key] for key in short} == short
+    assert found["material"]["descriptors"]["fraction"]["verdict"] == "different" and found["material"]["pixel_um"] == 0.15
+    assert compare(real[:3], other)["material"] is None
+    assert "cannot be read" in compare(real, other, matched=True)["material"]["text"]
 
 
 # Figures.
@@ -647,17 +647,17 @@ def test_compare_has_every_descriptor_beside_the_former_numbers():
 def test_figures_show_the_numbers(rolled):
     images = islands_of(64, 0), islands_of(20, 5, field_um=6.4)
     sides = rolled, measure(images[1], 150)
-    found = same_steel(*sides)
+    found = compare_microstructures(*sides)
     for key, one in found["descriptors"].items():
         main, beside = material_plots.descriptor_figure(found, key).axes
         assert [bar.get_height() for bar in beside.patches] == pytest.approx([one["floor"], one["distance"]]) and beside.get_title() == f"{one['ratio']:.2g} x the floor"
         assert one["title"] in main.get_xlabel() + main.get_ylabel()
         if one["kind"] == "number":
             assert main.lines[0].get_xdata() == pytest.approx(np.sort(one["real"]["values"])) and len(main.lines[2].get_xdata()) == 20
-    axes = material_plots.steel_figure(found).axes[0]
+    axes = material_plots.material_figure(found).axes[0]
     read = sorted(found["descriptors"].values(), key=lambda one: one["ratio"])
     assert [label.get_text() for label in axes.get_yticklabels()] == [one["title"] for one in read]
-    matched = material_plots.steel_figure(same_steel(*sides, matched=True)).axes[0]
+    matched = material_plots.material_figure(compare_microstructures(*sides, matched=True)).axes[0]
     assert sum(text.get_text() == "cannot be read" for text in matched.texts) == 6 and matched.get_yticklabels()[-1].get_text() in [d.title for d in DESCRIPTORS.values() if d.grey]
 
 
@@ -684,22 +684,22 @@ def test_image_values_order_images(rolled):
 
 def test_a_collapsed_generator_is_told_and_all_is_plain_numbers(rolled):
     for images in (np.full((10, 64, 64), 40, np.uint8), np.random.default_rng(0).integers(0, 256, (10, 64, 64), dtype=np.uint8)):
-        found = same_steel(rolled, measure(images, 150))
+        found = compare_microstructures(rolled, measure(images, 150))
         json.dumps(found, allow_nan=False)
         assert found["value"] > 3
         for key in found["descriptors"]:
             material_plots.descriptor_figure(found, key)
-        material_plots.steel_figure(found)
+        material_plots.material_figure(found)
     flat = measure(np.full((10, 64, 64), 40, np.uint8))
-    assert same_steel(rolled, flat)["descriptors"]["island_size"]["verdict"] == "unread" and same_steel(flat, flat)["value"] == pytest.approx(1)
-    other = same_steel(flat, measure(np.random.default_rng(0).integers(0, 256, (10, 64, 64), dtype=np.uint8)))  # real images without any difference have no floor
+    assert compare_microstructures(rolled, flat)["descriptors"]["island_size"]["verdict"] == "unread" and compare_microstructures(flat, flat)["value"] == pytest.approx(1)
+    other = compare_microstructures(flat, measure(np.random.default_rng(0).integers(0, 256, (10, 64, 64), dtype=np.uint8)))  # real images without any difference have no floor
     assert other["descriptors"]["fraction"]["verdict"] == "different" and all(one["ratio"] is None or one["ratio"] < 1e4 for one in other["descriptors"].values())
 
 
 def test_images_of_any_shape_and_only_of_grey_levels():
     for shape in ((8, 8), (9, 40), (40, 9), (300, 20)):
         images = np.random.default_rng(0).integers(0, 256, (4, *shape), dtype=np.uint8)
-        assert np.isfinite(measure(images).rows).all() and same_steel(measure(images), measure(images[:3]))["value"] > 0
+        assert np.isfinite(measure(images).rows).all() and compare_microstructures(measure(images), measure(images[:3]))["value"] > 0
     assert (measure(np.repeat(images[:, None], 3, 1)).rows == pytest.approx(measure(images).rows, rel=1e-4, abs=1e-4))
     with pytest.raises(BadInput, match="0 to 255"):
         measure(images.astype(np.uint16) * 100)

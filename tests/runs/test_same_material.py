@@ -9,7 +9,7 @@ from semgan_nb.distances import blur
 from semgan_nb.scores import parse_metric
 from semgan_nb.evaluation import Judge
 from semgan_nb.foundation import BadInput
-from semgan_nb.microstructure import measure, same_steel
+from semgan_nb.microstructure import compare_microstructures, measure
 from semgan_nb.runs import laptop, read_ladder, read_metrics
 from semgan_nb.synthetic import specimens
 from semgan_nb.launch import train_silently
@@ -70,9 +70,9 @@ def test_training_evaluates_it(archive, tmp_path):
 # Figures.
 
 
-def test_verdicts_on_the_same_steel_are_right_as_often_as_they_should():
+def test_verdicts_on_the_compare_microstructures_are_right_as_often_as_they_should():
     pool, rng = measure(specimens(400, 32, seed=1, n_specimens=400)[0]), np.random.default_rng(1)
-    trials = [same_steel(pool.take(order[:40]), pool.take(order[40:90])) for order in (rng.permutation(400) for _ in range(20))]
+    trials = [compare_microstructures(pool.take(order[:40]), pool.take(order[40:90])) for order in (rng.permutation(400) for _ in range(20))]
     verdicts = [one["verdict"] for trial in trials for one in trial["descriptors"].values()]
     assert verdicts.count("same") > 0.9 * len(verdicts) and verdicts.count("different") < 0.02 * len(verdicts)
     assert np.median([trial["value"] for trial in trials]) == pytest.approx(1, abs=0.15)
