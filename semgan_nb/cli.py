@@ -470,9 +470,11 @@ def _study(options):
     if "batch_size" in fixed:
         fixed.setdefault("batch_gpu", fixed["batch_size"])
     dataset = Dataset(options.path, part="train")
-    base = preset(options.cfg or ("laptop" if dataset.resolution <= 64 else "auto"), dataset.resolution)
-    base, changed = _with_transfer(base, fixed)
     out = Path(options.out or Path("studies") / "-".join([dataset.name, *axes]))
+    base = preset(options.cfg or ("laptop" if dataset.resolution <= 64 else "auto"), dataset.resolution)
+    if (out / "study.json").is_file() and options.cfg in (None, Study(out).base.preset):
+        base = Study(out).base  # as it was when the study began
+    base, changed = _with_transfer(base, fixed)
     study = Study.create(out, base, axes, parse_seeds(options.seeds), [_fields_of(text) for text in options.extra])
     print(f"{out}: {len(study.points)} runs of {base.total_kimg:g} kimg", *(f"  {line}" for line in changed), sep="\n")
     points = run_study(study, options.path)
