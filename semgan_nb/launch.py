@@ -20,9 +20,10 @@ from pathlib import Path
 
 import torch
 
-from .foundation import BadInput, RunFailed, _image_bar, cores
-from .runs import Config
+from .foundation import BadInput, RunFailed, _image_bar, checked, cores
+from .runs import FIRST_GPU, GPUS, Config
 from .distributed import OtherRankFailed, _part
+from .trainer import check_ranks
 from .training import train
 
 # %% ../nbs/58_launch.ipynb #9185d564
@@ -50,23 +51,28 @@ def _rank(settings: dict) -> None:
 
 # %% ../nbs/58_launch.ipynb #d66c2079
 def check_gpus(gpus: int, first_gpu: int = 0) -> None:
-    "BadInput where a machine with GPUs has not so many."
-    if torch.cuda.is_available() and first_gpu + gpus > torch.cuda.device_count():
-        raise BadInput(f"gpus is {gpus} and first_gpu {first_gpu}, and this machine has {torch.cuda.device_count()} GPUs: they are counted from 0")
+    "BadInput where a machine has not so many GPUs; one without any takes its processor, and then there is none to begin with."
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if there and first_gpu + gpus > there:
+        raise BadInput(f"gpus is {gpus} and first_gpu {first_gpu}, and this machine has {there} GPUs: they are counted from 0")
+    if not there and first_gpu:
+        raise BadInput(f"first_gpu is {first_gpu} (--first-gpu), and this machine has no GPU that PyTorch can use: leave it out")
 
 # %% ../nbs/58_launch.ipynb #8ceae600
+@checked
 def launch(
     config: Config,
     data,
     out,
-    gpus: int,  # processes: one a GPU, or on a machine without GPUs so many that share its cores
-    first_gpu: int = 0,
+    gpus: GPUS,  # one a GPU, or on a machine without GPUs so many that share its cores
+    first_gpu: FIRST_GPU = 0,
     loop: str = "semgan_nb.launch:train_silently",  # module and function that each process calls with config, data, out and the options
     **options,  # of that function
 ) -> None:
     "Train in several processes of this machine, and wait for their end. Raises what the one that failed first raised."
     cuda = torch.cuda.is_available()
     check_gpus(gpus, first_gpu)
+    check_ranks(config, gpus)
     with tempfile.TemporaryDirectory() as meet:
         meet = Path(meet)
         words = str(meet / "words-{}.json")
@@ -130,7 +136,7 @@ def evaluate(
     Metrics that need the same images and features share them. What is there is not repeated, so an evaluation that was cut short goes on."""
     import filelock
 
-    from semgan_nb.checkpoints import load
+    from semgan_nb.checkpoints import data_of, load
     from semgan_nb.dataset import Dataset
     from semgan_nb.evaluation import check_metric, judge_together
     from semgan_nb.judges import get_judge
@@ -155,15 +161,13 @@ def evaluate(
         return [record | dict(snapshot_pkl=only.name, kimg=cur_nimg / 1000, cur_nimg=cur_nimg) for record in records]
 
     about = read_config(run)
-    config, data = Config.from_dict(about["resolved"]), Path(data or about["data"]["path"])
-    if not data.exists():
-        raise BadInput(f"{run} was trained on {data}, which is not there: name the archive with --data")
-    if Dataset(data).fingerprint != about["data"]["fingerprint"]:
-        raise BadInput(f"{data} is not the archive that {run} was trained on (other content): name that one with --data")
+    config, data = Config.from_dict(about["resolved"]), data_of(run, data)
     found = [only] if only else snapshots(run) if every else snapshots(run)[-1:]
     if not found:
         raise BadInput(f"{run} holds no snapshot yet: train it longer")
-    names = [check_metric(name, weights) for name in metrics] if metrics else choose_metrics(config, data, Dataset(data, part="train", subset=config.subset, seed=config.seed))
+    names = [check_metric(name, weights) for name in metrics if name not in ("none", "")] if metrics else choose_metrics(config, data, Dataset(data, part="train", subset=config.subset, seed=config.seed))
+    if not names:
+        raise BadInput(f"{run} has nothing to be judged by: its configuration names no metric; name one, such as --metrics lite0_fd500_full")
     lock = filelock.FileLock(str(run / "lock"))
     try:
         lock.acquire(timeout=0)

@@ -20,7 +20,7 @@ from .latent import to_uint8_images
 from .descriptors import fraction_quantiles, grey_stack, phase_fractions, phase_of, radial_spectrum, segment, two_point
 from .microstructure import DESCRIPTORS, image_values, unit_of
 from .runs import read_stats
-from .plots import COLOURS, GENERATED, QUIET, REAL, _figure, _plain_decades, _tidy
+from .plots import COLOURS, GENERATED, QUIET, REAL, _figure, _plain_decades, _tidy, strength_axis
 
 # %% ../nbs/82_material_plots.ipynb #095748b8
 def _grey(images) -> np.ndarray:
@@ -372,6 +372,7 @@ def controller_figure(
     above.axvspan(low, high, color="0.93", lw=0)
     below.plot(kimg, p, color=QUIET, lw=1.2, label="as it was")
     below.plot(kimg, replay(kimg, rt, target, ada_kimg), color=GENERATED, lw=1.4, label=f"target {target:g}, horizon {ada_kimg:g} kimg")
+    strength_axis(below)
     below.legend(fontsize=8, frameon=False)
     if inside.any():
         beside.hist(rt[inside], bins=np.linspace(min(rt[inside].min(), 0), 1, 25), orientation="horizontal", color=COLOURS[1], alpha=0.7)

@@ -103,9 +103,11 @@ def _train(config, data, out, progress: bool = True, tensorboard: bool = False, 
     if not progress or began >= config.total_kimg:
         ticks = 0
         with contextlib.closing(train(config, data, out, **options)) as loop:
-            for _ in loop:
+            for tick in loop:
                 ticks += 1
                 watch_curves()
+                if tick.warning and _speaks():
+                    print(f"warning: {tick.warning}", file=sys.stderr)
         return ticks
     over = threading.Event()
     form = "{desc}: {percentage:3.0f}%|{bar}| {n:.4g}/{total:g} kimg [{elapsed}<{remaining}{postfix}]"
@@ -125,6 +127,8 @@ def _train(config, data, out, progress: bool = True, tensorboard: bool = False, 
                     speed = f", {tick.img_per_sec:.0f} images/s" if tick.img_per_sec else ""
                     bar.set_postfix_str(f"r_t {tick.rt:.2f}, p {tick.p:.3f}{speed}", refresh=False)
                     bar.update(min(tick.kimg, config.total_kimg) - bar.n)
+                    if tick.warning:
+                        bar.write(f"warning: {tick.warning}", file=sys.stderr)
                     for record in tick.records:
                         for name, value in record["results"].items():
                             bar.write(f"{tick.kimg:8.3f} kimg   {name} {value:.3g}", file=sys.stderr)

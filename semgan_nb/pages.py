@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from matplotlib.figure import Figure
 
-from .runs import sheet
+from .micrographs import sheet
 
 # %% ../nbs/90_pages.ipynb #8f888216
 def data_uri(content: bytes, kind: str) -> str:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REAL', 'GENERATED', 'QUIET', 'PAPER_COLOURS', 'COLOURS', 'as_png', 'colour_of', 'image_grid', 'real_and_generated',
-           'value_of', 'ladder_figure', 'feature_clouds', 'curves', 'samples', 'walk_curve']
+           'value_of', 'ladder_figure', 'feature_clouds', 'strength_axis', 'curves', 'samples', 'walk_curve']
 
 # %% ../nbs/80_plots.ipynb #08f3e74a
 import math
@@ -18,7 +18,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .distances import FeatureSet
 from .scores import best_record, better_of, headline, is_latent_share, word_of
-from .runs import is_run, planes, read_config, read_ladder, read_metrics, read_stats, sheet
+from .micrographs import planes, sheet
+from .runs import is_run, read_config, read_ladder, read_metrics, read_stats
 from .studies import read_samples
 
 # %% ../nbs/80_plots.ipynb #7e8da7cf
@@ -304,6 +305,15 @@ def _draw_metric(axes, metric: str, result: str, by_run: dict, runs: dict, colou
     if ladder:
         _rung_lines(axes, ladder, result)
 
+# %% ../nbs/80_plots.ipynb #ba097ad6
+def strength_axis(axes) -> None:
+    "The axis of p, from 0 on; where p has risen above 1, which is every transform on every image, a line marks 1."
+    top = max(axes.get_ylim()[1], 0.05)
+    if max((float(np.nanmax(y)) for line in axes.lines if len(y := np.asarray(line.get_ydata(), float)) and np.isfinite(y).any()), default=0) > 1:
+        axes.axhline(1, color=QUIET, lw=1, ls="--")
+        axes.text(1.01, 1, "always", transform=axes.get_yaxis_transform(), va="center", fontsize=7.5, color=QUIET)
+    axes.set_ylim(0, top)
+
 # %% ../nbs/80_plots.ipynb #ff69c478
 def _draw_augmentation(rt, p, runs: dict, colours: dict) -> None:
     "r_t with its target, and p, over kimg: the last two axes of the figure."
@@ -320,7 +330,7 @@ def _draw_augmentation(rt, p, runs: dict, colours: dict) -> None:
         rt.axhline(target, color=QUIET if len(targets) == 1 else colour, lw=1, ls=":")
         rt.text(1.01, target, f"target {target:g}", transform=rt.get_yaxis_transform(), va="center", fontsize=7.5, color=QUIET)
     rt.set_ylim(min(rt.get_ylim()[0], -0.05), 1.05)
-    p.set_ylim(0, max(p.get_ylim()[1], 0.05))
+    strength_axis(p)
     _tidy(rt, "", "$r_t$")
     _tidy(p, "thousand real images seen by the discriminator (kimg)", "$p$")
     p.set_xlim(left=0)

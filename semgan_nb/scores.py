@@ -139,6 +139,8 @@ def parse_metric(
 def _counted(name, metric):
     if metric.count < metric.fewest:
         raise BadInput(f"The metric {name!r} asks for {metric.count} images: at least {metric.fewest} make a distance")
+    if metric.count > 1_000_000:
+        raise BadInput(f"The metric {name!r} asks for {metric.count} images: at most 1000000 are made")
     return metric
 
 # %% ../nbs/41_scores.ipynb #851df3f9

@@ -22,8 +22,8 @@ from .dataset import Dataset
 from .latent import random_images
 from .leak import directions, leak_floor, leak_meter
 from .scores import best_record, better_of, headline, metric_of
-from .runs import Config, config_differences, image_number, is_run, read_config, read_metrics, read_stats, read_status, snapshots
-from .checkpoints import load
+from .runs import Config, _ADA_FIELDS, config_differences, idle_fields, image_number, is_run, read_config, read_metrics, read_stats, read_status, snapshots
+from .checkpoints import data_of, load
 
 # %% ../nbs/70_studies.ipynb #ccb7acb4
 STUDY_FORMAT = 1
@@ -52,13 +52,10 @@ def point_label(fields: dict) -> str:
         return fields["aug"]
     return ", ".join(f"{name} {value_text(value)}" for name, value in fields.items()) or "base"
 
-# %% ../nbs/70_studies.ipynb #74848e43
-_ADA_FIELDS = ("ada_target", "ada_kimg", "ada_interval", "p_max")
-
 # %% ../nbs/70_studies.ipynb #6d122f16
 def _effective(settings: dict) -> dict:
     "The fields of a configuration that decide the result of its run."
-    idle = {"noaug": ("augpipe", "p", *_ADA_FIELDS), "fixed": _ADA_FIELDS}.get(settings["aug"], ())
+    idle = idle_fields(settings)
     free = [f.name for f in _dataclass_fields(Config) if f.metadata["free"]]
     return {name: value for name, value in settings.items() if name not in (*idle, *free, "seed", "preset")}
 
@@ -139,6 +136,28 @@ class Study:
         names = {name for fields in all_fields if fields != ["aug"] for name in fields} or {name for fields in all_fields for name in fields}
         return names.pop() if len(names) == 1 else None
 
+    @staticmethod
+    def wanted(path, base: Config, axes: dict[str, Iterable], seeds: list[int], extra: Iterable[dict] = ()) -> list[dict]:
+        "The points that `create` makes of its arguments, as dicts of fields. BadInput for unknown fields, wrong values, too many runs, and points that would train equal networks."
+        wanted = [dict(zip(axes, values)) for values in product(*(list(values) for values in axes.values()))] if axes else []
+        wanted = list({run_name(fields, 0): fields for fields in [*wanted, *extra] or [{}]}.values())
+        if len(wanted) * len(seeds) > 10_000:
+            raise BadInput(f"{path}: {len(wanted)} points of {len(seeds)} seeds are too many runs for a study: take fewer")
+        seen = {}
+        for fields in wanted:
+            if "seed" in fields:
+                raise BadInput(f"{path}: seed is no axis; give the seeds as seeds")
+            for seed in seeds:
+                config = base.replace(**fields, seed=seed)
+            idle = idle_fields(config)
+            if useless := [name for name in fields if name in idle]:
+                raise BadInput(f"{path}: the point {point_label(fields)} sets {useless[0]}, which has no effect beside {idle[useless[0]]}: leave it out, or its runs would differ in nothing but their names")
+            settings = json.dumps({name: value for name, value in config.to_dict().items() if name not in idle and name != "preset"})
+            if settings in seen:
+                raise BadInput(f"{path}: the points {point_label(seen[settings])} and {point_label(fields)} would train equal networks: leave one of them out")
+            seen[settings] = fields
+        return wanted
+
     @classmethod
     def create(
         cls,
@@ -154,13 +173,7 @@ class Study:
         path, seeds = Path(path), list(dict.fromkeys(int(seed) for seed in seeds))
         if not seeds:
             raise BadInput(f"{path}: a study needs a seed at least")
-        wanted = [dict(zip(axes, values)) for values in product(*(list(values) for values in axes.values()))] if axes else []
-        wanted = {run_name(fields, 0): fields for fields in [*wanted, *extra] or [{}]}
-        for fields in wanted.values():
-            if "seed" in fields:
-                raise BadInput(f"{path}: seed is no axis; give the seeds as seeds")
-            for seed in seeds:
-                base.replace(**fields, seed=seed)
+        wanted = {run_name(fields, 0): fields for fields in cls.wanted(path, base, axes, seeds, extra)}
         if is_run(path) or path.is_file():
             raise BadInput(f"{path} is a {'file' if path.is_file() else 'run'}: choose another folder for the study")
         foreign = [p.name for p in path.iterdir() if p.name not in ("study.json", "control") and not p.name.startswith(".") and not is_run(p)] if path.exists() else []
@@ -388,7 +401,7 @@ def leaks(
         config, kept = read_config(run), snapshots(run)
         if not kept:
             raise BadInput(f"{run}: holds no snapshot yet: train it longer")
-        archive = Dataset(data or config["data"]["path"])
+        archive = Dataset(data or data_of(run))
         archive = Dataset(archive.path, part="holdout" if archive.has_holdout else "all")
         real = archive.images(np.sort(stream(seed, "leak images").permutation(len(archive))[:images]))
         stats = [(s["Progress/kimg"]["mean"], s["Progress/augment"]["mean"]) for s in read_stats(run) if "Progress/augment" in s]

@@ -19,8 +19,8 @@ from ..dataset import Dataset, is_archive
 from ..latent import random_images
 from ..descriptors import Segmentation
 from ..microstructure import DESCRIPTORS, TOPOLOGY, compare_microstructures, measure
-from ..runs import is_run, read_config
-from ..checkpoints import load
+from ..runs import is_run
+from ..checkpoints import data_of, load
 from ..widgets import Dashboard, _WIDE, _row
 
 # %% ../../nbs/89_dashboards_compare.ipynb #ecae004b
@@ -57,7 +57,7 @@ def material_panel(
 
     Widgets: `descriptor`, `method`, `phase`, `floor`, `persistence`, `state`, `sentence`, `sentences`, and the pictures `distributions`, `extremes` and `overview`."""
     if is_run(real):
-        real, other = read_config(real)["data"]["path"], other or real
+        real, other = data_of(real), other or real
     if other is None:
         raise BadInput(f"{real}: there is nothing to compare it with: name a run, a snapshot or another archive too")
     sides = [material_images(source, count, seed) for source in (real, other)]

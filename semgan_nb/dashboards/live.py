@@ -49,6 +49,8 @@ def _run_state(run: Path) -> dict:
         "lost": f"its process died without a word, {ago} ago; the same command goes on from the last state that was saved",
         "done": "",
     }.get(state, message)
+    if status.get("warning"):
+        text += f"{'; ' if text else ''}warning: {status['warning']}"
     running = state in ("running", "stopping")
     seconds = status.get("sec_per_kimg") if running else None
     return dict(state=state, kimg=status.get("kimg") or 0.0, total_kimg=status.get("total_kimg") or total, speed=1000 / seconds if seconds else None,
