@@ -12,10 +12,14 @@ import os
 import sys
 from pathlib import Path
 
-from .foundation import BadInput, _image_bar, _speaks, atomic
-from .micrographs import list_images, read_micrograph
+from .foundation import BadInput, _image_bar, _speaks, atomic, printable
 from .generate import phases, walk
 from .options import GOES_ON, _Parser, _add_settings, _fields_of, _number_or, _pair, _reader, _settings, _side
+
+# %% ../nbs/94_cli.ipynb #92cf678c
+def _say(*texts, sep: str = "\n") -> None:
+    "Print what a verb found. Texts and names from files come by here, so what would act on a terminal is shown as an escape."
+    print(*(printable(text, keep="\n") for text in texts), sep=sep)
 
 # %% ../nbs/94_cli.ipynb #8746e140
 def _demo_options(parser):
@@ -64,7 +68,7 @@ def _prepare(options):
     from semgan_nb.preparation import details, prepare
 
     summary = prepare(**vars(options))
-    print(f"{options.dest}: {prepared(summary)}\n{details(summary)}")
+    _say(f"{options.dest}: {prepared(summary)}\n{details(summary)}")
 
 # %% ../nbs/94_cli.ipynb #d52d6b45
 def _train_options(parser):
@@ -127,16 +131,16 @@ def _train_verb(options):
         limit = float("inf") if several > 1 else options.memory and options.memory * 1e9  # torchrun's processes cannot choose each for itself
         config, measured, words = fit_batch_gpu(config, dataset.resolution, dataset.channels, device, gpus, limit, measured)
     out = Path(options.out) if options.out else next_run_dir("runs", describe(config, dataset.name, dataset.resolution, gpus))
-    say = print if speaks else lambda *lines: None
+    say = _say if speaks else lambda *lines: None
     say(f"{out}: {dataset!r}" + (f", {gpus} processes" if gpus > 1 else ""))
     if options.dry_run:
         start = preset(config.preset, dataset.resolution, gpus).to_dict()
         for name, value in config.to_dict().items():
-            print(f"  {name:20}{','.join(value) if isinstance(value, list) else value}" + ("" if value == start[name] else f"   (preset {config.preset}: {start[name]})"))
+            _say(f"  {name:20}{','.join(value) if isinstance(value, list) else value}" + ("" if value == start[name] else f"   (preset {config.preset}: {start[name]})"))
         lines = estimate(config, dataset.resolution, measured, device, gpus)
         if measured and device == "cpu":
             lines.insert(1, half_words(config, dataset.resolution, dataset.channels, measured))
-        print("\n".join(line for line in [*changed, words, *lines, disk_line(disk_use(Trainer(config, dataset)), out)] if line))
+        _say("\n".join(line for line in [*changed, words, *lines, disk_line(disk_use(Trainer(config, dataset)), out)] if line))
         return
     if words.startswith(f"batch_gpu {config.batch_gpu} instead"):
         say(f"  {words}; --batch-gpu sets it")
@@ -185,7 +189,7 @@ def _draw_pairs(run, records, data, dest):
     Path(dest).parent.mkdir(parents=True, exist_ok=True)
     with atomic(dest) as part:
         study_plots.copies(judged_images(load(run / record["snapshot_pkl"]).G, record["num_gen"]), worst, training).savefig(part, format="png", dpi=150)
-    print(f"{dest}: the {len(worst)} most alike pairs of {record['snapshot_pkl']}")
+    _say(f"{dest}: the {len(worst)} most alike pairs of {record['snapshot_pkl']}")
 
 # %% ../nbs/94_cli.ipynb #88ff42ac
 def _metrics(options):
@@ -199,9 +203,9 @@ def _metrics(options):
         _draw_pairs(run, records, options.data, options.pairs)
     for record in records:
         for line in record_lines(record, read_ladder(run, record["metric"])):
-            print(line if line.startswith(" ") else f"{record['snapshot_pkl']}  {line}")
+            _say(line if line.startswith(" ") else f"{record['snapshot_pkl']}  {line}")
     for line in summary_lines(run) if is_run(run) else []:
-        print(line)
+        _say(line)
 
 # %% ../nbs/94_cli.ipynb #4e8ab00f
 def _baselines_options(parser):
@@ -241,7 +245,7 @@ def _baselines(options):
         result = baselines(options.data, networks, list(options.metrics) if options.metrics else None, options.count, out=out, cache=default_cache(), device=device, weights=options.weights, progress=bar)
     with atomic(out / "baselines.png") as part:
         study_plots.baseline_figure(result).savefig(part, dpi=150)
-    print(f"{baseline_table(result)}\n\n{result['text']}\n\n{out}: baselines.json, baselines.md, baselines.png")
+    _say(f"{baseline_table(result)}\n\n{result['text']}\n\n{out}: baselines.json, baselines.md, baselines.png")
 
 # %% ../nbs/94_cli.ipynb #6b39e146
 def _synth_options(parser):
@@ -263,7 +267,7 @@ def _synth(options):
     from semgan_nb.demo import prepared
     from semgan_nb.preparation import prepare_synthetic
 
-    print(f"{options.dest}: {prepared(prepare_synthetic(**vars(options)))}")
+    _say(f"{options.dest}: {prepared(prepare_synthetic(**vars(options)))}")
 
 # %% ../nbs/94_cli.ipynb #83ad26ef
 def _convert_options(parser):
@@ -275,7 +279,7 @@ def _convert(options):
     from semgan_nb.official import convert
 
     first, *lines = convert(options.source, options.dest)
-    print("\n".join([first, *(f"  {line}" for line in lines)]))
+    _say("\n".join([first, *(f"  {line}" for line in lines)]))
 
 # %% ../nbs/94_cli.ipynb #d264a11c
 def _info_options(parser):
@@ -287,11 +291,21 @@ def _info_options(parser):
     parser.add_argument("--print-density", action="store_true", help="take the dpi of an image without any record as its pixel size")
     parser.add_argument("--force", action="store_true", help="take label maps and colour images too")
 
+# %% ../nbs/94_cli.ipynb #5787c5d8
+def _complain(error: Exception) -> None:
+    print("semgan: " + " ".join(str(error).split()), *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+
 # %% ../nbs/94_cli.ipynb #7c5e724c
 def _info(options):
-    how = vars(options)
+    how, refused = vars(options), 0
     for path in how.pop("path"):
-        print(info(path, **how))
+        try:
+            _say(info(path, **how))
+        except BadInput as error:  # the others are told of all the same
+            _complain(error)
+            refused += 1
+    if refused:
+        raise SystemExit(2)
 
 # %% ../nbs/94_cli.ipynb #0d778955
 def _fetch_options(parser):
@@ -305,7 +319,7 @@ def _fetch(options):
     from semgan_nb.public_sets import fetch, public_sets
 
     if options.name is None:
-        print(public_sets())
+        _say(public_sets())
     else:
         fetch(options.name, options.dest, licence_read=options.licence_read)
 
@@ -315,7 +329,8 @@ def info(
     **how,  # of an image: what `read_micrograph` takes, such as page=1 or print_density=True
 ) -> str:
     "What a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot or a network pickle is, in a few lines."
-    from semgan_nb.studies import study_text
+    from semgan_nb.files import regular_file
+    from semgan_nb.micrographs import list_images, read_micrograph
 
     path = Path(path)
     if not path.exists():
@@ -324,12 +339,16 @@ def info(
         if (path / "config.json").exists():
             return _run_info(path)
         if (path / "study.json").is_file():
+            from semgan_nb.studies import study_text
+
             return study_text(path)
         if not (path / "dataset.json").exists():
             paths = list_images(path)
             if not paths:
                 raise BadInput(f"{path}: holds no images, no archive and no run")
-            return "\n".join([f"{path}: {len(paths)} images", *(f"  {read_micrograph(p)}" for p in paths[:20]), *(["  …"] if len(paths) > 20 else [])])
+            return "\n".join([f"{path}: {len(paths)} images", *(f"  {_line_of(p)}" for p in paths[:20]), *(["  …"] if len(paths) > 20 else [])])
+    elif not regular_file(path):
+        raise BadInput(f"{path}: there is no such file or folder")
     elif path.suffix in (".safetensors", ".pkl", ".pt", ".pth") or _begins(path, b"\x80"):
         from semgan_nb.official import file_lines
 
@@ -345,8 +364,18 @@ def info(
     held = len(Dataset(path, part="holdout")) if dataset.has_holdout else 0
     settings = dataset.manifest.get("settings", {})
     lines = [f"{dataset!r}", f"  {len(dataset) - held} to train on, {held} held out", f"  pixel size: {dataset.pixel_size_nm or 'unknown'}"]
-    lines += [f"  {name}: {value}" if len(str(value)) < 200 else f"  {name}: {len(value)} entries, see manifest.json" for name, value in settings.items()]
+    lines += [f"  {name}: {value}" if len(str(value)) < 200 else f"  {name}: {len(value)} {'letters' if isinstance(value, str) else 'entries'}, see manifest.json" for name, value in settings.items()]
     return "\n".join(lines + [f"  note: {warning}" for warning in dataset.warnings])
+
+# %% ../nbs/94_cli.ipynb #71875e52
+def _line_of(path: Path) -> str:
+    "A micrograph of a folder in a line, or why it is none."
+    from semgan_nb.micrographs import read_micrograph
+
+    try:
+        return str(read_micrograph(path))
+    except BadInput as error:
+        return f"refused: {error}"
 
 # %% ../nbs/94_cli.ipynb #56fd1208
 def _begins(path: Path, start: bytes) -> bool:
@@ -392,7 +421,7 @@ def _walk_options(parser):
 # %% ../nbs/94_cli.ipynb #d3719bd9
 def _walk(options):
     found = walk(**vars(options))
-    print(f"{found['film']}: {found['frames']} frames, {found['seconds']:.3g} s, from {found['snapshot']}; {found['figure']} shows six of them")
+    _say(f"{found['film']}: {found['frames']} frames, {found['seconds']:.3g} s, from {found['snapshot']}; {found['figure']} shows six of them")
 
 # %% ../nbs/94_cli.ipynb #2c9f8903
 def _phases_options(parser):
@@ -433,9 +462,9 @@ def _phases(options):
         count += 1
         size = "pixel size unknown" if found["pixel_size_nm"] is None else f"{found['pixel_size_nm'] if isinstance(found['pixel_size_nm'], (int, float)) else found['pixel_size_nm'][1]:.4g} nm a pixel"
         if count <= 20:
-            print(f"{found['name']}: {found['width']} x {found['height']} px, {size}; {found['phase']} {found['fraction']:.3f} of the area, boundary {found['boundary']:.3g} {found['unit']}/{found['unit']}²")
+            _say(f"{found['name']}: {found['width']} x {found['height']} px, {size}; {found['phase']} {found['fraction']:.3f} of the area, boundary {found['boundary']:.3g} {found['unit']}/{found['unit']}²")
     endings = ", ".join([*options.formats, "json"])
-    print(("…\n" if count > 20 else "") + f"{options.dest}: {count} phase map{'s' * (count != 1)}, each as {endings}")
+    _say(("…\n" if count > 20 else "") + f"{options.dest}: {count} phase map{'s' * (count != 1)}, each as {endings}")
 
 # %% ../nbs/94_cli.ipynb #91e0ed31
 def _study_options(parser):
@@ -460,7 +489,7 @@ def _study(options):
 
     given = _settings(options)
     if options.what == "table":
-        print(study_text(options.path, list(given["metrics"]) if "metrics" in given else None))
+        _say(study_text(options.path, list(given["metrics"]) if "metrics" in given else None))
         return
     if not hasattr(options, "batch_gpu"):
         given.pop("batch_gpu", None)
@@ -473,9 +502,9 @@ def _study(options):
     base, changed = _with_transfer(base, fixed)
     out = Path(options.out or Path("studies") / "-".join([dataset.name, *axes]))
     study = Study.create(out, base, axes, parse_seeds(options.seeds), [_fields_of(text) for text in options.extra])
-    print(f"{out}: {len(study.points)} runs of {base.total_kimg:g} kimg", *(f"  {line}" for line in changed), sep="\n")
+    _say(f"{out}: {len(study.points)} runs of {base.total_kimg:g} kimg", *(f"  {line}" for line in changed), sep="\n")
     points = run_study(study, options.path)
-    print(study_text(out))
+    _say(study_text(out))
     if any(point["state"] in ("failed", "refused") for point in points):
         raise SystemExit(1)
 
@@ -542,15 +571,22 @@ def _overview() -> str:
     lines = ["semgan: train a GAN on micrographs", "", "usage: semgan VERB ...", ""]
     return "\n".join(lines + [f"  {verb:{max(map(len, VERBS)) + 2}}{text}" for verb, (text, *_) in VERBS.items()] + ["", "semgan VERB --help says more. Begin with: semgan demo"])
 
+# %% ../nbs/94_cli.ipynb #79cbaafd
+def _nobody_reads() -> None:
+    "From here on what is printed goes nowhere, so that Python does not complain as it ends."
+    import io
+
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, io.UnsupportedOperation):  # an output that is no file
+        pass
+
 # %% ../nbs/94_cli.ipynb #adc1e7f9
-def main(
-    argv: list[str] | None = None,  # None: those of the process
-) -> int:
-    "The `semgan` command; its exit status: 0, 1 for a run that cannot go on, 2 for a fault of the input, 130 when interrupted."
-    verb, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+def _verb(verb: str, rest: list[str]) -> int:
+    "Do what a verb says; the exit status. Ctrl-C is not caught."
     try:
         if verb in ("-h", "--help", "help"):
-            print(_overview())
+            _say(_overview())
         elif verb == "--version":
             import semgan_nb
 
@@ -565,19 +601,41 @@ def main(
             places = [action.dest for action in parser._actions if not action.option_strings]
             parser.usage = " ".join([parser.prog, *places, "[options]"])
             run(parser.read(rest))
+        sys.stdout.flush()
     except BadInput as error:
-        print("semgan: " + " ".join(str(error).split()), *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        _complain(error)
         return 2
     except RuntimeError as error:
         from semgan_nb.foundation import RunFailed  # known by now, if it is one
 
         if not isinstance(error, RunFailed):
             raise
-        print("semgan: " + " ".join(str(error).split()), file=sys.stderr)
+        _complain(error)
         return 1
-    except KeyboardInterrupt:
-        print(f"semgan: interrupted; the same command {'goes on from there' if verb in GOES_ON else 'begins again'}", file=sys.stderr)
-        return 130
+    except BrokenPipeError:  # whoever read the output has seen enough, as head has
+        _nobody_reads()
+        return 0
     except SystemExit as end:  # --help
         return end.code or 0
     return 0
+
+# %% ../nbs/94_cli.ipynb #25208c25
+def _was_interrupted(error: BaseException | None) -> bool:
+    "Whether Ctrl-C is behind an error: a module that is just being loaded may make an ImportError of it."
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+# %% ../nbs/94_cli.ipynb #15ff21b4
+def main(
+    argv: list[str] | None = None,  # None: those of the process
+) -> int:
+    "The `semgan` command; its exit status: 0, 1 for a run that cannot go on, 2 for a fault of the input, 130 when interrupted."
+    verb, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    try:
+        return _verb(verb, rest)
+    except (KeyboardInterrupt, Exception) as error:
+        if not _was_interrupted(error):
+            raise
+    print(f"semgan: interrupted; the same command {'goes on from there' if verb in GOES_ON else 'begins again'}", file=sys.stderr)
+    return 130

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEXT', 'TRUTH', 'PLAIN', 'PAIR', 'PIXEL_SIZE', 'DAMAGED', 'Unfit', 'rule', 'number', 'whole', 'one_of', 'optional',
-           'either', 'list_of', 'table_of', 'fields', 'json_limit', 'regular_file', 'checked_json', 'read_json',
+           'either', 'list_of', 'table_of', 'fields', 'both', 'json_limit', 'regular_file', 'checked_json', 'read_json',
            'read_lines']
 
 # %% ../nbs/01_files.ipynb #335292e0
@@ -87,14 +87,14 @@ def either(*rules):
     return check
 
 # %% ../nbs/01_files.ipynb #de9325fc
-def list_of(inner, least: int = 0, most: int = 10**7):
+def list_of(inner, least: int = 0, most: int = 10**7, words: str = ""):
     "The rule of a list whose elements follow a rule."
     count = "" if (least, most) == (0, 10**7) else f" of {least}" if least == most else f" of at least {least}" if most == 10**7 else f" of {least} to {most}"
     def check(value, field):
         if type(value) is not list or not least <= len(value) <= most:
             raise Unfit(field, value, check.words)
         for k, one in enumerate(value): inner(one, f"{field}[{k}]")
-    check.words = f"a list{count}, of each: {inner.words}"
+    check.words = words or f"a list{count}, of each: {inner.words}"
     return check
 
 # %% ../nbs/01_files.ipynb #dbcc1eba
@@ -122,6 +122,14 @@ def fields(must: dict, may: dict = {}):  # name of a field -> rule: of those tha
                 if name in value: inner(value[name], at)
                 elif needed: raise Unfit(at, None, f"there: {inner.words}")
     check.words = "an object"
+    return check
+
+# %% ../nbs/01_files.ipynb #1d8b50f2
+def both(*rules):
+    "The rule of a value that follows several."
+    def check(value, field):
+        for one in rules: one(value, field)
+    check.words = rules[0].words
     return check
 
 # %% ../nbs/01_files.ipynb #c81f6eab

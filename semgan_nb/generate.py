@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from .foundation import BadInput, atomic
-from .micrographs import list_images, read_micrograph
+from .files import regular_file
 
 # %% ../nbs/60_generate.ipynb #de7e9d72
 def walk(
@@ -72,7 +72,7 @@ def _to_segment(source, seeds, truncation_psi, pixel_size, images, how_to_read):
             yield Path(name).stem, grey_stack(data.images(k))[0], pixel_size or sizes.get(name) or data.pixel_size_nm, dict(source=source.name, image=name, fingerprint=data.fingerprint)
     else:
         from semgan_nb.foundation import file_hash
-        from semgan_nb.micrographs import to_uint8
+        from semgan_nb.micrographs import list_images, read_micrograph, to_uint8
 
         paths = [source] if source.is_file() else list_images(source)[:images]
         if not paths:
@@ -88,14 +88,19 @@ def _mask_of(masks: Path, name: str, shape):
     import numpy as np
     from PIL import Image
 
+    from semgan_nb.micrographs import list_images
+
     found = [masks] if masks.is_file() else [p for p in list_images(masks) if p.relative_to(masks).with_suffix("").as_posix() == name or p.stem == Path(name).name]
     if len(found) != 1:
         raise BadInput(f"{masks}: holds {len(found) or 'no'} mask{'s' * (len(found) > 1)} for {name}: one image of the same name is wanted")
+    regular_file(found[0])
     try:
-        with Image.open(found[0]) as picture:
+        with Image.open(found[0], formats=("PNG", "TIFF", "BMP", "GIF")) as picture:
+            if picture.width * picture.height > 2**28:
+                raise ValueError(f"it has {picture.width} x {picture.height} pixels")
             labels = np.asarray(picture)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{found[0]}: cannot be read as a label image ({error})") from None
+    except Exception as error:  # Pillow raises many kinds for a damaged file
+        raise BadInput(f"{found[0]}: cannot be read as a label image ({str(error)[:120]})") from None
     if labels.shape != shape:
         raise BadInput(f"{found[0]}: has the shape {list(labels.shape)}, the image {list(shape)}: a label image of one channel and the same size is wanted")
     return labels, found[0].name

@@ -19,6 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from .foundation import BadInput
+from .files import regular_file
 from .vendors import _short
 from .image_files import _grey, _read_other, _read_tiff, _row_blocks, _what_is_it
 
@@ -142,6 +143,7 @@ def read_micrograph(
     path = Path(path)
     if not path.exists(): raise BadInput(f"{path}: there is no such file: check the path")
     if path.is_dir(): raise BadInput(f"{path}: is a folder, an image file is wanted: name a file in it")
+    regular_file(path)
     if isinstance(page, bool) or not isinstance(page, (int, np.integer)): raise BadInput(f"page: '{page}' was given, a whole number is wanted, 0 for the first")
     tags = {"format": "TIFF", "warnings": []}
     try:
