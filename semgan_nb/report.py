@@ -6,13 +6,13 @@
 __all__ = ['DEMO', 'WALK', 'RUNG_WORDS', 'TWO_POINT_LIMIT', 'DemoResult', 'read_demo', 'write_walk', 'write_report']
 
 # %% ../nbs/91_report.ipynb #3cb50a3c
-import html
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 
 import semgan_nb
 from . import material_plots, plots
@@ -29,7 +29,7 @@ from .memorisation import laid_on
 from .reference_sets import distinct_indices
 from .runs import Config, is_run, read_config, read_ladder, read_metrics, read_stats, read_status
 from .checkpoints import Snapshot, load
-from .pages import chart_html, data_uri, micrographs_html
+from .pages import chart_html, data_uri, micrographs_html, page, shown
 
 # %% ../nbs/91_report.ipynb #7128c5f6
 @dataclass(frozen=True)
@@ -105,20 +105,9 @@ def write_walk(
         write_film(walk_frames(snapshot.G, WALK["seeds"], WALK["frames"]), film, WALK["fps"], total=WALK["frames"], progress=progress)
     return film
 
-# %% ../nbs/91_report.ipynb #8bce6218
-_esc = html.escape
-
 # %% ../nbs/91_report.ipynb #6704e274
 def _count(n: int, one: str, many: str | None = None) -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}".replace(",", "\u202f")
-
-# %% ../nbs/91_report.ipynb #c06cae53
-def _section(key: str, title: str, *parts: str) -> str:
-    return f'<section id="{key}" aria-labelledby="{key}-title">\n<h2 id="{key}-title">{title}</h2>\n' + "\n".join(part for part in parts if part) + "\n</section>"
-
-# %% ../nbs/91_report.ipynb #74f53b7b
-def _p(*sentences: str) -> str:
-    return "<p>" + " ".join(sentence for sentence in sentences if sentence) + "</p>"
 
 # %% ../nbs/91_report.ipynb #3b1e3529
 def _duration(seconds: float) -> str:
@@ -126,17 +115,16 @@ def _duration(seconds: float) -> str:
 
 # %% ../nbs/91_report.ipynb #5e32aa2c
 def _material(d: DemoResult) -> str:
-    known = dict(superalloy="a nickel superalloy", synthetic="synthetic dual-phase steel", micrographs="your micrographs")
-    return known.get(d.name, f"“{_esc(d.name)}”")
+    return dict(superalloy="a nickel superalloy", synthetic="synthetic dual-phase steel", micrographs="your micrographs").get(d.name, f"“{d.name}”")
 
 # %% ../nbs/91_report.ipynb #17900125
-def _quoted(words: str) -> str:
+def _curly(words: str) -> str:
     "Words with names in 'single' quotes, as a page has them."
     return re.sub(r"'([^']*)'", r"“\1”", words)
 
 # %% ../nbs/91_report.ipynb #43fec2bd
 def _between(ladder: dict, value: float) -> str:
-    return _quoted(between_rungs(ladder, value))
+    return _curly(between_rungs(ladder, value))
 
 # %% ../nbs/91_report.ipynb #d2df4f93
 def _measured(d: DemoResult, word: str) -> dict:
@@ -148,48 +136,23 @@ def _newest(d: DemoResult, word: str) -> dict | None:
     "The newest record of the first metric whose values are that."
     return next((records[-1] for _, records in _measured(d, word).values()), None)
 
-# %% ../nbs/91_report.ipynb #9a33f028
-def _how(metric: str) -> str:
-    "How a metric that was left out is measured."
-    return f"<code>semgan metrics run --data data.zip --metrics {metric}</code> in this page’s folder measures it, and <code>semgan demo</code> writes this page again"
-
 # %% ../nbs/91_report.ipynb #5a0025b6
 def _last(d: DemoResult, name: str) -> float | None:
     "The last finite value of a statistic."
     return next((line[name]["mean"] for line in reversed(d.stats) if name in line and np.isfinite(line[name]["mean"])), None)
 
 # %% ../nbs/91_report.ipynb #14f8a3bf
-def _short(d: DemoResult) -> str:
-    kimg, seconds = d.status["kimg"], _last(d, "Timing/total_sec")
-    times = round(1000 * kimg / len(d.training))
-    fraction, spectrum = d.physics["fraction"], d.physics["spectrum"]
-    size, whole = d.archive.resolution, d.status["kimg"] >= d.config.total_kimg
-    lines = [_p(
-        f"A computer program looked at {_count(len(d.training), 'image')} of {_material(d)}, each {size} × {size} pixels, and learned to paint new ones."
-        " It is a <em>generative adversarial network</em>, a GAN: two networks that play against each other."
-        " The <strong>generator</strong> turns a list of random numbers into an image. The <strong>discriminator</strong> looks at images and says real or generated."
-        " Each learns from the other’s mistakes, until the generator’s images are hard to tell from micrographs."),
-        _p(f"The training went on until the discriminator had been shown {kimg:g} thousand real images" + (f" (each of them about {times} times)" if times > 1 else "") + (f", which took {_duration(seconds)}." if seconds else ".")
-           + ("" if whole else f" <strong>It was not finished: {d.config.total_kimg:g} thousand were asked for.</strong>"))]
-    facts = []
+def _short(d: DemoResult) -> dict:
+    "How often each image was seen, whether the training is at its end, and the first distance with what it means."
+    distance = None
     for metric, (ladder, records) in list(_measured(d, "distance").items())[:1]:
         value = plots.value_of(records[-1])
-        stands = f"The generated images are {_quoted(said)}." if (said := judgement(ladder, value)) else f"On the ladder of known sets this is {_esc(_between(ladder, value))}."
-        facts.append(f"<strong>Distance to real images: {value:.3g}</strong> (<code>{_esc(metric)}</code>; smaller is closer). {stands}")
-    says = lambda part: "agrees within" if part["reached"] else "does not agree within"
-    facts.append(f"<strong>Share of bright area</strong>: {says(fraction)} {fraction['limit']:g}; the largest difference is {fraction['difference']:.3f}."
-                 + (" The grey levels had been matched beforehand, so this says little." if d.matched else ""))
-    facts.append(f"<strong>Amount of structure at each size</strong>: {says(spectrum)} a factor of {10**spectrum['limit']:.2f}; the largest difference is a factor of {10**spectrum['largest']:.2f}.")
-    if (record := _newest(d, "physics, in floors")):
-        facts.append(f"<strong>All that a metallographer measures</strong>: {_steel_words(record)}.")
-    if (record := _newest(d, "share of copies")):
-        facts.append(f"<strong>Copies</strong>: {100 * record['results'][record['metric']]:.1f} % of the generated images are suspiciously like a training image; of fresh ones about {100 - 100 * record['quantile']:.0f} % would be. <a href=\"#copies\">More on that</a>.")
-    facts.append(f"It is a lesson, and shows less than it seems to: see <a href=\"#limits\">what these results do not show</a>.")
-    return _section("short", "In short", *lines, "<ul>" + "".join(f"<li>{fact}</li>" for fact in facts) + "</ul>")
+        distance = dict(metric=metric, value=float(value), said=_curly(judgement(ladder, value)), between=_between(ladder, value))
+    return dict(times=round(1000 * d.status["kimg"] / len(d.training)), whole=d.status["kimg"] >= d.config.total_kimg, distance=distance)
 
 # %% ../nbs/91_report.ipynb #825869a9
-def _group_table(d: DemoResult) -> str:
-    "Phase fraction of each group, as numbers and as a bar from the 5 % to the 95 % quantile."
+def _group_rows(d: DemoResult) -> list[dict]:
+    "Phase fraction of each group: group, held, images, and the quantiles of 5, 50 and 95 %."
     groups, values = np.array(d.archive.groups), np.array([np.nan if f is None else f for f in d.archive.fractions], float)
     trained = set(Dataset(d.archive.path, part="train").names)
     held = {group for group, name in zip(d.archive.groups, d.archive.names) if name not in trained}
@@ -198,52 +161,27 @@ def _group_table(d: DemoResult) -> str:
         own = values[groups == group]
         own = own[np.isfinite(own)]
         if len(own):
-            low, middle, high = np.quantile(own, (0.05, 0.5, 0.95))
-            bar = f'<span class="range" aria-hidden="true"><i style="left:{100 * low:.1f}%;width:{max(100 * (high - low), 0.5):.1f}%"></i><b style="left:{100 * middle:.1f}%"></b></span>'
-            role = "held out" if group in held else "training"
-            rows.append(f'<tr class="{role.replace(" ", "-")}"><th scope="row">{_esc(str(group))}</th><td class="role">{role}</td><td class="n wide">{len(own)}</td><td class="n">{middle:.2f}</td>'
-                        f'<td class="n wide">{low:.2f} – {high:.2f}</td><td class="bar">{bar}</td></tr>')
-    if not rows:
-        return ""
-    head = '<tr><th scope="col">group</th><th scope="col">used for</th><th scope="col" class="n wide">images</th><th scope="col" class="n">median</th><th scope="col" class="n wide">5 – 95 %</th><th scope="col" class="bar">0 … 1</th></tr>'
-    table = f'<table><caption>Phase fraction (share of bright area) in each group</caption><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
-    return table if len(rows) <= 12 else f"<details><summary>Phase fraction in each of the {len(rows)} groups</summary>{table}</details>"
+            low, middle, high = map(float, np.quantile(own, (0.05, 0.5, 0.95)))
+            rows.append(dict(group=group, held=group in held, images=len(own), low=low, middle=middle, high=high))
+    return rows
 
 # %% ../nbs/91_report.ipynb #cb8c5048
-def _data(d: DemoResult) -> str:
+def _data(d: DemoResult) -> dict:
+    "Where the images come from, what was done to them, and some of them."
     settings, size, pixel = d.settings, d.archive.resolution, d.archive.pixel_size_nm
-    made = settings.get("synthetic")
-    records = d.archive.manifest.get("images", [])
-    files = len({record.get("source") for record in records})
-    groups, held = len(set(d.archive.groups)), len(d.archive) - len(Dataset(d.archive.path, part="train"))
-    if made:
-        how = (f"The {_count(len(d.archive), 'image')} are not micrographs: they were computed, as light martensite in dark ferrite with carbides, bands and noise, in {_count(groups, 'specimen')} of different martensite fraction."
-               " So the true fraction of every image is known.")
-    elif settings.get("window"):
-        how = (f"{_count(files, 'micrograph')} were cut into {_count(len(d.archive), 'tile')} of {settings['window']} × {settings['window']} pixels, one every {settings['stride']} pixels,"
-               f" and each tile was reduced to {size} × {size}: small enough to learn in minutes, with the features still several pixels wide.")
-    else:
-        how = f"From each of {_count(files, 'micrograph')} a square of {size} × {size} pixels was cut out of the middle."
     steps = []
     if settings.get("bar_rows"):
         steps.append(f"the data bar of {_count(len(settings['bar_rows']), 'file')} was cut off")
     if settings.get("median"):
-        steps.append(f"single noisy pixels were removed (median filter, {settings['median']} × {settings['median']})")
+        steps.append(f"single noisy pixels were removed (median filter, {int(settings['median'])} × {int(settings['median'])})")
     if settings.get("intensity") in ("match", "normalise"):
         levels = "the grey levels of all micrographs were matched to those of" if d.matched else "gain and offset of all micrographs were set to those of"
-        steps.append(f"{levels} {_esc(str(settings.get('reference')))}, so that the network need not learn how bright the screen was")
-    before = f" Before that, {'; '.join(steps)}." if steps else ""
-    kept = (f" {_count(held, 'image')}, whole groups of them, were <strong>held out</strong>: no network saw them in training, and everything below is judged against them."
-            if held else " Nothing was held out, so what follows is judged against images that the network was trained on: it flatters the network.")
-    used = f" Of the rest, {len(d.training)} were used (option <code>subset</code>)." if d.config.subset else ""
-    scale = "" if pixel is not None else "The files do not say their pixel size, so no scale bar can be drawn."
+        steps.append(f"{levels} {settings.get('reference')}, so that the network need not learn how bright the screen was")
     chosen = distinct_indices(d.training.groups, 24)
-    examples = micrographs_html(d.training.images(chosen), f"{len(chosen)} training images of {_material(d)}, {size} pixels wide each", " ".join(["Training images, from each group in turn.", scale]), pixel_size_nm=pixel)
-    what = ("the share of martensite, known exactly" if made else "the share of pixels brighter than Otsu’s threshold, which splits an image’s grey levels into dark and light")
-    fractions = _p(f"The <strong>phase fraction</strong> is {what}{', measured before the grey levels were matched' if d.matched else ''}. Each row is a group: images of one specimen or place, which are kept together.")
-    table = _group_table(d)
-    credit = _p("The micrographs are by J. Stuckner, B. Harder and T. M. Smith (NASA), MIT licence; <cite>npj Computational Materials</cite> 8, 200 (2022).") if d.name == "superalloy" else ""
-    return _section("data", "The data", _p(how + before + kept + used), examples, fractions if table else "", table, credit)
+    caption = "Training images, from each group in turn." + ("" if pixel is not None else " The files do not say their pixel size, so no scale bar can be drawn.")
+    examples = micrographs_html(d.training.images(chosen), f"{len(chosen)} training images of {_material(d)}, {size} pixels wide each", caption, pixel_size_nm=pixel)
+    return dict(made=bool(settings.get("synthetic")), window=int(settings.get("window") or 0), stride=int(settings.get("stride") or 0), files=len({record.get("source") for record in d.archive.manifest.get("images", [])}),
+                groups=len(set(d.archive.groups)), held=len(d.archive) - len(Dataset(d.archive.path, part="train")), steps=steps, examples=examples, rows=_group_rows(d))
 
 # %% ../nbs/91_report.ipynb #476ed347
 RUNG_WORDS = {
@@ -260,22 +198,22 @@ RUNG_WORDS = {
 }
 
 # %% ../nbs/91_report.ipynb #c8a2fe60
-def _ladder_table(metric: str, ladder: dict, records: list) -> str:
-    value = plots.value_of(records[-1])
-    top = max([rung["value"] for rung in ladder["rungs"]] + [value])
-    word, higher = word_of(headline(records[-1])), better_of(headline(records[-1])) == "higher"
-    rows = [(rung["value"], rung["name"], RUNG_WORDS[rung["key"]], "") for rung in ladder["rungs"]]
-    rows.append((value, "generated images", f"of this network, after {records[-1]['kimg']:.4g} thousand real images", ' class="own"'))
-    cells = "".join(f'<tr{mark}><th scope="row">{_esc(name)}<small>{_esc(words)}</small></th><td class="n">{number:.3g}</td>'
-                    f'<td class="bar"><span class="length" aria-hidden="true"><i style="width:{100 * max(number, 0) / top:.1f}%"></i></span></td></tr>' for number, name, words, mark in sorted(rows, reverse=higher))
-    return (f'<table class="ladder"><caption>The ladder: {word} of {ladder["num_gen"]} images {"to" if word == "distance" else "beside"} {ladder["num_real"]} real ones ({_esc(metric)})</caption>'
-            f'<thead><tr><th scope="col">set of images</th><th scope="col" class="n">{word}</th><td class="bar"></td></tr></thead><tbody>{cells}</tbody></table>')
+def _ladder(metric: str, ladder: dict, records: list) -> dict:
+    "The ladder of a metric with the network on it, from the best to the worst."
+    value, result = float(plots.value_of(records[-1])), headline(records[-1])
+    top = max([rung["value"] for rung in ladder["rungs"]] + [value]) or 1.0
+    rows = [dict(value=float(rung["value"]), name=rung["name"], words=RUNG_WORDS.get(rung["key"], ""), own=False) for rung in ladder["rungs"]]
+    rows.append(dict(value=value, name="generated images", words=f"of this network, after {records[-1]['kimg']:.4g} thousand real images", own=True))
+    rows = [dict(row, share=min(100 * max(row["value"], 0) / top, 100.0) if np.isfinite(row["value"]) else 0.0) for row in rows]
+    return dict(metric=metric, word=word_of(result), num_gen=int(ladder["num_gen"]), num_real=int(ladder["num_real"]),
+                rows=sorted(rows, key=lambda row: (row["value"], row["name"], row["words"]), reverse=better_of(result) == "higher"))
 
 # %% ../nbs/91_report.ipynb #d6dbac93
-def _training(d: DemoResult) -> str:
-    run, c = d.folder / "run", d.config
+def _training(d: DemoResult) -> dict:
+    "Curves, and what they say: `lengths` in words, the ladders, r_t at the end, p all along."
+    run = d.folder / "run"
     rt, p = _last(d, "Loss/signs/real"), [line["Progress/augment"]["mean"] for line in d.stats if "Progress/augment" in line]
-    words, tables, lengths = [], [], []
+    ladders, lengths = [], []
     measured = {metric: found for metric, found in d.metrics.items() if not is_latent_share(metric)}
     decides = len(measured) < len(d.metrics)
     for metric, (ladder, records) in measured.items():
@@ -283,92 +221,69 @@ def _training(d: DemoResult) -> str:
         name, better = word_of(headline(records[-1])), better_of(headline(records[-1]))
         best = int((np.argmax if better == "higher" else np.argmin)(values))
         lengths.append(f"the {name} ({metric}) " + (f"is {values[0]:.3g}" if len(values) == 1 else f"goes from {values[0]:.3g} to {values[-1]:.3g}") + (f", its {'lowest' if better == 'lower' else 'highest'} value is {values[best]:.3g} at {records[best]['kimg']:.4g} kimg" if better != "neither" and len(values) > 1 else ""))
-        words.append(f"Here {lengths[-1]}.")
         if ladder["rungs"] and better != "neither":
-            tables.append(_ladder_table(metric, ladder, records))
-    if _measured(d, "distance"):
-        distance = ("<strong>The distance</strong> (top) compares what another network, trained on photographs, sees in generated and in real images. A number alone says nothing, so the same distance was measured for sets that are known: the grey lines."
-                    " A curve that falls from line to line is a network that learns.") if any(metric.startswith("lite0") for metric in _measured(d, "distance")) else (
-                    "<strong>The distance</strong> (top) compares the answers of a fixed network to generated and to real images. A number alone says nothing, so the same distance was measured for sets that are known: the grey lines.")
-    else:
-        distance = "No distance was measured: none was asked for, or there are too few images (50 held-out ones at least)."
-    meaning = ("<strong>r<sub>t</sub></strong> (middle) tells how sure the discriminator is of its training images: the share it calls real minus the share it calls generated."
-               " At 0 it guesses. At 1 it knows every one of them, by heart perhaps, and then its advice is worth nothing to the generator.")
-    if c.aug == "ada":
-        state = f"Here r<sub>t</sub> ended at {rt:.2f}; its target is {c.ada_target:g}." if rt is not None else ""
-        if p:
-            state += (f" p rose to {max(p):.2f} and ended at {p[-1]:.2f}." if max(p) >= 0.05 else f" It was seldom above it, so p stayed near 0 ({max(p):.2f} at most): the images were many enough for so short a training. With a hundred images it is another story.")
-        augment = ("<strong>p</strong> (bottom) is the remedy, <em>adaptive discriminator augmentation</em>: the probability with which an image is turned, shifted or stretched before the discriminator sees it."
-                   " When r<sub>t</sub> is above its target (dotted line), p grows and the game gets harder; when it is below, p shrinks. " + state)
-    elif c.aug == "fixed":
-        augment = f"<strong>p</strong> (bottom), the probability with which an image is turned, shifted or stretched before the discriminator sees it, was fixed at {c.p:g}."
-    else:
-        augment = "<strong>p</strong> (bottom) is 0: images were shown to the discriminator as they are (<code>aug=noaug</code>)." + (f" r<sub>t</sub> ended at {rt:.2f}." if rt is not None else "")
+            ladders.append(_ladder(metric, ladder, records))
     alt = "Curves over the thousands of real images seen: " + "; ".join([*lengths, *([f"r_t ends at {rt:.2f}"] if rt is not None else []), *([f"p ends at {p[-1]:.2f}"] if p else [])])
     panels = sum(not result.endswith("_std") for _, records in measured.values() for result in records[-1]["results"])
     tall = 1.15 * (2.2 * max(panels, 1) + 1.2 * decides + 2) + 0.4
-    chart = chart_html(lambda figure=None: plots.curves(run, figure=figure), alt, "Distance, " + ("who decides (<a href=\"#decides\">explained below</a>), " if decides else "") + "r<sub>t</sub> and p as the training went on. One kimg is a thousand real images shown to the discriminator.", (3.8, tall))
-    return _section("training", "The training", _p(distance, *words), _p(meaning), _p(augment), chart, *tables)
+    caption = Markup("Distance, {}r<sub>t</sub> and p as the training went on. One kimg is a thousand real images shown to the discriminator.").format(Markup('who decides (<a href="#decides">explained below</a>), ') if decides else "")
+    chart = chart_html(lambda figure=None: plots.curves(run, figure=figure), alt, caption, (3.8, tall))
+    distances = _measured(d, "distance")
+    kind = "lite0" if any(metric.startswith("lite0") for metric in distances) else "other" if distances else ""
+    return dict(distance=kind, lengths=[f"{words}." for words in lengths], ladders=ladders, rt=rt, p=p, chart=chart)
 
 # %% ../nbs/91_report.ipynb #1b35f4b1
-def _samples(d: DemoResult) -> str:
-    size, pixel = d.archive.resolution, d.archive.pixel_size_nm
-    n = min(64, len(d.real))
-    real = micrographs_html(d.real[:n], f"{n} real images in rows", f"<strong>{d.side[0].upper() + d.side[1:]}</strong>", pixel_size_nm=pixel)
-    generated = micrographs_html(d.generated[:n], f"{n} generated images in rows", f"<strong>Generated</strong>, each with noise of its own, the first {n} of those that were measured", pixel_size_nm=pixel)
-    look = ("None was chosen by eye. Look for what the numbers below may miss: shapes that no micrograph has, edges that are too soft or too regular, the same image twice.")
-    return _section("samples", "Generated beside real", _p(look), f'<div class="pair">{real}{generated}</div>')
+def _samples(d: DemoResult) -> dict:
+    "The first real images and the first generated ones."
+    pixel, n = d.archive.pixel_size_nm, min(64, len(d.real))
+    real = micrographs_html(d.real[:n], f"{n} real images in rows", Markup("<strong>{}</strong>").format(d.side[0].upper() + d.side[1:]), pixel_size_nm=pixel)
+    caption = Markup("<strong>Generated</strong>, each with noise of its own, the first {} of those that were measured").format(n)
+    return dict(real=real, generated=micrographs_html(d.generated[:n], f"{n} generated images in rows", caption, pixel_size_nm=pixel))
 
 # %% ../nbs/91_report.ipynb #124fd625
-def _copies(d: DemoResult) -> str:
+def _copies(d: DemoResult) -> dict:
+    "What the search for copies said, and the most alike pairs where their images are there."
     record = _newest(d, "share of copies")
     if record is None:
-        return _section("copies", "Were images copied?", _p(f"A network can reproduce training images, and nobody looked for copies here: {_how('aligned_memory500_subset')}."))
-    meaning = "Each generated image was laid on every training image, turned, mirrored and moved, until it was most like it. Real images of one material are alike too; so the question is whether generated ones are more so."
-    pairs, path = "", d.folder / "run" / str(record.get("snapshot_pkl"))
-    if path.is_file() and record["worst"]:
-        worst, training = record["worst"][:8], dict(zip(d.training.names, range(len(d.training))))
-        if all(pair["train"] in training for pair in worst):
-            generated = judged_images((d.snapshot if path == d.snapshot.path else load(path)).G, record["num_gen"])
-            images = [generated[pair["image"]] for pair in worst]
-            laid = [laid_on(image, d.training.images([training[pair["train"]]])[0])["image"] for image, pair in zip(images, worst)]
-            rows = np.stack([*(grey_stack(image[None])[0] for image in images), *laid]).astype(np.uint8)[:, None]
-            pairs = micrographs_html(rows, f"The {len(worst)} generated images that are most like a training image, above the training images", f"The {len(worst)} most alike pairs: generated images above, the training images laid on them below (likeness {worst[0]['likeness']:.2f} to {worst[-1]['likeness']:.2f}; above {record['limit']:.2f} only {100 - 100 * record['quantile']:.0f} % of real images are so alike).", len(worst), d.archive.pixel_size_nm)
-    return _section("copies", "Were images copied?", _p(meaning), _p(_esc(record["text"])), pairs)
+        return dict(record=None)
+    missing = [name for name in ("quantile", "limit", "text", "worst", "num_gen") if name not in record]
+    if missing or not isinstance(record["worst"], list):
+        raise BadInput(f"{d.folder / 'run'}: the record of {record['metric']} lacks {', '.join(missing) or 'a list of pairs'}: the run directory is damaged")
+    pairs, path, worst = "", d.folder / "run" / record["snapshot_pkl"], record["worst"][:8]
+    training = dict(zip(d.training.names, range(len(d.training))))
+    if path.is_file() and worst and all(pair["train"] in training and pair["image"] < record["num_gen"] and "likeness" in pair for pair in worst):
+        generated = judged_images((d.snapshot if path == d.snapshot.path else load(path)).G, record["num_gen"])
+        images = [generated[pair["image"]] for pair in worst]
+        laid = [laid_on(image, d.training.images([training[pair["train"]]])[0])["image"] for image, pair in zip(images, worst)]
+        rows = np.stack([*(grey_stack(image[None])[0] for image in images), *laid]).astype(np.uint8)[:, None]
+        caption = f"The {len(worst)} most alike pairs: generated images above, the training images laid on them below (likeness {worst[0]['likeness']:.2f} to {worst[-1]['likeness']:.2f}; above {record['limit']:.2f} only {100 - 100 * record['quantile']:.0f} % of real images are so alike)."
+        pairs = micrographs_html(rows, f"The {len(worst)} generated images that are most like a training image, above the training images", caption, len(worst), d.archive.pixel_size_nm)
+    return dict(record=record, share=float(record["results"][record["metric"]]), text=record["text"], pairs=pairs)
 
 # %% ../nbs/91_report.ipynb #d1f3706b
-def _decides(d: DemoResult) -> str:
+def _decides(d: DemoResult) -> dict:
+    "Who decides, z or the noise: a picture, and what was measured."
     record = next((records[-1] for metric, (_, records) in d.metrics.items() if is_latent_share(metric)), None)
-    said = record and re.sub("`([^`]*)`", r"<code>\1</code>", _esc(f"{record['text'][0].upper()}{record['text'][1:]}."))
-    title, pixel = "What decides the image?", d.archive.pixel_size_nm
-    words = ("The generator has two sources of chance: the list of random numbers, called <em>z</em>, and noise maps that some of its layers add. A walk, or any way of steering, moves <em>z</em>. So it matters whether <em>z</em> decides what is seen."
-             " Each row below is one <em>z</em>, each column another draw of noise: where <em>z</em> decides, the images of a row are alike.")
-    if not has_noise(d.snapshot.G):
-        return _section("decides", title, _p("This generator has no noise inputs: nothing but the list of random numbers, called <em>z</em>, decides what is seen."), _p(said) if record else "")
+    text = (record or {}).get("text", "")
+    said, noise = f"{text[:1].upper()}{text[1:]}." if text else "", has_noise(d.snapshot.G)
+    if not noise:
+        return dict(noise=False, said=said)
     rows = noise_draws(d.snapshot.G, range(4), 8)
-    picture = micrographs_html(rows.reshape(-1, *rows.shape[2:]), "Four rows of generated images; a row is one z, the columns are draws of noise", "Rows: one <em>z</em> each. Columns: other noise.", 8, pixel)
-    if record is None:
-        return _section("decides", title, _p(words), picture, _p(f"It was not measured: {_how('latent_share')}."))
-    known = [(DESCRIPTORS[key].title, record["icc"].get(key)) for key in ("fraction", "islands", "island_size", "interface")] if isinstance(record["icc"], dict) else []
-    fixed = _table([(name, f"{value:.2f}") for name, value in known if value is not None], "How far <em>z</em> fixes what a metallographer measures (intraclass correlation: 1 fixed by <em>z</em>, 0 drawn anew with the noise)")
-    return _section("decides", title, _p(words), picture, _p(said), fixed)
+    picture = micrographs_html(rows.reshape(-1, *rows.shape[2:]), "Four rows of generated images; a row is one z, the columns are draws of noise", Markup("Rows: one <em>z</em> each. Columns: other noise."), 8, d.archive.pixel_size_nm)
+    icc = record.get("icc") if record else None
+    known = [(DESCRIPTORS[key].title, icc.get(key)) for key in ("fraction", "islands", "island_size", "interface")] if isinstance(icc, dict) else []
+    return dict(noise=True, said=said, picture=picture, rows=[(name, float(value)) for name, value in known if value is not None])
 
 # %% ../nbs/91_report.ipynb #b1735359
-def _walk(d: DemoResult) -> str:
-    film, limit = d.folder / "walk.mp4", 3_000_000
-    words = ("Every list of random numbers is a micrograph, and between two lists lie others. A walk from one to the other (along an arc, as the numbers lie on a sphere) shows a microstructure that changes by and by."
-             " That it is smooth says nothing against copies: a network that pays no heed to the numbers walks smoothest of all.")
-    stations = np.stack(list(walk_frames(d.snapshot.G, WALK["seeds"].split(",")[0] + "," + WALK["seeds"].split(",")[1], 8)))
+def _walk(d: DemoResult) -> dict:
+    "The film, inside the page where it is short, and eight stations of it."
+    film = d.folder / "walk.mp4"
+    stations = np.stack(list(walk_frames(d.snapshot.G, ",".join(WALK["seeds"].split(",")[:2]), 8)))
     stations = stations[:, None] if stations.ndim == 3 else stations.transpose(0, 3, 1, 2)
     strip = micrographs_html(stations, "Eight images that change by and by from one generated micrograph to another", "Eight stations from the first micrograph of the film to the second.", pixel_size_nm=d.archive.pixel_size_nm)
-    if not film.is_file():
-        return _section("walk", "A walk from micrograph to micrograph", _p(words), strip)
-    caption = f"{WALK['frames'] / WALK['fps']:.0f} seconds through three generated micrographs, back to the first."
-    if film.stat().st_size < limit:
-        player = (f'<video controls loop muted playsinline preload="auto" width="512" height="512" aria-label="Film: a generated microstructure that changes by and by" src="{data_uri(film.read_bytes(), "video/mp4")}"></video>')
-    else:
-        player, caption = "", f'The film <a href="{film.name}">{film.name}</a> lies beside this page (too large to be inside): ' + caption
-    return _section("walk", "A walk from micrograph to micrograph", _p(words), f"<figure>{player}<figcaption>{caption}</figcaption></figure>", strip)
+    there = film.is_file()
+    inside = there and film.stat().st_size < 3_000_000
+    return dict(strip=strip, film=data_uri(film.read_bytes(), "video/mp4") if inside else "", beside=film.name if there and not inside else "", seconds=f"{WALK['frames'] / WALK['fps']:.0f}")
 
 # %% ../nbs/91_report.ipynb #6c39a675
 def _s2(images) -> np.ndarray:
@@ -378,72 +293,35 @@ def _s2(images) -> np.ndarray:
 # %% ../nbs/91_report.ipynb #efe01046
 def _steel_words(record: dict) -> str:
     "What a record of physics says, as a clause."
-    value, worst = record["results"][record["metric"]], record["worst"]
-    return f"over {len(record['descriptors'])} descriptors the generated images are {value:.3g} times as far from the real ones as halves of these are from each other; farthest is the {DESCRIPTORS[worst].title} ({record['descriptors'][worst]:.3g} times)"
+    value, worst, descriptors = record["results"][record["metric"]], record.get("worst"), record.get("descriptors", {})
+    if worst not in DESCRIPTORS or worst not in descriptors:
+        raise BadInput(f"a record of {record['metric']} does not name the descriptor that is farthest: the run directory is damaged")
+    return f"over {len(descriptors)} descriptors the generated images are {value:.3g} times as far from the real ones as halves of these are from each other; farthest is the {DESCRIPTORS[worst].title} ({descriptors[worst]:.3g} times)"
 
 # %% ../nbs/91_report.ipynb #6f1ca211
 TWO_POINT_LIMIT = 0.02  # of the mean two-point correlations, a probability: a convention, as those of the fraction and the spectrum
 
+# %% ../nbs/91_report.ipynb #e1e23c12
+def _three(quantiles) -> str:
+    return " / ".join(f"{x:.2f}" for x in quantiles)
+
 # %% ../nbs/91_report.ipynb #8739702b
-def _physics(d: DemoResult) -> str:
+def _physics(d: DemoResult) -> dict:
+    "Charts of fraction, two-point correlation and spectrum; how far two halves of the real images are apart in each, in words; what all descriptors say."
     record = _newest(d, "physics, in floors")
-    more = [sentence for sentence in record["warnings"] if sentence != record.get("note")] if record else []
-    rest = (_p(f"Islands, chords, boundaries, topology, grey levels and the rest: {_steel_words(record)}.", *(f"{_esc(sentence)}." for sentence in more[:1])) if record
-            else _p(f"Islands, chords, boundaries, topology and some thirty descriptors more were not measured: {_how('micro2k_full')}."))
-    fraction, spectrum, pixel = d.physics["fraction"], d.physics["spectrum"], d.archive.pixel_size_nm
-    labels, three = (d.side, "generated"), lambda q: " / ".join(f"{x:.2f}" for x in q)
-    floor = lambda value, form: "" if value is None else f" Two halves of the real images differ by {form.format(value)}: nothing can be asked to do better."
-    verdict = lambda part: "<strong>reached</strong>" if part["reached"] else "<strong>not reached</strong>"
-    one = (_p(f"The share of bright area in each image, sorted. For 5, 50 and 95 % of the images it is at most {three(fraction['real'])} in real ones and {three(fraction['gen'])} in generated ones: a difference of up to {fraction['difference']:.3f}."
-              f" Wanted is {fraction['limit']:g}: {verdict(fraction)}." + floor(fraction["floor"], "{:.3f}"))
-           + (_p("These are tiles of micrographs: how the fraction spreads among them tells of places within specimens, not of how specimens differ.") if d.settings.get("window") else "")
-           + (_p("<strong>Mind the matching:</strong> it gave all micrographs the same grey levels, and with them nearly the same fraction." + (" What is left is how the fraction varies from tile to tile." if d.settings.get("window") else " A network gets that right without knowing anything about phases.")) if d.matched else ""))
+    more = [sentence for sentence in record.get("warnings") or [] if sentence != record.get("note")] if record else []
+    fraction, spectrum, labels = d.physics["fraction"], d.physics["spectrum"], (d.side, "generated")
     s2 = [_s2(images) for images in (d.real, d.generated)]
-    apart, halves = float(np.abs(s2[1] - s2[0]).max()), np.random.default_rng(0).permutation(len(d.real))
+    halves = np.random.default_rng(0).permutation(len(d.real))
     floor2 = float(np.abs(_s2(d.real[halves[::2]]) - _s2(d.real[halves[1::2]])).max()) if len(d.real) > 3 else None
-    two = _p("Throw a needle on the image: how often do both its ends fall on the light phase? For a needle of length 0 that is the phase fraction. It falls over the width of a feature and levels off near the square of the fraction; a dip or a bump tells of regular spacing."
-             f" Where the curves lie on each other, size and spacing of the features are right. Their means differ by up to {apart:.3f}. Wanted is {TWO_POINT_LIMIT:g}: {verdict(dict(reached=apart <= TWO_POINT_LIMIT))}." + floor(floor2, "{:.3f}") + " The bands hold 90 % of the images: grey for real ones, between broken lines for generated ones.")
-    three_ = _p("The power spectrum: how much contrast there is at each size, coarse structure on the left, single pixels on the right."
-                f" The generated images differ by up to a factor of {10**spectrum['largest']:.2f} (and by {10**abs(spectrum['last']):.2f} in the finest bin, which is left out of the verdict); wanted is {10**spectrum['limit']:.2f}, the grey band: {verdict(spectrum)}."
-                + floor(None if spectrum["floor"] is None else 10**spectrum["floor"], "a factor of {:.2f}"))
+    floors = ["" if value is None else form.format(value) for value, form in ((fraction["floor"], "{:.3f}"), (floor2, "{:.3f}"), (None if spectrum["floor"] is None else 10 ** spectrum["floor"], "a factor of {:.2f}"))]
     draw = lambda plot, **more: lambda figure=None: plot(d.real, d.generated, labels=labels, figure=figure, **more)
-    return _section(
-        "physics", "Is it the same material?", _p("A distance knows nothing of materials. So three things that a metallographer measures were measured in " + _count(len(d.real), "real image") + " and as many generated ones."),
-        "<h3>Phase fraction</h3>", one, chart_html(draw(material_plots.fractions), f"Cumulative curves of the phase fraction; quantiles real {three(fraction['real'])}, generated {three(fraction['gen'])}"),
-        "<h3>Two-point correlation</h3>", two, chart_html(draw(material_plots.two_points, pixel_size_nm=pixel), f"Two-point correlation over distance: from {s2[0][0]:.2f} to {s2[0][-1]:.2f} in real images, from {s2[1][0]:.2f} to {s2[1][-1]:.2f} in generated ones"),
-        "<h3>Spectrum</h3>", three_, chart_html(draw(material_plots.spectra), f"Radial power spectra and their difference, at most {spectrum['largest']:.2f} decades but for the finest bin", narrow=(3.8, 3.8)),
-        "<h3>Everything else</h3>", rest,
+    charts = (
+        chart_html(draw(material_plots.fractions), f"Cumulative curves of the phase fraction; quantiles real {_three(fraction['real'])}, generated {_three(fraction['gen'])}"),
+        chart_html(draw(material_plots.two_points, pixel_size_nm=d.archive.pixel_size_nm), f"Two-point correlation over distance: from {s2[0][0]:.2f} to {s2[0][-1]:.2f} in real images, from {s2[1][0]:.2f} to {s2[1][-1]:.2f} in generated ones"),
+        chart_html(draw(material_plots.spectra), f"Radial power spectra and their difference, at most {spectrum['largest']:.2f} decades but for the finest bin", narrow=(3.8, 3.8)),
     )
-
-# %% ../nbs/91_report.ipynb #6690f8ba
-def _limits(d: DemoResult) -> str:
-    size, groups = d.archive.resolution, len(set(d.archive.groups))
-    points = [f"<strong>Not the paper’s numbers.</strong> This is a lesson at {size} pixels, after {d.status['kimg']:g} thousand images were shown. Lambard, Yamazaki and Demura trained at 512 pixels on 25 million, for days on several GPUs. What is hard there, fine carbides and sharp boundaries, is not in an image of {size} pixels."]
-    distances = _measured(d, "distance")
-    if any(metric.startswith("lite0") for metric in distances):
-        points.append("<strong>Not FID.</strong> <code>lite0</code> uses EfficientNet-Lite0 instead of Inception-v3. It ranks images alike, but its numbers must not be compared with published FID, nor with those of other data, sizes or counts of images.")
-    elif distances:
-        points.append("<strong>Not FID.</strong> The distance uses a network with random weights, whose numbers compare with nothing else.")
-    if d.matched:
-        points.append("<strong>Nothing about fractions of specimens.</strong> The histograms of the micrographs were matched, as in the paper, and after that all micrographs have nearly the same fraction, whatever the specimen had.")
-    points.append(f"<strong>One run.</strong> It had the seed {d.config.seed}. Another seed would give other numbers, and how far apart they would lie was not measured: small differences mean nothing.")
-    if d.settings.get("synthetic"):
-        points.append("<strong>No real steel.</strong> The images were computed; a network that does well on them need not do well on micrographs.")
-    else:
-        points.append(f"<strong>No other material.</strong> All images come from {_count(groups, 'group')} of one collection. The network knows nothing of another alloy, heat treatment, magnification or instrument.")
-    if not d.archive.has_holdout:
-        points.append("<strong>Not new images.</strong> Nothing was held out, so the network is judged by images that it has seen.")
-    points.append("<strong>Not whether parts of images were copied.</strong> Copies of whole images <a href=\"#copies\">were looked for</a>; a patchwork of training images would not be found." if _newest(d, "share of copies")
-                  else "<strong>Not whether images were copied.</strong> Nobody <a href=\"#copies\">looked for copies</a>.")
-    if d.archive.pixel_size_nm is None:
-        points.append("<strong>No lengths.</strong> The pixel size is not known, so distances are in pixels.")
-    points.append("<strong>No evidence of a material.</strong> A generated image is an example of what the network learned. No specimen looked like it, and a measurement on it is not a measurement on a material.")
-    return _section("limits", "What these results do not show", "<ul>" + "".join(f"<li>{point}</li>" for point in points) + "</ul>")
-
-# %% ../nbs/91_report.ipynb #710c518c
-def _table(rows: list, caption: str) -> str:
-    cells = "".join(f'<tr><th scope="row">{_esc(str(name))}</th><td>{_esc(str(value))}</td></tr>' for name, value in rows)
-    return f'<table class="facts"><caption>{caption}</caption><tbody>{cells}</tbody></table>'
+    return dict(words=_steel_words(record) if record else "", warning=(more or [""])[0], floors=floors, charts=charts, apart=float(np.abs(s2[1] - s2[0]).max()), limit=TWO_POINT_LIMIT)
 
 # %% ../nbs/91_report.ipynb #a7124b71
 def _value(value) -> str:
@@ -451,117 +329,39 @@ def _value(value) -> str:
         return ", ".join(f"{name} {_value(one)}" for name, one in value.items()) or "none"
     return "none" if value is None else ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
+# %% ../nbs/91_report.ipynb #e6cf4175
+def _date(when: float, more: str = "") -> str:
+    "A day in words, from Unix seconds."
+    try: return time.strftime("%d %B %Y" + more, time.localtime(when)).lstrip("0")
+    except (OverflowError, ValueError, OSError): return "at an unknown time"
+
 # %% ../nbs/91_report.ipynb #cbaf587d
-def _settings(d: DemoResult) -> str:
+def _settings(d: DemoResult) -> dict:
+    "Tables of names and values."
     environment, seconds = d.about.get("environment", {}), _last(d, "Timing/total_sec")
     when = next((line["timestamp"] for line in reversed(d.stats) if "timestamp" in line), None)
-    versions = [("semgan_nb, of the training", d.about.get("version")), ("semgan_nb, of this page", semgan_nb.__version__), *((name, environment.get(name)) for name in ("torch", "python", "system", "device", "threads"))]
     run = [("archive (SHA-256)", d.archive.fingerprint[:16] + " …"), ("snapshot", d.snapshot.path.name), ("state of the run", d.status["state"]), ("time spent on training", _duration(seconds) if seconds else "unknown"),
-           ("last line written", time.strftime("%d %B %Y, %H:%M", time.localtime(when)) if when else "unknown")]
-    return _section(
-        "settings", "Settings and versions",
-        _table([(name, _value(value)) for name, value in d.about.get("requested", {}).items()], "Set apart from the defaults"), _table(run, "The run"), _table(versions, "Versions"),
-        "<details><summary>All settings of the training</summary>" + _table([(name, _value(value)) for name, value in d.about["resolved"].items()], "Fields of the configuration") + "</details>",
-        "<details><summary>How the archive was prepared</summary>" + _table([(name, _value(value)) for name, value in d.settings.items()], "Settings") + "</details>",
-        _p("To go on: <code>semgan demo --kimg N</code> trains longer, <code>semgan demo --data FOLDER</code> takes your own micrographs, <code>semgan lab</code> opens the same as a notebook to change."),
-    )
-
-# %% ../nbs/91_report.ipynb #6e55a849
-_STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --page: #f6f5f2; --ink: #1c1b1a; --quiet: #5f5b56; --line: #dcd8d1; --own: #b84a00; --bar: #8b8780; --link: #00569c; }
-@media (prefers-color-scheme: dark) { :root { --paper: #1b1b1b; --page: #111110; --ink: #e6e6e6; --quiet: #a9a49c; --line: #3a3835; --own: #f28a3c; --bar: #8b8780; --link: #7fbcf5; } }
-* { box-sizing: border-box; }
-html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; scroll-behavior: smooth; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 1.0625rem/1.6 Charter, "Bitstream Charter", "Sitka Text", Cambria, Georgia, serif; overflow-wrap: break-word; }
-header, main, footer { max-width: 50rem; margin: 0 auto; padding: 0 1rem; }
-header { padding-top: 2.5rem; }
-h1, h2, h3, nav, table, figcaption, summary, .scale, .date { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: clamp(1.7rem, 5vw, 2.5rem); line-height: 1.15; letter-spacing: -0.02em; margin: 0 0 0.4em; text-wrap: balance; }
-h2 { font-size: 1.4rem; line-height: 1.25; letter-spacing: -0.01em; margin: 0 0 0.7em; }
-h3 { font-size: 1.06rem; margin: 2em 0 0.3em; }
-p, ul { max-width: 42rem; margin: 0 0 1em; }
-ul { padding-left: 1.2em; }
-li { margin-bottom: 0.45em; }
-a { color: var(--link); text-underline-offset: 0.15em; }
-a:focus-visible, summary:focus-visible, video:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
-code { font-family: ui-monospace, "Cascadia Mono", Menlo, Consolas, monospace; font-size: 0.88em; }
-.date { color: var(--quiet); font-size: 0.9rem; margin: 0; }
-nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: 0.2rem 1.1rem; padding: 0.7rem 0; margin: 1.3rem 0 0; max-width: none; font-size: 0.9rem; border-block: 1px solid var(--line); }
-nav li { margin: 0; }
-nav a { display: inline-block; padding: 0.2rem 0; }
-section { margin-top: 2.2rem; padding: 1.5rem 1.5rem 0.9rem; background: var(--paper); border: 1px solid var(--line); border-radius: 10px; }
-figure { margin: 1.2rem 0; }
-figure img, figure video { display: block; max-width: 100%; height: auto; }
-figure > img { width: 100%; border-radius: 3px; }
-figcaption { color: var(--quiet); font-size: 0.88rem; line-height: 1.45; margin-top: 0.5rem; }
-figcaption strong { color: var(--ink); }
-.scale { display: flex; align-items: center; gap: 0.5em; font-size: 0.85rem; margin-top: 0.45rem; }
-.scale span { height: 5px; background: var(--ink); }
-.pair { display: grid; gap: 0 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); }
-.pair figure { margin-bottom: 0.8rem; }
-video { width: min(100%, 24rem); aspect-ratio: 1; border-radius: 6px; background: #000; }
-table { border-collapse: collapse; width: 100%; margin: 1.2rem 0; font-size: 0.9rem; line-height: 1.4; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding-bottom: 0.45rem; }
-th, td { text-align: left; vertical-align: top; padding: 0.35rem 0.9rem 0.35rem 0; border-bottom: 1px solid var(--line); font-weight: 400; }
-thead th { color: var(--quiet); font-size: 0.82rem; }
-tbody th { overflow-wrap: anywhere; }
-.n, .role { white-space: nowrap; }
-.n { text-align: right; }
-.bar { width: 34%; padding-right: 0; vertical-align: middle; }
-th small { display: block; color: var(--quiet); font-size: 0.85em; }
-.range, .length { position: relative; display: block; height: 0.7rem; }
-.range { background: linear-gradient(var(--line), var(--line)) center / 100% 1px no-repeat; }
-.range i { position: absolute; top: 0.15rem; height: 0.4rem; background: var(--bar); border-radius: 2px; }
-.range b { position: absolute; top: 0; width: 3px; margin-left: -1.5px; height: 0.7rem; background: var(--ink); }
-.held-out .range i, .own .length i { background: var(--own); }
-.length i { display: block; height: 100%; min-width: 2px; background: var(--bar); border-radius: 2px; }
-.own th, .own td { color: var(--own); font-weight: 650; }
-.own small { color: inherit; font-weight: 400; }
-.facts { table-layout: fixed; }
-.facts th { width: 40%; color: var(--quiet); }
-details { margin: 0.8rem 0; }
-summary { cursor: pointer; font-size: 0.95rem; padding: 0.2rem 0; }
-footer { color: var(--quiet); font-size: 0.9rem; padding-block: 2rem 3rem; }
-@media (max-width: 600px) { body { font-size: 1rem; } header { padding-top: 1.4rem; } section { padding: 1.1rem 0.9rem 0.5rem; margin-inline: -0.5rem; } .wide { display: none; } th, td { padding-right: 0.6rem; } .bar { width: 26%; } .facts th { width: 46%; } }
-@media print { :root { color-scheme: light; } nav { display: none; } section { border: 0; padding: 0; break-inside: auto; } figure, table { break-inside: avoid; } }
-"""
-_SECTIONS = dict(short=_short, data=_data, training=_training, samples=_samples, decides=_decides, copies=_copies, walk=_walk, physics=_physics, limits=_limits, settings=_settings)
-_NAMES = dict(short="In short", data="Data", training="Training", samples="Images", decides="z or noise?", copies="Copies?", walk="Walk", physics="Same material?", limits="What it does not show", settings="Settings")
+           ("last line written", _date(when, ", %H:%M") if when else "unknown")]
+    rows = lambda values: [(name, _value(value)) for name, value in values.items()]
+    return dict(run=run, versions=rows({"semgan_nb, of the training": d.about.get("version"), "semgan_nb, of this page": semgan_nb.__version__, **{name: environment.get(name) for name in ("torch", "python", "system", "device", "threads")}}),
+                requested=rows(d.about["requested"]), resolved=rows(d.about["resolved"]), archive=rows(d.settings))
 
 # %% ../nbs/91_report.ipynb #35224a4e
+def _code(text: str) -> Markup:
+    "A text with what stands in `these` quotes as code."
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(shown(text))))
+
+# %% ../nbs/91_report.ipynb #25532d81
 def write_report(
     demo_dir,  # the folder that `semgan demo` wrote, or what `read_demo` read from it
 ) -> Path:
     "Write report.html into the folder of a demo, from what lies there; returns its path. BadInput where there is no archive or no run."
     d = demo_dir if isinstance(demo_dir, DemoResult) else read_demo(demo_dir)
-    title = f"Generated micrographs of {_material(d)}"
     when = next((line["timestamp"] for line in reversed(d.stats) if "timestamp" in line), time.time())
-    links = "".join(f'<li><a href="#{key}">{name}</a></li>' for key, name in _NAMES.items())
-    body = "\n".join(section(d) for section in _SECTIONS.values())
-    page = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<link rel="icon" href="data:,">
-<style>{_STYLE}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-<p class="date">Report of <code>semgan demo</code>, trained {time.strftime('%d %B %Y', time.localtime(when)).lstrip('0')}</p>
-<nav aria-label="Sections"><ul>{links}</ul></nav>
-</header>
-<main>
-{body}
-</main>
-<footer><p>The method: G. Lambard, K. Yamazaki, M. Demura, <cite>Scientific Reports</cite> 13, 566 (2023), doi:10.1038/s41598-023-27574-8; T. Karras and others, <cite>Training generative adversarial networks with limited data</cite>, NeurIPS 2020. Written by semgan_nb {semgan_nb.__version__}.</p></footer>
-</body>
-</html>
-"""
+    sections = dict(short=_short, data=_data, training=_training, samples=_samples, decides=_decides, copies=_copies, walk=_walk, physics=_physics, settings=_settings)
+    text = page("report", dict(code=_code), d=d, material=_material(d), size=d.archive.resolution, kimg=float(d.status["kimg"]), seconds=_last(d, "Timing/total_sec"), date=_date(when), version=semgan_nb.__version__,
+                count=_count, duration=_duration, three=_three, fraction=d.physics["fraction"], spectrum=d.physics["spectrum"], **{name: section(d) for name, section in sections.items()})
     path = d.folder / "report.html"
     with atomic(path) as part:
-        part.write_text(page, encoding="utf-8", newline="\n")
+        part.write_text(text, encoding="utf-8", newline="\n")
     return path
