@@ -19,7 +19,7 @@ from typing import Iterable, Iterator
 import numpy as np
 import torch
 
-from .foundation import BadInput, atomic
+from .foundation import BadInput, atomic, plain_label
 from .micrographs import scale_bar
 from .latent import _at_rest, latents, parse_seeds, slerp, to_uint8_images
 
@@ -132,7 +132,7 @@ def walk_figure(
         axes = figure.add_axes((x / total_w, 1 - (y + tall) / total_h, width / total_w, tall / total_h))
         axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.axis("off")
-        canvas.text(x + width / 2, y - 0.06, title, ha="center", fontsize=8)
+        canvas.text(x + width / 2, y - 0.06, plain_label(title), ha="center", fontsize=8)
         if k + 1 == len(images):
             if pixel_size_nm is not None:
                 scale_bar(axes, float(np.ravel(pixel_size_nm)[-1]), image.shape[:2])

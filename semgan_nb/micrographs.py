@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from .foundation import BadInput
+from .foundation import BadInput, plain_label
 from .files import regular_file
 from .vendors import _short
 from .image_files import _grey, _read_other, _read_tiff, _row_blocks, _what_is_it
@@ -248,7 +248,7 @@ def show(
         image = np.asarray(image)
         low, high = (0, 255) if image.dtype == np.uint8 else (0, 1) if image.dtype == bool else (image.min(), image.max())
         ax.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-        if k < len(titles): ax.set_title(titles[k], fontsize=8, pad=2)
+        if k < len(titles): ax.set_title(plain_label(titles[k]), fontsize=8, pad=2)
         if size is not None: scale_bar(ax, float(np.ravel(size)[-1]), image.shape)
     plt.close(fig)
     return fig

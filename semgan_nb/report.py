@@ -230,7 +230,7 @@ def _training(d: DemoResult) -> dict:
     chart = chart_html(lambda figure=None: plots.curves(run, figure=figure), alt, caption, (3.8, tall))
     distances = _measured(d, "distance")
     kind = "lite0" if any(metric.startswith("lite0") for metric in distances) else "other" if distances else ""
-    return dict(distance=kind, lengths=[f"{words}." for words in lengths], ladders=ladders, rt=rt, p=p, chart=chart)
+    return dict(distance=kind, lengths=lengths, ladders=ladders, rt=rt, p=p, chart=chart)
 
 # %% ../nbs/91_report.ipynb #1b35f4b1
 def _samples(d: DemoResult) -> dict:

@@ -296,7 +296,11 @@ def read_metrics(run) -> dict[str, list[dict]]:
 def read_ladder(run, metric: str) -> dict | None:
     "The distances of known sets for one metric, or None if it was never evaluated."
     parse_metric(metric)
-    return read_json(Path(run) / f"ladder-{metric}.json", LADDER)
+    path = Path(run) / f"ladder-{metric}.json"
+    ladder = read_json(path, LADDER)
+    if ladder and ladder["metric"] != metric:
+        raise BadInput(f"{path}: metric is {printable(repr(ladder['metric']), 60)}, it must be that of the file's name: the run directory is damaged")
+    return ladder
 
 # %% ../nbs/50_runs.ipynb #d20522f3
 def image_number(path) -> int:
