@@ -12,14 +12,9 @@ import os
 import sys
 from pathlib import Path
 
-from .foundation import BadInput, _image_bar, _speaks, atomic, printable
+from .foundation import BadInput, _image_bar, _speaks, atomic
 from .generate import phases, walk
-from .options import GOES_ON, _Parser, _add_settings, _fields_of, _number_or, _pair, _reader, _settings, _side
-
-# %% ../nbs/94_cli.ipynb #92cf678c
-def _say(*texts, sep: str = "\n") -> None:
-    "Print what a verb found. Texts and names from files come by here, so what would act on a terminal is shown as an escape."
-    print(*(printable(text, keep="\n") for text in texts), sep=sep)
+from .options import GOES_ON, _Parser, _add_settings, _complain, _fields_of, _nobody_reads, _number_or, _pair, _reader, _say, _settings, _side, _was_interrupted
 
 # %% ../nbs/94_cli.ipynb #8746e140
 def _demo_options(parser):
@@ -284,16 +279,10 @@ def _convert(options):
 # %% ../nbs/94_cli.ipynb #d264a11c
 def _info_options(parser):
     parser.add_argument("path", nargs="+", help="a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot or a network pickle")
-
-
     parser.add_argument("--page", type=int, default=0, metavar="N", help="of an image file of several pages, counted from 0 (default 0)")
     parser.add_argument("--bar", type=_number_or("auto"), default="auto", metavar="ROWS", help="height of the data bar (default: auto, looks for one)")
     parser.add_argument("--print-density", action="store_true", help="take the dpi of an image without any record as its pixel size")
     parser.add_argument("--force", action="store_true", help="take label maps and colour images too")
-
-# %% ../nbs/94_cli.ipynb #5787c5d8
-def _complain(error: Exception) -> None:
-    print("semgan: " + " ".join(str(error).split()), *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
 
 # %% ../nbs/94_cli.ipynb #7c5e724c
 def _info(options):
@@ -329,8 +318,8 @@ def info(
     **how,  # of an image: what `read_micrograph` takes, such as page=1 or print_density=True
 ) -> str:
     "What a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot or a network pickle is, in a few lines."
-    from semgan_nb.files import regular_file
-    from semgan_nb.micrographs import list_images, read_micrograph
+    from semgan_nb.files import begins, regular_file
+    from semgan_nb.micrographs import list_images, micrograph_line, read_micrograph
 
     path = Path(path)
     if not path.exists():
@@ -346,10 +335,10 @@ def info(
             paths = list_images(path)
             if not paths:
                 raise BadInput(f"{path}: holds no images, no archive and no run")
-            return "\n".join([f"{path}: {len(paths)} images", *(f"  {_line_of(p)}" for p in paths[:20]), *(["  …"] if len(paths) > 20 else [])])
+            return "\n".join([f"{path}: {len(paths)} images", *(f"  {micrograph_line(p)}" for p in paths[:20]), *(["  …"] if len(paths) > 20 else [])])
     elif not regular_file(path):
         raise BadInput(f"{path}: there is no such file or folder")
-    elif path.suffix in (".safetensors", ".pkl", ".pt", ".pth") or _begins(path, b"\x80"):
+    elif path.suffix in (".safetensors", ".pkl", ".pt", ".pth") or begins(path, b"\x80"):
         from semgan_nb.official import file_lines
 
         first, *lines = file_lines(path)
@@ -366,21 +355,6 @@ def info(
     lines = [f"{dataset!r}", f"  {len(dataset) - held} to train on, {held} held out", f"  pixel size: {dataset.pixel_size_nm or 'unknown'}"]
     lines += [f"  {name}: {value}" if len(str(value)) < 200 else f"  {name}: {len(value)} {'letters' if isinstance(value, str) else 'entries'}, see manifest.json" for name, value in settings.items()]
     return "\n".join(lines + [f"  note: {warning}" for warning in dataset.warnings])
-
-# %% ../nbs/94_cli.ipynb #71875e52
-def _line_of(path: Path) -> str:
-    "A micrograph of a folder in a line, or why it is none."
-    from semgan_nb.micrographs import read_micrograph
-
-    try:
-        return str(read_micrograph(path))
-    except BadInput as error:
-        return f"refused: {error}"
-
-# %% ../nbs/94_cli.ipynb #56fd1208
-def _begins(path: Path, start: bytes) -> bool:
-    with open(path, "rb") as f:
-        return f.read(len(start)) == start
 
 # %% ../nbs/94_cli.ipynb #f8074a4a
 def _run_info(run: Path) -> str:
@@ -571,16 +545,6 @@ def _overview() -> str:
     lines = ["semgan: train a GAN on micrographs", "", "usage: semgan VERB ...", ""]
     return "\n".join(lines + [f"  {verb:{max(map(len, VERBS)) + 2}}{text}" for verb, (text, *_) in VERBS.items()] + ["", "semgan VERB --help says more. Begin with: semgan demo"])
 
-# %% ../nbs/94_cli.ipynb #79cbaafd
-def _nobody_reads() -> None:
-    "From here on what is printed goes nowhere, so that Python does not complain as it ends."
-    import io
-
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError, io.UnsupportedOperation):  # an output that is no file
-        pass
-
 # %% ../nbs/94_cli.ipynb #adc1e7f9
 def _verb(verb: str, rest: list[str]) -> int:
     "Do what a verb says; the exit status. Ctrl-C is not caught."
@@ -618,13 +582,6 @@ def _verb(verb: str, rest: list[str]) -> int:
     except SystemExit as end:  # --help
         return end.code or 0
     return 0
-
-# %% ../nbs/94_cli.ipynb #25208c25
-def _was_interrupted(error: BaseException | None) -> bool:
-    "Whether Ctrl-C is behind an error: a module that is just being loaded may make an ImportError of it."
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 # %% ../nbs/94_cli.ipynb #15ff21b4
 def main(

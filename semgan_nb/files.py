@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TEXT', 'TRUTH', 'PLAIN', 'PAIR', 'PIXEL_SIZE', 'DAMAGED', 'Unfit', 'rule', 'number', 'whole', 'one_of', 'optional',
-           'either', 'list_of', 'table_of', 'fields', 'both', 'json_limit', 'regular_file', 'checked_json', 'read_json',
-           'read_lines']
+           'either', 'list_of', 'table_of', 'fields', 'both', 'json_limit', 'regular_file', 'begins', 'checked_json',
+           'read_json', 'read_lines']
 
 # %% ../nbs/01_files.ipynb #335292e0
 import json
@@ -164,6 +164,11 @@ def regular_file(path) -> bool:
     if stat.S_ISDIR(mode): return False
     if not stat.S_ISREG(mode): raise BadInput(f"{path} is no file but a {'named pipe' if stat.S_ISFIFO(mode) else 'device or socket'}: it is not read")
     return True
+
+# %% ../nbs/01_files.ipynb #4135be6c
+def begins(path, start: bytes) -> bool:
+    "Whether a file begins with these bytes."
+    with open(path, "rb") as f: return f.read(len(start)) == start
 
 # %% ../nbs/01_files.ipynb #574c53b2
 def _bytes_of(path, most: int, then: str) -> bytes | None:
