@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .foundation import BadInput, _write_text
+from .files import PLAIN, TEXT, both, fields, list_of, number, read_json, table_of
 from .dataset import Dataset
 from .latent import random_images
 from .microstructure import compare, measure, same_steel
@@ -135,13 +136,14 @@ def baselines(
     return result
 
 # %% ../nbs/73_baselines.ipynb #54035102
+_RESULT = fields(dict(rows=list_of(fields(dict(key=TEXT, name=TEXT, kind=TEXT, values=table_of(number(finite=False)), physics=table_of(PLAIN), copies=number(finite=False))))))
 def _kept_rows(out, settings):
-    "Rows of known sets that an earlier call with the same settings has written."
+    "Rows of known sets that an earlier call with the same settings has written; none where the file is damaged, which is then written anew."
     try:
-        there = json.loads((Path(out) / "baselines.json").read_text(encoding="utf-8")) if out is not None else {}
-        return {row["key"]: row for row in there["rows"] if row["kind"] != "network"} if all(there.get(key) == value for key, value in settings.items()) else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        there = (read_json(Path(out) / "baselines.json", both(table_of(PLAIN), _RESULT)) if out is not None else None) or {}
+    except BadInput:
         return {}
+    return {row["key"]: row for row in there["rows"] if row["kind"] != "network"} if there and all(there.get(key) == value for key, value in settings.items()) else {}
 
 # %% ../nbs/73_baselines.ipynb #a2b5e664
 _PHYSICS_COLUMNS = dict(value=("physics, floors", ".2f"), two_point=("two-point corr.", ".4f"), fraction=("fraction", ".3f"), spectrum=("spectrum, decades", ".2f"))

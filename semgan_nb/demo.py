@@ -11,7 +11,7 @@ import json
 import time
 from pathlib import Path
 
-from .foundation import BadInput, _image_bar, atomic
+from .foundation import BadInput, _image_bar, atomic, printable
 from .files import read_json
 from .micrographs import embedded, list_images
 from .transfer import _with_transfer
@@ -100,6 +100,7 @@ def demo(
     from semgan_nb.foundation import default_cache
     from semgan_nb.training import choose_metrics
 
+    say = lambda text, tell=say: tell(printable(text, keep="\n"))
     data, out = str(data), Path(out) if out else demo_folder(str(data))
     config, changed = _with_transfer(preset("laptop", size), settings, out / "run")
     wanted, folder = _demo_settings(data, size, window, stride)

@@ -19,7 +19,7 @@ from typing import Iterable, Iterator
 import numpy as np
 import torch
 
-from .foundation import BadInput, atomic, plain_label
+from .foundation import BadInput, atomic, plain_label, printable
 from .micrographs import scale_bar
 from .latent import _at_rest, latents, parse_seeds, slerp, to_uint8_images
 
@@ -240,7 +240,7 @@ def write_film(
                 raise ValueError(f"frames differ: {first.shape} uint8, then {frame.shape} {frame.dtype}")
             yield _enlarged(frame, factor, kind == ".mp4")
 
-    with tqdm(checked(), path.name, total=total, unit=" frames", disable=not progress) as bar:
+    with tqdm(checked(), printable(path.name), total=total, unit=" frames", disable=not progress) as bar:
         if kind:
             with atomic(path) as part:
                 return _encode(bar, _enlarged(first, factor, kind == ".mp4"), part, fps, kind)

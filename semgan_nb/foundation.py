@@ -306,7 +306,7 @@ def _image_bar(name: str, show: bool = True):
         if not bars:
             bars.append(_bar(total=total, unit=" images"))
         bars[0].total = total
-        bars[0].set_description_str(f"{name}: {text}", refresh=False)
+        bars[0].set_description_str(printable(f"{name}: {text}"), refresh=False)
         bars[0].update(done - bars[0].n)
 
     try:

@@ -9,7 +9,7 @@ __all__ = ['walk', 'phases']
 import sys
 from pathlib import Path
 
-from .foundation import BadInput, atomic
+from .foundation import BadInput, atomic, printable
 from .files import regular_file
 
 # %% ../nbs/60_generate.ipynb #de7e9d72
@@ -36,7 +36,7 @@ def walk(
     how = dict(space=space, truncation_psi=truncation_psi, noise_mode=noise_mode)
     stream = walk_frames(loaded.G, seeds, frames, **how)
     if noise_mode == "walk" and not noise_maps(loaded.G, 0):
-        print(f"note: {loaded.path.name} has no noise inputs, so only the latent vector walks", file=sys.stderr)
+        print(f"note: {printable(loaded.path.name)} has no noise inputs, so only the latent vector walks", file=sys.stderr)
     count = write_film(stream, out, fps, total=frames, progress=progress)
     panels = walk_figure(walk_frames(loaded.G, seeds, 6, **how), pixel_size_nm=loaded.meta.get("pixel_size_nm"))
     with atomic(figure) as part:
@@ -67,7 +67,7 @@ def _to_segment(source, seeds, truncation_psi, pixel_size, images, how_to_read):
         data = Dataset(source)
         sizes = {record["file"]: record.get("pixel_size_nm") for record in data.manifest.get("images", [])}
         if data.manifest.get("settings", {}).get("intensity") == "match":
-            print(f"note: the grey levels in {source.name} were matched, so the shares of its phases say little", file=sys.stderr)
+            print(f"note: the grey levels in {printable(source.name)} were matched, so the shares of its phases say little", file=sys.stderr)
         for k, name in enumerate(data.names[:images]):
             yield Path(name).stem, grey_stack(data.images(k))[0], pixel_size or sizes.get(name) or data.pixel_size_nm, dict(source=source.name, image=name, fingerprint=data.fingerprint)
     else:

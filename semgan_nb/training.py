@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .foundation import BadInput, RunFailed, append_line, atomic, default_cache, file_hash, room_for, write_json
+from .foundation import BadInput, RunFailed, append_line, atomic, default_cache, file_hash, printable, room_for, write_json
 from .dataset import Dataset
 from .layers import keep_memory
 from .latent import _at_once, latents, to_uint8_images
@@ -171,7 +171,7 @@ class _Onlooker:
 # %% ../nbs/57_training.ipynb #1b51150e
 def _say_and_log(writer: RunWriter, text: str) -> None:
     "What somebody who waits for a run should know: on the error stream, and in log.txt."
-    print(f"note: {text}", file=sys.stderr)
+    print(f"note: {printable(text)}", file=sys.stderr)
     writer.log(text)
 
 # %% ../nbs/57_training.ipynb #c5489de4

@@ -46,7 +46,7 @@ def put(value, path, new):
 BROKEN = dict(empty="", cut='{"a": [1, 2', text="not JSON", null="null", number="3", list="[]", deep="[" * 100_000, deeper='{"a":' * 100_000, digits='{"kimg": ' + "1" * 5000 + "}", other="[[1]]", nothing="{}")
 WRONG = {
     "config.json": [((name,), new) for name in ("resolved", "data", "requested") for new in (..., None, [], "x", 3)]
-    + [(("resolved", name), new) for name in ("aug", "total_kimg", "seed", "metrics", "ada_target") for new in ([], {}, HUGE, "\ud800", float("nan"))] + [(("resolved", "aug"), ...), (("data", "path"), 3), (("data", "resolution"), 0), (("data", "count"), "many")],
+    + [(("resolved", name), new) for name in ("aug", "total_kimg", "seed", "ada_target") for new in ([], {}, HUGE, "\ud800", float("nan"))] + [(("resolved", "aug"), ...), (("resolved", "metrics"), "auto"), (("resolved", "metrics"), [3]), (("data", "path"), 3), (("data", "resolution"), 0), (("data", "count"), "many")],
     "status.json": [(("state",), new) for new in (..., None, 3, [], MARKUP)] + [(("kimg",), new) for new in (..., None, "x", HUGE, -1, float("inf"))] + [(("heartbeat",), "now"), (("message",), ["a"]), (("total_kimg",), float("nan"))],
     "stats.jsonl": [(("Progress/kimg",), new) for new in (..., None, 3, {}, {"mean": "x"}, {"mean": HUGE})] + [(("Loss/signs/real",), [1])],
     f"metric-{METRIC}.jsonl": [((name,), new) for name in ("results", "kimg", "snapshot_pkl", "metric") for new in (..., None, [], HUGE, "\ud800")] + [(("results", METRIC), "low"), (("results",), {}), (("results",), {MARKUP: 1}), (("snapshot_pkl",), "../../other.safetensors"), (("floor",), 3)],
