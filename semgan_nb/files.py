@@ -102,7 +102,7 @@ def list_of(inner, least: int = 0, most: int = 10**7, words: str = ""):
 def table_of(inner, least: int = 0):
     "The rule of an object with any names, whose values follow a rule."
     def check(value, field):
-        if type(value) is not dict or len(value) < least:
+        if not isinstance(value, dict) or len(value) < least:
             raise Unfit(field, value, check.words)
         for name, one in value.items():
             if not _is_text(name, 1000):
@@ -115,7 +115,7 @@ def table_of(inner, least: int = 0):
 def fields(must: dict, may: dict = {}):  # name of a field -> rule: of those that must be there, and of those that may be missing
     "The rule of an object with known fields."
     def check(value, field):
-        if type(value) is not dict:
+        if not isinstance(value, dict):
             raise Unfit(field, value, check.words)
         for known, needed in ((must, True), (may, False)):
             for name, inner in known.items():

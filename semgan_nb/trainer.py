@@ -354,7 +354,7 @@ class Trainer:
         try:
             STATE(state, "")
         except Unfit as wrong:
-            raise BadInput(f"a state of the run: {wrong.args[0]} is not {wrong.args[2]}: the state is damaged") from None
+            raise BadInput(f"{wrong.args[0]} of a state of the run is no more what it must be, {wrong.args[2]}: the state is damaged") from None
         for k in self._PARTS:
             getattr(self, k).load_state_dict(state[k])
         for k in self._NUMBERS:
