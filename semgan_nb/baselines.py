@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .foundation import SEED, BadInput, Rule, _shown, _write_text, checked, keep, stream, try_folder
+from .files import PLAIN, TEXT, both, fields, list_of, number, read_json, table_of
 from .dataset import Dataset
 from .latent import random_images
 from .microstructure import compare, compare_microstructures, measure
@@ -158,22 +159,22 @@ def baselines(
     return result
 
 # %% ../nbs/73_baselines.ipynb #54035102
+_RESULT = fields(dict(rows=list_of(fields(dict(key=TEXT, name=TEXT, kind=TEXT, values=table_of(number(finite=False)), physics=table_of(PLAIN), copies=number(finite=False))))))
 def _kept_rows(out, settings, overwrite=False):
     "Rows of known sets that an earlier call with the same settings has written. BadInput where the folder holds something else under the names that are written, or a table with other settings."
     if out is None: return {}
     files = {name: Path(out) / f"baselines.{name}" for name in ("json", "md", "png")}
     try_folder(out)
-    there = {}
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        there = json.loads(files["json"].read_text(encoding="utf-8"))
-    ours = isinstance(there, dict) and isinstance(there.get("rows"), list) and {"format", "data", "metrics", "seed"} <= there.keys()
+    there = None
+    with contextlib.suppress(BadInput):
+        there = read_json(files["json"], both(table_of(PLAIN), _RESULT))
+    ours = there is not None and {"format", "data", "metrics", "seed"} <= there.keys()
     for path in files.values(): keep(path, ours, overwrite)
     if not ours: return {}
     differ = [name for name, value in settings.items() if there.get(name) != value]
     if differ and not overwrite:
         raise BadInput(f"{files['json']} is a table with other settings ({differ[0]} is {_shown(there.get(differ[0]))} there and {_shown(settings[differ[0]])} here): choose another folder with --out, or add --overwrite (overwrite=True) to replace it")
-    rows = [row for row in there["rows"] if isinstance(row, dict) and row.get("kind") in ("real", "baseline") and "key" in row]
-    return {} if differ else {row["key"]: row for row in rows}
+    return {} if differ else {row["key"]: row for row in there["rows"] if row["kind"] in ("real", "baseline")}
 
 # %% ../nbs/73_baselines.ipynb #a2b5e664
 _PHYSICS_COLUMNS = dict(value=("physics, floors", ".2f"), two_point=("two-point corr.", ".4f"), fraction=("fraction", ".3f"), spectrum=("spectrum, decades", ".2f"))

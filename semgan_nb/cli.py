@@ -12,10 +12,10 @@ import os
 import sys
 from pathlib import Path
 
-from .foundation import _UNWRITABLE, BadInput, Rule, _image_bar, _legible, _speaks, atomic, claim, mark, try_folder
-from .micrographs import list_images, other_files, read_micrograph
+from .foundation import _UNWRITABLE, BadInput, Rule, _image_bar, _speaks, atomic, claim, mark, printable, try_folder
+from .micrographs import list_images, micrograph_line, other_files, read_micrograph
 from .generate import phases, walk
-from .options import GOES_ON, _Parser, _add_settings, _fields_of, _listed, _option, _overwrite, _pair, _reader, _settings
+from .options import GOES_ON, _Parser, _add_settings, _complain, _fields_of, _listed, _nobody_reads, _option, _overwrite, _pair, _reader, _say, _settings, _was_interrupted
 
 # %% ../nbs/94_cli.ipynb #8746e140
 def _demo_options(parser):
@@ -69,7 +69,7 @@ def _prepare(options):
     from semgan_nb.preparation import details, prepare
 
     summary = prepare(**vars(options))
-    print(f"{options.dest}: {prepared(summary)}\n{details(summary)}")
+    _say(f"{options.dest}: {prepared(summary)}\n{details(summary)}")
 
 # %% ../nbs/94_cli.ipynb #d52d6b45
 def _train_options(parser):
@@ -93,12 +93,12 @@ def _train_verb(options):
     from semgan_nb.monitoring import _train
     from semgan_nb.transfer import _with_transfer
     from semgan_nb.dataset import Dataset
-    from semgan_nb.runs import Config, describe, is_run, next_run_dir, preset, read_config, read_status
+    from semgan_nb.runs import Config, is_run, preset, read_config, read_status
     from semgan_nb.distributed import choose_device
     from semgan_nb.trainer import Trainer, check_ranks
     from semgan_nb.resources import disk_line, disk_use, estimate, fit_batch_gpu, half_words, probe
     from semgan_nb.training import begin_from, check_run, train_notes
-    from semgan_nb.launch import check_gpus, launch
+    from semgan_nb.launch import check_gpus, describe, launch, next_run_dir
 
     several = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun has started so many of us
     if several > 1 and not options.out:
@@ -135,7 +135,7 @@ def _train_verb(options):
         limit = float("inf") if several > 1 else options.memory and options.memory * 1e9  # torchrun's processes cannot choose each for itself
         config, measured, words = fit_batch_gpu(config, dataset.resolution, dataset.channels, device, gpus, limit, measured, strict=bool(options.memory))
     check_ranks(config, gpus)
-    say = print if speaks else lambda *lines: None
+    say = _say if speaks else lambda *lines: None
     say(f"{out}: {dataset!r}" + (f", {gpus} processes" if gpus > 1 else ""))
     for note in train_notes(config, dataset, given, chosen_by_user and options.memory):
         say(f"  note: {note}")
@@ -143,11 +143,11 @@ def _train_verb(options):
         start = preset(config.preset, dataset.resolution, gpus).to_dict()
         for name, value in config.to_dict().items():
             shown = [",".join(map(str, v)) if isinstance(v, list) else str(v) for v in (value, start[name])]
-            print(f"  {name:20}{shown[0]}" + ("" if value == start[name] else f"   (preset {config.preset}: {shown[1]})"))
+            _say(f"  {name:20}{shown[0]}" + ("" if value == start[name] else f"   (preset {config.preset}: {shown[1]})"))
         lines = estimate(config, dataset.resolution, measured, device, gpus)
         if measured and device == "cpu":
             lines.insert(1, half_words(config, dataset.resolution, dataset.channels, measured))
-        print("\n".join(line for line in [*changed, words, *lines, disk_line(disk_use(Trainer(config, dataset)), out)] if line))
+        _say("\n".join(line for line in [*changed, words, *lines, disk_line(disk_use(Trainer(config, dataset)), out)] if line))
         return
     if words.startswith(f"batch_gpu {config.batch_gpu} instead"):
         say(f"  {words}; --batch-gpu sets it")
@@ -193,9 +193,9 @@ def _metrics(options):
         print(study_plots.write_pairs(run, records, options.data, options.pairs))
     for record in records:
         for line in record_lines(record, read_ladder(run, record["metric"])):
-            print(line if line.startswith(" ") else f"{record['snapshot_pkl']}  {line}")
+            _say(line if line.startswith(" ") else f"{record['snapshot_pkl']}  {line}")
     for line in summary_lines(run) if is_run(run) else []:
-        print(line)
+        _say(line)
 
 # %% ../nbs/94_cli.ipynb #4e8ab00f
 def _baselines_options(parser):
@@ -227,7 +227,7 @@ def _baselines(options):
         result = baselines(options.data, networks, list(options.metrics) if options.metrics else None, options.count, out=out, cache=default_cache(), device=device, weights=options.weights, overwrite=options.overwrite, progress=bar)
     with atomic(out / "baselines.png") as part:
         study_plots.baseline_figure(result).savefig(part, format="png", dpi=150, metadata=dict(Software=mark("baselines")))
-    print(f"{baseline_table(result)}\n\n{result['text']}\n\n{out}: baselines.json, baselines.md, baselines.png")
+    _say(f"{baseline_table(result)}\n\n{result['text']}\n\n{out}: baselines.json, baselines.md, baselines.png")
 
 # %% ../nbs/94_cli.ipynb #6b39e146
 def _synth_options(parser):
@@ -252,7 +252,7 @@ def _synth(options):
     from semgan_nb.demo import prepared
     from semgan_nb.preparation import prepare_synthetic
 
-    print(f"{options.dest}: {prepared(prepare_synthetic(**vars(options)))}")
+    _say(f"{options.dest}: {prepared(prepare_synthetic(**vars(options)))}")
 
 # %% ../nbs/94_cli.ipynb #83ad26ef
 def _convert_options(parser):
@@ -265,7 +265,7 @@ def _convert(options):
     from semgan_nb.official import convert
 
     first, *lines = convert(options.source, options.dest, options.overwrite)
-    print("\n".join([first, *(f"  {line}" for line in lines)]))
+    _say("\n".join([first, *(f"  {line}" for line in lines)]))
 
 # %% ../nbs/94_cli.ipynb #d264a11c
 def _info_options(parser):
@@ -277,9 +277,15 @@ def _info_options(parser):
 
 # %% ../nbs/94_cli.ipynb #7c5e724c
 def _info(options):
-    how = vars(options)
+    how, refused = vars(options), 0
     for path in how.pop("path"):
-        print(info(path, **how))
+        try:
+            _say(info(path, **how))
+        except BadInput as error:  # the others are told of all the same
+            _complain(error)
+            refused += 1
+    if refused:
+        raise SystemExit(2)
 
 # %% ../nbs/94_cli.ipynb #0d778955
 def _fetch_options(parser):
@@ -293,7 +299,7 @@ def _fetch(options):
     from semgan_nb.public_sets import fetch, public_sets
 
     if options.name is None:
-        print(public_sets())
+        _say(public_sets())
     else:
         fetch(options.name, options.dest, licence_read=options.licence_read)
 
@@ -303,22 +309,28 @@ def info(
     **how,  # of an image: what `read_micrograph` takes, such as page=1 or print_density=True
 ) -> str:
     "What a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot or a network pickle is, in a few lines."
-    from semgan_nb.studies import study_text
+    from semgan_nb.files import begins, regular_file
 
     path = Path(path)
     if not path.exists():
         raise BadInput(f"{path}: there is no such file or folder")
     if path.is_dir():
         if (path / "config.json").exists():
+            from semgan_nb.monitoring import _run_info
+
             return _run_info(path)
         if (path / "study.json").is_file():
+            from semgan_nb.studies import study_text
+
             return study_text(path)
         if not (path / "dataset.json").exists():
             paths = list_images(path)
             if not paths:
                 raise BadInput(f"{path}: holds no images, no archive and no run")
-            return "\n".join([f"{path}: {len(paths)} images", *(f"  {read_micrograph(p)}" for p in paths[:20]), *(["  …"] if len(paths) > 20 else []), *([f"  note: {others}"] if (others := other_files(path)) else [])])
-    elif path.suffix in (".safetensors", ".pkl", ".pt", ".pth") or _begins(path, b"\x80"):
+            return "\n".join([f"{path}: {len(paths)} images", *(f"  {micrograph_line(p)}" for p in paths[:20]), *(["  …"] if len(paths) > 20 else []), *([f"  note: {others}"] if (others := other_files(path)) else [])])
+    elif not regular_file(path):
+        raise BadInput(f"{path}: there is no such file or folder")
+    elif path.suffix in (".safetensors", ".pkl", ".pt", ".pth") or begins(path, b"\x80"):
         from semgan_nb.official import file_lines
 
         first, *lines = file_lines(path)
@@ -333,39 +345,8 @@ def info(
     held = len(Dataset(path, part="holdout")) if dataset.has_holdout else 0
     settings = dataset.manifest.get("settings", {})
     lines = [f"{dataset!r}", f"  {len(dataset) - held} to train on, {held} held out", f"  pixel size: {dataset.pixel_size_nm or 'unknown'}"]
-    lines += [f"  {name}: {value}" if len(str(value)) < 200 else f"  {name}: {len(value)} entries, see manifest.json" for name, value in settings.items()]
+    lines += [f"  {name}: {value}" if len(str(value)) < 200 else f"  {name}: {len(value)} {'letters' if isinstance(value, str) else 'entries'}, see manifest.json" for name, value in settings.items()]
     return "\n".join(lines + [f"  note: {warning}" for warning in dataset.warnings])
-
-# %% ../nbs/94_cli.ipynb #56fd1208
-def _begins(path: Path, start: bytes) -> bool:
-    with open(path, "rb") as f:
-        return f.read(len(start)) == start
-
-# %% ../nbs/94_cli.ipynb #f8074a4a
-def _run_info(run: Path) -> str:
-    from semgan_nb.launch import summary_lines
-    from semgan_nb.scores import between_rungs, headline, is_latent_share
-    from semgan_nb.runs import read_config, read_ladder, read_metrics, read_status, snapshots
-
-    config, status = read_config(run), read_status(run)
-    total, state = config["resolved"]["total_kimg"], "stopped without a word" if status["state"] == "lost" else status["state"]
-    said = status["message"] if status.get("message") else "its process is gone; the same command goes on from the last state that was saved" if status["state"] == "lost" else ""
-    lines = [f"{run}: {state} at {status['kimg']:g} of {total:g} kimg" + (f" ({said})" if said else "")]
-    settings = config["requested"] | ({"total_kimg": total} if "total_kimg" in config["requested"] else {})
-    lines.append("  settings: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
-    if status.get("warning"):
-        lines.append(f"  warning: {status['warning']}")
-    lines.append(f"  data: {config['data']['path']}, {config['data']['count']} images of {config['data']['resolution']} px")
-    lines += [f"  {line}" for line in config.get("init", {}).get("lines", [])]
-    lines.append(f"  snapshots: {len(found := snapshots(run))}" + (f", the newest {found[-1].name}" if found else ""))
-    for name, records in read_metrics(run).items():
-        if is_latent_share(name):
-            lines.append(f"  {name}: {records[-1]['text']}")
-            continue
-        value, ladder = records[-1]["results"][headline(records[-1])], read_ladder(run, name)
-        lines.append(f"  {headline(records[-1])}: {value:.4g}" + (f", {between_rungs(ladder, value)}" if ladder else ""))
-    lines += [f"  {line}" for line in summary_lines(run)]
-    return "\n".join(lines)
 
 # %% ../nbs/94_cli.ipynb #8da927cc
 def _walk_options(parser):
@@ -385,7 +366,7 @@ def _walk_options(parser):
 # %% ../nbs/94_cli.ipynb #d3719bd9
 def _walk(options):
     found = walk(**vars(options))
-    print(f"{found['film']}: {found['frames']} frames, {found['seconds']:.3g} s, from {found['snapshot']}; {found['figure']} shows six of them")
+    _say(f"{found['film']}: {found['frames']} frames, {found['seconds']:.3g} s, from {found['snapshot']}; {found['figure']} shows six of them")
 
 # %% ../nbs/94_cli.ipynb #2c9f8903
 def _phases_options(parser):
@@ -430,9 +411,9 @@ def _phases(options):
         count += 1
         size = "pixel size unknown" if found["pixel_size_nm"] is None else f"{found['pixel_size_nm'] if isinstance(found['pixel_size_nm'], (int, float)) else found['pixel_size_nm'][1]:.4g} nm a pixel"
         if count <= 20:
-            print(f"{found['name']}: {found['width']} x {found['height']} px, {size}; {found['phase']} {found['fraction']:.3f} of the area, boundary {found['boundary']:.3g} {found['unit']}/{found['unit']}²")
+            _say(f"{found['name']}: {found['width']} x {found['height']} px, {size}; {found['phase']} {found['fraction']:.3f} of the area, boundary {found['boundary']:.3g} {found['unit']}/{found['unit']}²")
     endings = ", ".join([*options.formats, "json"])
-    print(("…\n" if count > 20 else "") + f"{options.dest}: {count} phase map{'s' * (count != 1)}, each as {endings}")
+    _say(("…\n" if count > 20 else "") + f"{options.dest}: {count} phase map{'s' * (count != 1)}, each as {endings}")
 
 # %% ../nbs/94_cli.ipynb #91e0ed31
 def _study_options(parser):
@@ -458,7 +439,7 @@ def _study(options):
 
     given = _settings(options)
     if options.what == "table":
-        print(study_text(options.path, list(given["metrics"]) if "metrics" in given else None))
+        _say(study_text(options.path, list(given["metrics"]) if "metrics" in given else None))
         return
     if not hasattr(options, "batch_gpu"):
         given.pop("batch_gpu", None)
@@ -476,9 +457,9 @@ def _study(options):
         check_run(base.replace(**fields), options.path)
     try_folder(out)
     study = Study.create(out, base, axes, seeds, extra)
-    print(f"{out}: {len(study.points)} runs of {base.total_kimg:g} kimg", *(f"  {line}" for line in changed), sep="\n")
+    _say(f"{out}: {len(study.points)} runs of {base.total_kimg:g} kimg", *(f"  {line}" for line in changed), sep="\n")
     points = run_study(study, options.path)
-    print(study_text(out))
+    _say(study_text(out))
     if any(point["state"] in ("failed", "refused") for point in points):
         raise SystemExit(1)
 
@@ -490,7 +471,7 @@ def _book() -> Path:
     package = Path(semgan_nb.__file__).parent
     return package / "book" if (package / "book").is_dir() else package.parent / "nbs"
 
-# %% ../nbs/94_cli.ipynb #883f25fb
+# %% ../nbs/94_cli.ipynb #715a06cf
 def lab_folder(
     folder="semgan-lab",  # made if it is missing
 ) -> Path:
@@ -553,14 +534,11 @@ def _overview() -> str:
     return "\n".join(lines + [f"  {verb:{max(map(len, VERBS)) + 2}}{text}" for verb, (text, *_) in VERBS.items()] + ["", "semgan VERB --help says more. Begin with: semgan demo"])
 
 # %% ../nbs/94_cli.ipynb #adc1e7f9
-def main(
-    argv: list[str] | None = None,  # None: those of the process
-) -> int:
-    "The `semgan` command; its exit status: 0, 1 for a run that cannot go on, 2 for a fault of the input, 130 when interrupted."
-    verb, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+def _verb(verb: str, rest: list[str]) -> int:
+    "Do what a verb says; the exit status. Ctrl-C is not caught."
     try:
         if verb in ("-h", "--help", "help"):
-            print(_overview())
+            _say(_overview())
         elif verb == "--version":
             import semgan_nb
 
@@ -575,24 +553,39 @@ def main(
             places = [action.dest for action in parser._actions if not action.option_strings]
             parser.usage = " ".join([parser.prog, *places, "[options]"])
             run(parser.read(rest))
+        sys.stdout.flush()
     except BadInput as error:
-        print("semgan: " + _legible(" ".join(str(error).split())), *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        _complain(error)
         return 2
+    except BrokenPipeError:  # whoever read the output has seen enough, as head has
+        _nobody_reads()
+        return 0
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"semgan: {_legible(os.fsdecode(error.filename))} cannot be {'written' if error.errno in _UNWRITABLE else 'used'} ({error.strerror})", file=sys.stderr)
+        print(f"semgan: {printable(os.fsdecode(error.filename))} cannot be {'written' if error.errno in _UNWRITABLE else 'used'} ({error.strerror})", file=sys.stderr)
         return 2
     except RuntimeError as error:
         from semgan_nb.foundation import RunFailed  # known by now, if it is one
 
         if not isinstance(error, RunFailed):
             raise
-        print("semgan: " + " ".join(str(error).split()), file=sys.stderr)
+        _complain(error)
         return 1
-    except KeyboardInterrupt:
-        print(f"semgan: interrupted; the same command {'goes on from there' if verb in GOES_ON else 'begins again'}", file=sys.stderr)
-        return 130
     except SystemExit as end:  # --help
         return end.code or 0
     return 0
+
+# %% ../nbs/94_cli.ipynb #15ff21b4
+def main(
+    argv: list[str] | None = None,  # None: those of the process
+) -> int:
+    "The `semgan` command; its exit status: 0, 1 for a run that cannot go on, 2 for a fault of the input, 130 when interrupted."
+    verb, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    try:
+        return _verb(verb, rest)
+    except (KeyboardInterrupt, Exception) as error:
+        if not _was_interrupted(error):
+            raise
+    print(f"semgan: interrupted; the same command {'goes on from there' if verb in GOES_ON else 'begins again'}", file=sys.stderr)
+    return 130

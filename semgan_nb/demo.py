@@ -11,7 +11,8 @@ import json
 import time
 from pathlib import Path
 
-from .foundation import SIDE, BadInput, Rule, _image_bar, atomic, checked
+from .foundation import SIDE, BadInput, Rule, _image_bar, atomic, checked, printable
+from .files import read_json
 from .micrographs import embedded, list_images
 from .transfer import _with_transfer
 from .launch import evaluate
@@ -41,6 +42,8 @@ def _demo_settings(data: str, size: int, window, stride) -> tuple[dict, Path | N
 # %% ../nbs/92_demo.ipynb #6ff7f5d8
 def _open_demo(out: Path, settings: dict) -> bool:
     "Whether `out` already holds the archive of a demo with these settings; refuses what is something else."
+    from semgan_nb.report import DEMO
+
     record = out / "demo.json"
     if out.exists() and not out.is_dir():
         raise BadInput(f"{out} is a file: choose a folder with --out")
@@ -49,10 +52,7 @@ def _open_demo(out: Path, settings: dict) -> bool:
         if foreign:
             raise BadInput(f"{out} is not empty and holds no demo (it has {foreign[0]!r}): choose another folder with --out")
         return False
-    try:
-        there = json.loads(record.read_text(encoding="utf-8"))
-    except ValueError:
-        raise BadInput(f"{record} is damaged: delete {out}, or choose another folder with --out") from None
+    there = read_json(record, DEMO, f"delete {out}, or choose another folder with --out")
     differ = [f"{name} is {there.get(name)!r} there and {value!r} here" for name, value in settings.items() if there.get(name) != value]
     if differ:
         raise BadInput(f"{out} holds a demo with other settings: {'; '.join(differ)}. Choose another folder with --out, or the same settings to go on")
@@ -90,6 +90,7 @@ def demo(
     from semgan_nb.foundation import default_cache
     from semgan_nb.training import check_run
 
+    say = lambda text, tell=say: tell(printable(text, keep="\n"))
     data, out = str(data), Path(out) if out else demo_folder(str(data))
     config, changed = _with_transfer(preset("laptop", size, run=out / "run"), settings, out / "run")
     wanted, folder = _demo_settings(data, size, window, stride)

@@ -21,7 +21,7 @@ from typing import Iterable, Iterator
 import numpy as np
 import torch
 
-from .foundation import FPS, FRAMES, PSI, BadInput, Rule, atomic, checked, mark, torch_stream, writing
+from .foundation import FPS, FRAMES, PSI, BadInput, Rule, atomic, checked, mark, plain_label, printable, torch_stream, writing
 from .micrographs import scale_bar
 from .latent import _at_rest, latents, parse_seeds, slerp, to_uint8_images
 
@@ -129,7 +129,7 @@ def walk_figure(
         axes = figure.add_axes((x / total_w, 1 - (y + tall) / total_h, width / total_w, tall / total_h))
         axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.axis("off")
-        canvas.text(x + width / 2, y - 0.06, title, ha="center", fontsize=8)
+        canvas.text(x + width / 2, y - 0.06, plain_label(title), ha="center", fontsize=8)
         if k + 1 == len(images):
             if pixel_size_nm is not None:
                 scale_bar(axes, float(np.ravel(pixel_size_nm)[-1]), image.shape[:2])
@@ -256,7 +256,7 @@ def write_film(
                 raise ValueError(f"frames differ: {first.shape} uint8, then {frame.shape} {frame.dtype}")
             yield _enlarged(frame, factor, kind == ".mp4")
 
-    with tqdm(checked(), path.name, total=total, unit=" frames", disable=not progress) as bar:
+    with tqdm(checked(), printable(path.name), total=total, unit=" frames", disable=not progress) as bar:
         if kind:
             with atomic(path) as part:
                 return _encode(bar, _enlarged(first, factor, kind == ".mp4"), part, fps, kind)

@@ -9,8 +9,9 @@ __all__ = ['walk', 'phases']
 import sys
 from pathlib import Path
 
-from .foundation import FPS, FRAMES, PSI, BadInput, Rule, atomic, checked, claim, mark, try_folder
+from .foundation import FPS, FRAMES, PSI, BadInput, Rule, atomic, checked, claim, mark, printable, try_folder
 from .micrographs import list_images, other_files, read_micrograph
+from .files import regular_file
 
 # %% ../nbs/60_generate.ipynb #de7e9d72
 @checked
@@ -44,7 +45,7 @@ def walk(
     how = dict(space=space, truncation_psi=truncation_psi, noise_mode=noise_mode)
     stream = walk_frames(loaded.G, seeds, frames, **how)
     if noise_mode == "walk" and not noise_maps(loaded.G, 0):
-        print(f"note: {loaded.path.name} has no noise inputs, so only the latent vector walks", file=sys.stderr)
+        print(f"note: {printable(loaded.path.name)} has no noise inputs, so only the latent vector walks", file=sys.stderr)
     count = write_film(stream, out, fps, total=frames, progress=progress)
     panels = walk_figure(walk_frames(loaded.G, seeds, 6, **how), pixel_size_nm=loaded.meta.get("pixel_size_nm"))
     with atomic(figure) as part:
@@ -75,7 +76,7 @@ def _of_archive(source, pixel_size, images):
     data = Dataset(source)
     sizes = {record["file"]: record.get("pixel_size_nm") for record in data.manifest.get("images", [])}
     if data.manifest.get("settings", {}).get("intensity") == "match":
-        print(f"note: the grey levels in {source.name} were matched, so the shares of its phases say little", file=sys.stderr)
+        print(f"note: the grey levels in {printable(source.name)} were matched, so the shares of its phases say little", file=sys.stderr)
     for k, name in enumerate(data.names[:images]):
         def make(k=k, name=name):
             return grey_stack(data.images(k))[0], pixel_size or sizes.get(name) or data.pixel_size_nm, dict(source=source.name, image=name, fingerprint=data.fingerprint)
@@ -124,14 +125,19 @@ def _mask_of(masks: Path, name: str, shape):
     import numpy as np
     from PIL import Image
 
+    from semgan_nb.micrographs import list_images
+
     found = [masks] if masks.is_file() else [p for p in list_images(masks) if p.relative_to(masks).with_suffix("").as_posix() == name or p.stem == Path(name).name]
     if len(found) != 1:
         raise BadInput(f"{masks}: holds {len(found) or 'no'} mask{'s' * (len(found) > 1)} for {name}: one image of the same name is wanted")
+    regular_file(found[0])
     try:
-        with Image.open(found[0]) as picture:
+        with Image.open(found[0], formats=("PNG", "TIFF", "BMP", "GIF")) as picture:
+            if picture.width * picture.height > 2**28:
+                raise ValueError(f"it has {picture.width} x {picture.height} pixels")
             labels = np.asarray(picture)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{found[0]}: cannot be read as a label image ({error})") from None
+    except Exception as error:  # Pillow raises many kinds for a damaged file
+        raise BadInput(f"{found[0]}: cannot be read as a label image ({str(error)[:120]})") from None
     if labels.shape != shape:
         raise BadInput(f"{found[0]}: has the shape {list(labels.shape)}, the image {list(shape)}: a label image of one channel and the same size is wanted")
     return labels, found[0].name

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGE_ENDINGS', 'BAR', 'PAGE', 'Micrograph', 'list_images', 'other_files', 'embedded', 'find_bar', 'LabelMap',
-           'read_micrograph', 'white_level', 'to_uint8', 'scale_bar', 'show', 'planes', 'sheet', 'grid_size']
+           'read_micrograph', 'micrograph_line', 'white_level', 'to_uint8', 'scale_bar', 'show', 'planes', 'sheet',
+           'grid_size']
 
 # %% ../nbs/12_micrographs.ipynb #80579455
 import logging
@@ -18,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from .foundation import BadInput, Rule, _legible, checked
+from .foundation import BadInput, Rule, checked, plain_label, printable
+from .files import regular_file
 from .vendors import _short
 from .image_files import _grey, _read_other, _read_tiff, _row_blocks, _what_is_it
 
@@ -59,7 +61,7 @@ def list_images(folder):     # str or Path
     if not folder.is_dir(): raise BadInput(f"{folder}: is a file, a folder of images is wanted: give the folder that holds it")
     found = [p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and not p.name.startswith("._") and p.is_file()]
     strange = [p.relative_to(folder).as_posix() for p in found if not _is_utf8(str(p.relative_to(folder)))]
-    if strange: raise BadInput(f"{folder}: {len(strange)} names are not UTF-8 ({', '.join(map(_legible, sorted(strange)[:5]))}{' …' if strange[5:] else ''}): rename these files, no manifest could name them")
+    if strange: raise BadInput(f"{folder}: {len(strange)} names are not UTF-8 ({', '.join(map(printable, sorted(strange)[:5]))}{' …' if strange[5:] else ''}): rename these files, no manifest could name them")
     return sorted(found, key=lambda p: p.relative_to(folder).as_posix())
 
 # %% ../nbs/12_micrographs.ipynb #bb4cf79d
@@ -78,8 +80,8 @@ def other_files(folder) -> str:
         elif ending in _KINDS and path.is_file(): kinds.setdefault(ending, []).append(path.name)
     parts = [f"{len(names)} {ending}" for ending, names in sorted(kinds.items())]
     said = [f"{', '.join(parts)} (export them as TIFF or PNG)"] if kinds else []
-    said += [f"{len(packed)} packed, e.g. {_legible(packed[0])} (unpack them)"] if packed else []
-    said += [f"{len(broken)} dangling links, e.g. {_legible(broken[0])} (restore what they point to)"] if broken else []
+    said += [f"{len(packed)} packed, e.g. {printable(packed[0])} (unpack them)"] if packed else []
+    said += [f"{len(broken)} dangling links, e.g. {printable(broken[0])} (restore what they point to)"] if broken else []
     return "files that are not read are in the folder: " + "; ".join(said) if said else ""
 
 # %% ../nbs/12_micrographs.ipynb #f89da871
@@ -174,6 +176,7 @@ def read_micrograph(
     path = Path(path)
     if not path.exists(): raise BadInput(f"{path}: there is no such file: check the path")
     if path.is_dir(): raise BadInput(f"{path}: is a folder, an image file is wanted: name a file in it")
+    regular_file(path)
     tags = {"format": "TIFF", "warnings": []}
     try:
         with open(path, "rb") as f: magic = f.read(16)
@@ -206,6 +209,12 @@ def read_micrograph(
     if len(values) <= 16 and not force:
         raise LabelMap(f"{path}: has only {len(values)} distinct grey values, so it looks like a label map rather than a micrograph: take it out, or pass force to use it all the same")
     return result
+
+# %% ../nbs/12_micrographs.ipynb #3ddbb5ca
+def micrograph_line(path) -> str:
+    "A file of a folder in a line: the micrograph, or why it is none."
+    try: return str(read_micrograph(path))
+    except BadInput as error: return f"refused: {error}"
 
 # %% ../nbs/12_micrographs.ipynb #c4126203
 def white_level(pixels):     # [height, width] of unsigned integers
@@ -276,7 +285,7 @@ def show(
         image = np.asarray(image)
         low, high = (0, 255) if image.dtype == np.uint8 else (0, 1) if image.dtype == bool else (image.min(), image.max())
         ax.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-        if k < len(titles): ax.set_title(titles[k], fontsize=8, pad=2)
+        if k < len(titles): ax.set_title(plain_label(titles[k]), fontsize=8, pad=2)
         if size is not None: scale_bar(ax, float(np.ravel(size)[-1]), image.shape)
     plt.close(fig)
     return fig

@@ -20,7 +20,7 @@ import torch
 
 from .foundation import BadInput, atomic, keep, try_folder
 from .networks import Discriminator, Generator, count_parameters
-from .checkpoints import Networks, _Refused, _make_network, _need, _quoted, _read_snapshot, find_snapshot, read_state, save_snapshot, snapshot_info
+from .checkpoints import Networks, _Refused, _make_network, _need, _quoted, _read_pt, _read_snapshot, find_snapshot, read_state, save_snapshot, snapshot_info
 
 # %% ../nbs/52_official.ipynb #908ea359
 _OPCODES = {op.code.encode("latin-1")[0]: op for op in pickletools.opcodes}
@@ -511,15 +511,12 @@ def file_lines(
     "What a file of weights is and holds: the first line says what, the others more."
     path = Path(path)
     if path.suffix in (".pt", ".pth"):
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as e:  # torch raises many kinds
-            raise BadInput(f"{path} cannot be read without running what is in it ({type(e).__name__}): it is damaged or something else") from None
+        content = _read_pt(path)
         if isinstance(content, dict) and ("trainer" in content or content.keys() == {"sha256", "state"}):
             trainer = read_state(path).get("trainer")
-            if isinstance(trainer, dict) and "cur_nimg" in trainer:
+            if isinstance(trainer, dict) and type(trainer.get("cur_nimg")) is int and 0 <= trainer["cur_nimg"] < 1 << 53:
                 return [
-                    f"state of a run at {trainer['cur_nimg'] / 1000:g} kimg", f"holds: {', '.join(trainer)}",
+                    f"state of a run at {trainer['cur_nimg'] / 1000:g} kimg", f"holds: {', '.join(_quoted(name) for name in trainer)}",
                     "its checksum is right" if "sha256" in content else "it has no checksum: an earlier version wrote it", "the run goes on from it by itself: semgan train DATA --out RUN",
                 ]
         groups = content if isinstance(content, dict) and content and all(isinstance(v, dict) for v in content.values()) else {"": content}

@@ -13,7 +13,7 @@ import os
 import sys
 import typing
 
-from .foundation import BadInput, Rule, _nearest, _shown
+from .foundation import BadInput, Rule, _nearest, _shown, printable
 
 # %% ../nbs/93_options.ipynb #d34d0950
 GOES_ON = ("demo", "train", "study", "fetch", "baselines")
@@ -177,3 +177,29 @@ def _fields_of(text: str) -> dict:
         except (ValueError, KeyError):
             raise BadInput(f"--with {text}: {value!r} is no value for {name}") from None
     return fields
+
+# %% ../nbs/93_options.ipynb #03629641
+def _say(*texts, sep: str = "\n") -> None:
+    "Print what a verb found. Texts and names from files come by here, so what would act on a terminal is shown as an escape."
+    print(*(printable(text, keep="\n") for text in texts), sep=sep)
+
+# %% ../nbs/93_options.ipynb #61b63c4b
+def _complain(error: Exception) -> None:
+    print("semgan: " + " ".join(str(error).split()), *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+
+# %% ../nbs/93_options.ipynb #ae400d18
+def _nobody_reads() -> None:
+    "From here on what is printed goes nowhere, so that Python does not complain as it ends."
+    import io
+
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, io.UnsupportedOperation):  # an output that is no file
+        pass
+
+# %% ../nbs/93_options.ipynb #6bc99e7e
+def _was_interrupted(error: BaseException | None) -> bool:
+    "Whether Ctrl-C is behind an error: a module that is just being loaded may make an ImportError of it."
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None

@@ -16,6 +16,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from .foundation import plain_label
 from .distances import FeatureSet
 from .scores import best_record, better_of, headline, is_latent_share, word_of
 from .micrographs import planes, sheet
@@ -98,7 +99,7 @@ def _place(figure: Figure, pictures: list[np.ndarray], titles: list[str], zoom: 
         axes = figure.add_axes((x / width, 1 - (top + h) / height, w / width, h / height))
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
         axes.axis("off")
-        axes.set_title(title, fontsize=9, pad=5)
+        axes.set_title(plain_label(title), fontsize=9, pad=5)
         x += w + pad
 
 # %% ../nbs/80_plots.ipynb #e47eda1b
@@ -167,17 +168,17 @@ def ladder_figure(
     axes = figure.add_subplot()
     if not bars:
         axes.set_axis_off()
-        axes.text(0.5, 0.5, f"{ladder['metric']} has no known sets", ha="center", va="center", color=QUIET, fontsize=9)
+        axes.text(0.5, 0.5, plain_label(f"{ladder['metric']} has no known sets"), ha="center", va="center", color=QUIET, fontsize=9)
         return figure
     values, names, colours = zip(*bars)
     axes.barh(range(len(bars)), values, color=colours, height=0.7)
     for k, (value, name, colour) in enumerate(bars):
         axes.text(value, k, f" {value:.3g}", va="center", fontsize=8)
-        axes.text(-0.01, k, name, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=8, weight="bold" if name.startswith("generated") else "normal")
+        axes.text(-0.01, k, plain_label(name), transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=8, weight="bold" if name.startswith("generated") else "normal")
     axes.invert_yaxis()
     axes.set_yticks([])
     axes.set_xlim(min(0, 1.1 * min(values)), 1.1 * max(*values, 1e-12))
-    _tidy(axes, f"{ladder['metric']}: {word} {'to' if word == 'distance' else 'of'} {ladder['num_real']} {'training' if word == 'share of copies' else 'real'} images")
+    _tidy(axes, f"{plain_label(ladder['metric'])}: {word} {'to' if word == 'distance' else 'of'} {ladder['num_real']} {'training' if word == 'share of copies' else 'real'} images")
     return figure
 
 # %% ../nbs/80_plots.ipynb #3d0dc3e1
@@ -205,7 +206,7 @@ def feature_clouds(
             axes.plot(*ellipse.T, color=colour, lw=1.2)
         _tidy(axes)
         axes.set_xticks([]), axes.set_yticks([])
-        axes.set_title(f"{name}\n{base.distance(FeatureSet(features)):.3g}", fontsize=8.5)
+        axes.set_title(f"{plain_label(name)}\n{base.distance(FeatureSet(features)):.3g}", fontsize=8.5)
     return figure
 
 # %% ../nbs/80_plots.ipynb #aad86df7
@@ -238,7 +239,7 @@ def _rung_lines(axes, ladder: dict, result: str | None = None) -> None:
     for rung, place, label in zip(ladder["rungs"], places, _apart(places, 0.068)):
         axes.axhline(_rung_value(rung, result), color="0.8", lw=0.8, zorder=0)
         axes.plot([1, 1.03], [place, label], transform=axes.transAxes, color="0.8", lw=0.8, clip_on=False)
-        axes.text(1.04, label, f"{rung['name']}  {_rung_value(rung, result):.3g}", transform=axes.transAxes, va="center", fontsize=7.5, color=QUIET)
+        axes.text(1.04, label, f"{plain_label(rung['name'])}  {_rung_value(rung, result):.3g}", transform=axes.transAxes, va="center", fontsize=7.5, color=QUIET)
 
 # %% ../nbs/80_plots.ipynb #4088d83c
 def _labelled(runs) -> dict:
@@ -360,7 +361,7 @@ def curves(
         panels[0].text(0.5, 0.5, "not evaluated yet", transform=panels[0].transAxes, ha="center", color=QUIET, fontsize=9)
     if len(runs) > 1:
         for label, colour in colours.items():
-            panels[-1].plot([], [], color=colour, label=label)
+            panels[-1].plot([], [], color=colour, label=plain_label(label))
         panels[0].legend(*panels[-1].get_legend_handles_labels(), fontsize=8, framealpha=1, edgecolor="none", loc="upper right")
 
     if decides:

@@ -8,7 +8,6 @@ __all__ = ['PUBLIC_SETS', 'PublicSet', 'public_sets', 'fetch']
 # %% ../nbs/13_public_sets.ipynb #ce05b91d
 import contextlib
 import difflib
-import json
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from urllib.parse import quote, urlsplit
 from tqdm.auto import tqdm
 
 from .foundation import BadInput, atomic, file_hash, try_folder, writing
+from .files import TEXT, fields, read_json, table_of
 from .vendors import _short
 from .micrographs import _quiet, embedded
 
@@ -145,15 +145,16 @@ def _hash_is(path, known):
     return file_hash(path, kind or "sha256") == digest.lower()
 
 # %% ../nbs/13_public_sets.ipynb #38a8661e
+_LIST = fields(dict(files=table_of(fields(dict(sha256=TEXT)))))
 def _wanted(name, chosen, folder, session):
     "name -> (address, hash) of all files of a set; fetches its manifest first, if it has one."
     if not chosen.manifest: return {file: where if isinstance(where, tuple) else (chosen.base + quote(file), where) for file, where in chosen.files.items()}
     path = folder / chosen.manifest
     if not path.exists(): _fetch_file(chosen.base + chosen.manifest, path, None, session, lambda n: None)
     try:
-        listed = {file: about["sha256"] for file, about in json.loads(path.read_text(encoding="utf-8"))["files"].items() if not file.startswith(("LICENSE", "README", "provenance"))}
+        listed = {file: about["sha256"] for file, about in read_json(path, _LIST, "it is damaged")["files"].items() if not file.startswith(("LICENSE", "README", "provenance"))}
         right = all(listed.get(file) == known for file, known in chosen.files.items()) and all(re.fullmatch("[0-9a-f]{64}", h) for h in listed.values())
-    except (ValueError, KeyError, TypeError, AttributeError): right = False
+    except BadInput: right = False
     if not right: raise BadInput(f"{path}: is not the list of files that belongs to '{name}': move it away and run the command again")
     return {file: (chosen.base + quote(file), known) for file, known in listed.items()}
 

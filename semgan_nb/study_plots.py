@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from .foundation import BadInput, atomic, mark
+from .foundation import BadInput, atomic, mark, plain_label
 from .descriptors import grey_stack
 from .scores import better_of, metric_of, word_of
 from .memorisation import laid_on
@@ -119,7 +119,7 @@ def bands(
         for value in part.order(by_value):
             kimg, low, middle, high = by_value[value]
             axes.fill_between(kimg, low, high, color=part.colours[value], alpha=0.2, lw=0)
-            axes.plot(kimg, middle, "o-" if axes is top else "-", color=part.colours[value], ms=3, lw=1.4 if axes is top else 1.2, label=value_text(value))
+            axes.plot(kimg, middle, "o-" if axes is top else "-", color=part.colours[value], ms=3, lw=1.4 if axes is top else 1.2, label=plain_label(value_text(value)))
     if found:
         ladder = part.ladder(metric)
         values = [float(v) for band in found.values() for line in band[1:] for v in line] + [rung["value"] for rung in (ladder or {}).get("rungs", [])]
@@ -188,7 +188,7 @@ def best_values(
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xticks(range(len(rows)), [value_text(row["value"]).replace(", ", "\n") for row in rows])
+    axes.set_xticks(range(len(rows)), [plain_label(value_text(row["value"]).replace(", ", "\n")) for row in rows])
     axes.set_xlim(-0.5, max(len(rows), 1) - 0.2)
     which = "last" if metric and better_of(metric) == "neither" else "best"
     _tidy(axes, part.axis or "setting", f"{which} {metric or 'value'}")
@@ -248,7 +248,7 @@ def baseline_figure(
         axes.axvline(get(floor), color=REAL, lw=1, ls="--")
         for at, value in enumerate(values):
             axes.text(max(value, 0), at, f" {value:.3g}", va="center", fontsize=6.5)
-        axes.set_yticks(range(len(rows)), [row["name"] for row in rows] if k % across == 0 else [""] * len(rows), fontsize=7.5)
+        axes.set_yticks(range(len(rows)), [plain_label(row["name"]) for row in rows] if k % across == 0 else [""] * len(rows), fontsize=7.5)
         axes.invert_yaxis()
         axes.set_xlim(min(0, *values), 1.3 * max(*values, get(floor), 1e-9))
         _tidy(axes)
@@ -276,7 +276,7 @@ def copies(
             axes.set_xticks([])
             axes.set_yticks([])
         column[0].set_title(f"{pair['likeness']:.3f}", fontsize=8)
-        column[1].set_xlabel(pair["group"][:14], fontsize=7)
+        column[1].set_xlabel(plain_label(str(pair.get("group", ""))[:14]), fontsize=7)
     for axes, text in zip(panels[:, 0], ("generated", "training image,\nlaid on it")):
         axes.set_ylabel(text, fontsize=8)
     return figure

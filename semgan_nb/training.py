@@ -8,6 +8,7 @@ __all__ = ['Tick', 'judge_snapshot', 'choose_metrics', 'train_notes', 'choose_in
 
 # %% ../nbs/57_training.ipynb #f46d3082
 import signal
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .foundation import BadInput, RunFailed, append_line, atomic, checked, default_cache, file_hash, room_for, write_json
+from .foundation import BadInput, RunFailed, append_line, atomic, checked, default_cache, file_hash, printable, room_for, write_json
 from .micrographs import grid_size, sheet
 from .dataset import Dataset
 from .layers import keep_memory
@@ -199,6 +200,12 @@ class _Onlooker:
     def __getattr__(self, name):
         return lambda *args, **kwargs: False
 
+# %% ../nbs/57_training.ipynb #1b51150e
+def _say_and_log(writer: RunWriter, text: str) -> None:
+    "What somebody who waits for a run should know: on the error stream, and in log.txt."
+    print(f"note: {printable(text)}", file=sys.stderr)
+    writer.log(text)
+
 # %% ../nbs/57_training.ipynb #c5489de4
 @checked
 def train(
@@ -250,10 +257,9 @@ def train(
         torch.set_num_threads(threads)
         yielding.__enter__()
         trainer = Trainer(config, dataset, device, networks, ranks)
-        saved = ranks.first(lambda: load_state(writer.dir / "state"))
+        saved = ranks.first(lambda: load_state(writer.dir / "state", lambda state: trainer.load_state_dict(state["trainer"]), lambda text: _say_and_log(writer, text)))
         if saved is not None:
-            trainer.load_state_dict(saved["trainer"])
-            pending, saved_at = saved["pending"], trainer.cur_nimg
+            pending, saved_at = bool(saved["pending"]), trainer.cur_nimg
         del saved
         if ranks.size > 1:
             begin = ranks.share((_packed(trainer.state_dict()), pending, saved_at) if ranks.rank == 0 else None)
