@@ -393,7 +393,7 @@ def read_state(
 def _other_ways(run: Path) -> str:
     "What to do where a run has no state to go on from."
     found = snapshots(run)
-    return "choose another directory for --out" + (f", and begin it with --init-from {found[-1]} to take over the newest networks" if found else "")
+    return "choose another directory for --out" + (f", and begin it with --init-from {found[-1]} to take over the newest networks" if found else ", where --init-from SNAPSHOT takes over the networks of another run")
 
 # %% ../nbs/51_checkpoints.ipynb #a5a38b4a
 def load_state(
@@ -414,7 +414,7 @@ def load_state(
             say(f"{fault}; going on from {path.name}, the state before")
         return state
     if paths:
-        raise BadInput(f"{folder}: {'; '.join(faults)}: no state can be gone on from: {_other_ways(Path(folder).parent)}")
+        raise BadInput(f"{folder}: {'; '.join(faults)}: none can be read, so the run cannot go on: {_other_ways(Path(folder).parent)}")
     return None
 
 # %% ../nbs/51_checkpoints.ipynb #0320dd8f

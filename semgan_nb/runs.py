@@ -516,7 +516,7 @@ class RunWriter:
         record = dict(format=FORMAT, version=semgan_nb.__version__, requested=requested(asked or config, data["resolution"]), resolved=config.to_dict(), data=data, environment=environment, **(dict(init=init) if init else {}))
         moved = self.resumed and {name: old["data"].get(name) for name in _PLACES} != {name: data[name] for name in _PLACES}
         if not self.resumed or free or moved:
-            self.write_json("config.json", {**old, "resolved": config.to_dict(), "data": {**old["data"], **{name: data[name] for name in _PLACES}}} if self.resumed else record)
+            self.write_json("config.json", {**old, "resolved": config.to_dict() if free else old["resolved"], "data": {**old["data"], **{name: data[name] for name in _PLACES}}} if self.resumed else record)
         if self.resumed and (changed := [k for k in ("torch", "device", "threads", "ranks") if old["environment"].get(k, 1) != environment[k]]):
             self.log("going on in another environment (" + ", ".join(f"{k} {old['environment'].get(k, 1)} -> {environment[k]}" for k in changed) + "): not exact to the last bit")
         (self.dir / "control").mkdir(exist_ok=True)
