@@ -37,7 +37,7 @@ setup(
         "Programming Language :: Python :: 3",
     ],
     packages=find_packages(include=["semgan_nb", "semgan_nb.*"]),
-    package_data={"semgan_nb": ["superalloy/*", "records/*", "records/**/*", "lab/labconfig/*"]},
+    package_data={"semgan_nb": ["superalloy/*", "records/*", "records/**/*", "lab/labconfig/*", "templates/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split(), "topology": cfg["topology_requirements"].split()},

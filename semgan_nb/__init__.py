@@ -18,5 +18,18 @@ def __getattr__(name):
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
+def _command() -> int:
+    "The `semgan` command. What it needs is loaded here, so that Ctrl-C is one line then too."
+    import sys
+
+    try:
+        from semgan_nb.cli import main
+
+        return main()
+    except KeyboardInterrupt:
+        print("semgan: interrupted", file=sys.stderr)
+        return 130
+
+
 def __dir__():
     return [*globals(), *__all__]

@@ -12,18 +12,20 @@ import os
 import sys
 from pathlib import Path
 
-from .foundation import BadInput, _image_bar, _speaks, atomic
-from .micrographs import list_images, read_micrograph
+from .foundation import _UNWRITABLE, BadInput, Rule, _image_bar, _speaks, atomic, claim, mark, printable, try_folder
+from .micrographs import list_images, micrograph_line, other_files, read_micrograph
 from .generate import phases, walk
-from .options import GOES_ON, _Parser, _add_settings, _fields_of, _number_or, _pair, _reader, _settings, _side
+from .options import GOES_ON, _Parser, _add_settings, _complain, _fields_of, _listed, _nobody_reads, _option, _overwrite, _pair, _reader, _say, _settings, _was_interrupted
 
 # %% ../nbs/94_cli.ipynb #8746e140
 def _demo_options(parser):
-    parser.add_argument("--data", default="superalloy", metavar="WHAT", help="superalloy (18 real micrographs, shipped), synthetic (dual-phase steel), or a folder of your own")
-    parser.add_argument("--size", type=_side, default=32, metavar="PX", help="size of the training images: 32, or 64, which takes longer (default 32)")
+    from semgan_nb.demo import demo
+
+    _option(parser, demo, "data", metavar="WHAT", help="superalloy (18 real micrographs, shipped), synthetic (dual-phase steel), or a folder of your own")
+    _option(parser, demo, "size", help="size of the training images: 32, or 64, which takes longer")
     parser.add_argument("--out", metavar="DIR", help="where to write (default: demo, demo-synthetic or demo-NAME)")
-    parser.add_argument("--window", type=_number_or("auto"), default="auto", metavar="PX", help="side of the tiles cut from the micrographs (default: auto, by the width of their features)")
-    parser.add_argument("--stride", type=int, metavar="PX", help="step from tile to tile (default: by the window)")
+    _option(parser, demo, "window", help="side of the tiles cut from the micrographs (default: auto, by the width of their features)")
+    _option(parser, demo, "stride", help="step from tile to tile (default: by the window)")
     _add_settings(parser)
 
 # %% ../nbs/94_cli.ipynb #709c6335
@@ -34,29 +36,32 @@ def _demo(options):
 
 # %% ../nbs/94_cli.ipynb #a700f47c
 def _prepare_options(parser):
-    add = parser.add_argument
+    from semgan_nb.preparation import prepare
+
+    add, option = parser.add_argument, lambda name, *flags, **more: _option(parser, prepare, name, *flags, **more)
     add("src", help="folder of micrographs (TIFF, PNG, JPEG, BMP), searched with its subfolders")
     add("dest", help="archive to write, such as data.zip")
-    add("--size", type=_side, required=True, metavar="PX", help="size of the training images, a power of two")
-    add("--window", type=_number_or("auto"), metavar="PX", help="cut tiles of this size and reduce them to --size; auto goes by the width of the features (default: one centre crop of --size per image, as in the paper)")
-    add("--stride", type=int, metavar="PX", help="step from tile to tile (default: a quarter of the window)")
+    option("size", required=True, help="size of the training images, a power of two")
+    option("window", help="cut tiles of this size and reduce them to --size; auto goes by the width of the features (default: one centre crop of --size per image, as in the paper)")
+    option("stride", help="step from tile to tile (default: a quarter of the window)")
     add("--resize", action="store_true", help="reduce the largest central square of each image to --size")
     add("--pixel-size", metavar="LENGTH", help="bring all images to this pixel size, such as 50nm")
-    add("--intensity", choices=("match", "normalise", "none"), default="match", help="grey levels: match to one reference, as in the paper (default); normalise: gain and offset only, keeps phase fractions; none")
+    option("intensity", help="grey levels: match to one reference, as in the paper; normalise: gain and offset only, keeps phase fractions; none")
     add("--reference", metavar="FILE", help="the image to match to (default: chosen by sharpness, noise and evenness)")
     add("--stretch", type=_pair, default=argparse.SUPPRESS, metavar="LOW,HIGH", help="widen the reference between these percentiles, such as 5,95, or none (default: 5,95 where its contrast is low)")
-    add("--median", type=int, default=3, metavar="PX", help="side of the median filter, 0 for none (default 3)")
-    add("--bar", type=_number_or("auto"), default="auto", metavar="ROWS", help="height of the data bar to cut off (default: auto, looks for one)")
-    add("--holdout", type=float, default=0.2, metavar="SHARE", help="share of the images kept out of training, by whole groups; 0 for none (default 0.2)")
-    add("--group", default="auto", metavar="HOW", help="what belongs together: auto, file, folder, prefix, or a CSV file (default auto)")
-    for name, value in (("blurred", 0.33), ("saturated", 0.7), ("constant", 0.1)):
-        add(f"--{name}", type=float, default=value, metavar="X", help=f"threshold for leaving out {'nearly constant' if name == 'constant' else name} images, 0 for never (default {value})")
+    option("median", help="side of the median filter, 0 for none")
+    option("bar", help="height of the data bar to cut off (default: auto, looks for one)")
+    option("holdout", metavar="SHARE", help="share of the images kept out of training, by whole groups; 0 for none")
+    option("group", metavar="HOW", help="what belongs together: auto, file, folder, prefix, or a CSV file")
+    for name in ("blurred", "saturated", "constant"):
+        option(name, help=f"threshold for leaving out {'nearly constant' if name == 'constant' else name} images, 0 for never")
     add("--mixed-scales", action="store_true", help="accept micrographs of different pixel size")
     add("--strict", action="store_true", help="stop at a file that cannot be used, instead of leaving it out")
     add("--force", action="store_true", help="take label maps and colour images too")
-    add("--page", type=int, default=0, metavar="N", help="of files with several pages (default 0, the first)")
+    option("page", help="of files with several, counted from 0")
     add("--print-density", action="store_true", help="take the dpi of images without any record as their pixel size")
-    add("--workers", type=int, metavar="N", help="processes (default: one per core, up to 8)")
+    option("workers", help="processes (default: one per core, up to 8)")
+    _overwrite(parser)
 
 # %% ../nbs/94_cli.ipynb #73062ce6
 def _prepare(options):
@@ -64,20 +69,22 @@ def _prepare(options):
     from semgan_nb.preparation import details, prepare
 
     summary = prepare(**vars(options))
-    print(f"{options.dest}: {prepared(summary)}\n{details(summary)}")
+    _say(f"{options.dest}: {prepared(summary)}\n{details(summary)}")
 
 # %% ../nbs/94_cli.ipynb #d52d6b45
 def _train_options(parser):
+    from semgan_nb.runs import FIRST_GPU, GPUS, PRESETS, STATE_EVERY, STATE_SECONDS
+
     add = parser.add_argument
     add("data", help="archive made by semgan prepare or semgan synth, or a folder of prepared images")
     add("--out", metavar="DIR", help="the run directory; a run found there goes on (default: runs/NUMBER-DESCRIPTION)")
-    add("--cfg", metavar="PRESET", help="laptop, sem512, auto, stylegan2, paper256, paper512, paper1024 or cifar (default: laptop up to 64 px, else auto)")
+    add("--cfg", metavar="PRESET", help=f"one of {', '.join(PRESETS)} (default: laptop up to 64 px, else auto)")
     add("--dry-run", action="store_true", help="say what would be trained, how long it would take and with how much memory; writes nothing")
-    add("--gpus", type=int, default=1, metavar="N", help="processes: one a GPU, or on a machine without GPUs so many that share its cores (default 1)")
-    add("--first-gpu", type=int, default=0, metavar="K", help="take the GPUs K to K + N - 1, beside other runs (default 0)")
-    add("--memory", type=float, metavar="GB", help="for one process, when batch_gpu is chosen (default: four fifths of what is free)")
+    add("--gpus", type=_reader(GPUS), default=1, metavar="N", help="processes: one a GPU, or on a machine without GPUs so many that share its cores (default %(default)s)")
+    add("--first-gpu", type=_reader(FIRST_GPU), default=0, metavar="K", help="take the GPUs K to K + N - 1, beside other runs (default %(default)s)")
+    add("--memory", type=_reader(Rule(float, 0, 1e6, "GB", above=True)), metavar="GB", help="for one process, when batch_gpu is chosen (default: four fifths of what is free)")
     add("--fp32", action="store_true", help="nothing in half precision, no limit on the values of layers")
-    add("--state-every", type=float, default=300.0, metavar="S", help="seconds between two saved states (default 300)")
+    add("--state-every", type=_reader(STATE_EVERY), default=STATE_SECONDS, metavar="S", help="seconds between two saved states (default %(default)g)")
     add("--tensorboard", action="store_true", help="also write the curves for TensorBoard, into tensorboard/ of the run")
     _add_settings(parser)
 
@@ -86,12 +93,12 @@ def _train_verb(options):
     from semgan_nb.monitoring import _train
     from semgan_nb.transfer import _with_transfer
     from semgan_nb.dataset import Dataset
-    from semgan_nb.runs import Config, describe, is_run, next_run_dir, preset, read_config, read_status
+    from semgan_nb.runs import Config, is_run, preset, read_config, read_status
     from semgan_nb.distributed import choose_device
-    from semgan_nb.trainer import Trainer
+    from semgan_nb.trainer import Trainer, check_ranks
     from semgan_nb.resources import disk_line, disk_use, estimate, fit_batch_gpu, half_words, probe
-    from semgan_nb.training import begin_from
-    from semgan_nb.launch import check_gpus, launch
+    from semgan_nb.training import begin_from, check_run, train_notes
+    from semgan_nb.launch import check_gpus, describe, launch, next_run_dir
 
     several = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun has started so many of us
     if several > 1 and not options.out:
@@ -99,8 +106,6 @@ def _train_verb(options):
     if several > 1 and options.gpus > 1:
         raise BadInput("--gpus starts processes, and torchrun has started some already: leave it out")
     gpus, speaks = max(options.gpus, several), _speaks()
-    if gpus < 1 or options.first_gpu < 0:
-        raise BadInput("--gpus must be 1 or more, and --first-gpu 0 or more")
     dataset = Dataset(options.data, part="train")
     goes_on = bool(options.out) and is_run(options.out)
     if goes_on and options.cfg is None:
@@ -116,28 +121,33 @@ def _train_verb(options):
         given |= dict(num_fp16_res=0, conv_clamp=None)
     config, changed = _with_transfer(config, given, options.out)
     device = choose_device()
+    check_gpus(1 if several > 1 else gpus, options.first_gpu)
+    out = Path(options.out) if options.out else next_run_dir("runs", describe(config, dataset.name, dataset.resolution, gpus))
+    if goes_on and not chosen_by_user:
+        config = config.replace(batch_gpu=read_config(options.out)["resolved"]["batch_gpu"])
+    try_folder(out)
+    dataset, _ = check_run(config, options.data, out)
     if device == "cuda":
-        check_gpus(1 if several > 1 else gpus, options.first_gpu)
         device = f"cuda:{options.first_gpu}"  # whose memory and speed are asked for
     measured = probe(config, dataset.resolution, dataset.channels, device) if options.dry_run else None
     words = ""
-    if goes_on and not chosen_by_user:
-        config = config.replace(batch_gpu=read_config(options.out)["resolved"]["batch_gpu"])
-    elif not chosen_by_user:
+    if not goes_on and not chosen_by_user:
         limit = float("inf") if several > 1 else options.memory and options.memory * 1e9  # torchrun's processes cannot choose each for itself
-        config, measured, words = fit_batch_gpu(config, dataset.resolution, dataset.channels, device, gpus, limit, measured)
-    out = Path(options.out) if options.out else next_run_dir("runs", describe(config, dataset.name, dataset.resolution, gpus))
-    say = print if speaks else lambda *lines: None
+        config, measured, words = fit_batch_gpu(config, dataset.resolution, dataset.channels, device, gpus, limit, measured, strict=bool(options.memory))
+    check_ranks(config, gpus)
+    say = _say if speaks else lambda *lines: None
     say(f"{out}: {dataset!r}" + (f", {gpus} processes" if gpus > 1 else ""))
+    for note in train_notes(config, dataset, given, chosen_by_user and options.memory):
+        say(f"  note: {note}")
     if options.dry_run:
         start = preset(config.preset, dataset.resolution, gpus).to_dict()
         for name, value in config.to_dict().items():
             shown = [",".join(map(str, v)) if isinstance(v, list) else str(v) for v in (value, start[name])]
-            print(f"  {name:20}{shown[0]}" + ("" if value == start[name] else f"   (preset {config.preset}: {shown[1]})"))
+            _say(f"  {name:20}{shown[0]}" + ("" if value == start[name] else f"   (preset {config.preset}: {shown[1]})"))
         lines = estimate(config, dataset.resolution, measured, device, gpus)
         if measured and device == "cpu":
             lines.insert(1, half_words(config, dataset.resolution, dataset.channels, measured))
-        print("\n".join(line for line in [*changed, words, *lines, disk_line(disk_use(Trainer(config, dataset)), out)] if line))
+        _say("\n".join(line for line in [*changed, words, *lines, disk_line(disk_use(Trainer(config, dataset)), out)] if line))
         return
     if words.startswith(f"batch_gpu {config.batch_gpu} instead"):
         say(f"  {words}; --batch-gpu sets it")
@@ -160,139 +170,122 @@ def _train_verb(options):
 # %% ../nbs/94_cli.ipynb #40b6534c
 def _metrics_options(parser):
     parser.add_argument("run", metavar="RUN_OR_SNAPSHOT", help="a run directory, one of its snapshots, or any snapshot (then with --data and --metrics)")
-    parser.add_argument("--metrics", type=_reader(tuple[str, ...]), metavar="NAMES", help="such as lite0_fd500_holdout,lite0_kid500_full,lite0_pr5003_full,fid50k_full (default: those of the run)")
+    parser.add_argument("--metrics", type=_listed, metavar="NAMES", help="such as lite0_fd500_holdout,lite0_kid500_full,lite0_pr5003_full,fid50k_full (default: those of the run)")
     parser.add_argument("--every", "--all", action="store_true", help="judge all snapshots, not only the newest; what was judged before is not repeated")
     parser.add_argument("--data", metavar="ARCHIVE", help="the archive, if it was moved since the training")
     parser.add_argument("--weights", metavar="PATH", help="file or folder of the weights of Inception-v3 or VGG-16")
     parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
     parser.add_argument("--pairs", metavar="PNG", help="of a run and aligned_memory500_subset or the like: draw the generated images that are most like a training image, above these")
-
-# %% ../nbs/94_cli.ipynb #bcfe3c29
-def _draw_pairs(run, records, data, dest):
-    "The most alike pairs of the newest record of memorisation, as a picture."
-    from semgan_nb import study_plots
-    from semgan_nb.checkpoints import load
-    from semgan_nb.dataset import Dataset
-    from semgan_nb.scores import word_of
-    from semgan_nb.runs import is_run, read_config
-    from semgan_nb.latent import judged_images
-
-    found = [record for record in records if word_of(record["metric"]) == "share of copies"]
-    if not found or not is_run(run):
-        raise BadInput(f"--pairs {dest}: {'no metric of memorisation was asked for' if not found else f'{run} is no run directory'}: give a run directory and --metrics aligned_memory500_subset or the like")
-    record, archive = found[-1], Dataset(data or read_config(run)["data"]["path"])
-    place, worst = {name: k for k, name in enumerate(archive.names)}, record["worst"][:8]
-    training = {pair["train"]: archive.images([place[pair["train"]]])[0] for pair in worst}
-    Path(dest).parent.mkdir(parents=True, exist_ok=True)
-    with atomic(dest) as part:
-        study_plots.copies(judged_images(load(run / record["snapshot_pkl"]).G, record["num_gen"]), worst, training).savefig(part, format="png", dpi=150)
-    print(f"{dest}: the {len(worst)} most alike pairs of {record['snapshot_pkl']}")
+    _overwrite(parser)
 
 # %% ../nbs/94_cli.ipynb #88ff42ac
 def _metrics(options):
+    from semgan_nb import study_plots
     from semgan_nb.launch import evaluate, record_lines, summary_lines
     from semgan_nb.runs import is_run, read_ladder
 
     run = Path(options.run)
     run = run.parent if run.is_file() else run
+    if options.pairs:
+        claim(options.pairs, "metrics", options.overwrite)
     records = evaluate(options.run, options.metrics, options.every, options.data, weights=options.weights, device=options.device)
     if options.pairs:
-        _draw_pairs(run, records, options.data, options.pairs)
+        print(study_plots.write_pairs(run, records, options.data, options.pairs))
     for record in records:
         for line in record_lines(record, read_ladder(run, record["metric"])):
-            print(line if line.startswith(" ") else f"{record['snapshot_pkl']}  {line}")
+            _say(line if line.startswith(" ") else f"{record['snapshot_pkl']}  {line}")
     for line in summary_lines(run) if is_run(run) else []:
-        print(line)
+        _say(line)
 
 # %% ../nbs/94_cli.ipynb #4e8ab00f
 def _baselines_options(parser):
+    from semgan_nb.baselines import baselines
+
     add = parser.add_argument
     add("data", help="archive made by semgan prepare or semgan synth")
     add("--out", metavar="DIR", help="folder for baselines.json, baselines.md and baselines.png (default: NAME-baselines)")
     add("--with", dest="networks", action="append", default=[], metavar="RUN_OR_SNAPSHOT", help="a network to put beside them: a run on this archive (its newest snapshot), or a snapshot; may be given several times")
-    add("--metrics", type=_reader(tuple[str, ...]), metavar="NAMES", help="distances of one count (default: lite0 fd, kid and pr with as many images as there are, up to 500)")
-    add("--count", type=int, metavar="N", help="images of each set, for the default metrics")
+    add("--metrics", type=_listed, metavar="NAMES", help="distances of one count (default: lite0 fd, kid and pr with as many images as there are, up to 500)")
+    _option(parser, baselines, "count", help="images of each set, for the default metrics")
     add("--weights", metavar="PATH", help="file or folder of the weights of Inception-v3 or VGG-16")
     add("--device", help="cpu or cuda (default: a GPU if there is one)")
+    _overwrite(parser)
 
 # %% ../nbs/94_cli.ipynb #72fc2563
 def _baselines(options):
     from semgan_nb import study_plots
-    from semgan_nb.checkpoints import load
     from semgan_nb.dataset import Dataset
-    from semgan_nb.baselines import baseline_table, baselines
-    from semgan_nb.runs import Config, is_run, read_config
+    from semgan_nb.baselines import baseline_table, baselines, networks_beside
     from semgan_nb.foundation import default_cache
     from semgan_nb.distributed import choose_device
 
     dataset = Dataset(options.data)
-    out, device, networks = Path(options.out or f"{dataset.name}-baselines"), choose_device(options.device), {}
-    if out.is_file():
-        raise BadInput(f"{out} is a file: choose a folder with --out")
-    for path in map(Path, options.networks):
-        loaded, more = load(path), {}
-        shape = (loaded.G.img_channels, loaded.G.img_resolution)
-        if shape != (dataset.channels, dataset.resolution):
-            raise BadInput(f"--with {path}: makes images of {shape[1]} px with {shape[0]} channel(s), {options.data} has {dataset.resolution} px and {dataset.channels}: give a network trained on this archive")
-        if is_run(path if path.is_dir() else path.parent):
-            config = Config.from_dict(read_config(path if path.is_dir() else path.parent)["resolved"])
-            more = dict(subset=config.subset, subset_seed=config.seed)
-        networks[path.name if path.name not in networks else str(path)] = dict(source=loaded.G.to(device), **more)
+    out, device = Path(options.out or f"{dataset.name}-baselines"), choose_device(options.device)
+    try_folder(out)
+    networks = networks_beside(options.networks, dataset, device)
     with _image_bar("baselines", True) as bar:
-        result = baselines(options.data, networks, list(options.metrics) if options.metrics else None, options.count, out=out, cache=default_cache(), device=device, weights=options.weights, progress=bar)
+        result = baselines(options.data, networks, list(options.metrics) if options.metrics else None, options.count, out=out, cache=default_cache(), device=device, weights=options.weights, overwrite=options.overwrite, progress=bar)
     with atomic(out / "baselines.png") as part:
-        study_plots.baseline_figure(result).savefig(part, dpi=150)
-    print(f"{baseline_table(result)}\n\n{result['text']}\n\n{out}: baselines.json, baselines.md, baselines.png")
+        study_plots.baseline_figure(result).savefig(part, format="png", dpi=150, metadata=dict(Software=mark("baselines")))
+    _say(f"{baseline_table(result)}\n\n{result['text']}\n\n{out}: baselines.json, baselines.md, baselines.png")
 
 # %% ../nbs/94_cli.ipynb #6b39e146
 def _synth_options(parser):
-    add = parser.add_argument
+    from semgan_nb.preparation import prepare_synthetic
+
+    add, option = parser.add_argument, lambda name, *flags, **more: _option(parser, prepare_synthetic, name, *flags, **more)
     add("dest", help="archive to write, such as steel.zip")
-    add("--size", type=_side, default=32, metavar="PX", help="of the images, a power of two (default 32)")
-    add("--images", dest="n_images", type=int, default=3000, metavar="N", help="how many in all (default 3000)")
-    add("--specimens", dest="n_specimens", type=int, default=30, metavar="N", help="of different martensite fraction (default 30)")
-    add("--fractions", type=_pair, default=(0.37, 0.90), metavar="LOW,HIGH", help="martensite of the first and the last specimen (default 0.37,0.9; the paper: 0.37,1)")
-    add("--kind", choices=("islands", "grains"), help="how the structure is made (default: islands up to 64 px, grains above)")
-    add("--field", dest="field_um", type=float, metavar="UM", help="side of an image in micrometres (default: 4.8 for islands, 0.0992 a pixel for grains)")
-    add("--seed", type=int, default=0, metavar="N", help="another seed, other images (default 0)")
-    add("--holdout", type=float, default=0.2, metavar="SHARE", help="share of the images kept out of training, by whole specimens; 0 for none (default 0.2)")
+    option("size", help="of the images, a power of two")
+    option("n_images", "--images", help="how many in all")
+    option("n_specimens", "--specimens", help="of different martensite fraction")
+    option("fractions", type=_pair, metavar="LOW,HIGH", help="martensite of the first and the last specimen; the paper: 0.37,1")
+    option("kind", help="how the structure is made (default: islands up to 64 px, grains above)")
+    option("field_um", "--field", help="side of an image in micrometres (default: 4.8 for islands, 0.0992 a pixel for grains)")
+    option("seed", help="another seed, other images")
+    option("holdout", metavar="SHARE", help="share of the images kept out of training, by whole specimens; 0 for none")
     add("--maps", metavar="FILE", help="a second archive for the exact phase maps, such as maps.zip")
-    add("--workers", type=int, metavar="N", help="processes (default: one per core, up to 8)")
+    option("workers", help="processes (default: one per core, up to 8)")
+    _overwrite(parser)
 
 # %% ../nbs/94_cli.ipynb #b18e1b53
 def _synth(options):
     from semgan_nb.demo import prepared
     from semgan_nb.preparation import prepare_synthetic
 
-    print(f"{options.dest}: {prepared(prepare_synthetic(**vars(options)))}")
+    _say(f"{options.dest}: {prepared(prepare_synthetic(**vars(options)))}")
 
 # %% ../nbs/94_cli.ipynb #83ad26ef
 def _convert_options(parser):
     parser.add_argument("source", help="an official network pickle (*.pkl, read without running it), a snapshot, or a run directory: its newest")
     parser.add_argument("dest", help="*.safetensors: a snapshot; *.pt: plain state dicts with the official names")
+    _overwrite(parser)
 
 # %% ../nbs/94_cli.ipynb #45f7f3de
 def _convert(options):
     from semgan_nb.official import convert
 
-    first, *lines = convert(options.source, options.dest)
-    print("\n".join([first, *(f"  {line}" for line in lines)]))
+    first, *lines = convert(options.source, options.dest, options.overwrite)
+    _say("\n".join([first, *(f"  {line}" for line in lines)]))
 
 # %% ../nbs/94_cli.ipynb #d264a11c
 def _info_options(parser):
     parser.add_argument("path", nargs="+", help="a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot or a network pickle")
-
-
-    parser.add_argument("--page", type=int, default=0, metavar="N", help="of an image file of several pages, counted from 0 (default 0)")
-    parser.add_argument("--bar", type=_number_or("auto"), default="auto", metavar="ROWS", help="height of the data bar (default: auto, looks for one)")
+    _option(parser, read_micrograph, "page", help="of an image file of several pages, counted from 0")
+    _option(parser, read_micrograph, "bar", help="height of the data bar (default: auto, looks for one)")
     parser.add_argument("--print-density", action="store_true", help="take the dpi of an image without any record as its pixel size")
     parser.add_argument("--force", action="store_true", help="take label maps and colour images too")
 
 # %% ../nbs/94_cli.ipynb #7c5e724c
 def _info(options):
-    how = vars(options)
+    how, refused = vars(options), 0
     for path in how.pop("path"):
-        print(info(path, **how))
+        try:
+            _say(info(path, **how))
+        except BadInput as error:  # the others are told of all the same
+            _complain(error)
+            refused += 1
+    if refused:
+        raise SystemExit(2)
 
 # %% ../nbs/94_cli.ipynb #0d778955
 def _fetch_options(parser):
@@ -306,7 +299,7 @@ def _fetch(options):
     from semgan_nb.public_sets import fetch, public_sets
 
     if options.name is None:
-        print(public_sets())
+        _say(public_sets())
     else:
         fetch(options.name, options.dest, licence_read=options.licence_read)
 
@@ -316,22 +309,28 @@ def info(
     **how,  # of an image: what `read_micrograph` takes, such as page=1 or print_density=True
 ) -> str:
     "What a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot or a network pickle is, in a few lines."
-    from semgan_nb.studies import study_text
+    from semgan_nb.files import begins, regular_file
 
     path = Path(path)
     if not path.exists():
         raise BadInput(f"{path}: there is no such file or folder")
     if path.is_dir():
         if (path / "config.json").exists():
+            from semgan_nb.monitoring import _run_info
+
             return _run_info(path)
         if (path / "study.json").is_file():
+            from semgan_nb.studies import study_text
+
             return study_text(path)
         if not (path / "dataset.json").exists():
             paths = list_images(path)
             if not paths:
                 raise BadInput(f"{path}: holds no images, no archive and no run")
-            return "\n".join([f"{path}: {len(paths)} images", *(f"  {read_micrograph(p)}" for p in paths[:20]), *(["  …"] if len(paths) > 20 else [])])
-    elif path.suffix in (".safetensors", ".pkl", ".pt", ".pth") or _begins(path, b"\x80"):
+            return "\n".join([f"{path}: {len(paths)} images", *(f"  {micrograph_line(p)}" for p in paths[:20]), *(["  …"] if len(paths) > 20 else []), *([f"  note: {others}"] if (others := other_files(path)) else [])])
+    elif not regular_file(path):
+        raise BadInput(f"{path}: there is no such file or folder")
+    elif path.suffix in (".safetensors", ".pkl", ".pt", ".pth") or begins(path, b"\x80"):
         from semgan_nb.official import file_lines
 
         first, *lines = file_lines(path)
@@ -346,76 +345,54 @@ def info(
     held = len(Dataset(path, part="holdout")) if dataset.has_holdout else 0
     settings = dataset.manifest.get("settings", {})
     lines = [f"{dataset!r}", f"  {len(dataset) - held} to train on, {held} held out", f"  pixel size: {dataset.pixel_size_nm or 'unknown'}"]
-    lines += [f"  {name}: {value}" if len(str(value)) < 200 else f"  {name}: {len(value)} entries, see manifest.json" for name, value in settings.items()]
+    lines += [f"  {name}: {value}" if len(str(value)) < 200 else f"  {name}: {len(value)} {'letters' if isinstance(value, str) else 'entries'}, see manifest.json" for name, value in settings.items()]
     return "\n".join(lines + [f"  note: {warning}" for warning in dataset.warnings])
-
-# %% ../nbs/94_cli.ipynb #56fd1208
-def _begins(path: Path, start: bytes) -> bool:
-    with open(path, "rb") as f:
-        return f.read(len(start)) == start
-
-# %% ../nbs/94_cli.ipynb #f8074a4a
-def _run_info(run: Path) -> str:
-    from semgan_nb.launch import summary_lines
-    from semgan_nb.scores import between_rungs, headline, is_latent_share
-    from semgan_nb.runs import read_config, read_ladder, read_metrics, read_status, snapshots
-
-    config, status = read_config(run), read_status(run)
-    total = status.get("total_kimg", config["resolved"]["total_kimg"])
-    lines = [f"{run}: {status['state']} at {status['kimg']:g} of {total:g} kimg" + (f" ({status['message']})" if status.get("message") else "")]
-    lines.append("  settings: " + ", ".join(f"{name} {value}" for name, value in config["requested"].items()))
-    lines.append(f"  data: {config['data']['path']}, {config['data']['count']} images of {config['data']['resolution']} px")
-    lines += [f"  {line}" for line in config.get("init", {}).get("lines", [])]
-    lines.append(f"  snapshots: {len(found := snapshots(run))}" + (f", the newest {found[-1].name}" if found else ""))
-    for name, records in read_metrics(run).items():
-        if is_latent_share(name):
-            lines.append(f"  {name}: {records[-1]['text']}")
-            continue
-        value, ladder = records[-1]["results"][headline(records[-1])], read_ladder(run, name)
-        lines.append(f"  {headline(records[-1])}: {value:.4g}" + (f", {between_rungs(ladder, value)}" if ladder else ""))
-    lines += [f"  {line}" for line in summary_lines(run)]
-    return "\n".join(lines)
 
 # %% ../nbs/94_cli.ipynb #8da927cc
 def _walk_options(parser):
-    add = parser.add_argument
+    add, option = parser.add_argument, lambda name, *flags, **more: _option(parser, walk, name, *flags, **more)
     add("snapshot", help="a snapshot (*.safetensors), or a run directory: its newest snapshot")
-    add("--out", default="walk.mp4", metavar="FILE", help="walk.mp4, walk.gif, or a folder for single PNG frames (default walk.mp4)")
-    add("--seeds", default="0,1", help="the micrographs to walk between, such as 0,1 or 3,7-9 (default 0,1)")
-    add("--frames", type=int, default=240, metavar="N", help="of the whole film, both ends included (default 240; the paper: 1440)")
-    add("--fps", type=float, default=24, metavar="N", help="frames per second (default 24)")
-    add("--space", choices=("z", "w"), default="z", help="z: along an arc, as in the paper; w: along straight lines (default z)")
-    add("--psi", dest="truncation_psi", type=float, default=1.0, metavar="X", help="truncation: 1 for none, less for more typical micrographs (default 1)")
-    add("--noise", dest="noise_mode", choices=("const", "none", "random", "walk"), default="const", help="the noise inputs: the same in all frames, none, new in each, or walking from seed to seed as well (default const)")
+    option("out", metavar="FILE", help="walk.mp4, walk.gif, or a folder for single PNG frames")
+    option("seeds", help="the micrographs to walk between, such as 0,1 or 3,7-9")
+    option("frames", help="of the whole film, both ends included; the paper: 1440")
+    option("fps", help="frames per second")
+    option("space", help="z: along an arc, as in the paper; w: along straight lines")
+    option("truncation_psi", "--psi", help="truncation: 1 for none, less for more typical micrographs")
+    option("noise_mode", "--noise", help="the noise inputs: the same in all frames, none, new in each, or walking from seed to seed as well")
     add("--best", metavar="METRIC", help="of a run: the snapshot that was best by this metric, not the newest")
     add("--figure", metavar="FILE", help="the picture with six stations (default: beside the film)")
+    _overwrite(parser)
 
 # %% ../nbs/94_cli.ipynb #d3719bd9
 def _walk(options):
     found = walk(**vars(options))
-    print(f"{found['film']}: {found['frames']} frames, {found['seconds']:.3g} s, from {found['snapshot']}; {found['figure']} shows six of them")
+    _say(f"{found['film']}: {found['frames']} frames, {found['seconds']:.3g} s, from {found['snapshot']}; {found['figure']} shows six of them")
 
 # %% ../nbs/94_cli.ipynb #2c9f8903
 def _phases_options(parser):
-    add = parser.add_argument
+    from semgan_nb.descriptors import METHODS, Segmentation
+    from semgan_nb.phase_maps import FORMATS, PHASE_FORMATS
+
+    add, option = parser.add_argument, lambda function, name, *flags, **more: _option(parser, function, name, *flags, **more)
     add("source", help="a micrograph, a folder of them, an archive, a run directory (its newest snapshot) or a snapshot")
-    add("dest", nargs="?", default="phases", help="folder to write into (default phases)")
-    add("--formats", type=_reader(tuple[str, ...]), default=("tif", "vti", "npy"), metavar="NAMES", help="of tif, png, vti, npy (default tif,vti,npy)")
-    add("--method", choices=("otsu", "multiotsu", "kmeans"), default="otsu", help="how the phases are told apart (default otsu)")
-    add("--classes", type=int, default=2, metavar="N", help="phases to tell apart, 2 to 6, by multiotsu or kmeans (default 2)")
-    add("--phase", default="light", metavar="NAME", help="the phase whose share is told: light, dark, or a number from 0, the darkest (default light)")
-    add("--median", type=int, metavar="PX", help="side of the median filter, 0 for none (default: 3 from 128 px on)")
-    add("--sigma", type=float, metavar="PX", help="of the Gaussian filter, 0 for none (default: 1 from 128 px on)")
-    add("--flatten", type=float, default=0, metavar="PX", help="take uneven light away: sigma of the Gaussian that is subtracted (default 0: none)")
-    add("--clip", type=float, metavar="PERCENT", help="of the darkest and lightest pixels that set no threshold, so that pores and inclusions do not; 0 for none (default: 1 from 128 px on)")
-    add("--min-px", type=int, default=0, metavar="N", help="fill regions of fewer pixels (default 0: none)")
+    add("dest", nargs="?", default="phases", help="folder to write into (default %(default)s)")
+    add("--formats", type=_listed, default=PHASE_FORMATS, metavar="NAMES", help=f"of {', '.join(FORMATS)} (default {','.join(PHASE_FORMATS)})")
+    option(Segmentation, "method", choices=[name for name in METHODS if name != "mask"], help="how the phases are told apart")
+    option(Segmentation, "classes", help="phases to tell apart, by multiotsu or kmeans")
+    option(Segmentation, "phase", metavar="NAME", help="the phase whose share is told: light, dark, or a number from 0, the darkest")
+    option(Segmentation, "median", help="side of the median filter, 0 for none (default: 3 from 128 px on)")
+    option(Segmentation, "sigma", help="of the Gaussian filter, 0 for none (default: 1 from 128 px on)")
+    option(Segmentation, "flatten", help="take uneven light away: sigma of the Gaussian that is subtracted; 0 for none")
+    option(Segmentation, "clip", metavar="PERCENT", help="of the darkest and lightest pixels that set no threshold, so that pores and inclusions do not; 0 for none (default: 1 from 128 px on)")
+    option(Segmentation, "min_px", help="fill regions of fewer pixels; 0 for none")
     add("--masks", metavar="PATH", help="take the phases of a label image instead, or of the one of the same name in a folder")
     add("--seeds", metavar="LIST", help="of a network: which images, such as 0-3,7 (default 0)")
-    add("--psi", dest="truncation_psi", type=float, default=1.0, metavar="X", help="of a network: truncation (default 1: none)")
-    add("--images", type=int, metavar="N", help="of a folder or an archive: at most so many (default: all)")
+    option(phases, "truncation_psi", "--psi", help="of a network: truncation, 1 for none")
+    option(phases, "images", help="of a folder or an archive: at most so many (default: all)")
     add("--pixel-size", metavar="LENGTH", help="such as 50nm, where the source does not say it")
-    add("--page", type=int, default=0, metavar="N", help="of an image file of several pages, counted from 0 (default 0)")
-    add("--bar", type=_number_or("auto"), default="auto", metavar="ROWS", help="height of the data bar (default: auto, looks for one)")
+    option(read_micrograph, "page", help="of an image file of several pages, counted from 0")
+    option(read_micrograph, "bar", help="height of the data bar (default: auto, looks for one)")
+    _overwrite(parser)
 
 # %% ../nbs/94_cli.ipynb #702ab649
 def _phases(options):
@@ -434,9 +411,9 @@ def _phases(options):
         count += 1
         size = "pixel size unknown" if found["pixel_size_nm"] is None else f"{found['pixel_size_nm'] if isinstance(found['pixel_size_nm'], (int, float)) else found['pixel_size_nm'][1]:.4g} nm a pixel"
         if count <= 20:
-            print(f"{found['name']}: {found['width']} x {found['height']} px, {size}; {found['phase']} {found['fraction']:.3f} of the area, boundary {found['boundary']:.3g} {found['unit']}/{found['unit']}²")
+            _say(f"{found['name']}: {found['width']} x {found['height']} px, {size}; {found['phase']} {found['fraction']:.3f} of the area, boundary {found['boundary']:.3g} {found['unit']}/{found['unit']}²")
     endings = ", ".join([*options.formats, "json"])
-    print(("…\n" if count > 20 else "") + f"{options.dest}: {count} phase map{'s' * (count != 1)}, each as {endings}")
+    _say(("…\n" if count > 20 else "") + f"{options.dest}: {count} phase map{'s' * (count != 1)}, each as {endings}")
 
 # %% ../nbs/94_cli.ipynb #91e0ed31
 def _study_options(parser):
@@ -458,10 +435,11 @@ def _study(options):
     from semgan_nb.runs import preset
     from semgan_nb.studies import Study
     from semgan_nb.study_run import run_study
+    from semgan_nb.training import check_run
 
     given = _settings(options)
     if options.what == "table":
-        print(study_text(options.path, list(given["metrics"]) if "metrics" in given else None))
+        _say(study_text(options.path, list(given["metrics"]) if "metrics" in given else None))
         return
     if not hasattr(options, "batch_gpu"):
         given.pop("batch_gpu", None)
@@ -475,10 +453,15 @@ def _study(options):
     if (out / "study.json").is_file() and options.cfg in (None, Study(out).base.preset):
         base = Study(out).base  # as it was when the study began
     base, changed = _with_transfer(base, fixed)
-    study = Study.create(out, base, axes, parse_seeds(options.seeds), [_fields_of(text) for text in options.extra])
-    print(f"{out}: {len(study.points)} runs of {base.total_kimg:g} kimg", *(f"  {line}" for line in changed), sep="\n")
+    extra, seeds = [_fields_of(text) for text in options.extra], parse_seeds(options.seeds, 1000)
+    points = Study.wanted(out, base, axes, seeds, extra)
+    for fields in points:
+        check_run(base.replace(**fields), options.path)
+    try_folder(out)
+    study = Study.create(out, base, axes, seeds, extra)
+    _say(f"{out}: {len(study.points)} runs of {base.total_kimg:g} kimg", *(f"  {line}" for line in changed), sep="\n")
     points = run_study(study, options.path)
-    print(study_text(out))
+    _say(study_text(out))
     if any(point["state"] in ("failed", "refused") for point in points):
         raise SystemExit(1)
 
@@ -490,7 +473,7 @@ def _book() -> Path:
     package = Path(semgan_nb.__file__).parent
     return package / "book" if (package / "book").is_dir() else package.parent / "nbs"
 
-# %% ../nbs/94_cli.ipynb #0ef62f55
+# %% ../nbs/94_cli.ipynb #715a06cf
 def lab_folder(
     folder="semgan-lab",  # made if it is missing
 ) -> Path:
@@ -501,6 +484,7 @@ def lab_folder(
     for place in (folder, folder / "chapters"):
         if place.exists() and not place.is_dir():
             raise BadInput(f"{place} is a file: give a folder for your notebooks")
+    try_folder(folder)
     chapters = [*book.glob("[0-9]*.ipynb"), *book.glob("images/*.png")]
     for shipped, mine in [(file, file.name) for file in book.glob("tutorials/*.ipynb")] + [(file, Path("chapters") / file.relative_to(book)) for file in chapters]:
         if not (folder / mine).exists():
@@ -513,7 +497,7 @@ def _lab_options(parser):
     add = parser.add_argument
     add("folder", nargs="?", default="semgan-lab", help="a folder of yours (default semgan-lab)")
     add("--no-browser", action="store_true", help="do not open a browser; the address is printed")
-    add("--port", type=int, metavar="N", help="of the server (default 8888, or the next that is free)")
+    add("--port", type=_reader(Rule(int, 1, 65535)), metavar="N", help="of the server (default 8888, or the next that is free)")
     add("--allow-root", action="store_true", help="needed by the superuser, in containers for instance")
 
 # %% ../nbs/94_cli.ipynb #c5a1d7b4
@@ -552,14 +536,11 @@ def _overview() -> str:
     return "\n".join(lines + [f"  {verb:{max(map(len, VERBS)) + 2}}{text}" for verb, (text, *_) in VERBS.items()] + ["", "semgan VERB --help says more. Begin with: semgan demo"])
 
 # %% ../nbs/94_cli.ipynb #adc1e7f9
-def main(
-    argv: list[str] | None = None,  # None: those of the process
-) -> int:
-    "The `semgan` command; its exit status: 0, 1 for a run that cannot go on, 2 for a fault of the input, 130 when interrupted."
-    verb, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+def _verb(verb: str, rest: list[str]) -> int:
+    "Do what a verb says; the exit status. Ctrl-C is not caught."
     try:
         if verb in ("-h", "--help", "help"):
-            print(_overview())
+            _say(_overview())
         elif verb == "--version":
             import semgan_nb
 
@@ -574,19 +555,39 @@ def main(
             places = [action.dest for action in parser._actions if not action.option_strings]
             parser.usage = " ".join([parser.prog, *places, "[options]"])
             run(parser.read(rest))
+        sys.stdout.flush()
     except BadInput as error:
-        print("semgan: " + " ".join(str(error).split()), *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        _complain(error)
+        return 2
+    except BrokenPipeError:  # whoever read the output has seen enough, as head has
+        _nobody_reads()
+        return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"semgan: {printable(os.fsdecode(error.filename))} cannot be {'written' if error.errno in _UNWRITABLE else 'used'} ({error.strerror})", file=sys.stderr)
         return 2
     except RuntimeError as error:
         from semgan_nb.foundation import RunFailed  # known by now, if it is one
 
         if not isinstance(error, RunFailed):
             raise
-        print("semgan: " + " ".join(str(error).split()), file=sys.stderr)
+        _complain(error)
         return 1
-    except KeyboardInterrupt:
-        print(f"semgan: interrupted; the same command {'goes on from there' if verb in GOES_ON else 'begins again'}", file=sys.stderr)
-        return 130
     except SystemExit as end:  # --help
         return end.code or 0
     return 0
+
+# %% ../nbs/94_cli.ipynb #15ff21b4
+def main(
+    argv: list[str] | None = None,  # None: those of the process
+) -> int:
+    "The `semgan` command; its exit status: 0, 1 for a run that cannot go on, 2 for a fault of the input, 130 when interrupted."
+    verb, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    try:
+        return _verb(verb, rest)
+    except (KeyboardInterrupt, Exception) as error:
+        if not _was_interrupted(error):
+            raise
+    print(f"semgan: interrupted; the same command {'goes on from there' if verb in GOES_ON else 'begins again'}", file=sys.stderr)
+    return 130

@@ -11,7 +11,8 @@ import json
 import time
 from pathlib import Path
 
-from .foundation import BadInput, _image_bar, atomic
+from .foundation import SIDE, BadInput, Rule, _image_bar, atomic, checked, printable
+from .files import read_json
 from .micrographs import embedded, list_images
 from .transfer import _with_transfer
 from .launch import evaluate
@@ -41,18 +42,17 @@ def _demo_settings(data: str, size: int, window, stride) -> tuple[dict, Path | N
 # %% ../nbs/92_demo.ipynb #6ff7f5d8
 def _open_demo(out: Path, settings: dict) -> bool:
     "Whether `out` already holds the archive of a demo with these settings; refuses what is something else."
+    from semgan_nb.report import DEMO
+
     record = out / "demo.json"
     if out.exists() and not out.is_dir():
         raise BadInput(f"{out} is a file: choose a folder with --out")
     if not record.exists():
-        foreign = [path.name for path in out.iterdir() if path.name != "data.zip" and not path.name.startswith(".")] if out.exists() else []
+        foreign = [path.name for path in out.iterdir() if not path.name.startswith(".")] if out.exists() else []
         if foreign:
             raise BadInput(f"{out} is not empty and holds no demo (it has {foreign[0]!r}): choose another folder with --out")
         return False
-    try:
-        there = json.loads(record.read_text(encoding="utf-8"))
-    except ValueError:
-        raise BadInput(f"{record} is damaged: delete {out}, or choose another folder with --out") from None
+    there = read_json(record, DEMO, f"delete {out}, or choose another folder with --out")
     differ = [f"{name} is {there.get(name)!r} there and {value!r} here" for name, value in settings.items() if there.get(name) != value]
     if differ:
         raise BadInput(f"{out} holds a demo with other settings: {'; '.join(differ)}. Choose another folder with --out, or the same settings to go on")
@@ -67,12 +67,13 @@ def _more_metrics(config, names) -> list:
     return [name for metric in distances for name in (f"aligned_memory{metric.count}_subset", f"micro{metric.count}_{metric.real}")]
 
 # %% ../nbs/92_demo.ipynb #5505fc3b
+@checked
 def demo(
     data: str = "superalloy",  # superalloy, synthetic, or a folder of micrographs
-    size: int = 32,  # of the images to train on, pixels
+    size: SIDE = 32,  # of the images to train on
     out=None,  # None: demo, demo-synthetic or demo-NAME
-    window: int | str | None = "auto",  # side of the tiles cut from the micrographs, pixels; auto: by the width of their features; None: centre crops, as in the paper
-    stride: int | None = None,  # step between tiles, pixels; None: by the window
+    window: Rule(int, 8, 1 << 16, "px", also=("auto", None)) = "auto",  # side of the tiles cut from the micrographs; auto: by the width of their features; None: centre crops, as in the paper
+    stride: Rule(int, 1, 1 << 16, "px", also=(None,)) = None,  # step between tiles; None: by the window
     progress: bool = True,
     say=print,  # where the findings go
     **settings,  # of the training: any field of Config, such as total_kimg=16
@@ -80,7 +81,6 @@ def demo(
     "Micrographs in, a trained generator, a film and a report out; returns what it found. Goes on if it was interrupted."
     from semgan_nb import plots
     from semgan_nb import material_plots
-    from semgan_nb.dataset import Dataset
     from semgan_nb.layers import keep_memory
     from semgan_nb.scores import between_rungs, is_latent_share
     from semgan_nb.judges import get_judge
@@ -88,29 +88,32 @@ def demo(
     from semgan_nb.report import read_demo, write_report, write_walk
     from semgan_nb.runs import preset
     from semgan_nb.foundation import default_cache
-    from semgan_nb.training import choose_metrics
+    from semgan_nb.training import check_run
 
+    say = lambda text, tell=say: tell(printable(text, keep="\n"))
     data, out = str(data), Path(out) if out else demo_folder(str(data))
     config, changed = _with_transfer(preset("laptop", size, run=out / "run"), settings, out / "run")
     wanted, folder = _demo_settings(data, size, window, stride)
     began = time.monotonic()
     if not _open_demo(out, wanted):
         say(f"1/4  preparing {out / 'data.zip'}")
-        fresh = not out.exists()
+        fresh, record = not out.exists(), out / "demo.json"
+        began_here = not record.exists()
         try:
+            with atomic(record) as part:  # first, so that an archive without it is somebody else's
+                part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
             if folder is None:
                 summary = prepare_synthetic(out / "data.zip", size, progress=progress)
             else:
                 summary = prepare(folder, out / "data.zip", size, window=window, stride=stride, progress=progress)
-            with atomic(out / "demo.json") as part:
-                part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
         except BaseException:
+            if began_here and not (out / "data.zip").exists():
+                record.unlink(missing_ok=True)
             if fresh and out.exists() and not any(out.iterdir()):
                 out.rmdir()
             raise
         say("     " + prepared(summary).replace("\n", "\n     "))
-    archive = Dataset(out / "data.zip", part="train", subset=config.subset, seed=config.seed)
-    names = choose_metrics(config, out / "data.zip", archive)
+    names = check_run(config, out / "data.zip", out / "run")[1]
     keep_memory()
     ranked = [name for name in names if not is_latent_share(name)]
     for name in ranked:

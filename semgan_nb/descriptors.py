@@ -10,16 +10,16 @@ __all__ = ['METHODS', 'DIRECTIONS', 'grey_stack', 'phase_fractions', 'fraction_q
 
 # %% ../nbs/32_descriptors.ipynb #7b41ab09
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from scipy import fft, ndimage
 from scipy.cluster.vq import kmeans2, vq
 from skimage.filters import threshold_multiotsu
 
-from .foundation import BadInput
+from .foundation import BadInput, Rule
 from .synthetic import otsu_threshold, phase_fraction
-from .preprocess import median_filter
+from .preprocess import MEDIAN, median_filter
 
 # %% ../nbs/32_descriptors.ipynb #47daea2e
 def grey_stack(
@@ -130,29 +130,28 @@ def radial_spectrum(
     keep = np.arange(1, n // 2 + 1)
     return keep / n, np.log10(np.maximum(sums[keep] / count[keep], 1e-6))
 
+# %% ../nbs/32_descriptors.ipynb #38243c0d
+METHODS = ("otsu", "multiotsu", "kmeans", "mask")
+
 # %% ../nbs/32_descriptors.ipynb #b2576914
 @dataclass(frozen=True)
 class Segmentation:
     "How grey levels become phases. Raises BadInput for a choice that makes no sense."
-    method: str = "otsu"         # 'otsu', 'multiotsu', 'kmeans', or 'mask' for maps that were given
-    classes: int = 2             # phases to tell apart, 2 to 6; otsu knows 2
+    method: Rule(choices=METHODS) = "otsu"   # 'mask' for maps that were given
+    classes: Rule(int, 2, 6, "phases") = 2   # to tell apart; otsu knows 2
     phase: str | int = "light"   # the class that is measured: 'light', 'dark', or its number counted from dark
-    median: int | None = None    # side of the median filter, px, odd; 0 = off; None: 3 from 128 px on
-    sigma: float | None = None   # of the Gaussian, px; 0 = off; None: 1 from 128 px on
-    flatten: float = 0           # sigma of the Gaussian that is subtracted, px; 0 = off
-    clip: float | None = None    # per cent of the darkest and of the lightest pixels whose levels do not count; 0 = off; None: 1 from 128 px on
-    min_px: int = 0              # regions of fewer pixels are filled
+    median: replace(MEDIAN, also=(0, None)) = None   # side of the median filter; 0 = off; None: 3 from 128 px on
+    sigma: Rule(float, 0, 100, "px", also=(None,)) = None   # of the Gaussian; 0 = off; None: 1 from 128 px on
+    flatten: Rule(float, 0, 10_000, "px") = 0   # sigma of the Gaussian that is subtracted; 0 = off
+    clip: Rule(float, 0, 50, "per cent", below=True, also=(None,)) = None   # of the darkest and of the lightest pixels whose levels do not count; 0 = off; None: 1 from 128 px on
+    min_px: Rule(int, 0, 1_000_000, "px") = 0   # regions of fewer pixels are filled
 
     def __post_init__(self):
-        if self.method not in METHODS: raise BadInput(f"method: {self.method!r} was given, known are {', '.join(METHODS)}")
-        if not 2 <= self.classes <= 6: raise BadInput(f"classes: {self.classes} was given, a number of phases from 2 to 6 is wanted")
+        for field in fields(self):
+            if isinstance(field.type, Rule): field.type.check(field.name, getattr(self, field.name))
         if self.method == "otsu" and self.classes != 2: raise BadInput(f"classes: otsu tells 2 phases apart, {self.classes} were asked for: use multiotsu or kmeans")
         if self.phase not in ("light", "dark") and not (isinstance(self.phase, int) and self.phase >= 0): raise BadInput(f"phase: {self.phase!r} was given: it is light, dark or the number of a class")
         if self.method != "mask" and isinstance(self.phase, int) and self.phase >= self.classes: raise BadInput(f"phase: {self.phase} was given, but {self.classes} classes have the numbers 0 to {self.classes - 1}")
-        if self.median and (self.median < 0 or self.median % 2 == 0): raise BadInput(f"median: {self.median} was given, an odd number of pixels is wanted, or 0")
-        if not 0 <= (self.clip or 0) < 50: raise BadInput(f"clip: {self.clip} was given, a percentage from 0 to below 50 is wanted")
-        for name in ("sigma", "flatten", "min_px"):
-            if (getattr(self, name) or 0) < 0: raise BadInput(f"{name}: {getattr(self, name)} was given, a number of pixels from 0 on is wanted")
 
     def at(self, side: int) -> "Segmentation":
         "The same with the filters written out for images of that side."
@@ -163,9 +162,6 @@ class Segmentation:
     def phase_word(self) -> str:
         "The phase in words."
         return f"phase {self.phase}" if isinstance(self.phase, int) else f"{self.phase} phase"
-
-# %% ../nbs/32_descriptors.ipynb #7a9c8e05
-METHODS = ("otsu", "multiotsu", "kmeans", "mask")
 
 # %% ../nbs/32_descriptors.ipynb #ab7234e1
 def _despeckle(labels, min_px):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .foundation import BadInput, RunFailed
+from .foundation import BadInput, _shown, RunFailed
 
 # %% ../nbs/54_distributed.ipynb #082ffcb4
 @dataclass(frozen=True)
@@ -83,8 +83,16 @@ _LOST = re.compile(r"gloo|nccl|connection|socket|store|timed out|process group|r
 
 # %% ../nbs/54_distributed.ipynb #75b2b141
 def choose_device(device: str | None = None) -> str:
-    "The device as asked, else a GPU where there is one."
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+    "The device as asked (cpu, cuda or such as cuda:1), else a GPU where there is one. BadInput for one that is not there."
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device in (None, "cpu"):
+        return device or ("cuda" if there else "cpu")
+    kind, _, number = str(device).partition(":")
+    if kind != "cuda" or number and not number.isdecimal():
+        raise BadInput(f"device is {_shown(device)}: it must be cpu, cuda, or a GPU by its number, such as cuda:0")
+    if int(number or 0) >= there:
+        raise BadInput(f"device is {_shown(device)}: {f'this machine has {there} GPUs, counted from 0' if there else 'this machine has no GPU that PyTorch can use'}; leave it out, or take cpu")
+    return device
 
 # %% ../nbs/54_distributed.ipynb #16b772df
 def join(

@@ -9,78 +9,115 @@ __all__ = ['walk', 'phases']
 import sys
 from pathlib import Path
 
-from .foundation import BadInput, atomic
-from .micrographs import list_images, read_micrograph
+from .foundation import FPS, FRAMES, PSI, BadInput, Rule, atomic, checked, claim, mark, printable, try_folder
+from .micrographs import list_images, other_files, read_micrograph
+from .files import regular_file
 
 # %% ../nbs/60_generate.ipynb #de7e9d72
+@checked
 def walk(
     snapshot,  # a snapshot, or a run directory: its newest
     out="walk.mp4",  # *.mp4, *.gif, or a folder for PNG frames
     seeds="0,1",  # two or more, such as 0-3,7
-    frames: int = 240,
-    fps: float = 24,
-    space: str = "z",
-    truncation_psi: float = 1.0,
-    noise_mode: str = "const",  # const, none, random or walk
+    frames: FRAMES = 240,
+    fps: FPS = 24,
+    space: Rule(choices=("z", "w")) = "z",
+    truncation_psi: PSI = 1.0,
+    noise_mode: Rule(choices=("const", "none", "random", "walk")) = "const",
     best: str | None = None,  # of a run directory: the best snapshot by this metric
     figure=None,  # where the six panels go; None: beside the film
     progress: bool = True,
+    overwrite: bool = False,  # replace what is there; an earlier walk is replaced anyway
 ) -> dict:
     "Write the film of a walk and its figure; returns film, figure, frames, seconds, snapshot."
     from semgan_nb.checkpoints import load
-    from semgan_nb.films import noise_maps, walk_figure, walk_frames, write_film
+    from semgan_nb.films import check_film, noise_maps, walk_figure, walk_frames, write_film
 
     out = Path(out)
+    check_film(out)
     figure = Path(figure) if figure else out.with_name(out.stem + ".png")
+    remark = {".png": "Software", ".pdf": "Creator", ".svg": "Creator"}.get(figure.suffix.lower())
+    if remark is None:
+        raise BadInput(f"{figure}: the figure is written as .png, .pdf or .svg; choose one of these")
+    claim(figure, "walk", overwrite)
+    claim(out, "walk", overwrite) if out.suffix else try_folder(out)
     loaded = load(snapshot, best)
     how = dict(space=space, truncation_psi=truncation_psi, noise_mode=noise_mode)
     stream = walk_frames(loaded.G, seeds, frames, **how)
     if noise_mode == "walk" and not noise_maps(loaded.G, 0):
-        print(f"note: {loaded.path.name} has no noise inputs, so only the latent vector walks", file=sys.stderr)
+        print(f"note: {printable(loaded.path.name)} has no noise inputs, so only the latent vector walks", file=sys.stderr)
     count = write_film(stream, out, fps, total=frames, progress=progress)
     panels = walk_figure(walk_frames(loaded.G, seeds, 6, **how), pixel_size_nm=loaded.meta.get("pixel_size_nm"))
     with atomic(figure) as part:
-        panels.savefig(part, dpi=150)
+        panels.savefig(part, dpi=150, metadata={remark: mark("walk")})
     return dict(film=str(out), figure=str(figure), frames=count, seconds=count / fps, snapshot=str(loaded.path))
+
+# %% ../nbs/60_generate.ipynb #e93801b3
+def _of_network(source, seeds, truncation_psi, pixel_size):
+    "What `_to_segment` yields, for the images of some seeds."
+    from semgan_nb.checkpoints import load
+    from semgan_nb.descriptors import grey_stack
+    from semgan_nb.latent import parse_seeds, sample
+
+    numbers, loaded = parse_seeds(seeds or "0"), load(source)
+    for seed in numbers:
+        def make(seed=seed):
+            image = grey_stack(sample(loaded.G, [seed], truncation_psi))[0]
+            return image, pixel_size or loaded.meta.get("pixel_size_nm"), dict(source=loaded.path.name, seed=seed, truncation_psi=truncation_psi, noise_mode="const")
+
+        yield f"seed{seed:04d}", f"seed {seed}", make
+
+# %% ../nbs/60_generate.ipynb #416f7eee
+def _of_archive(source, pixel_size, images):
+    "What `_to_segment` yields, for the images of an archive."
+    from semgan_nb.dataset import Dataset
+    from semgan_nb.descriptors import grey_stack
+
+    data = Dataset(source)
+    sizes = {record["file"]: record.get("pixel_size_nm") for record in data.manifest.get("images", [])}
+    if data.manifest.get("settings", {}).get("intensity") == "match":
+        print(f"note: the grey levels in {printable(source.name)} were matched, so the shares of its phases say little", file=sys.stderr)
+    for k, name in enumerate(data.names[:images]):
+        def make(k=k, name=name):
+            return grey_stack(data.images(k))[0], pixel_size or sizes.get(name) or data.pixel_size_nm, dict(source=source.name, image=name, fingerprint=data.fingerprint)
+
+        yield Path(name).stem, name, make
+
+# %% ../nbs/60_generate.ipynb #828232ba
+def _of_files(source, pixel_size, images, how_to_read):
+    "What `_to_segment` yields, for a micrograph or a folder of them."
+    from semgan_nb.foundation import file_hash
+    from semgan_nb.micrographs import to_uint8
+
+    paths = [source] if source.is_file() else list_images(source)[:images]
+    if not paths:
+        raise BadInput(f"{source}: holds no images")
+    if source.is_dir() and (others := other_files(source)):
+        print(f"note: {others}", file=sys.stderr)
+    for path in paths:
+        def make(path=path):
+            micrograph = read_micrograph(path, **how_to_read)
+            return to_uint8(micrograph.image), pixel_size or micrograph.pixel_size_nm, dict(source=path.name, sha256=file_hash(path), bar_rows=micrograph.bar_rows)
+
+        yield path.stem if source.is_file() else path.relative_to(source).with_suffix("").as_posix(), path.name, make
 
 # %% ../nbs/60_generate.ipynb #56c9d1a2
 def _to_segment(source, seeds, truncation_psi, pixel_size, images, how_to_read):
-    "Yields name, image uint8 [H, W], pixel size in nm or None, and what the JSON says of the origin, for a micrograph, a folder, an archive, a run or a snapshot."
+    "For each image of a micrograph, a folder, an archive, a run or a snapshot: its name, its origin in a word, and a function that gives image uint8 [H, W], pixel size in nm or None, and what the JSON says of the origin."
     source = Path(source)
     if not source.exists():
         raise BadInput(f"{source}: there is no such file or folder")
-    from semgan_nb.dataset import Dataset, is_archive
-    from semgan_nb.descriptors import grey_stack
+    from semgan_nb.dataset import is_archive
 
     network = source.suffix in (".safetensors", ".pkl") or (source / "config.json").exists()
     if seeds is not None and not network:
         raise BadInput(f"--seeds: {source} is no run and no snapshot, which seeds are for: leave them out")
     if network:
-        from semgan_nb.checkpoints import load
-        from semgan_nb.latent import parse_seeds, sample
-
-        loaded = load(source)
-        for seed in parse_seeds(seeds or "0"):
-            image = grey_stack(sample(loaded.G, [seed], truncation_psi))[0]
-            yield f"seed{seed:04d}", image, pixel_size or loaded.meta.get("pixel_size_nm"), dict(source=loaded.path.name, seed=seed, truncation_psi=truncation_psi, noise_mode="const")
+        yield from _of_network(source, seeds, truncation_psi, pixel_size)
     elif is_archive(source):
-        data = Dataset(source)
-        sizes = {record["file"]: record.get("pixel_size_nm") for record in data.manifest.get("images", [])}
-        if data.manifest.get("settings", {}).get("intensity") == "match":
-            print(f"note: the grey levels in {source.name} were matched, so the shares of its phases say little", file=sys.stderr)
-        for k, name in enumerate(data.names[:images]):
-            yield Path(name).stem, grey_stack(data.images(k))[0], pixel_size or sizes.get(name) or data.pixel_size_nm, dict(source=source.name, image=name, fingerprint=data.fingerprint)
+        yield from _of_archive(source, pixel_size, images)
     else:
-        from semgan_nb.foundation import file_hash
-        from semgan_nb.micrographs import to_uint8
-
-        paths = [source] if source.is_file() else list_images(source)[:images]
-        if not paths:
-            raise BadInput(f"{source}: holds no images")
-        for path in paths:
-            micrograph = read_micrograph(path, **how_to_read)
-            name = path.stem if source.is_file() else path.relative_to(source).with_suffix("").as_posix()
-            yield name, to_uint8(micrograph.image), pixel_size or micrograph.pixel_size_nm, dict(source=path.name, sha256=file_hash(path), bar_rows=micrograph.bar_rows)
+        yield from _of_files(source, pixel_size, images, how_to_read)
 
 # %% ../nbs/60_generate.ipynb #438c854e
 def _mask_of(masks: Path, name: str, shape):
@@ -88,49 +125,59 @@ def _mask_of(masks: Path, name: str, shape):
     import numpy as np
     from PIL import Image
 
+    from semgan_nb.micrographs import list_images
+
     found = [masks] if masks.is_file() else [p for p in list_images(masks) if p.relative_to(masks).with_suffix("").as_posix() == name or p.stem == Path(name).name]
     if len(found) != 1:
         raise BadInput(f"{masks}: holds {len(found) or 'no'} mask{'s' * (len(found) > 1)} for {name}: one image of the same name is wanted")
+    regular_file(found[0])
     try:
-        with Image.open(found[0]) as picture:
+        with Image.open(found[0], formats=("PNG", "TIFF", "BMP", "GIF")) as picture:
+            if picture.width * picture.height > 2**28:
+                raise ValueError(f"it has {picture.width} x {picture.height} pixels")
             labels = np.asarray(picture)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{found[0]}: cannot be read as a label image ({error})") from None
+    except Exception as error:  # Pillow raises many kinds for a damaged file
+        raise BadInput(f"{found[0]}: cannot be read as a label image ({str(error)[:120]})") from None
     if labels.shape != shape:
         raise BadInput(f"{found[0]}: has the shape {list(labels.shape)}, the image {list(shape)}: a label image of one channel and the same size is wanted")
     return labels, found[0].name
 
 # %% ../nbs/60_generate.ipynb #f4dd6724
+@checked
 def phases(
     source,  # a micrograph, a folder of them, an archive, a run or a snapshot
     dest="phases",  # folder, made if it is missing
-    formats: tuple[str, ...] = ("tif", "vti", "npy"),
+    formats: tuple[str, ...] | None = None,  # of tif, png, vti, npy; None: PHASE_FORMATS of chapter 34
     how=None,  # Segmentation of chapter 32; None: Otsu's threshold
     masks=None,  # a label image, or a folder with one for each image
     seeds: str | None = None,  # of a network, such as 0-3,7; None: 0
-    truncation_psi: float = 1.0,
-    images: int | None = None,  # of a folder or an archive, at most so many
-    pixel_size: float | None = None,  # nm, where the source does not say it
+    truncation_psi: PSI = 1.0,
+    images: Rule(int, 1, also=(None,)) = None,  # of a folder or an archive, at most so many
+    pixel_size: Rule(float, 0, 1e9, "nm", above=True, also=(None,)) = None,  # where the source does not say it
+    overwrite: bool = False,  # replace what is there; phase maps of an earlier call are replaced anyway
     **how_to_read,  # of image files: page, bar, force, print_density
 ):
-    "Write phase maps, each with a JSON beside it; yields for each a dict(name, files, phase, fraction, boundary, unit, pixel_size_nm, height, width)."
+    "Write phase maps, each with a JSON beside it; yields for each a dict(name, files, phase, fraction, boundary, unit, pixel_size_nm, height, width). Nothing is written where one of the files is something else already."
     import dataclasses
 
     from semgan_nb.descriptors import Segmentation, interface_density, phase_of, segment
-    from semgan_nb.phase_maps import write_phases
+    from semgan_nb.phase_maps import PHASE_FORMATS, claim_phases, write_phases
 
     how, dest = how or Segmentation(), Path(dest)
-    if images is not None and images < 1:
-        raise BadInput(f"images: {images} was given, at least 1 is wanted")
+    formats = PHASE_FORMATS if formats is None else formats
     if masks is not None:
         masks, how = Path(masks), Segmentation("mask", phase=how.phase)
         if not masks.exists():
             raise BadInput(f"{masks}: there is no such file or folder")
-    written = {}
-    for name, image, size, about in _to_segment(source, seeds, truncation_psi, pixel_size, images, how_to_read):
-        if name in written:
-            raise BadInput(f"{source}: {written[name]} and {about['source']} would both be written as {name}: rename one of them")
-        written[name] = about["source"]
+    try_folder(dest)
+    jobs, known = list(_to_segment(source, seeds, truncation_psi, pixel_size, images, how_to_read)), {}
+    for name, origin, _ in jobs:
+        if name in known:
+            raise BadInput(f"{source}: {known[name]} and {origin} would both be written as {name}: rename one of them")
+        known[name] = origin
+        claim_phases(dest / name, formats, overwrite)
+    for name, _, make in jobs:
+        image, size, about = make()
         own = how.at(min(image.shape))
         if masks is None:
             labels = segment(image, own)
@@ -138,6 +185,6 @@ def phases(
             labels, about["mask"] = _mask_of(masks, name, image.shape)
             own = dataclasses.replace(own, median=0, sigma=0.0, clip=0.0)
         phase = phase_of(labels, own)
-        files = write_phases(dest / name, labels, size, own, formats, phase_fraction=float(phase.mean()), **about)
+        files = write_phases(dest / name, labels, size, own, formats, overwrite, phase_fraction=float(phase.mean()), **about)
         um = None if size is None else (size if isinstance(size, (int, float)) else sum(size) / 2) / 1000
         yield dict(name=name, files=[str(f) for f in files], phase=own.phase_word, fraction=float(phase.mean()), boundary=interface_density(phase) / (um or 1), unit="px" if um is None else "µm", pixel_size_nm=size, height=image.shape[0], width=image.shape[1])

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .foundation import BadInput, atomic, stream
+from .files import list_of, number, read_json, table_of
 from .dataset import Dataset, subset_indices
 from .latent import _at_once, apart_in_pairs, correlation, crossed_images, has_noise, intraclass, shares
 from .extractors import get_extractor
@@ -67,9 +68,9 @@ class MemoryJudge(Memory, Judge):
         "As `Memory.measured`, kept in the cache."
         if self._kept is None and self._yardstick_file is not None and self._yardstick_file.exists():
             try:
-                kept = json.loads(self._yardstick_file.read_text(encoding="utf-8"))
-                self._kept = {name: [float(x) for x in kept[name]] for name in ("yardstick", "unseen", "copies") if name in kept}
-            except (OSError, ValueError, TypeError):
+                kept = read_json(self._yardstick_file, table_of(list_of(number(finite=False))), "it is measured again") or {}
+                self._kept = {name: [float(x) for x in kept[name]] for name in ("yardstick", "unseen", "copies") if name in kept} if "yardstick" in kept else None
+            except BadInput:
                 self._kept = None
         if self._kept is None:
             super().measured(progress)

@@ -13,14 +13,15 @@ from typing import Iterable, Iterator
 import numpy as np
 import torch
 
-from .foundation import BadInput, torch_stream
+from .foundation import PSI, BadInput, _shown, checked, torch_stream
 from .layers import full_float32
 
 # %% ../nbs/25_latent.ipynb #e0a6370b
 def parse_seeds(
     text: str,  # numbers and inclusive ranges, such as "0-3,7"
+    most: int = 100_000,  # how many there may be
 ) -> list[int]:
-    "The seeds that `text` names, in its order. BadInput if it cannot be read."
+    "The seeds that `text` names, in its order. BadInput if it cannot be read, or names too many."
     seeds = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
@@ -29,7 +30,9 @@ def parse_seeds(
         except ValueError:
             low, high = 1, 0
         if not 0 <= low <= high < 2**32:
-            raise BadInput(f"seeds: {text!r} holds {part.strip()!r}; write whole numbers and rising ranges with commas, such as 0-3,7")
+            raise BadInput(f"seeds: {_shown(text)} holds {_shown(part.strip())}; write whole numbers and rising ranges with commas, such as 0-3,7")
+        if len(seeds) + high + 1 - low > most:
+            raise BadInput(f"seeds: {_shown(text)} names {len(seeds) + high + 1 - low} seeds or more; write at most {most}")
         seeds.extend(range(low, high + 1))
     return seeds
 
@@ -62,10 +65,11 @@ def _at_rest(G):
         G.train(training)
 
 # %% ../nbs/25_latent.ipynb #a610ac04
+@checked
 def sample(
     G: torch.nn.Module,  # a generator, such as load(run).G
     seeds: Iterable[int] | str,  # numbers, or text such as "0-3,7"
-    truncation_psi: float = 1.0,  # 1: none; 0: the mean image
+    truncation_psi: PSI = 1.0,  # 1: none; 0: the mean image
     truncation_cutoff: int | None = None,  # truncate only so many of the first layers; None: all
     noise_mode: str = "const",  # const, random or none
     batch: int = 32,  # images computed at a time

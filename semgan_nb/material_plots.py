@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from .foundation import torch_stream
+from .foundation import plain_label, torch_stream
 from .micrographs import scale_bar
 from .synthetic import otsu_threshold
 from .preprocess import histogram
@@ -20,7 +20,7 @@ from .latent import to_uint8_images
 from .descriptors import fraction_quantiles, grey_stack, phase_fractions, phase_of, radial_spectrum, segment, two_point
 from .microstructure import DESCRIPTORS, image_values, unit_of
 from .runs import read_stats
-from .plots import COLOURS, GENERATED, QUIET, REAL, _figure, _plain_decades, _tidy
+from .plots import COLOURS, GENERATED, QUIET, REAL, _figure, _plain_decades, _tidy, strength_axis
 
 # %% ../nbs/82_material_plots.ipynb #095748b8
 def _grey(images) -> np.ndarray:
@@ -40,7 +40,7 @@ def spectra(
     figure = _figure(figure, (5.2, 3.8))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     for power, label, colour in ((of_real, labels[0], REAL), (of_generated, labels[1], GENERATED)):
-        above.plot(frequency, power, "o-", color=colour, ms=3, lw=1.3, label=label)
+        above.plot(frequency, power, "o-", color=colour, ms=3, lw=1.3, label=plain_label(label))
     above.legend(fontsize=8, frameon=False)
     below.axhspan(-0.1, 0.1, color="0.92")
     below.axhline(0, color=REAL, lw=0.8)
@@ -63,7 +63,7 @@ def fractions(
     for images, label, colour in ((real, labels[0], REAL), (generated, labels[1], GENERATED)):
         images = _grey(images)
         values = np.sort(phase_fractions(images))
-        axes.plot(values, (np.arange(len(values)) + 0.5) / len(values), color=colour, lw=1.4, label=label)
+        axes.plot(values, (np.arange(len(values)) + 0.5) / len(values), color=colour, lw=1.4, label=plain_label(label))
         axes.plot(fraction_quantiles(images), (0.05, 0.5, 0.95), "o", color=colour, ms=5)
     axes.set_yticks((0, 0.05, 0.5, 0.95, 1), ("0", "5 %", "50 %", "95 %", "100 %"))
     axes.set_ylim(0, 1)
@@ -89,7 +89,7 @@ def two_points(
         band = np.quantile(s2, (0.05, 0.95), axis=0)
         if colour == REAL:
             axes.fill_between(distance, *band, color=colour, alpha=0.12, lw=0)
-        axes.plot(distance, s2.mean(0), "o-", color=colour, ms=2.5, lw=1.3, label=label)
+        axes.plot(distance, s2.mean(0), "o-", color=colour, ms=2.5, lw=1.3, label=plain_label(label))
         for edge in band:
             axes.plot(distance, edge, color=colour, lw=0.8, ls="-" if colour == REAL else "--")
     axes.set_xlim(0, distance[-1])
@@ -117,17 +117,17 @@ def descriptor_figure(
         has = one[side]
         if one["kind"] == "number":
             values = np.sort(has["values"])
-            main.plot(values, (np.arange(len(values)) + 0.5) / len(values), color=colour, lw=1.4, label=label)
+            main.plot(values, (np.arange(len(values)) + 0.5) / len(values), color=colour, lw=1.4, label=plain_label(label))
             main.plot(has["quantiles"], (0.05, 0.5, 0.95), "o", color=colour, ms=4)
         elif one["kind"] == "curve":
             low, middle, high = has["curves"]
             main.fill_between(one["places"], low, high, color=colour, alpha=0.13, lw=0)
-            main.plot(one["places"], middle, "-", color=colour, lw=1.4, label=label)
+            main.plot(one["places"], middle, "-", color=colour, lw=1.4, label=plain_label(label))
         elif one["kind"] == "angles":
-            main.stairs(has["share"], np.append(np.array(one["places"]) - 90 / len(has["share"]), 180), color=colour, lw=1.4, label=label)
+            main.stairs(has["share"], np.append(np.array(one["places"]) - 90 / len(has["share"]), 180), color=colour, lw=1.4, label=plain_label(label))
         else:
             places, share = np.array(one["places"]), np.cumsum(has["share"])
-            main.step(places, share, where="post", color=colour, lw=1.4, label=label)
+            main.step(places, share, where="post", color=colour, lw=1.4, label=plain_label(label))
             main.plot(has["quantiles"], np.interp(has["quantiles"], places, share), "o", color=colour, ms=4)
     if one["kind"] == "number":
         _tidy(main, one["title"] + unit, "share of images")
@@ -222,7 +222,7 @@ def extremes(
                     axes.contour(phase, (0.5,), colors=GENERATED, linewidths=0.6)
             axes.set_title(f"{own[which]:.3g}{unit}", fontsize=8, pad=2)
             if not k:
-                axes.set_ylabel(label, fontsize=9)
+                axes.set_ylabel(plain_label(label), fontsize=9)
             if pixel_um is not None and k == 2 * count - 1:
                 scale_bar(axes, 1000 * pixel_um, image.shape)
     word = {"angles": "away from the direction of the real images", "curve": "first component"}.get(d.kind, "mean of the image" if d.kind == "histogram" else "")
@@ -249,7 +249,7 @@ def before_after(
             axes.set_xticks([])
             axes.set_yticks([])
             if not row and titles:
-                axes.set_title(titles[k], fontsize=8)
+                axes.set_title(plain_label(titles[k]), fontsize=8)
             if not k:
                 axes.set_ylabel(word, fontsize=9)
             if notes:
@@ -307,7 +307,7 @@ def augmentation_gallery(
         for axes, image in zip(panels[:, k], shown):
             axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.axis("off")
-        panels[0, k].set_title(name, fontsize=7, pad=2)
+        panels[0, k].set_title(plain_label(name), fontsize=7, pad=2)
     return figure
 
 # %% ../nbs/82_material_plots.ipynb #8dbbad1d
@@ -335,8 +335,8 @@ def augmentation_effect(
                 axes.set_ylabel(word, fontsize=9)
     left, right = grid[2].subgridspec(1, 2).subplots()
     for shown, label, colour in ((images, "as they are", REAL), (after, "augmented", GENERATED)):
-        left.plot(histogram(shown) / shown.size, color=colour, lw=1, label=label)
-        right.plot(*radial_spectrum(shown, window=True), color=colour, lw=1.2, label=label)
+        left.plot(histogram(shown) / shown.size, color=colour, lw=1, label=plain_label(label))
+        right.plot(*radial_spectrum(shown, window=True), color=colour, lw=1.2, label=plain_label(label))
     left.set_xlim(0, 255)
     left.set_ylim(0, None)
     right.legend(fontsize=8, frameon=False)
@@ -372,6 +372,7 @@ def controller_figure(
     above.axvspan(low, high, color="0.93", lw=0)
     below.plot(kimg, p, color=QUIET, lw=1.2, label="as it was")
     below.plot(kimg, replay(kimg, rt, target, ada_kimg), color=GENERATED, lw=1.4, label=f"target {target:g}, horizon {ada_kimg:g} kimg")
+    strength_axis(below)
     below.legend(fontsize=8, frameon=False)
     if inside.any():
         beside.hist(rt[inside], bins=np.linspace(min(rt[inside].min(), 0), 1, 25), orientation="horizontal", color=COLOURS[1], alpha=0.7)

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from .foundation import _bar, _speaks, _watched
-from .runs import read_metrics, read_stats
+from .runs import read_config, read_ladder, read_metrics, read_stats, read_status, snapshots
 
 # %% ../nbs/59_monitoring.ipynb #0bdd9b6f
 def _crc32c(data: bytes) -> int:
@@ -94,7 +94,6 @@ class EventFile:
 # %% ../nbs/59_monitoring.ipynb #25a4d373
 def _train(config, data, out, progress: bool = True, tensorboard: bool = False, **options) -> int:
     "Run `train` under a bar that also tells what happens between ticks; the number of ticks."
-    from semgan_nb.runs import read_status
     from semgan_nb.training import train
 
     watch_curves = EventFile(out).update if tensorboard and _speaks() else lambda: None
@@ -103,9 +102,11 @@ def _train(config, data, out, progress: bool = True, tensorboard: bool = False, 
     if not progress or began >= config.total_kimg:
         ticks = 0
         with contextlib.closing(train(config, data, out, **options)) as loop:
-            for _ in loop:
+            for tick in loop:
                 ticks += 1
                 watch_curves()
+                if tick.warning and _speaks():
+                    print(f"warning: {tick.warning}", file=sys.stderr)
         return ticks
     over = threading.Event()
     form = "{desc}: {percentage:3.0f}%|{bar}| {n:.4g}/{total:g} kimg [{elapsed}<{remaining}{postfix}]"
@@ -125,6 +126,8 @@ def _train(config, data, out, progress: bool = True, tensorboard: bool = False, 
                     speed = f", {tick.img_per_sec:.0f} images/s" if tick.img_per_sec else ""
                     bar.set_postfix_str(f"r_t {tick.rt:.2f}, p {tick.p:.3f}{speed}", refresh=False)
                     bar.update(min(tick.kimg, config.total_kimg) - bar.n)
+                    if tick.warning:
+                        bar.write(f"warning: {tick.warning}", file=sys.stderr)
                     for record in tick.records:
                         for name, value in record["results"].items():
                             bar.write(f"{tick.kimg:8.3f} kimg   {name} {value:.3g}", file=sys.stderr)
@@ -132,3 +135,28 @@ def _train(config, data, out, progress: bool = True, tensorboard: bool = False, 
             over.set()
             watcher.join()
     return ticks
+
+# %% ../nbs/59_monitoring.ipynb #f8074a4a
+def _run_info(run: Path) -> str:
+    from semgan_nb.launch import summary_lines
+    from semgan_nb.scores import between_rungs, headline, is_latent_share
+
+    config, status = read_config(run), read_status(run)
+    total, state = config["resolved"]["total_kimg"], "stopped without a word" if status["state"] == "lost" else status["state"]
+    said = status["message"] if status.get("message") else "its process is gone; the same command goes on from the last state that was saved" if status["state"] == "lost" else ""
+    lines = [f"{run}: {state} at {status['kimg']:g} of {total:g} kimg" + (f" ({said})" if said else "")]
+    settings = config["requested"] | ({"total_kimg": total} if "total_kimg" in config["requested"] else {})
+    lines.append("  settings: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
+    if status.get("warning"):
+        lines.append(f"  warning: {status['warning']}")
+    lines.append(f"  data: {config['data']['path']}, {config['data']['count']} images of {config['data']['resolution']} px")
+    lines += [f"  {line}" for line in config.get("init", {}).get("lines", [])]
+    lines.append(f"  snapshots: {len(found := snapshots(run))}" + (f", the newest {found[-1].name}" if found else ""))
+    for name, records in read_metrics(run).items():
+        if is_latent_share(name):
+            lines.append(f"  {name}: {records[-1]['text']}")
+            continue
+        value, ladder = records[-1]["results"][headline(records[-1])], read_ladder(run, name)
+        lines.append(f"  {headline(records[-1])}: {value:.4g}" + (f", {between_rungs(ladder, value)}" if ladder else ""))
+    lines += [f"  {line}" for line in summary_lines(run)]
+    return "\n".join(lines)

@@ -8,6 +8,7 @@ __all__ = ['OFFICIAL_OPTIONS', 'official_arguments', 'load_official', 'load_netw
 # %% ../nbs/52_official.ipynb #358a7591
 import hashlib
 import inspect
+import json
 import math
 import pickletools
 import struct
@@ -17,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .foundation import BadInput, atomic
+from .foundation import BadInput, atomic, keep, try_folder
 from .networks import Discriminator, Generator, count_parameters
-from .checkpoints import Networks, _Refused, _make_network, _need, _quoted, _read_snapshot, find_snapshot, read_state, save_snapshot
+from .checkpoints import Networks, _Refused, _make_network, _need, _quoted, _read_pt, _read_snapshot, find_snapshot, read_state, save_snapshot, snapshot_info
 
 # %% ../nbs/52_official.ipynb #908ea359
 _OPCODES = {op.code.encode("latin-1")[0]: op for op in pickletools.opcodes}
@@ -466,10 +467,19 @@ def network_lines(networks: Networks) -> list[str]:
         lines.append(f"{name}: {net.img_resolution} px, {colour}, {', '.join(sizes + other)}, {count_parameters(net):,} parameters")
     return lines
 
+# %% ../nbs/52_official.ipynb #790e0220
+def _says(path) -> dict | None:
+    "What a snapshot says of itself, but for its version and its networks; None where there is none."
+    try:
+        return {name: value for name, value in snapshot_info(path).items() if name not in ("G", "D", "version")}
+    except BadInput:
+        return None
+
 # %% ../nbs/52_official.ipynb #0c9ed99d
 def convert(
     source,  # an official network pickle, a snapshot, or a run directory
     dest,  # *.safetensors: a snapshot; *.pt: a plain state dict with the official names
+    overwrite: bool = False,  # replace what is there; a snapshot that was made from the same source is replaced anyway
 ) -> list[str]:
     "Write the networks of one file in another format; what was written, in lines."
     source, dest = Path(source), Path(dest)
@@ -477,9 +487,11 @@ def convert(
         raise BadInput(f"{dest} ends in {dest.suffix or 'nothing'!r}: a snapshot ends in .safetensors, a plain state dict in .pt; network pickles are read, not written")
     if dest.is_dir() or dest.exists() and source.exists() and dest.samefile(find_snapshot(source)):
         raise BadInput(f"{dest} is the source itself, or a folder: choose another name")
+    try_folder(dest.parent)
     networks = load_networks(source)
     nets = {name: net for name in ("G_ema", "G", "D") if (net := getattr(networks, name)) is not None}
     if dest.suffix == ".pt":
+        keep(dest, False, overwrite)  # a plain state dict does not say where it comes from
         with atomic(dest) as part:
             torch.save({name: {k: v.clone() for k, v in net.state_dict().items()} for name, net in nets.items()}, part)
         own = [name for name in ("block_channels", "noise_from") if name in networks.G_ema.init_kwargs]
@@ -488,6 +500,7 @@ def convert(
     about = {k: v for k, v in networks.meta.items() if k not in ("G", "D", "version", "kind")}
     if networks.meta["kind"] != "snapshot":
         about = dict(cur_nimg=0, data_fingerprint=None, pixel_size_nm=None, converted_from=dict(name=networks.path.name, **networks.meta))
+    keep(dest, _says(dest) == json.loads(json.dumps(about)), overwrite)
     save_snapshot(dest, networks.G_ema, networks.D, networks.G, **about)
     return [f"{dest}: snapshot with {', '.join(nets)}", *network_lines(networks)]
 
@@ -498,15 +511,12 @@ def file_lines(
     "What a file of weights is and holds: the first line says what, the others more."
     path = Path(path)
     if path.suffix in (".pt", ".pth"):
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as e:  # torch raises many kinds
-            raise BadInput(f"{path} cannot be read without running what is in it ({type(e).__name__}): it is damaged or something else") from None
+        content = _read_pt(path)
         if isinstance(content, dict) and ("trainer" in content or content.keys() == {"sha256", "state"}):
             trainer = read_state(path).get("trainer")
-            if isinstance(trainer, dict) and "cur_nimg" in trainer:
+            if isinstance(trainer, dict) and type(trainer.get("cur_nimg")) is int and 0 <= trainer["cur_nimg"] < 1 << 53:
                 return [
-                    f"state of a run at {trainer['cur_nimg'] / 1000:g} kimg", f"holds: {', '.join(trainer)}",
+                    f"state of a run at {trainer['cur_nimg'] / 1000:g} kimg", f"holds: {', '.join(_quoted(name) for name in trainer)}",
                     "its checksum is right" if "sha256" in content else "it has no checksum: an earlier version wrote it", "the run goes on from it by itself: semgan train DATA --out RUN",
                 ]
         groups = content if isinstance(content, dict) and content and all(isinstance(v, dict) for v in content.values()) else {"": content}

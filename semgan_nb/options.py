@@ -8,11 +8,12 @@ __all__ = ['GOES_ON', 'ALIASES', 'COMMON']
 # %% ../nbs/93_options.ipynb #3bd22e35
 import argparse
 import difflib
+import inspect
 import os
 import sys
 import typing
 
-from .foundation import BadInput
+from .foundation import BadInput, Rule, _nearest, _shown, printable
 
 # %% ../nbs/93_options.ipynb #d34d0950
 GOES_ON = ("demo", "train", "study", "fetch", "baselines")
@@ -40,31 +41,62 @@ class _Parser(argparse.ArgumentParser):
             if name == "--resume" and self.prog.split()[-1] in GOES_ON:
                 raise BadInput("--resume can mean two things: an interrupted run goes on exactly, without any option, when its directory is given with --out; a new run that begins from other weights, which is what the official --resume does, is begun with --init-from FILE")
             if name.startswith("--") and name not in self._option_string_actions:
-                near = difflib.get_close_matches(name, self._option_string_actions, 1)
-                self.error(f"{self.prog.split()[-1]} has no option {name}" + (f": did you mean {near[0]}?" if near else ""))
+                near = self._near(name)
+                self.error(f"{self.prog.split()[-1]} has no option {name}" + (f": did you mean {' or '.join(near)}?" if near else ""))
         return self.parse_args(args)
 
+    def _near(self, name: str) -> list[str]:
+        "Options that an unknown one may be meant for: those whose name, or that of their parameter, begins like it; else the most alike."
+        stem, found = name.lstrip("-").replace("-", "_").lower(), []
+        for action in self._actions:
+            begins = any(flag.lstrip("-").replace("-", "_").startswith(stem) for flag in action.option_strings)
+            if action.option_strings and action.help != argparse.SUPPRESS and stem and (begins or action.dest.lower().startswith(stem)):
+                found.append(action.option_strings[0])
+        return found[:3] or difflib.get_close_matches(name, self._option_string_actions, 1)
+
 # %% ../nbs/93_options.ipynb #1f020057
-def _reader(kind) -> typing.Callable[[str], object]:
-    "From text to a value of a field's type: int, float, str, one of these or None, or a tuple of words."
-    kinds = [k for k in (typing.get_args(kind) or (kind,)) if k is not type(None)]
-    if typing.get_origin(kind) is tuple:
-        return lambda text: tuple(word for word in text.split(",") if word)
-    base = kinds[0]
-    optional = len(typing.get_args(kind)) > 1
-
+def _reader(rule: Rule) -> typing.Callable[[str], object]:
+    "From text to a value that a Rule allows."
     def read(text):
-        return None if optional and text.lower() == "none" else base(text)
+        value = rule.parse(text)
+        try:
+            return rule.check("", value)
+        except BadInput:
+            raise argparse.ArgumentTypeError(f"{_shown(text)[1:-1]} was given, it must be {rule}{_nearest(rule, value)}") from None
 
-    read.__name__ = {int: "whole number", float: "number"}.get(base, "text")
+    read.__name__ = {int: "whole number", float: "number"}.get(rule.kind, "text") + "".join(f" (or {other})" for other in rule.also if isinstance(other, str))
     return read
+
+# %% ../nbs/93_options.ipynb #768af2d1
+def _listed(text: str) -> tuple[str, ...]:
+    "Words with commas between them."
+    return tuple(word for word in text.split(",") if word)
+
+# %% ../nbs/93_options.ipynb #48221fca
+def _option(parser: argparse.ArgumentParser, function, name: str, *flags: str, help: str, **more) -> None:
+    "An option for a parameter of a function (or a field of a dataclass): its kind, bounds, unit and default are those that stand there."
+    parameter = inspect.signature(function).parameters[name]
+    rule, default = parameter.annotation, None if parameter.default is parameter.empty else parameter.default
+    if isinstance(rule, Rule):
+        more = dict(metavar={"px": "PX", "seconds": "S", "GB": "GB", "µm": "UM", "rows": "ROWS"}.get(rule.unit, "N" if rule.kind is int else "X")) | more
+        if rule.choices:
+            more = dict(more, choices=rule.choices, metavar=None)
+        else:
+            more["type"] = _reader(rule)
+    said = "" if default is None or "(default" in help else f" (default {','.join(map(str, default)) if isinstance(default, tuple) else default})"
+    parser.add_argument(*(flags or ["--" + name.replace("_", "-")]), **dict(dict(dest=name, default=default, help=(help + said).replace("%", "%%")), **more))
+
+# %% ../nbs/93_options.ipynb #28748e45
+def _overwrite(parser: argparse.ArgumentParser) -> None:
+    "The option that every command has which writes files under a name of the user's choice."
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there; what this command wrote earlier is replaced anyway")
 
 # %% ../nbs/93_options.ipynb #d93c4ed0
 def _add_settings(parser: argparse.ArgumentParser, several: bool = False) -> None:
     "An option for every field of Config; those that are rarely touched are listed by --help-settings."
     import dataclasses
 
-    from semgan_nb.runs import Config
+    from semgan_nb.runs import Config, config_rules
 
     rare = []
     for field in dataclasses.fields(Config):
@@ -75,7 +107,8 @@ def _add_settings(parser: argparse.ArgumentParser, several: bool = False) -> Non
         if field.type is bool:
             parser.add_argument(*flags, dest=field.name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help)
         else:
-            read = _several(_reader(field.type)) if several and typing.get_origin(field.type) is not tuple else _reader(field.type)
+            rule = config_rules().get(field.name)
+            read = _listed if rule is None else _several(_reader(rule)) if several else _reader(rule)
             parser.add_argument(*flags, dest=field.name, type=read, default=argparse.SUPPRESS, help=help, metavar="X")
         if field.name not in COMMON:
             rare.append((flags[0], field.default, field.metadata["help"]))
@@ -100,22 +133,6 @@ def _settings(options: argparse.Namespace) -> dict:
     if "batch_size" in found:
         found.setdefault("batch_gpu", found["batch_size"])
     return found
-
-# %% ../nbs/93_options.ipynb #19b361bb
-def _side(text: str) -> int:
-    "The side of training images."
-    if not text.isdigit() or not 8 <= int(text) <= 1024 or int(text) & (int(text) - 1):
-        raise argparse.ArgumentTypeError(f"{text} is not a power of two from 8 to 1024, such as 32")
-    return int(text)
-
-# %% ../nbs/93_options.ipynb #c5e0acc8
-def _number_or(word: str) -> typing.Callable[[str], int | str]:
-    "A whole number or one word."
-    def read(text):
-        return word if text == word else int(text)
-
-    read.__name__ = f"number (or {word})"
-    return read
 
 # %% ../nbs/93_options.ipynb #9ce6b4ac
 def _pair(text: str) -> tuple[float, float] | None:
@@ -142,7 +159,7 @@ def _fields_of(text: str) -> dict:
     "The fields of a further point: noaug, fixed or ada, or such as aug=fixed,p=0.2."
     import dataclasses
 
-    from semgan_nb.runs import Config
+    from semgan_nb.runs import Config, config_rules
 
     kinds = {field.name: field.type for field in dataclasses.fields(Config)}
     fields = {}
@@ -153,7 +170,36 @@ def _fields_of(text: str) -> dict:
             near = difflib.get_close_matches(name, kinds, 1)
             raise BadInput(f"--with {text}: there is no setting {name!r}" + (f": did you mean {near[0]!r}?" if near else ""))
         try:
-            fields[name] = value.lower() in ("true", "yes", "1") if kinds[name] is bool else _reader(kinds[name])(value)
-        except ValueError:
+            rule = config_rules().get(name)
+            fields[name] = _listed(value) if rule is None else {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[value.lower()] if rule.kind is bool else _reader(rule)(value)
+        except argparse.ArgumentTypeError as error:
+            raise BadInput(f"--with {text}: of {name}, {error}") from None
+        except (ValueError, KeyError):
             raise BadInput(f"--with {text}: {value!r} is no value for {name}") from None
     return fields
+
+# %% ../nbs/93_options.ipynb #03629641
+def _say(*texts, sep: str = "\n") -> None:
+    "Print what a verb found. Texts and names from files come by here, so what would act on a terminal is shown as an escape."
+    print(*(printable(text, keep="\n") for text in texts), sep=sep)
+
+# %% ../nbs/93_options.ipynb #61b63c4b
+def _complain(error: Exception) -> None:
+    print("semgan: " + " ".join(str(error).split()), *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+
+# %% ../nbs/93_options.ipynb #ae400d18
+def _nobody_reads() -> None:
+    "From here on what is printed goes nowhere, so that Python does not complain as it ends."
+    import io
+
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, io.UnsupportedOperation):  # an output that is no file
+        pass
+
+# %% ../nbs/93_options.ipynb #6bc99e7e
+def _was_interrupted(error: BaseException | None) -> bool:
+    "Whether Ctrl-C is behind an error: a module that is just being loaded may make an ImportError of it."
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None

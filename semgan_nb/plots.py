@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REAL', 'GENERATED', 'QUIET', 'PAPER_COLOURS', 'COLOURS', 'as_png', 'colour_of', 'image_grid', 'real_and_generated',
-           'value_of', 'ladder_figure', 'feature_clouds', 'curves', 'samples', 'walk_curve']
+           'value_of', 'ladder_figure', 'feature_clouds', 'strength_axis', 'curves', 'samples', 'walk_curve']
 
 # %% ../nbs/80_plots.ipynb #08f3e74a
 import math
@@ -16,9 +16,11 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from .foundation import plain_label
 from .distances import FeatureSet
 from .scores import best_record, better_of, headline, is_latent_share, word_of
-from .runs import is_run, planes, read_config, read_ladder, read_metrics, read_stats, sheet
+from .micrographs import planes, sheet
+from .runs import is_run, read_config, read_ladder, read_metrics, read_stats
 from .studies import read_samples
 
 # %% ../nbs/80_plots.ipynb #7e8da7cf
@@ -97,7 +99,7 @@ def _place(figure: Figure, pictures: list[np.ndarray], titles: list[str], zoom: 
         axes = figure.add_axes((x / width, 1 - (top + h) / height, w / width, h / height))
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
         axes.axis("off")
-        axes.set_title(title, fontsize=9, pad=5)
+        axes.set_title(plain_label(title), fontsize=9, pad=5)
         x += w + pad
 
 # %% ../nbs/80_plots.ipynb #e47eda1b
@@ -166,17 +168,17 @@ def ladder_figure(
     axes = figure.add_subplot()
     if not bars:
         axes.set_axis_off()
-        axes.text(0.5, 0.5, f"{ladder['metric']} has no known sets", ha="center", va="center", color=QUIET, fontsize=9)
+        axes.text(0.5, 0.5, plain_label(f"{ladder['metric']} has no known sets"), ha="center", va="center", color=QUIET, fontsize=9)
         return figure
     values, names, colours = zip(*bars)
     axes.barh(range(len(bars)), values, color=colours, height=0.7)
     for k, (value, name, colour) in enumerate(bars):
         axes.text(value, k, f" {value:.3g}", va="center", fontsize=8)
-        axes.text(-0.01, k, name, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=8, weight="bold" if name.startswith("generated") else "normal")
+        axes.text(-0.01, k, plain_label(name), transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=8, weight="bold" if name.startswith("generated") else "normal")
     axes.invert_yaxis()
     axes.set_yticks([])
     axes.set_xlim(min(0, 1.1 * min(values)), 1.1 * max(*values, 1e-12))
-    _tidy(axes, f"{ladder['metric']}: {word} {'to' if word == 'distance' else 'of'} {ladder['num_real']} {'training' if word == 'share of copies' else 'real'} images")
+    _tidy(axes, f"{plain_label(ladder['metric'])}: {word} {'to' if word == 'distance' else 'of'} {ladder['num_real']} {'training' if word == 'share of copies' else 'real'} images")
     return figure
 
 # %% ../nbs/80_plots.ipynb #3d0dc3e1
@@ -204,7 +206,7 @@ def feature_clouds(
             axes.plot(*ellipse.T, color=colour, lw=1.2)
         _tidy(axes)
         axes.set_xticks([]), axes.set_yticks([])
-        axes.set_title(f"{name}\n{base.distance(FeatureSet(features)):.3g}", fontsize=8.5)
+        axes.set_title(f"{plain_label(name)}\n{base.distance(FeatureSet(features)):.3g}", fontsize=8.5)
     return figure
 
 # %% ../nbs/80_plots.ipynb #aad86df7
@@ -237,7 +239,7 @@ def _rung_lines(axes, ladder: dict, result: str | None = None) -> None:
     for rung, place, label in zip(ladder["rungs"], places, _apart(places, 0.068)):
         axes.axhline(_rung_value(rung, result), color="0.8", lw=0.8, zorder=0)
         axes.plot([1, 1.03], [place, label], transform=axes.transAxes, color="0.8", lw=0.8, clip_on=False)
-        axes.text(1.04, label, f"{rung['name']}  {_rung_value(rung, result):.3g}", transform=axes.transAxes, va="center", fontsize=7.5, color=QUIET)
+        axes.text(1.04, label, f"{plain_label(rung['name'])}  {_rung_value(rung, result):.3g}", transform=axes.transAxes, va="center", fontsize=7.5, color=QUIET)
 
 # %% ../nbs/80_plots.ipynb #4088d83c
 def _labelled(runs) -> dict:
@@ -304,6 +306,15 @@ def _draw_metric(axes, metric: str, result: str, by_run: dict, runs: dict, colou
     if ladder:
         _rung_lines(axes, ladder, result)
 
+# %% ../nbs/80_plots.ipynb #ba097ad6
+def strength_axis(axes) -> None:
+    "The axis of p, from 0 on; where p has risen above 1, which is every transform on every image, a line marks 1."
+    top = max(axes.get_ylim()[1], 0.05)
+    if max((float(np.nanmax(y)) for line in axes.lines if len(y := np.asarray(line.get_ydata(), float)) and np.isfinite(y).any()), default=0) > 1:
+        axes.axhline(1, color=QUIET, lw=1, ls="--")
+        axes.text(1.01, 1, "always", transform=axes.get_yaxis_transform(), va="center", fontsize=7.5, color=QUIET)
+    axes.set_ylim(0, top)
+
 # %% ../nbs/80_plots.ipynb #ff69c478
 def _draw_augmentation(rt, p, runs: dict, colours: dict) -> None:
     "r_t with its target, and p, over kimg: the last two axes of the figure."
@@ -320,7 +331,7 @@ def _draw_augmentation(rt, p, runs: dict, colours: dict) -> None:
         rt.axhline(target, color=QUIET if len(targets) == 1 else colour, lw=1, ls=":")
         rt.text(1.01, target, f"target {target:g}", transform=rt.get_yaxis_transform(), va="center", fontsize=7.5, color=QUIET)
     rt.set_ylim(min(rt.get_ylim()[0], -0.05), 1.05)
-    p.set_ylim(0, max(p.get_ylim()[1], 0.05))
+    strength_axis(p)
     _tidy(rt, "", "$r_t$")
     _tidy(p, "thousand real images seen by the discriminator (kimg)", "$p$")
     p.set_xlim(left=0)
@@ -350,7 +361,7 @@ def curves(
         panels[0].text(0.5, 0.5, "not evaluated yet", transform=panels[0].transAxes, ha="center", color=QUIET, fontsize=9)
     if len(runs) > 1:
         for label, colour in colours.items():
-            panels[-1].plot([], [], color=colour, label=label)
+            panels[-1].plot([], [], color=colour, label=plain_label(label))
         panels[0].legend(*panels[-1].get_legend_handles_labels(), fontsize=8, framealpha=1, edgecolor="none", loc="upper right")
 
     if decides:

@@ -6,8 +6,8 @@
 __all__ = ['PUBLIC_SETS', 'PublicSet', 'public_sets', 'fetch']
 
 # %% ../nbs/13_public_sets.ipynb #ce05b91d
+import contextlib
 import difflib
-import json
 import os
 import re
 import shutil
@@ -19,7 +19,8 @@ from urllib.parse import quote, urlsplit
 
 from tqdm.auto import tqdm
 
-from .foundation import BadInput, atomic, file_hash
+from .foundation import BadInput, atomic, file_hash, try_folder, writing
+from .files import TEXT, fields, read_json, table_of
 from .vendors import _short
 from .micrographs import _quiet, embedded
 
@@ -91,7 +92,7 @@ def _transfer(url, part, session, moved, tries=4):
     "Fetch an address into the file `part`, going on where it ends; moved(bytes) reports progress. Raises _Unreachable."
     import requests
 
-    part.parent.mkdir(parents=True, exist_ok=True)
+    with writing(part): part.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(tries):
         have = part.stat().st_size if part.exists() else 0
         try:
@@ -104,7 +105,7 @@ def _transfer(url, part, session, moved, tries=4):
                 goes_on = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
                 if not goes_on and have: moved(-have)
                 total = (have if goes_on else 0) + int(answer.headers.get("Content-Length") or 0)
-                with open(part, "ab" if goes_on else "wb") as f:
+                with writing(part), open(part, "ab" if goes_on else "wb") as f:
                     for piece in answer.iter_content(2**14):
                         f.write(piece)
                         moved(len(piece))
@@ -144,15 +145,16 @@ def _hash_is(path, known):
     return file_hash(path, kind or "sha256") == digest.lower()
 
 # %% ../nbs/13_public_sets.ipynb #38a8661e
+_LIST = fields(dict(files=table_of(fields(dict(sha256=TEXT)))))
 def _wanted(name, chosen, folder, session):
     "name -> (address, hash) of all files of a set; fetches its manifest first, if it has one."
     if not chosen.manifest: return {file: where if isinstance(where, tuple) else (chosen.base + quote(file), where) for file, where in chosen.files.items()}
     path = folder / chosen.manifest
     if not path.exists(): _fetch_file(chosen.base + chosen.manifest, path, None, session, lambda n: None)
     try:
-        listed = {file: about["sha256"] for file, about in json.loads(path.read_text(encoding="utf-8"))["files"].items() if not file.startswith(("LICENSE", "README", "provenance"))}
+        listed = {file: about["sha256"] for file, about in read_json(path, _LIST, "it is damaged")["files"].items() if not file.startswith(("LICENSE", "README", "provenance"))}
         right = all(listed.get(file) == known for file, known in chosen.files.items()) and all(re.fullmatch("[0-9a-f]{64}", h) for h in listed.values())
-    except (ValueError, KeyError, TypeError, AttributeError): right = False
+    except BadInput: right = False
     if not right: raise BadInput(f"{path}: is not the list of files that belongs to '{name}': move it away and run the command again")
     return {file: (chosen.base + quote(file), known) for file, known in listed.items()}
 
@@ -172,6 +174,11 @@ def _unzip(archive, folder):
                 continue
             with z.open(item) as source, atomic(target) as part:
                 with open(part, "wb") as f: shutil.copyfileobj(source, f, 2**20)
+
+# %% ../nbs/13_public_sets.ipynb #2fa5296e
+def _made_folders(folder):
+    "The folders that are missing on the way to this one, itself included, innermost first."
+    return [p for p in (folder, *folder.parents) if not p.exists()]
 
 # %% ../nbs/13_public_sets.ipynb #25973b59
 def fetch(
@@ -195,6 +202,8 @@ def fetch(
 
     notice = f"{name}: {chosen.about}\nLicence: {chosen.licence}\nCite: {chosen.cite}\nFrom: {chosen.page}"
     say(notice)
+    fresh = _made_folders(folder)
+    try_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     todo = {chosen.manifest: (chosen.base + chosen.manifest, None)}  # named if the manifest itself cannot be had
     try:
@@ -215,9 +224,9 @@ def fetch(
         file, (url, _) = next(iter(todo.items()))
         more = f", likewise the other {len(todo) - 1} files (they are also at {chosen.page})" if len(todo) > 1 else f" (see also {chosen.page})"
         raise BadInput(f"{name}: {error}; what is here already stays, and the same command goes on later: or get {url} by hand and put it into {(folder / file).parent} as {Path(file).name}{more}, and run the command again, which verifies them") from None
-    except OSError as error:
-        if isinstance(error, requests.RequestException): raise
-        raise BadInput(f"{folder}: cannot be written ({_short(error)}): choose another folder") from None
+    finally:
+        for made in fresh:                                           # nothing came of it: no empty folder stays
+            with contextlib.suppress(OSError): made.rmdir()
     for file in wanted:
         if file.endswith(".zip") and zipfile.is_zipfile(folder / file): _unzip(folder / file, folder)
     source = folder / "SOURCE.txt"

@@ -24,7 +24,8 @@ import torch
 
 from .foundation import BadInput, cores, free_bytes, in_bytes, in_time, stream
 from .layers import keep_memory
-from .runs import Config, grid_size, is_run, read_config
+from .micrographs import grid_size
+from .runs import Config, is_run, read_config
 from .distributed import Ranks
 from .trainer import Trainer, iteration_generator, rough_bytes, set_arithmetic
 
@@ -127,6 +128,7 @@ def fit_batch_gpu(
     ranks: int = 1,
     limit: float | None = None,  # bytes for one process; None: four fifths of what is free, shared out
     measured: dict | None = None,  # what `probe` found, if it was called already
+    strict: bool = False,  # BadInput where not even the smallest part of a batch fits
 ) -> tuple[Config, dict | None, str]:
     "A configuration whose batch_gpu fits into the memory and is at most what it was; what was measured for it (None: the rough figure was enough), and the choice in words."
     if limit is None:
@@ -150,6 +152,8 @@ def fit_batch_gpu(
             takes = lambda n: measured["base"] + 1.2 * n * each
             chosen = next((n for n in allowed if takes(n) <= limit), allowed[-1])
             needs = f" ({in_bytes(takes(chosen))} of {in_bytes(limit)}; {in_bytes(each)} an image)"
+            if takes(chosen) > limit and strict:
+                raise BadInput(f"{in_bytes(limit)} were given for a process (--memory), and with batch_gpu {chosen}, the least there is, it takes {in_bytes(takes(chosen))}: give more, or make the networks smaller (--channel-max)")
             if takes(chosen) > limit:
                 needs += "; that is more than there is"
     if chosen == config.batch_gpu:

@@ -11,26 +11,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Callable
 
-import filelock
 import numpy as np
 
-from .foundation import BadInput
+from .foundation import BadInput, checked
 from .dataset import Dataset
-from .runs import Config, config_differences, is_run, read_config, read_status
+from .runs import STATE_EVERY, STATE_SECONDS, Config, config_differences, is_held, is_run, read_config, read_status
 from .training import train
 from .studies import Study, _value
-
-# %% ../nbs/72_study_run.ipynb #025b93db
-def _busy(run: Path) -> bool:
-    "Whether some process, this one included, trains in a run directory."
-    if not run.is_dir():
-        return False
-    lock = filelock.FileLock(str(run / "lock"))
-    try:
-        with lock.acquire(timeout=0):
-            return False
-    except filelock.Timeout:
-        return True
 
 # %% ../nbs/72_study_run.ipynb #c297e9cd
 def _is_done(run: Path, config: Config, fingerprint: str) -> bool:
@@ -72,6 +59,8 @@ class _Bar:
         if np.isfinite(tick.rt):
             self.bar.set_postfix_str(f"r_t {tick.rt:.2f}, p {tick.p:.3f}", refresh=False)
         self._move(self.before + tick.kimg)
+        if tick.warning:
+            self.say(f"{point['run'].name}: {tick.warning}")
         for record in tick.records:
             self.say(f"{point['run'].name} {tick.kimg:8.3f} kimg   {record['metric']} {_value(record, record['metric']):.3g}")
 
@@ -90,12 +79,13 @@ class _Bar:
             self.bar.close()
 
 # %% ../nbs/72_study_run.ipynb #6eed74d1
+@checked
 def run_study(
     study: Study,
     data,  # the archive
     progress: bool | Callable = True,  # a bar; or a function called with (point, tick) at every tick
     device: str | None = None,
-    state_every: float = 300.0,  # as in train
+    state_every: STATE_EVERY = STATE_SECONDS,  # as in train
 ) -> list[dict]:
     "Train all points that are not done, one after the other, and return `study.status()`. Interrupted and called again, it goes on. BadInput where the data cannot be read."
     if study.base is None:
@@ -111,7 +101,7 @@ def run_study(
                 break
             if _is_done(point["run"], config, fingerprint):
                 bar.next(k, point, config, "done already")
-            elif _busy(point["run"]):
+            elif is_held(point["run"]):
                 bar.next(k, point, config, "in the hands of another process")
             else:
                 bar.next(k, point, config)
@@ -133,7 +123,7 @@ def _train_point(study, point, config, data, device, state_every, stop, bar) -> 
     except Exception as error:  # whatever it is, the other points go on
         text = " ".join(str(error).split()) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}".splitlines()[0]
         if isinstance(error, BadInput):
-            if _busy(point["run"]):  # another process was a moment faster
+            if is_held(point["run"]):  # another process was a moment faster
                 return
             if read_status(point["run"]).get("message") != f"BadInput: {error}".splitlines()[0]:  # the run does not know
                 study.set_refused(point, text)

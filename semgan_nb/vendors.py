@@ -276,6 +276,7 @@ def _short(error): return re.sub(r"\s+", " ", str(error)).strip().rstrip(".")[:1
 def _read_text(path):
     "A side-car's text; empty where it is no reasonable text file."
     try:
+        if not os.path.isfile(path): return ""                       # a named pipe would be waited for
         with open(path, "rb") as f: data = f.read(2**20 + 1)
     except OSError: return ""
     return _text(data) if len(data) <= 2**20 else ""

@@ -6,7 +6,6 @@
 __all__ = ['augment_gallery', 'controller_panel']
 
 # %% ../../nbs/88_dashboards_augmentation.ipynb #88e00e75
-import html
 import math
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from ..foundation import BadInput
 from ..micrographs import embedded, list_images, read_micrograph, to_uint8
 from ..augment import PIPES, SENSE, replay
 from ..runs import read_config
-from ..widgets import Dashboard, _WIDE, _row
+from ..widgets import Dashboard, _WIDE, _row, safe
 
 # %% ../../nbs/88_dashboards_augmentation.ipynb #6939edcd
 def augment_gallery(
@@ -70,7 +69,7 @@ def controller_panel(
 
     def refresh(box):
         p = replay(kimg, rt, target.value, horizon.value)
-        box._set(controls["caption"], f"{html.escape(run.name)}: p would be {p[-1]:.3f} at the end, at most {p.max():.3f}. With another p the discriminator would have given another r_t; this shows the controller, not the network.")
+        box._set(controls["caption"], f"{safe(run.name)}: p would be {p[-1]:.3f} at the end, at most {p.max():.3f}. With another p the discriminator would have given another r_t; this shows the controller, not the network.")
         box.draw("figure", (target.value, horizon.value, window.value), lambda: material_plots.controller_figure(run, target.value, horizon.value, window.value))
         box.show_code(f"from semgan_nb import material_plots\n\nmaterial_plots.controller_figure({str(run)!r}, {target.value!r}, {horizon.value!r}, {window.value!r})")
 

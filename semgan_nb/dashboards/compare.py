@@ -6,7 +6,6 @@
 __all__ = ['material_images', 'material_panel']
 
 # %% ../../nbs/89_dashboards_compare.ipynb #6d068ede
-import html
 from pathlib import Path
 
 import ipywidgets as W
@@ -19,9 +18,9 @@ from ..dataset import Dataset, is_archive
 from ..latent import random_images
 from ..descriptors import Segmentation
 from ..microstructure import DESCRIPTORS, TOPOLOGY, compare_microstructures, measure
-from ..runs import is_run, read_config
-from ..checkpoints import load
-from ..widgets import Dashboard, _WIDE, _row
+from ..runs import is_run
+from ..checkpoints import data_of, load
+from ..widgets import _WIDE, Dashboard, _row, safe
 
 # %% ../../nbs/89_dashboards_compare.ipynb #ecae004b
 def material_images(
@@ -57,7 +56,7 @@ def material_panel(
 
     Widgets: `descriptor`, `method`, `phase`, `floor`, `persistence`, `state`, `sentence`, `sentences`, and the pictures `distributions`, `extremes` and `overview`."""
     if is_run(real):
-        real, other = read_config(real)["data"]["path"], other or real
+        real, other = data_of(real), other or real
     if other is None:
         raise BadInput(f"{real}: there is nothing to compare it with: name a run, a snapshot or another archive too")
     sides = [material_images(source, count, seed) for source in (real, other)]
@@ -99,9 +98,9 @@ def material_panel(
         found, key = known[asked], descriptor.value
         one = found["descriptors"][key]
         scale = "lengths in px, for the pixel size is not known" if found["pixel_um"] is None else f"a pixel is {1000 * found['pixel_um']:.4g} nm"
-        box._set(controls["state"], f"<b>{html.escape(labels[0])}</b> ({found['num_real']} images) and <b>{html.escape(labels[1])}</b> ({found['num_gen']}); {scale}.<br>{html.escape(found['text'].splitlines()[0].capitalize())}.")
-        box._set(controls["sentence"], f'<p><b>Is it the same material?</b> <span role="status">{html.escape(one["sentence"])}.</span></p>')
-        listed = "".join(f"<li>{html.escape(each['sentence'])}</li>" for each in found["descriptors"].values())
+        box._set(controls["state"], f"<b>{safe(labels[0])}</b> ({found['num_real']} images) and <b>{safe(labels[1])}</b> ({found['num_gen']}); {scale}.<br>{safe(found['text'].splitlines()[0].capitalize())}.")
+        box._set(controls["sentence"], f'<p><b>Is it the same material?</b> <span role="status">{safe(one["sentence"])}.</span></p>')
+        listed = "".join(f"<li>{safe(each['sentence'])}</li>" for each in found["descriptors"].values())
         box._set(controls["sentences"], f"<details><summary>all descriptors in words</summary><ul>{listed}</ul></details>")
         box.draw("distributions", (asked, key), lambda: material_plots.descriptor_figure(found, key, labels))
         box.draw("extremes", (how, persistent.value, key), lambda: material_plots.extremes(*(side["images"] for side in sides), two, key, labels=labels))

@@ -6,7 +6,6 @@
 __all__ = ['file_steps', 'data_steps']
 
 # %% ../../nbs/84_dashboards_data.ipynb #1c52136b
-import html
 import math
 from collections import Counter
 from pathlib import Path
@@ -22,7 +21,7 @@ from ..synthetic import phase_fraction
 from ..dataset import Dataset
 from ..preprocess import histogram
 from ..preparation import Recipe, steps
-from ..widgets import Dashboard, _WIDE, _row
+from ..widgets import Dashboard, _WIDE, _row, safe
 
 # %% ../../nbs/84_dashboards_data.ipynb #b9688790
 _EVERYTHING, _LEFT_OUT = "all steps", "left out"
@@ -119,7 +118,7 @@ def data_steps(
                 pairs.append(pair(found, name))
                 size = f"{item['pixel_size_nm'][1]:.4g} nm" if item["pixel_size_nm"] else "unknown"
                 cells = (item["file"], item["group"], item["bar_rows"], size, images[item["file"]], unused[item["file"]], f"{found['bar off']['fraction']:.3f}", f"{found['intensity']['fraction']:.3f}")
-                rows.append("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>")
+                rows.append("<tr>" + "".join(f"<td>{safe(str(cell))}</td>" for cell in cells) + "</tr>")
         titles = [item["why"] if name == _LEFT_OUT else Path(item["file"]).stem for item in chosen]
         notes = [tuple(f"fraction {one['fraction']:.3f}" for one in two) for two in pairs]
         sizes = [tuple(one["pixel_size_nm"] for one in two) for two in pairs]
@@ -132,14 +131,14 @@ def data_steps(
                       f"found = file_steps(manifest, {str(folder)!r}, {(chosen[0].get('file') or chosen[0]['source'])!r})\nfound['bar off']['image'], found['intensity']['image'], found['crop']['image']")
 
     spread = manifest.get("fraction_spread") or {}
-    words = [f"<b>{html.escape(Path(archive).name)}</b>: {len(manifest['images'])} images of {recipe.size} px from {len(sources)} micrographs"]
+    words = [f"<b>{safe(Path(archive).name)}</b>: {len(manifest['images'])} images of {recipe.size} px from {len(sources)} micrographs"]
     if manifest.get("reference"):
-        words[0] += f"; reference {html.escape(manifest['reference']['file'])}"
+        words[0] += f"; reference {safe(manifest['reference']['file'])}"
     if spread.get("removed") is not None:
         words.append(f"between the groups the phase fraction had a standard deviation of {spread['before']:.3f} before the grey-level step and {spread['after']:.3f} after it")
     reasons = [f"{one['file']}: {one['why']}" for one in manifest.get("rejected", [])] + [f"{n} images {why}" for why, n in Counter(one["why"] for one in refused).items()]
     if reasons:
-        listed = "".join(f"<li>{html.escape(reason)}</li>" for reason in reasons)
+        listed = "".join(f"<li>{safe(reason)}</li>" for reason in reasons)
         words.append(f"<details><summary>left out: {len(manifest.get('rejected', []))} files, {len(refused)} images</summary><ul>{listed}</ul></details>")
     controls["state"].value = "<br>".join(words)
     about = dict(sheet="Micrographs before the step above and after it below, with their phase fractions", levels="Cumulative grey levels of these micrographs before and after the step, with those of the reference")

@@ -6,7 +6,6 @@
 __all__ = ['NOISE', 'walk_image', 'latent_walk']
 
 # %% ../../nbs/87_dashboards_explorer.ipynb #e6bb28ec
-import html
 import io
 import threading
 import time
@@ -23,7 +22,7 @@ from ..latent import has_noise, latents, slerp, to_uint8_images
 from ..films import _noise_between, noise_maps, walk_frames
 from ..descriptors import phase_fractions
 from ..checkpoints import find_snapshot, load
-from ..widgets import Dashboard, _WIDE, _row
+from ..widgets import Dashboard, _WIDE, _row, safe
 
 # %% ../../nbs/87_dashboards_explorer.ipynb #a5782115
 NOISE = {"fixed": "const", "walks": "walk", "random": "random", "off": "none"}  # as `walk_frames` calls them
@@ -156,7 +155,7 @@ def latent_walk(
         box.ask()
 
     def tell(text):
-        box._set(controls["message"], html.escape(text))
+        box._set(controls["message"], safe(text))
 
     def write_image():
         if not play.value:

@@ -6,7 +6,6 @@
 __all__ = ['run_state', 'live_run']
 
 # %% ../../nbs/85_dashboards_live.ipynb #bad7a59b
-import html
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from .. import plots
 from ..foundation import BadInput
 from ..runs import image_number, is_run, read_config, read_metrics, read_stats, read_status, request_stop
 from ..studies import sample_files
-from ..widgets import Dashboard, _WIDE, _row
+from ..widgets import Dashboard, _WIDE, _row, safe
 
 # %% ../../nbs/85_dashboards_live.ipynb #dec547e4
 def run_state(run) -> dict:
@@ -49,6 +48,8 @@ def _run_state(run: Path) -> dict:
         "lost": f"its process died without a word, {ago} ago; the same command goes on from the last state that was saved",
         "done": "",
     }.get(state, message)
+    if status.get("warning"):
+        text += f"{'; ' if text else ''}warning: {status['warning']}"
     running = state in ("running", "stopping")
     seconds = status.get("sec_per_kimg") if running else None
     return dict(state=state, kimg=status.get("kimg") or 0.0, total_kimg=status.get("total_kimg") or total, speed=1000 / seconds if seconds else None,
@@ -67,13 +68,13 @@ def _duration(seconds: float) -> str:
 def _state_html(label: str, now: dict) -> str:
     "A run's state as a line: name, state, how far, how fast, how long, and why."
     words = {"nothing": "no run yet", "kept": "record"}.get(now["state"], now["state"])
-    parts = [f'<b>{html.escape(label)}</b> <span class="semgan-state semgan-{html.escape(now["state"])}">{html.escape(words)}</span>']
+    parts = [f'<b>{safe(label)}</b> <span class="semgan-state semgan-{safe(now["state"])}">{safe(words)}</span>']
     if now["total_kimg"]:
         share = min(now["kimg"] / now["total_kimg"], 1)
-        parts.append(f'<progress value="{share:.4f}" aria-label="progress of {html.escape(label, quote=True)}"></progress> {now["kimg"]:.4g} of {now["total_kimg"]:.4g} kimg')
+        parts.append(f'<progress value="{share:.4f}" aria-label="progress of {safe(label)}"></progress> {now["kimg"]:.4g} of {now["total_kimg"]:.4g} kimg')
     parts += [f"{now['speed']:.3g} images/s"] if now["speed"] else []
     parts += [f"{_duration(now['left'])} left"] if now["left"] else []
-    return " · ".join(parts) + (f"<br>{html.escape(now['text'])}" if now["text"] else "")
+    return " · ".join(parts) + (f"<br>{safe(now['text'])}" if now["text"] else "")
 
 # %% ../../nbs/85_dashboards_live.ipynb #ee6cbe6f
 def _mark(path: Path):

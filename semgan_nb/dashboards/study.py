@@ -13,7 +13,7 @@ import ipywidgets as W
 from .. import plots, study_plots
 from ..runs import image_number, request_stop
 from ..studies import Study, sample_files, value_text
-from ..widgets import Dashboard, _WIDE, _row
+from ..widgets import Dashboard, _WIDE, _row, safe
 from .live import _CURVES, _marks, _offer, _state_html, run_state
 
 # %% ../../nbs/86_dashboards_study.ipynb #3d3b9997
@@ -109,7 +109,7 @@ def _study_html(points: list[dict], states: list[dict]) -> str:
     count = {}
     for now in states:
         count[now["state"]] = count.get(now["state"], 0) + 1
-    lines = [f"<b>{len(points)} runs</b>: " + ", ".join(f'<span class="semgan-state semgan-{state}">{n} {words.get(state, state)}</span>' for state, n in count.items())]
+    lines = [f"<b>{len(points)} runs</b>: " + ", ".join(f'<span class="semgan-state semgan-{safe(state)}">{n} {safe(words.get(state, state))}</span>' for state, n in count.items())]
     for point, now in zip(points, states):
         if now["state"] in ("running", "stopping", "failed", "lost", "refused", "stopped"):
             lines.append(_state_html(f"{point['label']}, seed {point['seed']}", now))

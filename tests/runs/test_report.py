@@ -1,5 +1,6 @@
 """Chapters 90 and 91: the report of a small demo is one file that opens offline and says what was found and what was not."""
 import base64
+import hashlib
 import io
 import re
 import shutil
@@ -85,7 +86,10 @@ def test_one_file_that_fetches_nothing(finished):
     page = Page(finished[0] / "report.html")
     inside = [reference for reference in page.references if not reference.startswith("#")]
     assert inside and all(reference.startswith("data:") for reference in inside)
-    assert not re.search(r"<script|@import|url\(", page.text)
+    assert not re.search(r"<script|@import|url\(|style=", page.text)
+    style = re.search("<style>(.*?)</style>", page.text, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert re.search('http-equiv="Content-Security-Policy" content="(.*?)"', page.text)[1].replace("&#39;", "'") == f"default-src 'none'; img-src data:; media-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     assert all(reference[1:] in page.ids for reference in page.references if reference.startswith("#"))
     assert len(page.ids) == len(set(page.ids))
 
@@ -184,13 +188,13 @@ def test_a_run_that_was_stopped_and_colour_and_strange_names(tmp_path):
     """Words from outside are text, never HTML."""
     images = np.random.RandomState(0).randint(0, 256, (40, 16, 16), dtype=np.uint8)
     write_archive(tmp_path / "data.zip", [dict(name=f"n{i}", image=x, source="<b>noise</b>", source_sha256="", crop=(0, 0, 16, 16), group=f"<i>g{i % 5}", pixel_size_nm=None, fraction=None, part="train")
-                                          for i, x in enumerate(images)], dict(intensity="normalise", reference="<script>alert(1)</script>"))
+                                          for i, x in enumerate(images)], dict(intensity="normalise", reference="<script>alert(1)</script>", synthetic="", odd="<img src=x onerror=alert(1)>\u202e", window=8, stride=4, median=3))
     (tmp_path / "demo.json").write_text('{"data": "A<script>B"}')
     for _ in train(Config(**TINY, metrics=()), tmp_path / "data.zip", tmp_path / "run"):
         break
     page = Page(write_report(tmp_path))
     assert "It was not finished" in page.plain and "A<script>B" in page.plain and "Nothing was held out" in page.plain
-    assert "<script" not in page.text and "<i>g" not in page.text
+    assert "<script" not in page.text and "<i>g" not in page.text and "<img src=x" not in page.text and "\u202e" not in page.text and r"\u202e" in page.plain
 
 
 def test_faults_are_one_sentence(finished, synthetic, tmp_path):

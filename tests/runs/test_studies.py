@@ -10,7 +10,7 @@ from made_up_runs import fake_train, study_with_fake_training
 from PIL import Image
 
 from semgan_nb.dataset import write_archive
-from semgan_nb.scores import better_of
+from semgan_nb.scores import better_of, metric_of
 from semgan_nb.foundation import BadInput
 from semgan_nb.runs import Config, read_config, read_stats
 from semgan_nb.studies import Study, leaks, point_label, read_samples, run_name, table_text, value_text
@@ -233,9 +233,9 @@ def fake_run(path, seed, values, aug="ada", metric=NAME, data="d", **fields):
     config = TINY.replace(seed=seed, aug=aug, **fields)
     about = dict(format=1, version="0", requested={}, resolved=config.to_dict(), data=dict(path=f"{data}.zip", fingerprint=data, count=40, resolution=16, channels=1, pixel_size_nm=None), environment={})
     (path / "config.json").write_text(json.dumps(about))
-    record = lambda k, v: dict(results={metric: v}, metric=metric, kimg=8.0 * k, cur_nimg=8000 * k, snapshot_pkl=f"snapshot-{8 * k:06d}.safetensors", extractor="random", extractor_sha256="x",
+    record = lambda k, v: dict(results={metric: v}, metric=metric_of(metric), kimg=8.0 * k, cur_nimg=8000 * k, snapshot_pkl=f"snapshot-{8 * k:06d}.safetensors", extractor="random", extractor_sha256="x",
                                num_real=50, num_gen=50, real="full", seed=0, data="d")
-    (path / f"metric-{metric}.jsonl").write_text("".join(json.dumps(record(k, v)) + "\n" for k, v in enumerate(values)))
+    (path / f"metric-{metric_of(metric)}.jsonl").write_text("".join(json.dumps(record(k, v)) + "\n" for k, v in enumerate(values)))
     tick = lambda k: {"Progress/kimg": dict(num=1, mean=8.0 * k, std=0), "Progress/augment": dict(num=1, mean=0.1 * k * seed, std=0)}
     (path / "stats.jsonl").write_text("".join(json.dumps(tick(k)) + "\n" for k in range(len(values))))
     return path

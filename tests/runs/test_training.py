@@ -361,7 +361,7 @@ def test_the_command_chooses_batch_gpu_and_keeps_it(archive, tmp_path, monkeypat
     import semgan_nb.resources as resources
     from semgan_nb.cli import main
 
-    monkeypatch.setattr(resources, "probe", lambda *args, **kwargs: dict(images=2, seconds=dict(Gmain=1.0, Dmain=1.0, Dreg=1.0), base=1e9, peak=1.2e9))
+    monkeypatch.setattr(resources, "probe", lambda *args, **kwargs: dict(images=2, seconds=dict(Gmain=1.0, Dmain=1.0, Dreg=1.0), base=3.5e8, peak=5.5e8))
     more = ["--out", str(tmp_path / "r"), "--kimg", "0.032", "--metrics", "none"]
     assert main(["train", str(archive), *more, "--memory", "0.5"]) == 0  # less than the rough figure, so the probe is asked
     assert "batch_gpu 1 instead of 16" in capsys.readouterr().out and read_config(tmp_path / "r")["resolved"]["batch_gpu"] == 1

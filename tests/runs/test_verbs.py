@@ -11,7 +11,7 @@ from made_up_runs import fake_train, random_snapshot
 from PIL import Image
 
 from semgan_nb import cli
-from semgan_nb.runs import Config, read_config
+from semgan_nb.runs import Config, laptop, read_config
 from semgan_nb.studies import Study
 from semgan_nb.study_run import run_study
 from semgan_nb.training import train
@@ -76,7 +76,7 @@ def test_a_sweep_from_the_command_line(archive, monkeypatch):
 def test_a_failed_point_is_named_and_the_status_says_so(archive, monkeypatch):
     monkeypatch.setattr(sys.modules[run_study.__module__], "train", fake_train)
     Path("s/base-seed0").mkdir(parents=True)
-    Path("s/study.json").write_text(json.dumps(dict(format=1, version="0", base=Config(**TINY, metrics=("none",)).to_dict(), points=[])))
+    Path("s/study.json").write_text(json.dumps(dict(format=1, version="0", base=laptop(16).replace(**TINY, metrics=("none",)).to_dict(), points=[])))
     Path("s/base-seed0/notes.txt").touch()
     status, out, _ = say("study", "sweep", archive, "--out", "s", "--seeds", "0-1", *OPTIONS)
     assert status == 1 and "base-seed0 refused" in out and "1 done" in out

@@ -239,9 +239,9 @@ def test_refusals_write_nothing(tmp_path, folder):
         with pytest.raises(BadInput):
             prepare(folder, dest, 32, progress=False)
     assert prepare(tmp_path / "mixed", out / "a.zip", 32, mixed_scales=True, progress=False)["n_images"] == 2
-    bad = prepare(tmp_path / "bad", out / "a.zip", 32, progress=False)["rejected"]
+    bad = prepare(tmp_path / "bad", out / "b.zip", 32, progress=False)["rejected"]
     assert bad[0]["file"] == "b.png" and bad[0]["why"].startswith("is a text file")
-    assert prepare(tmp_path / "labels", out / "a.zip", 32, force=True, progress=False)["n_images"] == 1
+    assert prepare(tmp_path / "labels", out / "c.zip", 32, force=True, progress=False)["n_images"] == 1
 
 
 def test_real_folders_as_they_come(tmp_path):
