@@ -235,7 +235,7 @@ def laptop(resolution: int = 32, gpus: int = 1) -> Config:
     "Minutes on two CPU cores, at 32 or 64 px: a lesson, not the paper's numbers. z decides what is seen: wide coarse blocks, noise inputs in the finest one only."
     widths = {4: 128, 8: 128, 16: 64, 32: 24}
     sides = [2**k for k in range(2, resolution.bit_length())]
-    return Config(preset="laptop", g_channels=[widths.get(r, max(512 // r, 1)) for r in sides], noise_from=resolution, style_mixing_prob=0.0, d_lr=0.0025, total_kimg=144.0, cooldown=0.25)
+    return Config(preset="laptop", g_channels=[widths.get(r, max(512 // r, 1)) for r in sides], noise_from=resolution, z_dim=64, w_dim=64, style_mixing_prob=0.0, d_lr=0.0025, total_kimg=140.0, cooldown=0.25)
 
 # %% ../nbs/50_runs.ipynb #e6383dcd
 PRESETS = {f.__name__: f for f in (laptop, sem512, auto, stylegan2, paper256, paper512, paper1024, cifar)}

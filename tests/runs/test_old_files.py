@@ -269,7 +269,7 @@ def test_a_preset_is_as_it_was_when_the_run_began(old, path):
     then, now = preset("laptop", 32, run=path), preset("laptop", 32)
     assert then.replace(**before["requested"]) == Config.from_dict(before["resolved"]) != now
     assert (then.d_lr, then.style_mixing_prob, then.g_channels, then.noise_from, then.cooldown) == (0.005, 0.9, (), 4, 0.0) != (now.d_lr, now.style_mixing_prob, now.g_channels, now.noise_from, now.cooldown)
-    assert then.z_dim == now.z_dim == 512, "what the user asked for then must be asked for again"
+    assert then.z_dim == now.z_dim, "what the user asked for then must be asked for again"
 
 
 @pytest.mark.parametrize("path", NETWORKS)
