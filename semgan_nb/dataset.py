@@ -219,7 +219,7 @@ def _is_image(name): return PurePosixPath(name).suffix.lower() in _ENDINGS and n
 
 # %% ../nbs/16_dataset.ipynb #b6e652b1
 _GROUP = either(TEXT, TRUTH, number())
-IMAGE = fields(dict(file=TEXT), dict(part=one_of("train", "holdout"), name=TEXT, source=optional(TEXT), source_sha256=optional(TEXT), group=optional(_GROUP), crop=optional(list_of(whole(-2**31), 4, 4)),
+IMAGE = fields(dict(file=TEXT), dict(part=one_of("train", "holdout"), name=TEXT, source=optional(TEXT), source_sha256=optional(TEXT), group=optional(_GROUP), crop=optional(list_of(number(-2**31, 2**31), 4, 4)),
                                      pixel_size_nm=PIXEL_SIZE, fraction=optional(number(0, 1)), why=TEXT))
 SOURCE = fields(dict(file=TEXT), dict(sha256=TEXT, bar_rows=whole(), pixel_size_nm=PIXEL_SIZE, group=optional(_GROUP), images=whole(), height=whole(), width=whole(), why=TEXT))
 SETTINGS = both(table_of(PLAIN), fields({}, dict(size=whole(1), window=optional(whole(1)), stride=optional(whole(1)), resize=TRUTH, median=optional(whole()), intensity=optional(TEXT), reference=optional(TEXT), bar_rows=optional(table_of(whole())),
@@ -227,7 +227,7 @@ SETTINGS = both(table_of(PLAIN), fields({}, dict(size=whole(1), window=optional(
 
 # %% ../nbs/16_dataset.ipynb #ee243573
 _OURS = fields({}, dict(
-    images=list_of(IMAGE, words="a list of images"), settings=SETTINGS, sources=list_of(SOURCE), rejected=list_of(SOURCE), rejected_images=list_of(fields(dict(source=TEXT), dict(crop=optional(list_of(whole(-2**31), 4, 4)), why=TEXT))),
+    images=list_of(IMAGE, words="a list of images"), settings=SETTINGS, sources=list_of(SOURCE), rejected=list_of(SOURCE), rejected_images=list_of(fields(dict(source=TEXT), dict(crop=optional(list_of(number(-2**31, 2**31), 4, 4)), why=TEXT))),
     fraction_spread=optional(table_of(optional(number()))), reference=optional(fields(dict(file=TEXT), dict(histogram=list_of(number(0), 256, 256))))))
 def MANIFEST(value, field):
     "The rule of manifest.json; of one that semgan did not write nothing is asked but that it is an object."

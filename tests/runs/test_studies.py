@@ -296,8 +296,8 @@ def test_best_first_per_run_then_over_seeds(folder):
 
 
 def test_larger_values_of_recall_are_better(tmp_path):
-    fake_run(tmp_path / "a", 0, [0.1, 0.5, 0.2], metric="inception_pr50_full_recall")
-    assert Study(tmp_path).best_table("inception_pr50_full_recall")[0]["best"] == [0.5]
+    fake_run(tmp_path / "a", 0, [0.1, 0.5, 0.2], metric="inception_pr503_full_recall")
+    assert Study(tmp_path).best_table("inception_pr503_full_recall")[0]["best"] == [0.5]
     assert [better_of(m) == "higher" for m in ("fid50k_full", "pr50k3_full_recall", "is50k", "lite0_fd500_holdout", "kid50k_full", "lite0_pr2k3_full")] == [False, True, True, False, False, True]
 
 
