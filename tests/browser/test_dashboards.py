@@ -129,7 +129,7 @@ def test_how_a_run_ended_is_said(tmp_path, state, message, words):
 def test_a_run_whose_process_died_is_lost(tmp_path, monkeypatch):
     code = f"import sys, os; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); from made_up_runs import MadeUpRun; r = MadeUpRun({str(tmp_path / 'run')!r}); r.tick(16); os._exit(1)"
     forked.run([sys.executable, "-c", code])
-    assert run_state(tmp_path / "run")["state"] == "running"  # it died a moment ago
+    assert run_state(tmp_path / "run")["state"] == "lost"  # at once: nobody of its number lives on this machine
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 300)
     box, w = live_run(tmp_path / "run")

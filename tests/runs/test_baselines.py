@@ -214,7 +214,7 @@ def test_refusals_of_the_table(archive, judged, tmp_path):
     with pytest.raises(BadInput, match="is no distance of features"):
         baselines(archive, metrics=["micro40_full"])
     for count in (0, 1, -3):
-        with pytest.raises(BadInput, match=f"count: {count} images of each set"):
+        with pytest.raises(BadInput, match=f"count is {count}: it must be a whole number from 2"):
             baselines(archive, count=count)
     with pytest.raises(BadInput, match="40 and 50 images"):
         baselines(archive, metrics=["random_fd40_holdout", "random_fd50_holdout"])

@@ -42,7 +42,7 @@ def check(way, place, code, complaint, run, images):
     """What is true of a stop besides."""
     status, saved = read_status(run), load_state(run / "state")
     if way == "kill":
-        assert code == -9 and status["state"] == "running"
+        assert code == -9 and status["state"] == "lost"
         return
     if way == "full disk":
         assert code == 1 and status["state"] == "failed" and "no room for" in status["message"] and "RunFailed" in complaint

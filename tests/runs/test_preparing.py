@@ -114,8 +114,8 @@ def test_splits_never_leak(tmp_path):
                 twin.parent.mkdir(exist_ok=True)
                 twin.write_bytes(path.read_bytes()) if twin.suffix == ".png" else write(twin, np.asarray(Image.open(path)))
         how = rng.choice(["auto", "file", "folder", "prefix"])
-        summary = prepare(root, tmp_path / "a.zip", 16, window=32, stride=rng.choice([8, 16]), group=how, holdout=rng.choice([0.1, 0.3, 0.6]), progress=False)
-        everything = Dataset(tmp_path / "a.zip")
+        summary = prepare(root, tmp_path / f"{trial}.zip", 16, window=32, stride=rng.choice([8, 16]), group=how, holdout=rng.choice([0.1, 0.3, 0.6]), progress=False)
+        everything = Dataset(tmp_path / f"{trial}.zip")
         records = everything.manifest["images"]
         for key in ("group", "source", "source_sha256"):
             part = {}

@@ -67,7 +67,7 @@ def test_settings_make_them(tmp_path):
     assert Config(g_channels=("24", "24")).g_channels == (24, 24)  # as words of the command
     none, _ = make_networks(config.replace(noise_from=0), 32, 1)
     assert not any(name.endswith("noise_strength") for name, _ in none.named_parameters())
-    for wrong, words in ((dict(g_channels=("many",)), "192,192,64,24"), (dict(noise_from=5), "4, 8, 16")):
+    for wrong, words in ((dict(g_channels=("many",)), "192,192,64,24"), (dict(noise_from=5), "power of two from 4")):
         with pytest.raises(BadInput, match=words):
             config.replace(**wrong)
     with pytest.raises(BadInput, match="32 px want 4, for 4, 8, 16, 32 px"):

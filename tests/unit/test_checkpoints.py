@@ -196,7 +196,7 @@ def test_there_and_back(pickled, tmp_path, capsys):
     s = load(tmp_path / "a.safetensors")
     assert same(s.G, G_ema) and same(s.D, D) and s.G.init_kwargs == G_ema.init_kwargs and s.meta["converted_from"]["name"] == "rgb.pkl"
     for source in (path, tmp_path / "a.safetensors"):
-        assert main(["convert", str(source), str(tmp_path / "b.pt")]) == 0
+        assert main(["convert", str(source), str(tmp_path / "b.pt"), "--overwrite"]) == 0
         plain = torch.load(tmp_path / "b.pt", weights_only=True)
         assert list(plain) == ["G_ema", "G", "D"]
         for name, net in dict(G_ema=G_ema, G=G, D=D).items():
