@@ -212,7 +212,7 @@ class Study:
         refused = {run_name(p["fields"], int(seed)): text for p in self._read().get("points", []) for seed, text in p.get("refused", {}).items()}
         found = []
         for point in self.points:
-            if why := self._unreadable(point):
+            if why := self._read_run(point)[0]:
                 found.append({**point, "state": "unreadable", "kimg": 0.0, "total_kimg": 0.0, "message": why})
                 continue
             status = read_status(point["run"])
@@ -247,24 +247,26 @@ class Study:
             self._write(about)
 
     @staticmethod
-    def _unreadable(point: dict) -> str:
-        "Why the files of a run are refused; the other runs are read all the same."
+    def _read_run(point: dict) -> tuple[str, dict]:
+        "Why the files of a run are refused, or nothing; and its records by metric, none where it is refused. The other runs are read all the same."
         try:
-            read_status(point["run"]), read_metrics(point["run"])
-            return is_run(point["run"]) and not read_config(point["run"]) or ""
+            read_status(point["run"])
+            if is_run(point["run"]):
+                read_config(point["run"])
+            return "", read_metrics(point["run"])
         except BadInput as error:
-            return str(error)
+            return str(error), {}
 
     # -- reading ----------------------------------------------------------------------------------------------------------
 
     def metrics(self) -> list[str]:
         "The metrics that any run was judged by, the most common first."
-        count = Counter(name for point in self.points if not self._unreadable(point) for name in read_metrics(point["run"]))
+        count = Counter(name for point in self.points for name in self._read_run(point)[1])
         return [name for name, _ in count.most_common()]
 
     def records(self, metric: str) -> list[tuple[dict, list[dict]]]:
         "Points with their metric records in the order of training; those without any are left out. BadInput where records are not comparable."
-        found = [(point, records) for point in self.points if not self._unreadable(point) and (records := (known := read_metrics(point["run"])).get(metric, known.get(metric_of(metric))))]
+        found = [(point, records) for point in self.points if (records := (known := self._read_run(point)[1]).get(metric, known.get(metric_of(metric))))]
         if not found:
             raise BadInput(f"{self.path} has no records of {metric}: it knows {', '.join(self.metrics()) or 'no metric yet'}")
         first = found[0][1][0]
