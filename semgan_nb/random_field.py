@@ -41,9 +41,14 @@ def field_correlation(
     "The correlation that the field must have: the inverse of `pair_probability`, cut off at -1 and 1; float64 [..]."
     fractions = np.atleast_1d(np.asarray(fraction, float))
     blocks = np.array_split(np.sort(fractions), min(len(fractions), 64))  # more would say nothing new
+    share, centre = np.array([len(block) / len(fractions) for block in blocks]), np.array([block.mean() for block in blocks])
     angle = np.linspace(-np.pi / 2, np.pi / 2, 2001)
-    table = sum(len(block) / len(fractions) * pair_probability(np.sin(angle), block.mean()) for block in blocks)
-    table = np.maximum.accumulate(table)
+    x, weight = np.polynomial.legendre.leggauss(4)  # the integrand of `pair_probability`, from each angle to the next
+    sine = np.sin((angle[:-1] + angle[1:])[:, None] / 2 + np.diff(angle)[:, None] / 2 * x)
+    with np.errstate(divide="ignore", under="ignore"):
+        inside = sum(s * np.exp(-norm.isf(np.clip(f, 1e-12, 1 - 1e-12))**2 / (1 + sine)) for s, f in zip(share, centre))
+    table = np.r_[0, np.cumsum(inside @ weight * np.diff(angle) / (4 * np.pi))]
+    table = np.maximum.accumulate(table - table[1000] + share @ centre**2)  # two points that know nothing of each other, in the middle
     rises = np.r_[True, np.diff(table) > 1e-15]
     if rises.sum() < 2:
         return np.zeros(np.shape(s2))
@@ -52,36 +57,39 @@ def field_correlation(
 
 # %% ../nbs/43_random_field.ipynb #cce2e56b
 def possible_power(
-    correlation,  # float [2H - 1, 2W - 1], displacement 0 in the middle; NaN = not known
+    correlation,  # float [..., 2H - 1, 2W - 1], displacement 0 in the middle; NaN = not known
     turns: int = None,  # steps; None = 600 for small images, fewer for large ones
     farthest: int = 128,  # px: longest displacement that is fitted
 ) -> np.ndarray:
-    "Power spectrum, at least 0 and of sum 1, of a field with nearly this correlation: float64 [h, w], frequency 0 at [0, 0], h and w at least 2H and 2W."
+    "Power spectrum, at least 0 and of sum 1, of a field with nearly this correlation: float64 [..., h, w], frequency 0 at [0, 0], h and w at least 2H and 2W."
     c = np.asarray(correlation, float)
-    shape = [next_fast_len(n + 1, True) for n in c.shape]
-    if max(c.shape) > 2 * farthest + 1:  # fitted over shorter displacements, then on the larger torus, without any correlation beyond
-        near = np.ix_(*(np.arange(-min(n // 2, farthest), min(n // 2, farthest) + 1) + n // 2 for n in c.shape))
-        small = fftshift(ifft2(possible_power(c[near], turns)).real)
-        fade = [np.cos(np.pi / 2 * np.clip(4 * np.abs(np.arange(n) / n - 0.5) * 2 - 3, 0, 1))**2 for n in small.shape]
-        torus, at = np.zeros(shape), [(np.arange(n) - n // 2) % big for n, big in zip(small.shape, shape)]
-        torus[np.ix_(*at)] = small * fade[0][:, None] * fade[1]
+    sides, shape = c.shape[-2:], [next_fast_len(n + 1, True) for n in c.shape[-2:]]
+    if max(sides) > 2 * farthest + 1:  # fitted over shorter displacements, then on the larger torus, without any correlation beyond
+        near = np.ix_(*(np.arange(-min(n // 2, farthest), min(n // 2, farthest) + 1) + n // 2 for n in sides))
+        small = fftshift(ifft2(possible_power(c[..., *near], turns)).real, (-2, -1))
+        fade = [np.cos(np.pi / 2 * np.clip(4 * np.abs(np.arange(n) / n - 0.5) * 2 - 3, 0, 1))**2 for n in small.shape[-2:]]
+        torus, at = np.zeros((*c.shape[:-2], *shape)), [(np.arange(n) - n // 2) % big for n, big in zip(small.shape[-2:], shape)]
+        torus[..., *np.ix_(*at)] = small * fade[0][:, None] * fade[1]
         power = fft2(torus).real.clip(min=0)
-        return power / power.sum()
+        return power / power.sum((-2, -1), keepdims=True)
     turns = turns or int(np.clip(600 * 128**2 / np.prod(shape), 60, 600))
-    dy, dx = (np.arange(n) - n // 2 for n in c.shape)
-    far = np.maximum(np.abs(dy)[:, None] / ((c.shape[0] + 1) / 2), np.abs(dx) / ((c.shape[1] + 1) / 2))  # 1 at the side of the image
+    dy, dx = (np.arange(n) - n // 2 for n in sides)
+    far = np.maximum(np.abs(dy)[:, None] / ((sides[0] + 1) / 2), np.abs(dx) / ((sides[1] + 1) / 2))  # 1 at the side of the image
     put, known = np.ix_(dy % shape[0], dx % shape[1]), np.isfinite(c)
-    target, weight, start = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    target[put] = np.where(known, c, 0)
-    weight[put] = np.where(known & (far <= 0.5), 1 / (1 + np.hypot(dy[:, None], dx))**2, 0)
-    start[put] = np.where(known, c, 0) * np.cos(np.pi / 2 * np.clip(2 * far - 1, 0, 1))**2
-    power = ahead = fft2(start).real.clip(min=0)
+    target, weight, start = np.zeros((3, *c.shape[:-2], *shape))
+    target[..., *put] = np.where(known, c, 0)
+    weight[..., *put] = np.where(known & (far <= 0.5), 1 / (1 + np.hypot(dy[:, None], dx))**2, 0)
+    start[..., *put] = np.where(known, c, 0) * np.cos(np.pi / 2 * np.clip(2 * far - 1, 0, 1))**2
+    power = ahead = rfft2(start).real.clip(min=0)  # the half that says all: the other one is its mirror image
     pace = 1.0
     for _ in range(turns):
-        step = (ahead + fft2(weight * (target - ifft2(ahead).real)).real).clip(min=0)
+        step = (ahead + rfft2(weight * (target - irfft2(ahead, shape))).real).clip(min=0)
         faster = (1 + np.sqrt(1 + 4 * pace**2)) / 2
         ahead, power, pace = step + (pace - 1) / faster * (step - power), step, faster
-    return power / power.sum() if power.sum() > 0 else np.full(shape, 1 / power.size)
+    there = np.minimum(np.arange(shape[1]), shape[1] - np.arange(shape[1]))
+    power = np.where(np.arange(shape[1]) < power.shape[1], power[..., there], power[..., -np.arange(shape[0]), :][..., there])
+    total = power.sum((-2, -1), keepdims=True)
+    return np.where(total > 0, power / np.where(total > 0, total, 1), 1 / np.prod(shape))
 
 # %% ../nbs/43_random_field.ipynb #c091bcdc
 def draw_field(
@@ -169,24 +177,28 @@ class RandomField:
                 mask = maps == bool(phase)
                 for total, x in ((sums, score * mask), (counts, mask)):
                     total[phase] = total[phase] + (np.abs(rfft2(x, size))**2).sum(0)
-        textures = []
+        wanted = np.zeros((3, 2 * h - 1, 2 * w - 1))  # of the dark texture, the light one and the field: white noise, or
+        wanted[:, h - 1, w - 1] = 1
         for phase in (0, 1):
             pairs, products = (irfft2(x, size)[lag] for x in (counts[phase], sums[phase]))
             enough = pairs > 0.5 + 1e-3 * pairs.max()
             c = np.where(enough, products / np.maximum(pairs, 0.5), np.nan)
             centre = c[h - 1, w - 1]
-            textures.append(possible_power(np.clip(c / centre, -1, 1)) if np.isfinite(centre) and centre > 0 else possible_power(np.where(pairs == pairs.max(), 1.0, 0.0), 1))
+            if np.isfinite(centre) and centre > 0:
+                wanted[phase] = np.clip(c / centre, -1, 1)
         fractions = self.fractions[here]
         mixed = (fractions > 0) & (fractions < 1)
-        rho = field_correlation(s2, fractions) if mixed.any() else np.zeros_like(s2)
-        rho[h - 1, w - 1] = 1
+        if mixed.any():
+            wanted[2] = field_correlation(s2, fractions)
+            wanted[2, h - 1, w - 1] = 1
+        *textures, power = possible_power(wanted)
         quantiles = np.linspace(0, 1, 1025)[:-1] + 1 / 2048
         cumulated = np.cumsum(levels, 1) / np.maximum(levels.sum(1, keepdims=True), 1)
         grey = np.stack([np.searchsorted(row, quantiles).clip(0, 255) for row in cumulated]).astype(np.uint8)
         for row in np.flatnonzero(levels.sum(1) == 0):  # a depth that never occurs: as the nearest one that does, of the same phase if there is one
             known = np.flatnonzero(levels.sum(1))
             grey[row] = grey[known[np.argmin(np.abs(known - row) + 100 * ((known > self.deepest) != (row > self.deepest)))]]
-        return dict(power=possible_power(rho), textures=textures, grey=grey, s2=s2)
+        return dict(power=power, textures=textures, grey=grey, s2=s2)
 
     def _paint(self, i, rng):
         "A painted field like image i, float [h, w] on the whole torus, and the phase map of its corner [H, W]."
