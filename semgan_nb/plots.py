@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -38,11 +38,15 @@ def as_png(
 
     from PIL import Image
 
-    buffer = BytesIO()
-    dpi = scale * figure.dpi
-    with rc_context({"savefig.bbox": None}):
-        figure.savefig(buffer, format="rgba", dpi=dpi)
-    picture = Image.frombuffer("RGBA", [int(side * dpi) for side in figure.get_size_inches()], buffer.getvalue()).convert("RGB")
+    own = figure.canvas, figure.dpi
+    try:
+        figure.dpi = scale * figure.dpi
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()  # savefig draws twice, once for the layout alone
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    finally:
+        figure.set_canvas(own[0])
+        figure.dpi = own[1]
     colours = picture.getcolors(8192)
     if colours is not None:
         picture = picture.convert("L") if all(r == g == b for _, (r, g, b) in colours) else picture.quantize(256)
