@@ -24,7 +24,7 @@ from semgan_nb.micrographs import list_images
 from semgan_nb.runs import read_config, read_metrics, read_stats, read_status, snapshots
 
 TINY = SMALL_DEMO
-OPTIONS = [f"--{name.replace('_', '-')}={','.join(value) if isinstance(value, tuple) else value}" for name, value in TINY.items()]
+OPTIONS = [f"--{name.replace('_', '-')}={','.join(map(str, value)) if isinstance(value, tuple) else value}" for name, value in TINY.items()]
 
 
 @pytest.fixture
@@ -63,6 +63,11 @@ def test_help_is_quick_and_fits_a_page(capsys):
         assert f"\n  {verb}  " in said
         assert main([verb, "--help"]) == 0
         assert 5 < capsys.readouterr().out.count("\n") <= 50, verb
+
+
+def test_python_m_is_the_command():
+    said = forked.run([sys.executable, "-m", "semgan_nb", "info", "absent"], capture_output=True, text=True)
+    assert said.returncode == 2 and said.stderr.splitlines()[-1].startswith("semgan: absent: there is no such"), said
 
 
 @pytest.mark.parametrize("argv, word", [
