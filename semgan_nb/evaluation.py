@@ -321,6 +321,8 @@ class Judge:
         self._pool = train
         self.rung_indices = draw(train, "rungs")
         self.num_real = len(self.real_indices) if self.parsed.statistic.needs in ("features", "descriptors") else 0
+        if not self.needs_generator:
+            self._sides()  # what cannot have a ladder is refused before anything is computed
 
     def _needs(self, found, where, fit):
         if found < self.num_gen:
@@ -416,16 +418,12 @@ class Judge:
         self._save()
         return ladder
 
-    def _climb(self, ladder, progress):
-        "Put the rungs into a ladder."
+    def _sides(self):
+        "For the ladder: the images of which its rungs are made, the real ones beside them, and whether these are fewer than the metric's own."
         rows, count = self.rung_indices, self.num_gen
         if count > len(self.dataset):  # no archive has so many: the rungs are smaller sets
             count = len(self._pool) // 2
-            if count < 2:
-                return
             rows = rows[:count]
-            ladder["num_gen"] = count
-            ladder["warnings"].append(f"the archive has fewer than {self.num_gen} images: the known sets have {count}, so they are farther from the real images, by chance, than {self.num_gen} would be")
         apart = np.setdiff1d(self.real_indices, rows)
         apart = apart[~np.isin(apart % len(self.dataset.names), rows)]  # nor a mirrored copy of one
         split = self.num_real and len(apart) < self.num_real
@@ -434,6 +432,17 @@ class Judge:
             self._needs(len(self._pool), "for the rungs of its ladder", fit)
             if split:
                 self._needs(len(apart), "for the real side of its ladder, beside those of the rungs", fit)
+        return rows, apart, split
+
+    def _climb(self, ladder, progress):
+        "Put the rungs into a ladder."
+        rows, apart, split = self._sides()
+        count = len(rows)
+        if count < 2:
+            return
+        if count < self.num_gen:
+            ladder["num_gen"] = count
+            ladder["warnings"].append(f"the archive has fewer than {self.num_gen} images: the known sets have {count}, so they are farther from the real images, by chance, than {self.num_gen} would be")
         sets = self._rung_changes()
         total, done = len(sets) * count + self.num_real, 0
 

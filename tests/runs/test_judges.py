@@ -285,9 +285,11 @@ def test_a_changed_archive_never_meets_old_features(tmp_path):
     for seed in (0, 1):
         items = [dict(name=f"{i:03d}", image=x[0], source="s", source_sha256="", crop=(0, 0, 32, 32), group=f"g{i}", pixel_size_nm=None, fraction=None, part="train") for i, x in enumerate(blobs(30, seed))]
         write_archive(tmp_path / "a.zip", items, {})
-        found = Judge("random_fd20_full", tmp_path / "a.zip", cache=tmp_path / "cache").real_features()
+        found = Judge("random_fd15_full", tmp_path / "a.zip", cache=tmp_path / "cache").real_features()
         assert np.array_equal(found, get_extractor("random")(Dataset(tmp_path / "a.zip").images()))
     assert len(list((tmp_path / "cache").glob("features-*"))) == 2
+    with pytest.raises(BadInput, match="needs 20 images for the real side of its ladder.* there are 10: use random_fd15_full"):
+        Judge("random_fd20_full", tmp_path / "a.zip")  # before anything is computed
 
 
 # The path length.
@@ -314,7 +316,7 @@ def test_a_judge_of_path_lengths(archive, generator, tmp_path):
 @pytest.fixture(scope="module")
 def run(archive, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "run"
-    train_silently(laptop(32).replace(total_kimg=0.128, snap=1, kimg_per_tick=0.064, metrics=("random_pr203_full",), channel_base=512, channel_max=16), archive, out)
+    train_silently(laptop(32).replace(total_kimg=0.128, snap=1, kimg_per_tick=0.064, metrics=("random_pr203_full",), channel_base=512, channel_max=16, g_channels=()), archive, out)
     return out
 
 
