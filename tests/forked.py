@@ -294,11 +294,12 @@ def start_call(function, *args, **options):
 
 
 def program(argv):
-    """Run what the interpreter was to run; its exit status, or the signal that ends it as a negative number."""
+    """Run what the interpreter was to run; its exit status, or the signal that ends it as a negative number. What it begins itself is forked too."""
     import runpy
     import traceback
     import types
 
+    subprocess.Popen = instead_of_subprocess
     try:
         if argv[0] == "-c":
             sys.argv = ["-c", *argv[2:]]

@@ -113,7 +113,7 @@ def random_snapshot(path, pixel_size_nm=None, **arguments):
     return path
 
 
-SMALL_DEMO = dict(total_kimg=0.256, kimg_per_tick=0.064, snap=2, z_dim=16, w_dim=16, channel_base=128, channel_max=16, metrics=("random_fd50_holdout",))
+SMALL_DEMO = dict(total_kimg=0.256, kimg_per_tick=0.064, snap=2, z_dim=16, w_dim=16, channel_base=128, channel_max=16, g_channels=(16, 16, 8, 4), metrics=("random_fd50_holdout",))
 TILES = dict(window=128, stride=16)
 
 

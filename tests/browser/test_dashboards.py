@@ -328,7 +328,7 @@ def test_material_panel_of_a_run_finds_its_archive(steel, tmp_path):
     from semgan_nb.launch import train_silently
 
     run = tmp_path / "run"
-    train_silently(laptop(32).replace(total_kimg=0.064, kimg_per_tick=0.064, snap=1, metrics=("none",), channel_base=512, channel_max=16), steel["archive"], run)
+    train_silently(laptop(32).replace(total_kimg=0.064, kimg_per_tick=0.064, snap=1, metrics=("none",), channel_base=512, channel_max=16, g_channels=()), steel["archive"], run)
     box, w = material_panel(run, count=20)
     assert "<b>real</b>" in w["state"].value and "<b>run</b>" in w["state"].value and not w["notice"].value
 

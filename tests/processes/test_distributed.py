@@ -197,7 +197,7 @@ def test_torchrun_and_a_stop_file(archive, tmp_path):
 
 def test_gpus_of_the_command(archive, tmp_path):
     "`semgan train --gpus 2` in a terminal; Ctrl-C reaches the processes once, and the same command goes on."
-    command = [sys.executable, "-c", "import sys; from semgan_nb.cli import main; sys.exit(main())", "train", str(archive), "--out", str(tmp_path / "r"), "--gpus", "2", "--metrics", "none", "--tensorboard"]
+    command = [sys.executable, "-c", "import sys; from semgan_nb.cli import main; sys.exit(main())", "train", str(archive), "--out", str(tmp_path / "r"), "--gpus", "2", "--metrics", "none", "--tensorboard", "--channel-base", "64", "--channel-max", "8", "--g-channels", "8,8,4"]
     p = forked.Popen([*command, "--kimg", "50"], stdout=forked.PIPE, stderr=forked.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 60
     while not read_stats(tmp_path / "r") and time.monotonic() < deadline:

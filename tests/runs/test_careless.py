@@ -20,7 +20,7 @@ from semgan_nb.studies import Study
 from semgan_nb.training import strength_warning
 
 WORDS = "years of work"
-TINY = "--z-dim=16 --w-dim=16 --channel-base=64 --channel-max=8 --batch-size=8 --batch-gpu=4 --kimg=0.016 --kimg-per-tick=0.016 --snap=1 --metrics=none".split()
+TINY = "--z-dim=16 --w-dim=16 --channel-base=64 --channel-max=8 --g-channels=8,8,4 --batch-size=8 --batch-gpu=4 --kimg=0.016 --kimg-per-tick=0.016 --snap=1 --metrics=none".split()
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def test_micro_is_a_metric_like_the_others(archive, tmp_path):
 
 
 def test_training_evaluates_it(archive, tmp_path):
-    train_silently(laptop(32).replace(total_kimg=0.128, snap=1, kimg_per_tick=0.064, metrics=("micro20_full",), channel_base=512, channel_max=16), archive, tmp_path / "run")
+    train_silently(laptop(32).replace(total_kimg=0.128, snap=1, kimg_per_tick=0.064, metrics=("micro20_full",), channel_base=512, channel_max=16, g_channels=()), archive, tmp_path / "run")
     records = read_metrics(tmp_path / "run")["micro20_full"]
     assert records and records[-1]["kimg"] == 0.128 and read_ladder(tmp_path / "run", "micro20_full")["rungs"] and records[-1]["descriptors"]
 
