@@ -13,9 +13,6 @@ import hashlib
 import inspect
 import json
 import os
-import pickletools
-import zipfile
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +20,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .foundation import BadInput, atomic, in_bytes, printable
-from .files import PIXEL_SIZE, PLAIN, TEXT, both, checked_json, fields, optional, regular_file, table_of, whole
+from .foundation import BadInput, atomic, printable
+from .files import PIXEL_SIZE, PLAIN, TEXT, TRUTH, Refused, Unfit, both, checked_json, either, fields, in_words, list_of, number, optional, read_pt, regular_file, rule, table_of, whole
 from .networks import Discriminator, Generator
 from .scores import best_record, metric_of
-from .runs import is_run, read_config, read_metrics, read_stats, snapshots
+from .runs import SETTINGS, is_run, read_config, read_metrics, read_stats, snapshots
 
 # %% ../nbs/51_checkpoints.ipynb #3ba9c46c
 def _quoted(text, limit: int = 80) -> str:
@@ -54,64 +51,41 @@ def load_tensors(module: torch.nn.Module, tensors: dict[str, torch.Tensor], sour
         for name, value in own.items():
             value.copy_(tensors[name])
 
-# %% ../nbs/51_checkpoints.ipynb #6bf855f1
-class _Refused(Exception):
-    "Why a pickle is not read: part of a sentence."
-
-# %% ../nbs/51_checkpoints.ipynb #c3df8f59
-def _need(ok, what: str) -> None:
-    if not ok:
-        raise _Refused(what)
-
 # %% ../nbs/51_checkpoints.ipynb #ae67be76
-_WIDTH, _LAYERS = (1, 1 << 14), (0, 64)
-_BOUNDS = dict(  # of every whole number that decides how large a network becomes
-    z_dim=_WIDTH, c_dim=(0, 1 << 14), w_dim=_WIDTH, img_resolution=(4, 4096), img_channels=(1, 64), mapping_layers=_LAYERS, channel_base=(4, 1 << 20), channel_max=_WIDTH, noise_from=(4, 1 << 14),
-    num_fp16_res=_LAYERS, embed_features=_WIDTH, layer_features=_WIDTH, cmap_dim=(0, 1 << 14), mbstd_group_size=(1, 1 << 14), mbstd_num_channels=(0, 64), freeze_layers=(0, 1000),
+_OWN = ("z_dim", "w_dim", "channel_base", "channel_max")  # of the fields of Config, which mean the same
+_NUMBER, _FILTER = optional(number(0, 1e9)), list_of(number(-1e9, 1e9), 1, 64, "up to 64 numbers")
+_WORD = rule("a word", lambda value: type(value) is str and len(value) < 40)
+_ARGUMENT_RULES = {name: SETTINGS[name] for name in _OWN} | dict(  # argument of a network -> its rule; every other is a word
+    c_dim=whole(0, 1 << 14), img_resolution=whole(4, 4096), img_channels=whole(1, 64), mapping_layers=whole(0, 64), noise_from=whole(4, 1 << 14), num_fp16_res=whole(0, 64), embed_features=optional(whole(1, 1 << 14)),
+    layer_features=optional(whole(1, 1 << 14)), cmap_dim=optional(whole(0, 1 << 14)), mbstd_group_size=optional(whole(1, 1 << 14)), mbstd_num_channels=whole(0, 64), freeze_layers=whole(0, 1000),
+    conv_clamp=_NUMBER, mapping_lr_multiplier=_NUMBER, w_avg_beta=_NUMBER, use_noise=TRUTH, block_channels=optional(list_of(whole(1, 1 << 14), most=16, words="up to 16 whole numbers")),
+    resample_filter=optional(either(_FILTER, list_of(_FILTER, 1, 64, "up to 64 rows of them"))),
 )
-_NUMBERS = ("conv_clamp", "mapping_lr_multiplier", "w_avg_beta")
 
 # %% ../nbs/51_checkpoints.ipynb #e773565c
 def _check_arguments(kind: str, arguments: dict) -> None:
     "Refuse arguments of a network that are of the wrong kind or absurd, before anything is made from them."
+    lists = lambda value, depth=3: [lists(one, depth - 1) for one in value[:1000]] if depth and type(value) in (list, tuple) else value  # pickles have tuples too
     for name, value in arguments.items():
-        if name in _BOUNDS:
-            low, high = _BOUNDS[name]
-            optional = name in ("embed_features", "layer_features", "cmap_dim", "mbstd_group_size")
-            ok, rule = value is None and optional or type(value) is int and low <= value <= high, f"a whole number from {low} to {high}"
-        elif name in _NUMBERS:
-            ok, rule = value is None or type(value) in (int, float) and 0 <= value < 1e9, "a number"
-        elif name == "use_noise":
-            ok, rule = type(value) is bool, "true or false"
-        elif name == "block_channels":
-            ok = value is None or isinstance(value, (list, tuple)) and len(value) <= 16 and all(type(width) is int and _WIDTH[0] <= width <= _WIDTH[1] for width in value)
-            rule = "up to 16 whole numbers"
-        elif name == "resample_filter":
-            rows = value if isinstance(value, (list, tuple)) and value and all(isinstance(row, (list, tuple)) for row in value) else [value]
-            ok = value is None or all(isinstance(row, (list, tuple)) and 0 < len(row) <= 64 and all(type(x) in (int, float) and abs(x) < 1e9 for x in row) for row in rows) and len(rows) <= 64
-            rule = "up to 64 numbers"
-        else:
-            ok, rule = type(value) is str and len(value) < 40, "a word"
-        if not ok:
-            shown = _quoted(repr(value)) if type(value) in (int, float, str, bool, type(None)) else f"a {type(value).__name__}"
-            raise _Refused(f"{name} of its {kind} is {shown}, it must be {rule}")
+        try: _ARGUMENT_RULES.get(name, _WORD)(lists(value), name)
+        except Unfit as wrong: raise Refused(f"{wrong.args[0]} of its {kind} is {in_words(wrong.args[1])}, it must be {wrong.args[2]}") from None
 
 # %% ../nbs/51_checkpoints.ipynb #a6e505d5
 def _make_network(cls, arguments: dict, shapes: dict[str, tuple], kind: str) -> torch.nn.Module:
     "A network of these arguments, if its names and shapes are these; memory is taken only after that is known."
     if type(arguments) is not dict:
-        raise _Refused(f"it does not say what its {kind} is")
+        raise Refused(f"it does not say what its {kind} is")
     unknown = [name for name in arguments if name not in inspect.signature(cls).parameters]
     if unknown:
-        raise _Refused(f"its {kind} has the option {', '.join(map(_quoted, unknown))}, which this version does not know")
+        raise Refused(f"its {kind} has the option {', '.join(map(_quoted, unknown))}, which this version does not know")
     _check_arguments(kind, arguments)
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             plan = cls(**arguments)
     except (ValueError, KeyError, TypeError, RuntimeError, IndexError) as e:
-        raise _Refused(f"its {kind} cannot be made from its arguments ({_quoted(e, 200)})") from None
+        raise Refused(f"its {kind} cannot be made from its arguments ({_quoted(e, 200)})") from None
     if text := mismatches({n: tuple(t.shape) for n, t in plan.state_dict().items()}, shapes):
-        raise _Refused(f"its {kind} does not have the tensors that its arguments announce: {text}")
+        raise Refused(f"its {kind} does not have the tensors that its arguments announce: {text}")
     with torch.random.fork_rng(devices=[]):
         return cls(**arguments)
 
@@ -273,8 +247,8 @@ def _read_snapshot(path: Path) -> Networks:
                     shapes = {short: tuple(f.get_slice(n).get_shape()) for short, n in own.items()}
                     nets[kind] = _make_network(cls, about.get("D" if kind == "D" else "G"), shapes, kind), own
             if unknown := [n for n in names if n.partition(".")[0] not in kinds]:
-                raise _Refused(f"it holds {', '.join(map(_quoted, unknown[:20]))}, which belongs to no network")
-        except _Refused as e:
+                raise Refused(f"it holds {', '.join(map(_quoted, unknown[:20]))}, which belongs to no network")
+        except Refused as e:
             raise BadInput(f"{path} cannot be loaded: {e}") from None
         tensors = {n: f.get_tensor(n) for n in names}
     if meta["format"] == SNAPSHOT_FORMAT and meta.get("sha256") != digest([meta["about"], tensors]):
@@ -316,71 +290,12 @@ def save_state(
         old.unlink()
     return path
 
-# %% ../nbs/51_checkpoints.ipynb #4942d4f4
-_TENSOR_NAMES = {"torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", "collections OrderedDict", *(f"torch {kind}Storage" for kind in "Float Double Half BFloat16 Long Int Short Char Byte Bool".split())}
-def _check_pt(path: Path) -> Counter:
-    "Refuse a file of tensors that would take more memory than it has bytes, or asks for more than dense tensors; lengths of what is stored -> how often."
-    if not regular_file(path):
-        raise _Refused("it is no file")
-    try:
-        with zipfile.ZipFile(path) as file:
-            entries, length = file.infolist(), os.stat(path).st_size
-            _need(all(i.compress_type == zipfile.ZIP_STORED and i.file_size == i.compress_size and not i.flag_bits & 1 for i in entries), "it is packed, which torch.save never does: unpacked it might fill the memory")
-            _need(sum(i.file_size for i in entries) <= length, "its parts are longer than the file")
-            programs = [i for i in entries if i.filename.endswith("/data.pkl")]
-            _need(len(programs) == 1 and programs[0].file_size <= 1 << 26, f"it has {len(programs)} tables of contents, or one of more than {in_bytes(1 << 26)}")
-            asked = {arg for op, arg, _ in pickletools.genops(file.read(programs[0])) if op.name in ("GLOBAL", "INST") or op.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4")}
-    except _Refused:
-        raise
-    except Exception as error:  # zipfile raises many kinds for a damaged file
-        raise _Refused(f"it is damaged, or in the format of PyTorch before 1.6 ({_quoted(error, 120)})") from None
-    unknown = sorted(str(name) for name in asked - _TENSOR_NAMES)
-    _need(not unknown, f"it asks for {', '.join(_quoted(name.replace(' ', '.'), 60) for name in unknown[:5])}, which a file of dense tensors does not need")
-    return Counter(i.file_size for i in entries if "/data/" in i.filename)
-
-# %% ../nbs/51_checkpoints.ipynb #78d5654e
-def _check_values(value, stored: Counter) -> None:
-    "Refuse what is no plain nest of tensors, numbers and texts, or where a tensor is larger than what was stored for it."
-    todo, count, seen, above = [(value, 0)], 0, {}, 32
-    while todo:
-        one, depth = todo.pop()
-        count += 1
-        _need(depth <= above and count <= 5_000_000, "it is nested without end")
-        if isinstance(one, torch.Tensor):
-            _need(one.layout == torch.strided and one.device.type == "cpu" and not one.is_quantized and not one.is_complex(), "it holds a tensor that is not a dense one of numbers")
-            storage = one.untyped_storage()
-            seen[storage.data_ptr()] = storage.nbytes()
-            _need(one.numel() * one.element_size() <= storage.nbytes(), f"it holds a tensor of shape {_quoted(tuple(one.shape), 60)} that overlaps itself")
-        elif isinstance(one, dict):
-            _need(all(type(k) in (str, int) for k in one), "it has names that are no texts")
-            todo += [(v, depth + 1) for v in one.values()] + [(k, depth + 1) for k in one if type(k) is str]
-        elif type(one) in (list, tuple):
-            todo += [(v, depth + 1) for v in one]
-        else:
-            _need(one is None or type(one) in (bool, float) or type(one) is int and abs(one) < 1 << 64 or type(one) is str and len(one) < 100_000, f"it holds a {type(one).__name__} that is not what it should be")
-    _need(not Counter(size for size in seen.values() if size) - stored, "it holds a tensor that is longer than what was stored for it")
-
-# %% ../nbs/51_checkpoints.ipynb #98a1158b
-def _read_pt(path):
-    "The content of a file of torch.save: dense tensors, numbers and texts in dictionaries and lists. BadInput where it is anything else; nothing that is in it is run."
-    path = Path(path)
-    try:
-        stored = _check_pt(path)
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except (Exception, RecursionError) as error:  # torch raises many kinds for a damaged file
-            raise _Refused(f"it is damaged or something else ({type(error).__name__})") from None
-        _check_values(content, stored)
-    except _Refused as e:
-        raise BadInput(f"{path} cannot be read without danger: {e}") from None
-    return content
-
 # %% ../nbs/51_checkpoints.ipynb #29aacb48
 def read_state(
     path,  # state-*.pt
 ) -> dict:
     "One state file; BadInput where it is damaged or something else."
-    saved = _read_pt(path)
+    saved = read_pt(path)
     if isinstance(saved, dict) and saved.keys() == {"sha256", "state"}:
         if digest(saved["state"]) != saved["sha256"]:
             raise BadInput(f"{path} is damaged: its contents do not have the checksum that was written with them")

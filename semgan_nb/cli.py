@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from .foundation import _UNWRITABLE, BadInput, Rule, _image_bar, _speaks, atomic, claim, mark, printable, try_folder
+from .foundation import UNWRITABLE, BadInput, Rule, _image_bar, _speaks, atomic, claim, mark, printable, try_folder
 from .micrographs import list_images, micrograph_line, other_files, read_micrograph
 from .generate import phases, walk
 from .options import GOES_ON, _Parser, _add_settings, _complain, _fields_of, _listed, _nobody_reads, _option, _overwrite, _pair, _reader, _say, _settings, _was_interrupted
@@ -565,7 +565,7 @@ def _verb(verb: str, rest: list[str]) -> int:
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"semgan: {printable(os.fsdecode(error.filename))} cannot be {'written' if error.errno in _UNWRITABLE else 'used'} ({error.strerror})", file=sys.stderr)
+        print(f"semgan: {printable(os.fsdecode(error.filename))} cannot be {'written' if error.errno in UNWRITABLE else 'used'} ({error.strerror})", file=sys.stderr)
         return 2
     except RuntimeError as error:
         from semgan_nb.foundation import RunFailed  # known by now, if it is one

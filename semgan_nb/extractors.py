@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from .files import check_tensors, need, read_pt
 from .foundation import BadInput, file_hash
 from .features import Extractor, Lite0, RandomNetwork, fold_batch_norm, perceptual_embedding
 
@@ -166,6 +167,7 @@ def script_tensors(
             seen.add(id(part))
             parts += [(f"{prefix}{name}.", value) for name, value in vars(part).items() if isinstance(value, _Part)]
             found |= {prefix + name: value for name, value in vars(part).items() if torch.is_tensor(value)}
+    check_tensors(found, 2 * os.path.getsize(path) + 2**20, 10**9)
     shared = os.path.commonprefix(list(found)).rpartition(".")[0]  # of a module that only wraps another
     return {name.removeprefix(f"{shared}."): value for name, value in found.items()}
 
@@ -178,16 +180,18 @@ def read_weights(
     sha256 = file_hash(path)
     try:
         if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                need(sum(entry.file_size for entry in archive.infolist()) <= 10 * os.path.getsize(path) + 2**20, "unpacked it would take more than ten times the memory that it has bytes")
             with np.load(path, allow_pickle=False) as arrays:
                 return {key: torch.from_numpy(arrays[key]) for key in arrays.files}, sha256
         if path.suffix == ".safetensors":
             return load_file(path), sha256
         if is_script(path):
             return script_tensors(path), sha256
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_pt(path, weights=True)
     except Exception as error:
-        text = str(error).strip().splitlines() or [type(error).__name__]
-        raise BadInput(f"{path}: holds no weights that can be read ({text[0][:120]}): give a state dict (*.pth, *.npz, *.safetensors) or TorchScript (*.pt)") from None
+        text = str(error).removeprefix(f"{path} ").strip().splitlines() or [type(error).__name__]
+        raise BadInput(f"{path}: holds no weights that can be read ({text[0][:200]}): give a state dict (*.pth, *.npz, *.safetensors) or TorchScript (*.pt)") from None
     if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
         raise BadInput(f"{path}: is no state dict (a table of tensors under names): save `model.state_dict()`")
     return state, sha256

@@ -165,10 +165,17 @@ def _at_once(resolution: int, images: int) -> int:
 def judged_images(
     G,
     n: int,
+    only=None,  # positions, each below n: these images alone, and none after the last of them is made
 ) -> np.ndarray:
     "The images by which `judge_snapshot` judges a network, uint8 [n, C, H, W]: those that the records number."
+    only, parts, begin = range(n) if only is None else list(only), {}, 0
     with full_float32(next(G.parameters()).device):
-        return np.concatenate(list(random_images(G, n, seed=0, batch=_at_once(G.img_resolution, 50))))
+        for images in random_images(G, n, seed=0, batch=_at_once(G.img_resolution, 50)):
+            parts |= {at: images[at - begin] for at in set(only) & set(range(begin, begin + len(images)))}
+            begin += len(images)
+            if begin > max(only):
+                break
+    return np.stack([parts[at] for at in only])
 
 # %% ../nbs/25_latent.ipynb #749a99fd
 def has_noise(G: torch.nn.Module) -> bool:

@@ -28,34 +28,17 @@ from .trainer import check_ranks
 from .training import train
 
 # %% ../nbs/58_launch.ipynb #de997ccb
+_WORDS = dict(r1_gamma="gamma", total_kimg="kimg", batch_size="batch", aug="", p="p", ada_target="target", augpipe="")  # field -> the official word before its value
+
+
 def describe(config: Config, data_name: str, resolution: int, gpus: int = 1) -> str:
     "The official short description of a run: data, preset, and what differs from it."
-    c, start = config, preset(config.preset, resolution, gpus) if config.preset in PRESETS else Config()
-    parts = [data_name]
-    if c.subset:
-        parts.append(f"subset{c.subset}")
-    if c.mirror:
-        parts.append("mirror")
-    parts.append(f"auto{gpus}" if c.preset == "auto" else c.preset)
-    if c.r1_gamma != start.r1_gamma:
-        parts.append(f"gamma{c.r1_gamma:g}")
-    if c.total_kimg != start.total_kimg:
-        parts.append(f"kimg{c.total_kimg:g}")
-    if c.batch_size != start.batch_size:
-        parts.append(f"batch{c.batch_size}")
-    if c.aug != start.aug:
-        parts.append(c.aug)
-    if c.p != start.p:
-        parts.append(f"p{c.p:g}")
-    if c.ada_target != start.ada_target:
-        parts.append(f"target{c.ada_target:g}")
-    if c.augpipe != start.augpipe:
-        parts.append(c.augpipe)
-    if c.init_from:
-        parts.append("resumecustom")  # the official word
-    if c.freezed:
-        parts.append(f"freezed{c.freezed}")
-    return "-".join(parts)
+    start = preset(config.preset, resolution, gpus) if config.preset in PRESETS else Config()
+    differs = [(word, getattr(config, field)) for field, word in _WORDS.items() if getattr(config, field) != getattr(start, field)]
+    parts = [data_name, f"subset{config.subset}" if config.subset else "", "mirror" if config.mirror else "", f"auto{gpus}" if config.preset == "auto" else config.preset]
+    parts += [f"{word}{value}" if isinstance(value, str) else f"{word}{value:g}" for word, value in differs]
+    parts += ["resumecustom" if config.init_from else "", f"freezed{config.freezed}" if config.freezed else ""]  # the official words
+    return "-".join(filter(None, parts))
 
 # %% ../nbs/58_launch.ipynb #7f3ff2ac
 def next_run_dir(root, description: str) -> Path:

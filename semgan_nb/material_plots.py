@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from .foundation import plain_label, torch_stream
+from .foundation import BadInput, plain_label, torch_stream
 from .micrographs import scale_bar
 from .synthetic import otsu_threshold
 from .preprocess import histogram
@@ -349,7 +349,9 @@ def controller_series(
     run,  # a run directory
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "kimg, r_t (NaN where it is not known) and p of each record of a run, float64 [T] each."
-    records = [r for r in read_stats(run) if "Loss/signs/real" in r]
+    records = [r for r in read_stats(run) if "Loss/signs/real" in r and "Progress/augment" in r]
+    if not records:
+        raise BadInput(f"{run}: holds no r_t yet: train it longer")
     return tuple(np.array([r[key]["mean"] for r in records], float) for key in ("Progress/kimg", "Loss/signs/real", "Progress/augment"))
 
 # %% ../nbs/82_material_plots.ipynb #b7c108b1

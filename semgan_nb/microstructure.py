@@ -502,6 +502,9 @@ def _comparison_text(result):
              f"wanted {fraction['limit']}: {verdict(fraction)}{floor(fraction['floor'], '.3f')}",
              f"radial spectrum: differs by up to {spectrum['largest']:.2f} decades but for the last bin ({spectrum['last']:+.2f}), "
              f"wanted {spectrum['limit']}: {verdict(spectrum)}{floor(spectrum['floor'], '.2f')}"]
+    if result["num_real"] < 4 or result["num_gen"] < 2:
+        few = " and ".join(f"{count} {kind} image{'s' * (count != 1)}" for count, kind in ((result["num_real"], "real"), (result["num_gen"], "generated")))
+        lines.insert(0, f"{few}: too few to judge a material by, so these numbers compare single images; from 4 real and 2 generated ones on, all descriptors are compared beside what halves of the real ones are apart")
     if result["matched"]:
         lines.append("the micrographs were histogram-matched, which makes their fractions alike: agreement of fractions says less here")
     return "\n".join(lines)

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from .foundation import BadInput, atomic, keep, try_folder
+from .files import Refused, need, read_pt
 from .networks import Discriminator, Generator, count_parameters
-from .checkpoints import Networks, _Refused, _make_network, _need, _quoted, _read_pt, _read_snapshot, find_snapshot, read_state, save_snapshot, snapshot_info
+from .checkpoints import Networks, _make_network, _quoted, _read_snapshot, digest, find_snapshot, read_state, save_snapshot
 
 # %% ../nbs/52_official.ipynb #908ea359
 _OPCODES = {op.code.encode("latin-1")[0]: op for op in pickletools.opcodes}
@@ -57,14 +58,14 @@ class _Pickle:
 
     def take(self, n: int) -> memoryview:
         if n > len(self.data) - self.at:
-            raise _Refused(f"it is damaged: {n} bytes are announced where {len(self.data) - self.at} are left")
+            raise Refused(f"it is damaged: {n} bytes are announced where {len(self.data) - self.at} are left")
         self.at += n
         return self.data[self.at - n : self.at]
 
     def line(self) -> str:
         end = bytes(self.data[self.at : self.at + 256]).find(b"\n")
         if end < 0:
-            raise _Refused("it is damaged: a name has no end")
+            raise Refused("it is damaged: a name has no end")
         return str(self.take(end + 1)[:-1], "utf-8")
 
     def argument(self, op) -> memoryview:
@@ -73,21 +74,21 @@ class _Pickle:
 
     def find(self, module, name) -> _Name:
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise _Refused("it is damaged: a global has no name")
+            raise Refused("it is damaged: a global has no name")
         if module.split(".")[0] in ("tfutil", "tensorflow") or module.startswith("dnnlib.tflib"):
-            raise _Refused(
+            raise Refused(
                 "it is a network of the TensorFlow era (dnnlib.tflib), which holds TensorFlow's program and not plain weights: convert it with legacy.py of stylegan2-ada-pytorch, on a machine that you would let it run on, and give the result"
             )
         if f"{module} {name}" not in self.allowed:
-            raise _Refused(f"it asks for {_quoted(module)}.{_quoted(name)}, which no network pickle needs: it would run as a program elsewhere")
+            raise Refused(f"it asks for {_quoted(module)}.{_quoted(name)}, which no network pickle needs: it would run as a program elsewhere")
         return _Name(self.allowed[f"{module} {name}"])
 
     def call(self, function, args):
         if not (isinstance(function, _Name) and isinstance(args, tuple)):
-            raise _Refused("it calls something that is no function")
+            raise Refused("it calls something that is no function")
         if function.name == "dict":
             if args:
-                raise _Refused("it makes a dictionary in an unknown way")
+                raise Refused("it makes a dictionary in an unknown way")
             return {}
         return _Call(function.name, args)
 
@@ -96,7 +97,7 @@ class _Pickle:
         try:
             return self._read()
         except (IndexError, KeyError, UnicodeError):
-            raise _Refused(f"it is damaged near byte {self.at}") from None
+            raise Refused(f"it is damaged near byte {self.at}") from None
 
     def _read(self):
         stack, below, memo = [], [], {}
@@ -104,22 +105,22 @@ class _Pickle:
         while True:
             self.steps -= 1
             if self.steps < 0:
-                raise _Refused(f"it has more than {_STEPS} opcodes, no network pickle has")
+                raise Refused(f"it has more than {_STEPS} opcodes, no network pickle has")
             op = _OPCODES.get(self.take(1)[0])
             if op is None or op.name not in _USED:
-                raise _Refused(f"it uses the opcode {op.name}, which no network pickle needs" if op else f"it is damaged near byte {self.at}")
+                raise Refused(f"it uses the opcode {op.name}, which no network pickle needs" if op else f"it is damaged near byte {self.at}")
             name, arg = op.name, None if op.name == "GLOBAL" else self.argument(op)
             match name:
                 case "PROTO":
                     self.protocol = arg[0]
                     if not 2 <= arg[0] <= 5:
-                        raise _Refused(f"it is a pickle of protocol {arg[0]}: 2 to 5 are read")
+                        raise Refused(f"it is a pickle of protocol {arg[0]}: 2 to 5 are read")
                 case "FRAME":
                     if int.from_bytes(arg, "little") > len(self.data) - self.at:
-                        raise _Refused("it is damaged: a frame is longer than the file")
+                        raise Refused("it is damaged: a frame is longer than the file")
                 case "STOP":
                     if len(stack) != 1 or below:
-                        raise _Refused("it is damaged: it ends in the middle")
+                        raise Refused("it is damaged: it ends in the middle")
                     return stack[0]
                 # plain values
                 case "NONE" | "NEWTRUE" | "NEWFALSE":
@@ -130,7 +131,7 @@ class _Pickle:
                     stack.append(int.from_bytes(arg, "little"))
                 case "LONG1":
                     if len(arg) > 16:
-                        raise _Refused("it holds an absurdly large number")
+                        raise Refused("it holds an absurdly large number")
                     stack.append(int.from_bytes(arg, "little", signed=True))
                 case "BINFLOAT":
                     stack.append(struct.unpack(">d", arg)[0])
@@ -160,15 +161,15 @@ class _Pickle:
                     items = [stack.pop()] if name == "APPEND" else stack
                     stack = stack if name == "APPEND" else below.pop()
                     if type(stack[-1]) is not list:
-                        raise _Refused("it appends to something that is no list")
+                        raise Refused("it appends to something that is no list")
                     stack[-1].extend(items)
                 case "SETITEM" | "SETITEMS":
                     items = [stack.pop(-2), stack.pop()] if name == "SETITEM" else stack
                     stack = stack if name == "SETITEM" else below.pop()
                     if type(stack[-1]) is not dict or len(items) % 2:
-                        raise _Refused("it fills something that is no dictionary")
+                        raise Refused("it fills something that is no dictionary")
                     if not all(type(key) is str for key in items[::2]):
-                        raise _Refused("it has a dictionary with keys that are no names")
+                        raise Refused("it has a dictionary with keys that are no names")
                     stack[-1].update(zip(items[::2], items[1::2]))
                 # what was said before
                 case "BINPUT" | "LONG_BINPUT":
@@ -189,10 +190,10 @@ class _Pickle:
                 case "BUILD":
                     stack.pop()
                     if not (isinstance(stack[-1], _Call) and stack[-1].name == "dtype"):
-                        raise _Refused("it sets the inner state of an object")
+                        raise Refused("it sets the inner state of an object")
                 case "BINPERSID":
                     if "persistent" not in self.allowed:
-                        raise _Refused("it refers to something outside of the file")
+                        raise Refused("it refers to something outside of the file")
                     stack.append(_Call("persistent", (stack.pop(),)))
 
 # %% ../nbs/52_official.ipynb #8b6c9793
@@ -231,54 +232,54 @@ class _OfficialFile:
 
     def spend(self, n: int) -> None:
         self.bytes_left -= n
-        _need(self.bytes_left >= 0, "it would take much more memory than it has bytes")
+        need(self.bytes_left >= 0, "it would take much more memory than it has bytes")
 
     def bytes_of(self, value):
         if isinstance(value, _Call) and value.name == "bytes":
             if not value.args:
                 return b""
-            _need(len(value.args) == 2 and value.args[1] in ("latin1", "latin-1"), "it encodes a text in an unknown way")
+            need(len(value.args) == 2 and value.args[1] in ("latin1", "latin-1"), "it encodes a text in an unknown way")
             text = value.args[0]
-            _need(isinstance(text, (str, memoryview)), "it encodes something that is no text")
+            need(isinstance(text, (str, memoryview)), "it encodes something that is no text")
             self.spend(len(text))
             try:
                 return (text if isinstance(text, str) else str(text, "utf-8")).encode("latin-1")
             except UnicodeError:
-                raise _Refused("it encodes a text in an unknown way") from None
-        _need(isinstance(value, memoryview), "a tensor has no data")
+                raise Refused("it encodes a text in an unknown way") from None
+        need(isinstance(value, memoryview), "a tensor has no data")
         return value
 
     def storage(self, value):
         "torch.storage._load_from_bytes(…): five pickles and the numbers -> dtype, bytes."
-        _need(isinstance(value, _Call) and value.name == "storage" and len(value.args) == 1, "a tensor has no data")
+        need(isinstance(value, _Call) and value.name == "storage" and len(value.args) == 1, "a tensor has no data")
         inner = _Pickle(self.bytes_of(value.args[0]), _STORAGES, self.pickle.steps)
         magic, version, system, storage, keys = (inner.read() for _ in range(5))
         self.pickle.steps = inner.steps
-        _need((magic, version) == _LEGACY and type(system) is dict and system.get("little_endian") is True, "a tensor's data have an unknown format")
-        _need(isinstance(storage, _Call) and storage.name == "persistent" and isinstance(storage.args[0], tuple) and len(storage.args[0]) in (5, 6), "a tensor's data have an unknown format")
+        need((magic, version) == _LEGACY and type(system) is dict and system.get("little_endian") is True, "a tensor's data have an unknown format")
+        need(isinstance(storage, _Call) and storage.name == "persistent" and isinstance(storage.args[0], tuple) and len(storage.args[0]) in (5, 6), "a tensor's data have an unknown format")
         word, kind, key, _, count, *view = storage.args[0]
-        _need(word == "storage" and isinstance(kind, _Name) and kind.name in ("<f4", "<f8", "<f2") and view in ([], [None]) and type(key) is str, "a tensor's data have an unknown format")
-        _need(type(keys) is list and len(keys) == 1 and keys[0] == key, "a tensor's data have an unknown format")
+        need(word == "storage" and isinstance(kind, _Name) and kind.name in ("<f4", "<f8", "<f2") and view in ([], [None]) and type(key) is str, "a tensor's data have an unknown format")
+        need(type(keys) is list and len(keys) == 1 and keys[0] == key, "a tensor's data have an unknown format")
         dtype = np.dtype(kind.name)
         raw = inner.take(8)
-        _need(_size(count) and int.from_bytes(raw, "little") == count, "a tensor's data have another length than announced")
+        need(_size(count) and int.from_bytes(raw, "little") == count, "a tensor's data have another length than announced")
         raw = inner.take(len(inner.data) - inner.at)
-        _need(len(raw) == count * dtype.itemsize, "a tensor's data have another length than announced")
+        need(len(raw) == count * dtype.itemsize, "a tensor's data have another length than announced")
         return dtype, raw
 
     def layout(self, value):
         "A tensor or parameter -> its storage, offset, shape and strides in it."
         if isinstance(value, _Call) and value.name == "parameter":
-            _need(len(value.args) == 3, "a parameter is not what it should be")
+            need(len(value.args) == 3, "a parameter is not what it should be")
             value = value.args[0]
-        _need(isinstance(value, _Call) and value.name == "tensor" and len(value.args) in (6, 7), "a parameter is not what it should be")
+        need(isinstance(value, _Call) and value.name == "tensor" and len(value.args) in (6, 7), "a parameter is not what it should be")
         storage, offset, shape, strides = value.args[:4]
-        _need(len(value.args) == 6 or not value.args[6], "a tensor has unknown properties")
-        _need(isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) <= 6, "a tensor's shape is not what it should be")
-        _need(_size(offset) and all(map(_size, shape)) and all(map(_size, strides)) and math.prod(shape) < 1 << 40, "a tensor's shape is absurd")
+        need(len(value.args) == 6 or not value.args[6], "a tensor has unknown properties")
+        need(isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) <= 6, "a tensor's shape is not what it should be")
+        need(_size(offset) and all(map(_size, shape)) and all(map(_size, strides)) and math.prod(shape) < 1 << 40, "a tensor's shape is absurd")
         extent = 1
         for stride, n in sorted((s, n) for s, n in zip(strides, shape) if n > 1):
-            _need(stride >= extent, "a tensor overlaps itself")
+            need(stride >= extent, "a tensor overlaps itself")
             extent += stride * (n - 1)
         return storage, offset, shape, strides
 
@@ -293,7 +294,7 @@ class _OfficialFile:
         dtype, raw = self.storage(storage)
         flat = np.frombuffer(raw, dtype)
         last = offset + sum((n - 1) * s for n, s in zip(shape, strides))
-        _need(math.prod(shape) == 0 or last < len(flat), "a tensor reaches beyond its data")
+        need(math.prod(shape) == 0 or last < len(flat), "a tensor reaches beyond its data")
         view = np.lib.stride_tricks.as_strided(flat[offset:], shape, [s * dtype.itemsize for s in strides])
         return torch.from_numpy(np.array(view, dtype=np.float32, order="C"))
 
@@ -301,29 +302,29 @@ class _OfficialFile:
         "A set of names, as any protocol writes it."
         if isinstance(value, _Call) and value.name == "set" and len(value.args) <= 1:
             value = value.args[0] if value.args else []
-        _need(type(value) is list and all(type(v) is str for v in value), "a set of names is not what it should be")
+        need(type(value) is list and all(type(v) is str for v in value), "a set of names is not what it should be")
         return value
 
     def state(self, value) -> tuple[str, dict]:
         "A module -> its class name and its attributes."
-        _need(isinstance(value, _Call) and value.name == "module" and len(value.args) == 1 and type(value.args[0]) is dict, "a network is not what it should be")
+        need(isinstance(value, _Call) and value.name == "module" and len(value.args) == 1 and type(value.args[0]) is dict, "a network is not what it should be")
         meta = value.args[0]
-        _need(meta.get("type") == "class" and type(meta.get("class_name")) is str and type(meta.get("state")) is dict, "a network is not what it should be")
-        _need(meta.get("version") == 6, f"it has version {_quoted(meta.get('version')) if type(meta.get('version')) is int else 'unknown'} of the official format, 6 is read")
+        need(meta.get("type") == "class" and type(meta.get("class_name")) is str and type(meta.get("state")) is dict, "a network is not what it should be")
+        need(meta.get("version") == 6, f"it has version {_quoted(meta.get('version')) if type(meta.get('version')) is int else 'unknown'} of the official format, 6 is read")
         return meta["class_name"], meta["state"]
 
     def tensors(self, value, prefix: str = "", depth: int = 0) -> dict[str, _Call]:
         "All parameters and buffers of a module under their dotted names."
-        _need(depth < 8, "its networks are nested too deeply")
+        need(depth < 8, "its networks are nested too deeply")
         state = self.state(value)[1]
         skip, found = set(self.names(state.get("_non_persistent_buffers_set", []))), {}
         for kind in ("_parameters", "_buffers", "_modules"):
             entries = state.get(kind)
-            _need(type(entries) is dict, "a network is not what it should be")
+            need(type(entries) is dict, "a network is not what it should be")
             self.names_left -= len(entries)
-            _need(self.names_left >= 0, "it has more names than any network")
+            need(self.names_left >= 0, "it has more names than any network")
             for name, entry in entries.items():
-                _need(len(name) <= 64 and name.isidentifier(), f"a part has the name {_quoted(name, 20)!r}")
+                need(len(name) <= 64 and name.isidentifier(), f"a part has the name {_quoted(name, 20)!r}")
                 if entry is None or kind == "_buffers" and name in skip:
                     continue
                 found.update(self.tensors(entry, f"{prefix}{name}.", depth + 1) if kind == "_modules" else {prefix + name: entry})
@@ -366,23 +367,23 @@ _POSITIONS = {"Generator": ("z_dim", "c_dim", "w_dim", "img_resolution", "img_ch
 # %% ../nbs/52_official.ipynb #657e8356
 def official_arguments(kind: str, args: tuple, kwargs: dict) -> dict:
     "The arguments an official Generator or Discriminator was made with, as ours; an unknown one is refused by name."
-    _need(type(kwargs) is dict and isinstance(args, tuple) and len(args) <= len(_POSITIONS[kind]), f"the arguments of its {kind} are not what they should be")
+    need(type(kwargs) is dict and isinstance(args, tuple) and len(args) <= len(_POSITIONS[kind]), f"the arguments of its {kind} are not what they should be")
     found = {"mapping_layers": 8}  # the official default
 
     def read(given, table, where):
         for name, value in given.items():
             if name in _SAME:
                 continue
-            _need(name in table, f"its {kind} has the option {where}{_quoted(name)}, which this version does not know")
+            need(name in table, f"its {kind} has the option {where}{_quoted(name)}, which this version does not know")
             if isinstance(table[name], dict):
-                _need(type(value) is dict, f"{_quoted(name)} of its {kind} is no group of options")
+                need(type(value) is dict, f"{_quoted(name)} of its {kind} is no group of options")
                 read(value, table[name], f"{name}.")
             else:
                 found[table[name]] = value
 
     read({**dict(zip(_POSITIONS[kind], args)), **kwargs}, OFFICIAL_OPTIONS[kind], "")
     for name in _POSITIONS[kind]:
-        _need(name in found, f"its {kind} does not say what its {name} is")
+        need(name in found, f"its {kind} does not say what its {name} is")
     return found
 
 # %% ../nbs/52_official.ipynb #cbe1527b
@@ -401,27 +402,27 @@ def load_official(
     try:
         if not path.is_file():
             raise BadInput(f"{path} is no file: give a network pickle (*.pkl)")
-        _need(path.stat().st_size < 1 << 32, "it is larger than 4 GiB")
+        need(path.stat().st_size < 1 << 32, "it is larger than 4 GiB")
         data = path.read_bytes()
     except OSError as e:
         raise BadInput(f"{path} cannot be read: {e.strerror}") from None
     try:
-        _need(data[:4] != b"PK\x03\x04", "it is a ZIP, perhaps a state dict written by torch.save")
-        _need(data[:1] == b"\x80", "it is no pickle of protocol 2 to 5")
+        need(data[:4] != b"PK\x03\x04", "it is a ZIP, perhaps a state dict written by torch.save")
+        need(data[:1] == b"\x80", "it is no pickle of protocol 2 to 5")
         file = _OfficialFile(data)
         top = file.top
-        _need(type(top) is dict and "G_ema" in top, "it holds no dictionary with a network G_ema")
+        need(type(top) is dict and "G_ema" in top, "it holds no dictionary with a network G_ema")
         nets = {}
         for key, cls in (("G_ema", Generator), ("G", Generator), ("D", Discriminator)):
             if top.get(key) is None:
                 continue
             kind, state = file.state(top[key])
-            _need(kind == cls.__name__, f"its {key} is a {_quoted(kind)}, not a {cls.__name__} of StyleGAN2")
+            need(kind == cls.__name__, f"its {key} is a {_quoted(kind)}, not a {cls.__name__} of StyleGAN2")
             arguments = official_arguments(kind, state.get("_init_args", ()), state.get("_init_kwargs"))
             records = file.tensors(top[key])
             net = _make_network(cls, arguments, {n: file.shape(r) for n, r in records.items()}, key)
             differences = file.differences(top[key], net, f"{key}.")
-            _need(not differences, f"it comes from a program that computes something else: {'; '.join(differences[:20])}")
+            need(not differences, f"it comes from a program that computes something else: {'; '.join(differences[:20])}")
             with torch.no_grad():
                 for name, own in net.state_dict().items():
                     own.copy_(file.tensor(records[name]))
@@ -431,11 +432,11 @@ def load_official(
         if isinstance(pipe, _Call) and pipe.name == "module":
             p = file.tensors(pipe).get("p")
             if p is not None:
-                _need(file.shape(p) == (), "the p of its augment_pipe is no number")
+                need(file.shape(p) == (), "the p of its augment_pipe is no number")
                 meta["p"] = float(file.tensor(p))
         known = ("G_ema", "G", "D", "training_set_kwargs", "augment_pipe")
         meta["unread"] = [_quoted(name) for name in top if name not in known]
-    except _Refused as e:
+    except Refused as e:
         raise BadInput(f"{path} is not read as an official network pickle: {e}") from None
     return Networks(nets["G_ema"], nets.get("G"), nets.get("D"), meta, path)
 
@@ -468,18 +469,21 @@ def network_lines(networks: Networks) -> list[str]:
     return lines
 
 # %% ../nbs/52_official.ipynb #790e0220
-def _says(path) -> dict | None:
-    "What a snapshot says of itself, but for its version and its networks; None where there is none."
+def _holds(path, networks: Networks, about: dict) -> bool:
+    "Whether a snapshot is there already that says this of itself and holds these networks."
     try:
-        return {name: value for name, value in snapshot_info(path).items() if name not in ("G", "D", "version")}
+        there = _read_snapshot(Path(path)) if Path(path).is_file() else None
     except BadInput:
-        return None
+        return False
+    states = lambda of: digest([net and dict(net.state_dict()) for net in (of.G_ema, of.G, of.D)])
+    said = {name: value for name, value in there.meta.items() if name not in ("G", "D", "version")} if there else None
+    return said == json.loads(json.dumps(about)) and states(there) == states(networks)
 
 # %% ../nbs/52_official.ipynb #0c9ed99d
 def convert(
     source,  # an official network pickle, a snapshot, or a run directory
     dest,  # *.safetensors: a snapshot; *.pt: a plain state dict with the official names
-    overwrite: bool = False,  # replace what is there; a snapshot that was made from the same source is replaced anyway
+    overwrite: bool = False,  # replace what is there; a snapshot of the same networks is replaced anyway
 ) -> list[str]:
     "Write the networks of one file in another format; what was written, in lines."
     source, dest = Path(source), Path(dest)
@@ -500,7 +504,7 @@ def convert(
     about = {k: v for k, v in networks.meta.items() if k not in ("G", "D", "version", "kind")}
     if networks.meta["kind"] != "snapshot":
         about = dict(cur_nimg=0, data_fingerprint=None, pixel_size_nm=None, converted_from=dict(name=networks.path.name, **networks.meta))
-    keep(dest, _says(dest) == json.loads(json.dumps(about)), overwrite)
+    keep(dest, _holds(dest, networks, about), overwrite)
     save_snapshot(dest, networks.G_ema, networks.D, networks.G, **about)
     return [f"{dest}: snapshot with {', '.join(nets)}", *network_lines(networks)]
 
@@ -511,7 +515,7 @@ def file_lines(
     "What a file of weights is and holds: the first line says what, the others more."
     path = Path(path)
     if path.suffix in (".pt", ".pth"):
-        content = _read_pt(path)
+        content = read_pt(path)
         if isinstance(content, dict) and ("trainer" in content or content.keys() == {"sha256", "state"}):
             trainer = read_state(path).get("trainer")
             if isinstance(trainer, dict) and type(trainer.get("cur_nimg")) is int and 0 <= trainer["cur_nimg"] < 1 << 53:

@@ -10,6 +10,7 @@ import argparse
 import difflib
 import inspect
 import os
+import re
 import sys
 import typing
 
@@ -35,7 +36,12 @@ class _Parser(argparse.ArgumentParser):
         raise BadInput(message if message.endswith("?") else f"{message}; {self.prog} --help says what there is")
 
     def read(self, args: list[str]) -> argparse.Namespace:
-        "Parse all of `args`; an unknown option is refused with the nearest known one."
+        "Parse all of `args`; an unknown option is refused with the nearest known one. What begins with a minus and a digit is a value, such as -5nm."
+        joined = []
+        for arg in args:
+            takes = joined and getattr(self._option_string_actions.get(joined[-1]), "nargs", 0) is None
+            joined[-1:] = [f"{joined[-1]}={arg}"] if takes and re.match(r"-\.?\d", arg) else [*joined[-1:], arg]
+        args = joined
         for arg in args:
             name = arg.partition("=")[0]
             if name == "--resume" and self.prog.split()[-1] in GOES_ON:

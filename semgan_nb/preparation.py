@@ -204,7 +204,7 @@ def nanometres(value):   # a number of nm, or text with a unit
     number = text.rstrip("abcdefghijklmnopqrstuvwxyzµμ ")
     try: length = float(number) * units[text[len(number):].strip()]
     except (ValueError, KeyError): length = 0
-    if not 0 < length < float("inf"): raise BadInput(f"pixel_size: '{value}' was given, a length such as 50nm or 0.05um is wanted")
+    if not 1e-6 <= length <= 1e12: raise BadInput(f"pixel_size: '{value}' was given, a length such as 50nm or 0.05um is wanted")
     return length
 
 # %% ../nbs/19_preparation.ipynb #8bbbe65c
@@ -321,6 +321,8 @@ def prepare(
     _check_arguments(dest, size, window, stride, stretch, resize)
     files, root = _list_sources(src)
     claim(dest, _own_archive(dest, files, root), overwrite)
+    group_files([], root, group)                        # a table or a reference that cannot be read is refused before the work begins
+    given = None if reference is None or intensity == "none" else to_uint8(read_micrograph(reference, bar).image)
     if workers is None: workers = min(cores(), 8, max(1, len(files) // 16))
     how = dict(force=force, page=page, print_density=print_density)
     with Crew(workers) as crew:
@@ -353,7 +355,7 @@ def prepare(
         taken, table, stretched = None, [], None
         if intensity != "none":
             if reference is not None:
-                target, taken = to_uint8(read_micrograph(reference, bar).image), {"file": Path(reference).name, "sha256": file_hash(reference)}
+                target, taken = given, {"file": Path(reference).name, "sha256": file_hash(reference)}
             else:
                 ranked = sources[::-(-len(sources) // _RANKED)]
                 judged = list(bar_of(crew.map(_judge, [(s, recipe, how) for s in ranked]), "choosing the reference", len(ranked)))

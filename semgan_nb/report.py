@@ -24,11 +24,12 @@ from .latent import has_noise, judged_images, noise_draws, random_images
 from .films import walk_frames, write_film
 from .descriptors import grey_stack, two_point
 from .microstructure import DESCRIPTORS, compare
-from .scores import better_of, between_rungs, headline, is_latent_share, judgement, word_of
+from .scores import alike_pairs, better_of, between_rungs, headline, is_latent_share, judgement, word_of
 from .memorisation import laid_on
 from .reference_sets import distinct_indices
 from .runs import Config, is_run, read_config, read_ladder, read_metrics, read_stats, read_status
 from .checkpoints import Snapshot, load
+from .monitoring import left_out
 from .pages import chart_html, data_uri, micrographs_html, page, shown
 
 # %% ../nbs/91_report.ipynb #7128c5f6
@@ -258,14 +259,13 @@ def _copies(d: DemoResult) -> dict:
     record = _newest(d, "share of copies")
     if record is None:
         return dict(record=None)
-    missing = [name for name in ("quantile", "limit", "p_value", "plain", "text", "worst", "num_gen") if record.get(name) is None]
-    if missing or not isinstance(record["worst"], list):
-        raise BadInput(f"{d.folder / 'run'}: the record of {record['metric']} lacks {', '.join(missing) or 'a list of pairs'}: the run directory is damaged")
-    pairs, path, worst = "", d.folder / "run" / record["snapshot_pkl"], record["worst"][:8]
+    missing = [name for name in ("quantile", "limit", "p_value", "plain", "text") if record.get(name) is None]
+    if missing:
+        raise BadInput(f"{d.folder / 'run'}: the record of {record['metric']} lacks {', '.join(missing)}: the run directory is damaged")
+    pairs, path, worst = "", d.folder / "run" / record["snapshot_pkl"], alike_pairs(record)
     training = dict(zip(d.training.names, range(len(d.training))))
-    if path.is_file() and worst and all(pair["train"] in training and pair["image"] < record["num_gen"] and "likeness" in pair for pair in worst):
-        generated = judged_images((d.snapshot if path == d.snapshot.path else load(path)).G, record["num_gen"])
-        images = [generated[pair["image"]] for pair in worst]
+    if path.is_file() and all(pair["train"] in training and pair["image"] < 50_000 for pair in worst):
+        images = judged_images((d.snapshot if path == d.snapshot.path else load(path)).G, record["num_gen"], [pair["image"] for pair in worst])
         laid = [laid_on(image, d.training.images([training[pair["train"]]])[0])["image"] for image, pair in zip(images, worst)]
         rows = np.stack([*(grey_stack(image[None])[0] for image in images), *laid]).astype(np.uint8)[:, None]
         caption = f"The {len(worst)} most alike pairs: generated images above, the training images laid on them below (likeness {worst[0]['likeness']:.2f} to {worst[-1]['likeness']:.2f}; above {record['limit']:.2f} only {100 - 100 * record['quantile']:.0f} % of real images are so alike)."
@@ -359,7 +359,7 @@ def _settings(d: DemoResult) -> dict:
     environment = d.about.get("environment", {})
     when = next((line["timestamp"] for line in reversed(d.stats) if "timestamp" in line), None)
     run = [("archive (SHA-256)", d.archive.fingerprint[:16] + " …"), ("snapshot", d.snapshot.path.name), ("state of the run", d.status["state"]),
-           ("last line written", _date(when, ", %H:%M") if when else "unknown")]
+           ("last line written", _date(when, ", %H:%M") if when else "unknown"), *(("not shown", line) for line in left_out(d.folder / "run"))]
     rows = lambda values: [(name, _value(value)) for name, value in values.items()]
     return dict(run=run, versions=rows({"semgan_nb, of the training": d.about.get("version"), "semgan_nb, of this page": semgan_nb.__version__, **{name: environment.get(name) for name in ("torch", "python", "system", "device", "threads")}}),
                 requested=rows(d.about["requested"]), resolved=rows(d.about["resolved"]), archive=rows(d.settings))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STATISTICS', 'OFFICIAL_PPL', 'LATENT_PAIRS', 'RECORD', 'LADDER', 'Statistic', 'Metric', 'parse_metric', 'metric_of',
            'better_of', 'word_of', 'check_record', 'headline', 'best_record', 'summary', 'between_rungs', 'judgement',
-           'closer_than', 'is_latent_share', 'latent_words']
+           'closer_than', 'alike_pairs', 'is_latent_share', 'latent_words']
 
 # %% ../nbs/41_scores.ipynb #d772fe83
 import re
@@ -286,6 +286,14 @@ def closer_than(
 ) -> list:
     "Keys of the rungs that are farther from the real images than the value."
     return [rung["key"] for rung in ladder["rungs"] if value < rung["value"]]
+
+# %% ../nbs/41_scores.ipynb #6c9dc77d
+def alike_pairs(record: dict, most: int = 8) -> list[dict]:
+    "The generated images of a record of memorisation that are most like a training image: image, train, likeness. BadInput where it names none."
+    worst, count = record.get("worst"), record.get("num_gen", 0)
+    if not isinstance(worst, list) or not worst or not all("likeness" in pair and pair["image"] < count for pair in worst):
+        raise BadInput(f"a record of {record['metric']} ({record['snapshot_pkl']}) does not name its most alike pairs: the run directory is damaged")
+    return worst[:most]
 
 # %% ../nbs/41_scores.ipynb #68de62d9
 def is_latent_share(metric: str) -> bool:

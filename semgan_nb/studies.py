@@ -23,8 +23,9 @@ from .dataset import Dataset
 from .latent import random_images
 from .leak import directions, leak_floor, leak_meter
 from .scores import best_record, better_of, headline, metric_of
-from .runs import SETTINGS, _ADA_FIELDS, Config, config_differences, idle_fields, image_number, is_run, read_config, read_metrics, read_stats, read_status, snapshots
+from .runs import SETTINGS, _ADA_FIELDS, Config, check_settings, config_differences, idle_fields, image_number, is_run, read_config, read_metrics, read_stats, read_status, snapshots
 from .checkpoints import data_of, load
+from .monitoring import left_out
 
 # %% ../nbs/70_studies.ipynb #ccb7acb4
 STUDY_FORMAT = 1
@@ -110,7 +111,9 @@ class Study:
         self._read()
 
     def _read(self) -> dict:
-        return read_json(self._file, STUDY, "delete it, the runs beside it say the same", STUDY_FORMAT) or {}
+        about = read_json(self._file, STUDY, "delete it, the runs beside it say the same", STUDY_FORMAT) or {}
+        check_settings(about.get("base", {}), self._file, "delete it, the runs beside it say the same")
+        return about
 
     def _write(self, about: dict) -> None:
         with atomic(self._file) as part:
@@ -150,6 +153,8 @@ class Study:
         for fields in wanted:
             if "seed" in fields:
                 raise BadInput(f"{path}: seed is no axis; give the seeds as seeds")
+            if "preset" in fields:
+                raise BadInput(f"{path}: preset is no axis: it only says where the settings began, so choose one for the whole study (--cfg), or set the fields in which presets differ")
             for seed in seeds:
                 config = base.replace(**fields, seed=seed)
             idle = idle_fields(config)
@@ -375,6 +380,7 @@ def study_text(
     count = {state: sum(point["state"] == state for point in points) for state in dict.fromkeys(point["state"] for point in points)}
     lines = [f"{path}: {len(points)} runs, " + ", ".join(f"{n} {state}" for state, n in count.items())]
     lines += [f"  {point['run'].name} {point['state']}: {point['message']}" for point in points if point["state"] in ("failed", "refused", "lost", "unreadable")]
+    lines += [f"  note: {line}" for line in dict.fromkeys(line for point in points for line in left_out(point["run"]))]
     for metric in metrics or study.metrics():
         lines += ["", table_text(study.best_table(metric), metric)]
     return "\n".join(lines)

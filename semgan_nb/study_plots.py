@@ -14,9 +14,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from .foundation import BadInput, atomic, mark, plain_label
+from .foundation import BadInput, _shown, atomic, mark, plain_label
 from .descriptors import grey_stack
-from .scores import better_of, metric_of, word_of
+from .scores import alike_pairs, better_of, metric_of, word_of
 from .memorisation import laid_on
 from .runs import is_run, read_config, read_ladder
 from .studies import Study, value_text
@@ -258,7 +258,7 @@ def baseline_figure(
 
 # %% ../nbs/81_study_plots.ipynb #0144b2bb
 def copies(
-    generated,  # uint8 [n, C, H, H]: those that a record of memorisation numbers
+    generated,  # uint8 [n, C, H, H], or number -> [C, H, H]: those that a record of memorisation numbers
     worst: list[dict],  # of the record: image, train (its name), group, likeness
     training: Mapping,  # name -> uint8 [C, H, H] or [H, H]
     n: int = 8,
@@ -297,8 +297,11 @@ def write_pairs(
     if not found or not is_run(run):
         raise BadInput(f"--pairs {dest}: {'no metric of memorisation was asked for' if not found else f'{run} is no run directory'}: give a run directory and --metrics aligned_memory500_subset or the like")
     record, archive = found[-1], Dataset(data_of(run, data))
-    place, worst = {name: k for k, name in enumerate(archive.names)}, record["worst"][:8]
+    place, worst = {name: k for k, name in enumerate(archive.names)}, alike_pairs(record)
+    if strange := [pair["train"] for pair in worst if pair["train"] not in place]:
+        raise BadInput(f"{run}: a record of {record['metric']} names the training image {_shown(strange[0])}, which {archive.path} does not have: the run directory is damaged")
     training = {pair["train"]: archive.images([place[pair["train"]]])[0] for pair in worst}
+    generated = dict(zip(at := [pair["image"] for pair in worst], judged_images(load(Path(run) / record["snapshot_pkl"]).G, record["num_gen"], at)))
     with atomic(dest) as part:
-        copies(judged_images(load(Path(run) / record["snapshot_pkl"]).G, record["num_gen"]), worst, training).savefig(part, format="png", dpi=150, metadata=dict(Software=mark("metrics")))
+        copies(generated, worst, training).savefig(part, format="png", dpi=150, metadata=dict(Software=mark("metrics")))
     return f"{dest}: the {len(worst)} most alike pairs of {record['snapshot_pkl']}"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'STATE', 'Statistics', 'ema_beta', 'lazy_adam', 'cooled', 'iteration_generator', 'check_networks',
-           'check_ranks', 'make_networks', 'rough_bytes', 'set_arithmetic', 'Trainer']
+           'check_ranks', 'make_networks', 'rough_bytes', 'set_arithmetic', 'load_moments', 'Trainer']
 
 # %% ../nbs/55_trainer.ipynb #e697834c
 import contextlib
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from .foundation import BadInput
-from .files import Unfit, fields, number, rule, table_of, whole
+from .files import Unfit, fields, list_of, number, rule, table_of, whole
 from .dataset import Dataset, InfiniteSampler
 from .networks import Discriminator, Generator, resolutions, use_half
 from .augment import AdaController, augment_pipe
@@ -175,12 +175,26 @@ def _unpacked(packed: bytes) -> dict:
 # %% ../nbs/55_trainer.ipynb #dd0f866d
 _DICT, _LIST, _TENSOR = (rule(f"a {word}", lambda v, kind=kind: isinstance(v, kind)) for word, kind in (("dictionary", dict), ("list", list), ("tensor", torch.Tensor)))
 _TENSORS, _OPTIMISER, _ANY = table_of(_TENSOR), fields(dict(state=_DICT, param_groups=_LIST)), number(finite=False)
+_SUMS, _SAID = table_of(list_of(_ANY, 3, 3)), table_of(fields(dict(mean=_ANY), dict(num=number(0), std=_ANY)))
 STATE = fields(  # what Trainer.state_dict gives, as it comes back from a file
     dict(G=_TENSORS, D=_TENSORS, G_ema=_TENSORS, G_opt=_OPTIMISER, D_opt=_OPTIMISER, ada=fields(dict(p=number(0), rt=_ANY, sign_sum=_ANY, sign_count=number(0))),
-         sampler=fields(dict(order=_LIST, idx=whole(), random=_LIST)), statistics=fields(dict(moments=table_of(rule("a list of three", lambda v: isinstance(v, list) and len(v) == 3)), last=_DICT)),
-         cur_nimg=whole(), batch_idx=whole(), cur_tick=whole(), tick_start=whole(), pl_mean=rule("a tensor of one number", lambda v: isinstance(v, torch.Tensor) and v.numel() == 1)),
+         sampler=_DICT, statistics=fields(dict(moments=_SUMS, last=_SAID)), cur_nimg=whole(), batch_idx=whole(), cur_tick=whole(), tick_start=whole(),
+         pl_mean=rule("a tensor of one number", lambda v: isinstance(v, torch.Tensor) and v.numel() == 1)),
     dict(elapsed=number(0), energy=number(0)),
 )
+
+# %% ../nbs/55_trainer.ipynb #43e12554
+def load_moments(optimizer: torch.optim.Adam, saved: dict, name: str) -> None:
+    "What was saved of an optimiser, into it; Unfit where it does not have the shapes of the parameters. The settings stay those of the configuration."
+    params, moments = optimizer.param_groups[0]["params"], {}
+    for key, one in saved["state"].items():
+        at = f"{name}.state[{key}]"
+        if type(key) is not int or not 0 <= key < len(params): raise Unfit(at, one, f"of one of {len(params)} parameters")
+        fields(dict(step=_TENSOR, exp_avg=_TENSOR, exp_avg_sq=_TENSOR))(one, at)
+        for part, shape in (("step", ()), ("exp_avg", params[key].shape), ("exp_avg_sq", params[key].shape)):
+            if one[part].shape != shape or not one[part].is_floating_point(): raise Unfit(f"{at}.{part}", one[part], f"numbers of the shape {list(shape)}")
+        moments[key] = dict(step=one["step"].float().clone(), **{part: torch.empty_like(params[key]).copy_(one[part]) for part in ("exp_avg", "exp_avg_sq")})
+    optimizer.load_state_dict(dict(state=moments, param_groups=optimizer.state_dict()["param_groups"]))
 
 # %% ../nbs/55_trainer.ipynb #bbb57e54
 class Trainer:
@@ -381,10 +395,13 @@ class Trainer:
         "Go on from a state; BadInput where a part of it is not what it must be."
         try:
             STATE(state, "")
+            for k in ("G_opt", "D_opt"):
+                load_moments(getattr(self, k), state[k], k)
         except Unfit as wrong:
             raise BadInput(f"{wrong.args[0]} of a state of the run is no more what it must be, {wrong.args[2]}: the state is damaged") from None
         for k in self._PARTS:
-            getattr(self, k).load_state_dict(state[k])
+            if not k.endswith("_opt"):
+                getattr(self, k).load_state_dict(state[k])
         for k in self._NUMBERS:
             setattr(self, k, state.get(k, 0.0))  # energy is younger than the others
-        self.pl_mean = state["pl_mean"].to(self.device)
+        self.pl_mean = torch.zeros([], device=self.device).copy_(state["pl_mean"].reshape([]))

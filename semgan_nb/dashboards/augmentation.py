@@ -58,8 +58,6 @@ def controller_panel(
     Widgets: `target`, `ada_kimg`, `window` (kimg from and to, of the distribution), `caption`, and the picture `figure`."""
     run = Path(plots.__file__).parent / "records" / "sweep" / "aug=noaug-seed0" if run is None else Path(run)
     kimg, rt, _ = material_plots.controller_series(run)
-    if not len(kimg):
-        raise BadInput(f"{run}: holds no r_t yet: train it longer")
     used = read_config(run)["resolved"]
     last = max(math.ceil(kimg[-1]), 1)
     target = W.FloatSlider(value=used["ada_target"], min=0, max=1, step=0.05, description="target", tooltip="The r_t that is wanted", layout=W.Layout(width="30em"), **_WIDE)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from command import say
-from made_up_runs import made_up_run
+from made_up_runs import made_up_run, random_snapshot
 
 from semgan_nb import plots
 from semgan_nb.checkpoints import data_of
@@ -49,7 +49,7 @@ TRAIN = [
     ("--kimg inf", "kimg"), ("--kimg nan", "kimg"), ("--seed 20000000000000000000", "seed"), ("--channel-base 3", "channel-base"), ("--channel-base 8", "channel_base is 8", "16 px"), ("--g-lr inf", "g-lr"),
     ("--freezed 99", "freezed is 99", "at most 7"), ("--p 0.9 --p-max 0.5", "p is 0.9", "p_max (0.5)"), ("--p-max nan", "p-max"), ("--memory 0", "memory"), ("--memory nan", "memory"), ("--gpus 0", "gpus"), ("--gpus 3", "batch_size is 8"),
     ("--first-gpu 3", "first_gpu is 3", "no GPU"), ("--state-every nan", "state-every"), ("--metrics nonsense", "nonsense"), ("--metrics lite0_fd100000000_full", "100000000"), ("--subset 1000000", "subset: 1000000", "40"),
-    ("--gamma nan", "gamma"), ("--out thesis.txt", "thesis.txt is a file"), ("--out thesis.txt/run", "thesis.txt is a file"), ("--watts inf", "watts"), ("--g-channels 8,8", "g_channels"), ("--page 3", "no option --page"),
+    ("--gamma nan", "gamma"), ("--g-lr 25", "25 was given", "more than 0 and at most 1"), ("--d-lr 1.5", "at most 1"), ("--out thesis.txt", "thesis.txt is a file"), ("--out thesis.txt/run", "thesis.txt is a file"), ("--watts inf", "watts"), ("--g-channels 8,8", "g_channels"), ("--page 3", "no option --page"),
 ]
 
 
@@ -64,7 +64,7 @@ def test_a_training_refuses_the_same_in_a_dry_run_and_in_earnest(here, archive, 
     assert [p.name for p in here.iterdir()] == ["thesis.txt"] and Path("thesis.txt").read_text() == WORDS
 
 
-@pytest.mark.parametrize("command, words", [
+@pytest.mark.parametrize("command, words", [(command, words) for command, *words in [
     ("walk run --psi nan", "psi"), ("walk run --psi inf", "psi"), ("walk run --frames 1000000000000", "frames"), ("walk run --fps inf", "fps"), ("walk run --seeds 0-100000000", "seeds"), ("walk run --out thesis.txt/w.mp4", "thesis.txt"), ("walk run --out .", "name of a film"),
     ("walk run --figure thesis.txt", ".png, .pdf or .svg"), ("phases run ph --psi nan", "psi"), ("phases run ph --seeds 0-100000000", "at most 100000"), ("phases steel ph --median 1001", "median"), ("phases steel ph --sigma inf", "sigma"),
     ("phases steel ph --images 0", "images"), ("phases steel ph --bar -3", "bar"), ("prepare steel p.zip --size 96", "64 and 128"), ("prepare steel p.zip --size 32 --median 1001", "median"), ("prepare steel p.zip --size 32 --bar -3", "bar"),
@@ -73,10 +73,13 @@ def test_a_training_refuses_the_same_in_a_dry_run_and_in_earnest(here, archive, 
     ("baselines noise.zip --device nonsense", "device is 'nonsense'"), ("metrics run --device nonsense", "device is 'nonsense'"), ("metrics run --metrics none", "nothing to be judged by"), ("train run", "run is a run"), ("study sweep run --ada-target 0.3,0.5", "run is a run"),
     ("baselines run", "run is a run"), ("metrics run --data steel", "steel"), ("study sweep noise.zip --seeds 0-100000000", "seeds"), ("study sweep noise.zip --aug noaug --ada-target 0.3,0.5", "ada_target, which has no effect beside aug noaug"),
     ("study sweep noise.zip --ada-target 0.3,0.5 --with aug=noaug,p=0.3", "p, which has no effect"), ("study sweep noise.zip --ada-target nan,0.5", "ada-target"), ("study sweep noise.zip --subset 10,100000", "subset: 100000"),
-], ids=lambda value: value if " " in value else "")
+    ("phases steel ph --pixel-size -5nm", "'-5nm' was given, a length such as 50nm"), ("phases steel ph --pixel-size 1e-300nm", "a length such as 50nm"), ("prepare steel p.zip --size 32 --stretch -5,95", "stretch: (-5.0, 95.0)"), ("synth s.zip --fractions -1,0.5", "fractions: (-1.0, 0.5)"),
+    ("prepare steel p.zip --size 32 --group nowhere.csv", "group: 'nowhere.csv'"), ("prepare steel p.zip --size 32 --group noise.zip", "noise.zip: cannot be read as a CSV"), ("prepare steel p.zip --size 32 --reference nowhere.tif", "nowhere.tif: there is no such file"),
+    ("study sweep noise.zip --with preset=auto", "preset is no axis", "--cfg"),
+]], ids=lambda value: value if isinstance(value, str) else "")
 def test_other_commands_refuse_what_makes_no_sense(place, command, words):
     before = sorted(str(p) for p in place.rglob("*"))
-    refused(command, words)
+    refused(command, *words)
     assert sorted(str(p) for p in place.rglob("*")) == before and Path("thesis.txt").read_text() == WORDS
 
 
@@ -122,6 +125,21 @@ def test_own_earlier_output_is_replaced_and_that_of_another_command_is_not(place
     if other:
         refused(other, "is there already")
         assert say(*other.split(), "--overwrite")[0] == 0
+
+
+def test_a_snapshot_of_other_networks_is_kept(place):
+    """Two runs on the same data say the same of themselves at the same age, and are not the same."""
+    import torch
+
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        random_snapshot(Path(f"{seed}.safetensors"))
+    assert say("convert", "0.safetensors", "x.safetensors")[0] == say("convert", "0.safetensors", "x.safetensors")[0] == 0
+    before = Path("x.safetensors").read_bytes()
+    refused("convert 1.safetensors x.safetensors", "x.safetensors is there already")
+    assert Path("x.safetensors").read_bytes() == before and say("convert", "1.safetensors", "x.safetensors", "--overwrite")[0] == 0
+    Path("x.safetensors").write_bytes(before[:-8])  # a damaged one is nobody's output
+    refused("convert 1.safetensors x.safetensors", "x.safetensors is there already")
 
 
 def test_an_archive_of_other_micrographs_is_kept(place):

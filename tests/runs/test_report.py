@@ -137,6 +137,7 @@ def test_physics_and_copies_are_told_and_how_to_get_them_where_they_are_not(fini
     out = tmp_path / "demo"
     shutil.copytree(finished[0], out)
     evaluate(out / "run", ["aligned_memory60_subset", "micro60_full", "random_pr603_full", "latent_share16"], data=out / "data.zip", progress=False)
+    (out / "run" / "metric-lite9_fd500_full.jsonl").write_text("{")  # of a newer version
     asked = ["metrics", str(out / "run"), "--data", str(out / "data.zip"), "--pairs", str(tmp_path / "new" / "pairs.png"), "--metrics"]
     assert main([*asked, "aligned_memory60_subset"]) == 0 and Image.open(tmp_path / "new" / "pairs.png").width > 800
     assert main([*asked, "random_fd50_holdout"]) == 2  # no pairs are known to it
@@ -144,6 +145,7 @@ def test_physics_and_copies_are_told_and_how_to_get_them_where_they_are_not(fini
     text, records = page.plain, {name: found[-1] for name, found in read_metrics(out / "run").items()}
     assert records["aligned_memory60_subset"]["text"].split(" are more like")[0] in text and records["micro60_full"]["worst"]
     once = lambda words: len(re.findall(rf"(?<![\d.\w]){re.escape(words)}(?![\d\w])", text)) == 1
+    assert "metric-lite9_fd500_full.jsonl: no metric that this version knows, so it is left out" in text
     assert once(f"{records['micro60_full']['results']['micro60_full']:.3g} times as far from the real ones") and "farthest is the" in text
     assert all(once(name) for name in records if name != "latent_share16"), "each metric's own name"
     said = records["latent_share16"]["text"]

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import os
 import threading
+import zipfile
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from command import said
 from made_up_weights import LAYOUT, made_up_state, made_up_vgg
 from reference_tools import tool
 
@@ -477,3 +479,57 @@ def test_the_resize_of_tensorflow(n, m):
     assert (matrix @ x).tolist() == pytest.approx(expected, abs=1e-6)
     half = F.interpolate(x[None, None, None], (1, m), mode="bilinear", align_corners=False)[0, 0, 0]
     assert (tf1_resize_matrix(n, m, True).double() @ x).tolist() == pytest.approx(half.tolist(), abs=1e-6)
+
+
+# -- hostile weights ------------------------------------------------------------------------------------------------------
+
+def repacked(path, source, kind):
+    "A file of torch.save whose parts are packed."
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w", kind) as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, old.read(entry))
+    return path
+
+
+@pytest.mark.parametrize("name, words", [
+    ("packed.pth", "it is packed, which torch.save never does"), ("stride.pth", "overlaps itself"), ("old_stride.pth", "announces 1099511627776 of something"), ("many.pth", "overlaps itself"), ("sparse.pth", "which a file of dense tensors does not need"), ("run.pth", "asks for posix.system"),
+    ("old_run.pth", "asks for posix.system"), ("bomb.npz", "more than ten times the memory"), ("object.npz", "holds no weights that can be read"), ("cut.pth", "it is damaged"), ("text.pth", "it is damaged"), ("script.pt", "overlaps itself"),
+])
+def test_weights_of_others_are_read_within_limits(tmp_path, name, words):
+    """The files of an extractor that a user brings have the limits of the states of a run; what was refused ran nothing and took no memory."""
+    path, old = tmp_path / name, name.startswith("old_")
+    once = torch.zeros(1).expand
+    odd = {"stride": lambda: once(1 << 40), "many": lambda: [once(1 << 27 | k) for k in range(9)], "sparse": lambda: torch.eye(3).to_sparse(), "run": Ran}
+    stem = path.stem.removeprefix("old_")
+    if stem in odd:
+        value = odd[stem]()
+        torch.save({str(k): one for k, one in enumerate(value)} if isinstance(value, list) else {"w": value}, path, _use_new_zipfile_serialization=not old)
+    elif name == "packed.pth":
+        torch.save(dict(w=torch.zeros(10**6)), tmp_path / "plain.pth")
+        repacked(path, tmp_path / "plain.pth", zipfile.ZIP_DEFLATED)
+    elif path.suffix == ".npz":
+        np.savez_compressed(path, w=np.zeros(10**7, np.float32) if name == "bomb.npz" else np.array([{}, {}], object))
+    elif name == "script.pt":
+        module = torch.nn.Module()
+        module.register_buffer("w", once(1 << 40))
+        torch.jit.save(torch.jit.script(module), path)
+    else:
+        torch.save(dict(w=torch.zeros(1000)), path)
+        path.write_bytes(path.read_bytes()[:3000] if name == "cut.pth" else b"my thesis\n" * 100)
+    text = said(extractors.read_weights, path)
+    assert text.startswith(f"{path}: holds no weights that can be read (") and words in text and text.endswith("give a state dict (*.pth, *.npz, *.safetensors) or TorchScript (*.pt)") and not list(tmp_path.glob("ran*"))
+
+
+class Ran:
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+def test_weights_that_are_right_are_read_in_every_format(tmp_path):
+    state = dict(w=torch.arange(6.0).reshape(2, 3), b=torch.ones(3, dtype=torch.float16))
+    torch.save(state, tmp_path / "new.pth")
+    torch.save(torch.nn.Linear(3, 2).state_dict() | state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    np.savez_compressed(tmp_path / "a.npz", **{name: value.numpy() for name, value in state.items()})
+    for path in tmp_path.iterdir():
+        found, sha256 = extractors.read_weights(path)
+        assert all(torch.equal(found[name], value) for name, value in state.items()) and len(sha256) == 64

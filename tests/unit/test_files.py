@@ -1,4 +1,6 @@
 """Other people's folders: whatever is in their files ends in a sentence, takes no more memory than it has bytes, and acts on no screen."""
+import contextlib
+import copy
 import json
 import os
 import shutil
@@ -9,16 +11,19 @@ import pytest
 import torch
 from PIL import Image
 from made_up_runs import METRIC, made_up_run, random_snapshot
-from command import say
+from command import said, say
 
 from semgan_nb import plots
-from semgan_nb.checkpoints import digest, load_state, save_state
+from semgan_nb.checkpoints import digest, load, load_state, save_state
 from semgan_nb.dashboards.study import _study_html
 from semgan_nb.dataset import Dataset, png, write_archive
 from semgan_nb.foundation import BadInput, plain_label
+from semgan_nb.latent import judged_images
 from semgan_nb.official import file_lines
-from semgan_nb.runs import read_metrics, read_status
-from semgan_nb.studies import study_text
+from semgan_nb.files import DAMAGED
+from semgan_nb.runs import Config, RunWriter, read_config, read_metrics, read_status
+from semgan_nb.scores import alike_pairs
+from semgan_nb.studies import Study, study_text
 from semgan_nb.widgets import safe
 
 MARKUP = "<img src=x onerror=alert(1)>"
@@ -28,6 +33,14 @@ HUGE = int("9" * 250)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return made_up_run(tmp_path_factory.mktemp("runs") / "run", kimgs=(0, 16))
+
+
+@contextlib.contextmanager
+def goes_on(run):
+    about = read_config(run)
+    writer = RunWriter(run, Config.from_dict(about["resolved"]), about["data"])
+    yield writer
+    writer.close("done")
 
 
 def put(value, path, new):
@@ -83,15 +96,57 @@ def test_a_damaged_file_of_a_run_is_a_sentence_that_names_it(run, name):
     assert say("info", run)[0] == 0
 
 
-def test_a_metric_that_nobody_knows_is_refused_and_its_name_is_quoted(run, tmp_path):
-    copy = tmp_path / "run"
+def test_a_metric_that_nobody_knows_is_left_out_and_its_name_is_quoted(run, tmp_path):
+    copy = tmp_path / "s" / "base-seed0"
     shutil.copytree(run, copy)
-    for name in (MARKUP, "a\x1b[31m\u202eb"):
-        (copy / f"metric-{name}.jsonl").write_text((copy / f"metric-{METRIC}.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
-        with pytest.raises(BadInput, match="no metric that this version knows") as error:
-            read_metrics(copy)
-        assert "\x1b" not in str(error.value) and "\u202e" not in str(error.value)
-        (copy / f"metric-{name}.jsonl").unlink()
+    before = say("info", copy)[1]
+    for name, text in ((MARKUP, "{"), ("a\x1b[31m\u202eb", "x" * 100), ("lite1_fd500_full", (copy / f"metric-{METRIC}.jsonl").read_text(encoding="utf-8"))):
+        (copy / f"metric-{name}.jsonl").write_text(text, encoding="utf-8")
+    assert list(read_metrics(copy)) == [METRIC]
+    words = f"note: metric-{MARKUP}.jsonl, metric-a\\x1b[31m\\u202eb.jsonl, metric-lite1_fd500_full.jsonl: no metric that this version knows, so they are left out; a newer version may know more"
+    assert say("info", copy) == (0, f"{before.rstrip()}\n  {words}\n", "")
+    text = study_text(tmp_path / "s")
+    assert f"  {words}" in text.splitlines() and METRIC in text and plots.curves(copy)
+    with goes_on(copy) as writer:  # a run that goes on leaves them as they are
+        writer.trim(lambda nimg: nimg < 16000)
+    assert len(read_metrics(copy)[METRIC]) == 1 and (copy / f"metric-{MARKUP}.jsonl").read_text(encoding="utf-8") == "{"
+
+
+def test_what_a_record_of_latent_share_lacks_is_not_missed(tmp_path):
+    run = made_up_run(tmp_path / "run", kimgs=(0,))
+    record = dict(metric="latent_share", results={"latent_share_diversity": 2**63, "latent_share_ends": 0.5}, kimg=0, snapshot_pkl="snapshot-000000.safetensors")
+    (run / "metric-latent_share.jsonl").write_text(json.dumps(record) + "\n")
+    status, out, err = say("info", run)
+    assert status == 0 and "latent_share_diversity: 9.223e+18" in out
+    for number in (2**63 + 1, 10**40, -(2**64)):  # which NumPy cannot hold
+        (run / "metric-latent_share.jsonl").write_text(json.dumps(record | dict(results={"latent_share_diversity": number})) + "\n")
+        status, _, err = say("info", run)
+        assert status == 2 and "line 1: results.latent_share_diversity is" in err and "it must be a number, at " in err
+
+
+@pytest.mark.parametrize("field, value, words", [
+    ("w_dim", 16.0, "resolved.w_dim is 16.0, it must be a whole number from 1 to 16384"), ("channel_base", 3, "a whole number from 4 to 1048576"), ("g_lr", 25, "a number, more than 0 and at most 1"),
+    ("noise_from", 12, "a power of two from 4 to 8192 px, or 0; the nearest are 8 and 16"), ("init_adapt", ["size"], "resolved.init_adapt[0] is 'size', it must be channels, resolution or mapping"),
+    ("g_channels", [128, -3], "resolved.g_channels[1] is -3, it must be a whole number from 1 to 16384"), ("batch_gpu", 7, "batch_gpu is 7: it must be a divisor of batch_size (16)"), ("p", 0.9, "p is 0.9: it must be at most p_max (0.5)"),
+])
+def test_settings_in_a_file_follow_the_rules_of_settings(run, tmp_path, field, value, words):
+    """One table: what a call and the command refuse, no reader of a run or a study takes, and the file is named."""
+    about = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    about["resolved"] |= {"p_max": 0.5, field: value}
+    copy, study = tmp_path / "r", tmp_path / "s"
+    for folder in (copy, study):
+        folder.mkdir()
+    (copy / "config.json").write_text(json.dumps(about))
+    assert words in said(read_config, copy) and said(read_config, copy).startswith(f"{copy / 'config.json'}: ") and said(read_config, copy).endswith(DAMAGED)
+    (study / "study.json").write_text(json.dumps(dict(format=1, base=about["resolved"], points=[])))
+    assert words.replace("resolved.", "base.") in said(Study, study) and "delete it, the runs beside it say the same" in said(Study, study)
+
+
+def test_a_setting_of_a_newer_version_and_a_metric_that_is_not_known_hinder_no_reader(run, tmp_path):
+    about = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    about["resolved"] |= dict(d_dropout=0.5, metrics=["lite1_fd500_full"])
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    assert read_config(tmp_path)["resolved"]["d_dropout"] == 0.5
 
 
 def test_a_study_goes_on_past_a_run_that_is_damaged(tmp_path):
@@ -104,6 +159,18 @@ def test_a_study_goes_on_past_a_run_that_is_damaged(tmp_path):
         (tmp_path / "s" / "study.json").write_text(study)
         status, _, err = say("info", tmp_path / "s")
         assert status == 2 and "study.json" in err and "the runs beside it say the same" in err, (number, err)
+
+
+@pytest.mark.parametrize("worst", [None, [], "perimeter", [dict(image=3, train="a")], [dict(image=20, train="a", likeness=0.5)]])
+def test_pairs_that_a_record_does_not_name_are_a_sentence(worst):
+    pair, record = dict(image=19, train="a", likeness=0.5), dict(metric="aligned_memory20_subset", snapshot_pkl="snapshot-000001.safetensors", num_gen=20)
+    assert alike_pairs(record | dict(worst=[pair] * 9)) == [pair] * 8
+    assert said(alike_pairs, record if worst is None else record | dict(worst=worst)) == "a record of aligned_memory20_subset (snapshot-000001.safetensors) does not name its most alike pairs: the run directory is damaged"
+
+
+def test_of_a_million_judged_images_only_those_are_made_that_are_shown(tmp_path):
+    G = load(random_snapshot(tmp_path / "s.safetensors", img_resolution=8)).G
+    assert np.array_equal(judged_images(G, 10**6, [3, 60, 3]), judged_images(G, 100)[[3, 60, 3]])
 
 
 # -- archives --------------------------------------------------------------------------------------------------------------
@@ -224,6 +291,46 @@ def test_a_state_that_the_trainer_refuses_falls_back_too(tmp_path):
 
 
 # -- what is shown ---------------------------------------------------------------------------------------------------------
+
+def moved(value, path, change):
+    "A copy of a nest with what lies at a path changed by a function; the rest is shared."
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = change(copy[path[0]]) if len(path) == 1 else moved(copy[path[0]], path[1:], change)
+    return copy
+
+
+@pytest.mark.parametrize("path, change, words", [
+    (("G_opt", "state", 0, "exp_avg"), lambda t: t[:1].clone(), "G_opt.state[0].exp_avg"), (("D_opt", "state", 1, "exp_avg_sq"), lambda t: t.reshape(-1)[:1].clone(), "D_opt.state[1].exp_avg_sq"), (("G_opt", "state", 0, "step"), lambda t: t.expand(3), "G_opt.state[0].step"),
+    (("G_opt", "state", 0, "exp_avg"), lambda t: t.long(), "numbers of the shape"), (("G_opt", "state"), lambda d: {**d, 10**6: d[0]}, "state[1000000]"), (("G_opt", "state", 0), lambda d: {"step": d["step"]}, "G_opt.state[0].exp_avg"),
+    (("sampler", "order"), lambda x: [0] * len(x), "does not name every image once"), (("sampler", "order", 0), lambda x: 10**12, "sampler.order[0]"), (("sampler", "random", 2), lambda x: 10**9, "sampler.random[2]"), (("sampler", "random", 1), lambda x: x[:3], "sampler.random[1]"),
+    (("statistics", "moments"), lambda d: {**d, "Loss/x": [1, "a", 2]}, "statistics.moments.Loss/x[1]"), (("statistics", "last"), lambda d: {"Loss/x": 3}, "statistics.last.Loss/x"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_what_a_state_says_is_held_against_the_networks(trained, path, change, words):
+    """PyTorch's fused Adam writes beyond moments that are too small, and NumPy reads beyond its words: neither gets to see them."""
+    trainer, state = trained
+    text = said(trainer.load_state_dict, moved(state, path, change))
+    assert words in text and text.endswith("the state is damaged")
+
+
+def test_moments_are_laid_out_as_the_parameters(trained):
+    trainer, state = trained
+    spread = lambda t: torch.zeros(*t.shape, 2)[..., 0].copy_(t)  # the same numbers, with gaps between them
+    odd = moved(state, ("G_opt", "state"), lambda d: {k: {n: spread(t) if n != "step" else t for n, t in one.items()} for k, one in d.items()})
+    odd = moved(odd, ("G_opt", "param_groups"), lambda groups: [{**groups[0], "lr": 1e30, "betas": "x"}])  # settings are those of the configuration
+    trainer.load_state_dict(odd)
+    assert digest(trainer.state_dict()) == digest(state) and trainer.G_opt.state_dict()["param_groups"] == state["G_opt"]["param_groups"]
+
+
+@pytest.fixture(scope="module")
+def trained(archive):
+    "A trainer after an iteration, and its state."
+    from semgan_nb.runs import Config
+    from semgan_nb.trainer import Trainer
+
+    trainer = Trainer(Config(z_dim=8, w_dim=8, channel_base=64, channel_max=4, batch_size=4, batch_gpu=4), Dataset(archive))
+    trainer.iterate()
+    return trainer, copy.deepcopy(trainer.state_dict())
+
 
 def test_info_goes_on_past_what_it_refuses(tmp_path, run):
     from semgan_nb.micrographs import embedded, list_images

@@ -638,7 +638,8 @@ def test_compare_has_every_descriptor_beside_the_former_numbers():
     short = compare(real, other, descriptors=False)
     assert "material" not in short and {key: found[key] for key in short} == short
     assert found["material"]["descriptors"]["fraction"]["verdict"] == "different" and found["material"]["pixel_um"] == 0.15
-    assert compare(real[:3], other)["material"] is None
+    assert compare(real[:3], other)["material"] is None and compare(real[:3], other)["text"].startswith(f"3 real images and {len(other)} generated images: too few to judge a material by")
+    assert compare(real[0], other[0])["text"].startswith("1 real image and 1 generated image: too few") and "too few" not in found["text"] + compare(real[:4], other[:2])["text"]
     assert "cannot be read" in compare(real, other, matched=True)["material"]["text"]
 
 

@@ -1,9 +1,11 @@
 """Chapters 80 to 82: figures show the numbers that runs wrote, for one run, several, and a study."""
 import io
+import json
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from command import said
 from made_up_runs import METRIC, MadeUpRun, made_up_run, made_up_sweep
 from matplotlib.figure import Figure
 from PIL import Image
@@ -49,6 +51,30 @@ def test_records_of_different_kinds_share_no_curve(tmp_path):
     run.tick(32, metric="random_fd100_full")
     run.end()
     assert len(plots.curves(run.dir).axes) == 4 and len(plots.curves(run.dir, ["random_fd100_full"]).axes) == 3
+
+
+def with_p(run, factor):
+    """The same run, with p so many times as large."""
+    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["Progress/augment"]["mean"] *= factor
+    (run / "stats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+@pytest.mark.parametrize("factor, words", [(1, []), (30, ["always"])])
+def test_where_p_rose_above_1_every_figure_of_it_marks_1(tmp_path, factor, words):
+    run = with_p(made_up_run(tmp_path / "s" / "base-seed0", kimgs=(0, 16, 48)), factor)  # p ends at 0.096, or at 2.88
+    for figure, which in ((plots.curves(run), -1), (study_plots.bands(tmp_path / "s"), -1), (material_plots.controller_figure(run, 0.6, 500.0), 1)):
+        axes = figure.axes[which]
+        assert axes.get_ylabel() == "$p$" and [text.get_text() for text in axes.texts] == words
+        marks = [line for line in axes.lines if line.get_linestyle() == "--"]
+        assert [list(line.get_ydata()) for line in marks] == [[1, 1]] * len(words) and axes.get_ylim()[0] == 0
+
+
+def test_a_controller_without_a_tick_is_a_sentence(tmp_path):
+    run = made_up_run(tmp_path / "run", kimgs=())
+    assert "holds no r_t yet: train it longer" in said(material_plots.controller_figure, run, 0.6, 500.0)
 
 
 def test_bands_are_minimum_median_and_maximum(sweep):
