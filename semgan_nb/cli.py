@@ -325,6 +325,8 @@ def info(
             return study_text(path)
         if not (path / "dataset.json").exists():
             paths = list_images(path)
+            if not paths and (states := sorted(path.glob("*.pt"))):
+                return "\n".join(info(state) for state in states)
             if not paths:
                 raise BadInput(f"{path}: holds no images, no archive and no run")
             return "\n".join([f"{path}: {len(paths)} images", *(f"  {micrograph_line(p)}" for p in paths[:20]), *(["  …"] if len(paths) > 20 else []), *([f"  note: {others}"] if (others := other_files(path)) else [])])

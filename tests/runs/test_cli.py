@@ -161,6 +161,7 @@ def test_info_says_what_things_are(finished, micrographs):
     out, _, _ = finished
     assert "6 images" in info(micrographs) and "256 x 256" in info(list_images(micrographs)[0])
     assert "held out" in info(out / "data.zip") and "done" in info(out / "run") and "cur_nimg" in info(snapshots(out / "run")[-1])
+    assert info(out / "run" / "state").count("state of a run at") == len(list((out / "run" / "state").glob("*.pt"))) > 0
 
 
 def test_train_goes_on_with_a_run(finished, here, capsys):
