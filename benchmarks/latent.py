@@ -6,6 +6,7 @@ the settings that are given, and adds a line for each snapshot: the distance, th
 import argparse
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -57,10 +58,13 @@ def table():
     trials = {}
     for line in RECORDS.read_text(encoding="utf-8").splitlines():
         line = json.loads(line)
-        if "args" in line:
-            trials[line["name"]] = dict(args=line["args"], points=[])
-        else:
-            trials[line["name"]]["points"].append(line)
+        trial = trials.setdefault(line["name"], dict(args=line.get("args"), points=[], spent=0.0))
+        if "args" not in line:
+            trial["points"].append({**line, "cpu": trial["spent"] + line["cpu"]})
+        elif line["args"] != trial["args"]:
+            sys.exit(f"{line['name']} has two lists of settings in {RECORDS}: give each trial a name of its own")
+        elif trial["points"]:  # it goes on in another process, which counts from 0
+            trial["spent"] = trial["points"][-1]["cpu"]
     print("| trial | settings | distance at kimg | share of z / noise at the end | processor s |\n|---|---|---|---|---|")
     for name, trial in trials.items():
         points = [p for p in trial["points"] if p["kimg"] > 1]
