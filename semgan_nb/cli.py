@@ -10,12 +10,13 @@ import argparse
 import difflib
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 from .foundation import UNWRITABLE, BadInput, Rule, _image_bar, _speaks, atomic, claim, mark, printable, try_folder
 from .micrographs import list_images, micrograph_line, other_files, read_micrograph
 from .generate import phases, walk
-from .options import GOES_ON, _Parser, _add_settings, _complain, _fields_of, _listed, _nobody_reads, _option, _overwrite, _pair, _reader, _say, _settings, _was_interrupted
+from .options import GOES_ON, _Parser, _add_settings, _complain, _fields_of, _listed, _nobody_reads, _option, _overwrite, _pair, _reader, _say, _scales, _settings, _was_interrupted
 
 # %% ../nbs/94_cli.ipynb #8746e140
 def _demo_options(parser):
@@ -26,13 +27,14 @@ def _demo_options(parser):
     parser.add_argument("--out", metavar="DIR", help="where to write (default: demo, demo-synthetic or demo-NAME)")
     _option(parser, demo, "window", help="side of the tiles cut from the micrographs (default: auto, by the width of their features)")
     _option(parser, demo, "stride", help="step from tile to tile (default: by the window)")
+    _scales(parser)
     _add_settings(parser)
 
 # %% ../nbs/94_cli.ipynb #709c6335
 def _demo(options):
     from semgan_nb.demo import demo
 
-    demo(options.data, options.size, options.out, options.window, options.stride, **_settings(options))
+    demo(options.data, options.size, options.out, options.window, options.stride, options.pixel_size, options.mixed_scales, **_settings(options))
 
 # %% ../nbs/94_cli.ipynb #a700f47c
 def _prepare_options(parser):
@@ -45,7 +47,7 @@ def _prepare_options(parser):
     option("window", help="cut tiles of this size and reduce them to --size; auto goes by the width of the features (default: one centre crop of --size per image, as in the paper)")
     option("stride", help="step from tile to tile (default: a quarter of the window)")
     add("--resize", action="store_true", help="reduce the largest central square of each image to --size")
-    add("--pixel-size", metavar="LENGTH", help="bring all images to this pixel size, such as 50nm")
+    _scales(parser)
     option("intensity", help="grey levels: match to one reference, as in the paper; normalise: gain and offset only, keeps phase fractions; none")
     add("--reference", metavar="FILE", help="the image to match to (default: chosen by sharpness, noise and evenness)")
     add("--stretch", type=_pair, default=argparse.SUPPRESS, metavar="LOW,HIGH", help="widen the reference between these percentiles, such as 5,95, or none (default: 5,95 where its contrast is low)")
@@ -55,10 +57,10 @@ def _prepare_options(parser):
     option("group", metavar="HOW", help="what belongs together: auto, file, folder, prefix, or a CSV file")
     for name in ("blurred", "saturated", "constant"):
         option(name, help=f"threshold for leaving out {'nearly constant' if name == 'constant' else name} images, 0 for never")
-    add("--mixed-scales", action="store_true", help="accept micrographs of different pixel size")
+    option("marks", help="images with marks burnt in, such as letters or a scale bar: leave them out, or keep them")
     add("--strict", action="store_true", help="stop at a file that cannot be used, instead of leaving it out")
     add("--force", action="store_true", help="take label maps and colour images too")
-    option("page", help="of files with several, counted from 0")
+    option("page", metavar="N", help="of files with several, counted from 0; auto: the one of most bits, then of most pixels; all: take each as a stack of one specimen")
     add("--print-density", action="store_true", help="take the dpi of images without any record as their pixel size")
     option("workers", help="processes (default: one per core, up to 8)")
     _overwrite(parser)
@@ -270,7 +272,7 @@ def _convert(options):
 # %% ../nbs/94_cli.ipynb #d264a11c
 def _info_options(parser):
     parser.add_argument("path", nargs="+", help="a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot or a network pickle")
-    _option(parser, read_micrograph, "page", help="of an image file of several pages, counted from 0")
+    _option(parser, read_micrograph, "page", help="of an image file of several pages, counted from 0; auto: the one of most bits, then of most pixels")
     _option(parser, read_micrograph, "bar", help="height of the data bar (default: auto, looks for one)")
     parser.add_argument("--print-density", action="store_true", help="take the dpi of an image without any record as its pixel size")
     parser.add_argument("--force", action="store_true", help="take label maps and colour images too")
@@ -348,6 +350,8 @@ def info(
     settings = dataset.manifest.get("settings", {})
     lines = [f"{dataset!r}", f"  {len(dataset) - held} to train on, {held} held out", f"  pixel size: {dataset.pixel_size_nm or 'unknown'}"]
     lines += [f"  {name}: {value}" if len(str(value)) < 200 else f"  {name}: {len(value)} {'letters' if isinstance(value, str) else 'entries'}, see manifest.json" for name, value in settings.items()]
+    lossy = Counter(s["lossy"] for s in dataset.manifest.get("sources", []) if s.get("lossy"))
+    lines += [f"  note: {n} of its {len(dataset.manifest['sources'])} files are {kind}" for kind, n in sorted(lossy.items())]
     return "\n".join(lines + [f"  note: {warning}" for warning in dataset.warnings])
 
 # %% ../nbs/94_cli.ipynb #8da927cc
@@ -392,7 +396,7 @@ def _phases_options(parser):
     option(phases, "truncation_psi", "--psi", help="of a network: truncation, 1 for none")
     option(phases, "images", help="of a folder or an archive: at most so many (default: all)")
     add("--pixel-size", metavar="LENGTH", help="such as 50nm, where the source does not say it")
-    option(read_micrograph, "page", help="of an image file of several pages, counted from 0")
+    option(read_micrograph, "page", help="of an image file of several pages, counted from 0; auto: the one of most bits, then of most pixels")
     option(read_micrograph, "bar", help="height of the data bar (default: auto, looks for one)")
     _overwrite(parser)
 

@@ -220,14 +220,14 @@ def _is_image(name): return PurePosixPath(name).suffix.lower() in _ENDINGS and n
 _GROUP = either(TEXT, TRUTH, number())
 IMAGE = fields(dict(file=TEXT), dict(part=one_of("train", "holdout"), name=TEXT, source=optional(TEXT), source_sha256=optional(TEXT), group=optional(_GROUP), crop=optional(list_of(number(-2**31, 2**31), 4, 4)),
                                      pixel_size_nm=PIXEL_SIZE, fraction=optional(number(0, 1)), why=TEXT))
-SOURCE = fields(dict(file=TEXT), dict(sha256=TEXT, bar_rows=whole(), pixel_size_nm=PIXEL_SIZE, group=optional(_GROUP), images=whole(), height=whole(), width=whole(), why=TEXT))
+SOURCE = fields(dict(file=TEXT), dict(sha256=TEXT, bar_rows=whole(), pixel_size_nm=PIXEL_SIZE, group=optional(_GROUP), images=whole(), height=whole(), width=whole(), why=TEXT, levels=whole(), grey_range=list_of(number(), 2, 2), page=whole(), lossy=TEXT, marks=number(0, 1)))
 SETTINGS = both(table_of(PLAIN), fields({}, dict(size=whole(1), window=optional(whole(1)), stride=optional(whole(1)), resize=TRUTH, median=optional(whole()), intensity=optional(TEXT), reference=optional(TEXT), bar_rows=optional(table_of(whole())),
-                                                 pixel_size=optional(number(1e-6, 1e12)), page=whole(), print_density=TRUTH, depth=optional(fields(dict(black=number(), white=number()))))))
+                                                 pixel_size=optional(number(1e-6, 1e12)), page=either(whole(), one_of("auto", "all")), print_density=TRUTH, orient=TRUTH, depth=optional(fields(dict(black=number(), white=number()))))))
 
 # %% ../nbs/16_dataset.ipynb #ee243573
 _OURS = fields({}, dict(
     images=list_of(IMAGE, words="a list of images"), settings=SETTINGS, sources=list_of(SOURCE), rejected=list_of(SOURCE), rejected_images=list_of(fields(dict(source=TEXT), dict(crop=optional(list_of(number(-2**31, 2**31), 4, 4)), why=TEXT))),
-    fraction_spread=optional(table_of(optional(number()))), reference=optional(fields(dict(file=TEXT), dict(histogram=list_of(number(0), 256, 256))))))
+    overlaps=list_of(fields(dict(train=TEXT, holdout=TEXT))), fraction_spread=optional(table_of(optional(number()))), reference=optional(fields(dict(file=TEXT), dict(histogram=list_of(number(0), 256, 256))))))
 def MANIFEST(value, field):
     "The rule of manifest.json; of one that semgan did not write nothing is asked but that it is an object."
     fields({})(value, field)
@@ -384,6 +384,7 @@ class Dataset:
         for what, key in (("group", lambda n: self._record(n).get("group")), ("micrograph", lambda n: (self._record(n).get("source_sha256") or None) and self._record(n).get("source")), ("image", content.get)):
             both = sides(key)
             if both: self.warnings.append(f"{len(both)} {what}(s)" + (f", e.g. {both[0]}," if what != "image" else "") + " stand on both sides of the hold-out, so judging by it flatters")
+        if (pairs := self.manifest.get("overlaps")) and any(held): self.warnings.append(f"{printable(pairs[0]['train'])} and {printable(pairs[0]['holdout'])} show the same place on both sides of the hold-out{f', and {len(pairs) - 1} more pairs do' if pairs[1:] else ''}, so judging by it flatters")
 
     def _json(self, store, name, rule):
         if (size := store.size(name)) > json_limit():

@@ -27,9 +27,11 @@ def demo_folder(data: str) -> Path:
     return Path("demo") if data == "superalloy" else Path(f"demo-{Path(data).resolve().name if data != 'synthetic' else data}")
 
 # %% ../nbs/92_demo.ipynb #d993aac3
-def _demo_settings(data: str, size: int, window, stride) -> tuple[dict, Path | None]:
+def _demo_settings(data: str, size: int, window, stride, pixel_size=None, mixed_scales=None) -> tuple[dict, Path | None]:
     "What the archive of a demo depends on, and the folder of images (None: synthetic)."
     if data == "synthetic":
+        if pixel_size or mixed_scales:
+            raise BadInput("pixel_size and mixed_scales (--pixel-size, --mixed-scales) are for micrographs: synthetic images have one pixel size, leave them out")
         return dict(format=DEMO_FORMAT, data=data, size=size), None
     folder = embedded(data) if data == "superalloy" else Path(data)
     paths = list_images(folder)
@@ -37,7 +39,7 @@ def _demo_settings(data: str, size: int, window, stride) -> tuple[dict, Path | N
         raise BadInput(f"{folder}: holds no images (TIFF, PNG, JPEG, BMP): give a folder of micrographs")
     listing = "\n".join(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}" for path in paths)
     images = f"{len(paths)} files, {hashlib.sha256(listing.encode()).hexdigest()[:12]}"
-    return dict(format=DEMO_FORMAT, data=data if data == "superalloy" else folder.resolve().name, size=size, window=window, stride=stride, images=images), folder
+    return dict(format=DEMO_FORMAT, data=data if data == "superalloy" else folder.resolve().name, size=size, window=window, stride=stride, pixel_size=pixel_size, mixed_scales=mixed_scales, images=images), folder
 
 # %% ../nbs/92_demo.ipynb #6ff7f5d8
 def _open_demo(out: Path, settings: dict) -> bool:
@@ -74,6 +76,8 @@ def demo(
     out=None,  # None: demo, demo-synthetic or demo-NAME
     window: Rule(int, 8, 1 << 16, "px", also=("auto", None)) = "auto",  # side of the tiles cut from the micrographs; auto: by the width of their features; None: centre crops, as in the paper
     stride: Rule(int, 1, 1 << 16, "px", also=(None,)) = None,  # step between tiles; None: by the window
+    pixel_size=None,  # bring all micrographs to it: nm, or text such as "50nm"
+    mixed_scales: bool = False,  # accept micrographs of different pixel size
     progress: bool = True,
     say=print,  # where the findings go
     **settings,  # of the training: any field of Config, such as total_kimg=16
@@ -84,7 +88,7 @@ def demo(
     from semgan_nb.layers import keep_memory
     from semgan_nb.scores import between_rungs, is_latent_share
     from semgan_nb.judges import get_judge
-    from semgan_nb.preparation import prepare, prepare_synthetic
+    from semgan_nb.preparation import nanometres, prepare, prepare_synthetic
     from semgan_nb.report import read_demo, write_report, write_walk
     from semgan_nb.runs import preset
     from semgan_nb.foundation import default_cache
@@ -93,7 +97,7 @@ def demo(
     say = lambda text, tell=say: tell(printable(text, keep="\n"))
     data, out = str(data), Path(out) if out else demo_folder(str(data))
     config, changed = _with_transfer(preset("laptop", size, run=out / "run"), settings, out / "run")
-    wanted, folder = _demo_settings(data, size, window, stride)
+    wanted, folder = _demo_settings(data, size, window, stride, pixel_size and nanometres(pixel_size), mixed_scales or None)
     began = time.monotonic()
     if not _open_demo(out, wanted):
         say(f"1/4  preparing {out / 'data.zip'}")
@@ -105,7 +109,7 @@ def demo(
             if folder is None:
                 summary = prepare_synthetic(out / "data.zip", size, progress=progress)
             else:
-                summary = prepare(folder, out / "data.zip", size, window=window, stride=stride, progress=progress)
+                summary = prepare(folder, out / "data.zip", size, window=window, stride=stride, pixel_size=pixel_size, mixed_scales=mixed_scales, progress=progress)
         except BaseException:
             if began_here and not (out / "data.zip").exists():
                 record.unlink(missing_ok=True)

@@ -97,6 +97,12 @@ def _overwrite(parser: argparse.ArgumentParser) -> None:
     "The option that every command has which writes files under a name of the user's choice."
     parser.add_argument("--overwrite", action="store_true", help="replace what is there; what this command wrote earlier is replaced anyway")
 
+# %% ../nbs/93_options.ipynb #e0507ca2
+def _scales(parser: argparse.ArgumentParser) -> None:
+    "The options of every command that prepares micrographs which may differ in pixel size."
+    parser.add_argument("--pixel-size", metavar="LENGTH", help="bring all micrographs to this pixel size, such as 50nm")
+    parser.add_argument("--mixed-scales", action="store_true", help="accept micrographs of different pixel size")
+
 # %% ../nbs/93_options.ipynb #d93c4ed0
 def _add_settings(parser: argparse.ArgumentParser, several: bool = False) -> None:
     "An option for every field of Config; those that are rarely touched are listed by --help-settings."

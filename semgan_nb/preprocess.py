@@ -4,16 +4,20 @@
 
 # %% auto #0
 __all__ = ['MEDIAN', 'median_filter', 'histogram', 'match_histogram', 'stretch_levels', 'normalise', 'resample', 'centre_crop',
-           'tiles', 'reduce_to', 'feature_width', 'suggest_window', 'group_files']
+           'tiles', 'reduce_to', 'feature_width', 'suggest_window', 'read_table', 'group_files', 'Recipe', 'steps']
 
 # %% ../nbs/17_preprocess.ipynb #8ed67eb3
 import csv
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from .foundation import BadInput, Rule
+from .foundation import BadInput, Rule, _shown
+from .vendors import _text
+from .micrographs import grey_range, to_uint8
 
 # %% ../nbs/17_preprocess.ipynb #8dac005b
 MEDIAN = Rule(int, 1, 99, "px", only="odd", also=(0,))
@@ -179,6 +183,32 @@ def _suggest(shapes, feature, size, pixels=5):
     while stride >= window and count(stride) > 10_000: stride *= 2
     return {"window": window, "stride": stride, "factor": factor, "feature_px": round(feature, 1), "count": count(stride)}
 
+# %% ../nbs/17_preprocess.ipynb #d1027eee
+def _columns(lines, separator):  # lines of a table
+    "Its rows as lists of texts, those that are empty left out."
+    return [row for row in ([cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)) if any(row)]
+
+# %% ../nbs/17_preprocess.ipynb #5f56b0e2
+def read_table(path):            # lines of a file's name and its group
+    """dict from name to group of a table in any of the forms in which programs save one: commas, semicolons or tabs; quoted cells; UTF-8 or UTF-16 with a byte-order mark, or Windows-1252.
+
+    Raises BadInput where it is no such table, or a name has two groups."""
+    try: lines = [line for line in _text(Path(path).read_bytes()).lstrip("\ufeff").splitlines(keepends=True) if line.strip()]
+    except OSError as error: raise BadInput(f"{path}: cannot be read ({error.strerror}): check its permissions") from None
+    told = re.fullmatch(r"\s*sep=(.)\s*", lines[0]) if lines else None                          # a line that Excel writes and reads
+    try: tables = [_columns(lines[1:] if told else lines, separator) for separator in ([told[1]] if told else "\t;,")]
+    except csv.Error: tables = [[]]
+    rows = next((rows for rows in tables if rows and all(len(row) > 1 for row in rows)), None) or max(tables, key=lambda rows: sum(len(row) > 1 for row in rows))
+    rows = [row for row in rows if len(row) > 1]
+    if not rows or any("\0" in cell for row in rows for cell in row): raise BadInput(f"{path}: cannot be read as a table of lines file,group (it begins with {_shown(lines[0].strip() if lines else '')}): save it as CSV, with commas, semicolons or tabs")
+    three = [row for row in rows if len(row) == 3]
+    decimals = all(row[1].lstrip("-").isdigit() and row[2].isdigit() for row in three)          # a decimal comma in a table of commas
+    groups = {}
+    for row in rows:
+        name, group = row[0].replace("\\", "/"), f"{row[1]},{row[2]}" if len(row) == 3 and decimals else row[1]
+        if groups.setdefault(name, group) != group: raise BadInput(f"{path}: gives {_shown(name)} two groups, {_shown(groups[name])} and {_shown(group)}: keep one line of a file")
+    return groups
+
 # %% ../nbs/17_preprocess.ipynb #f169c132
 def group_files(
     files,          # list of paths
@@ -197,9 +227,7 @@ def group_files(
     if how in ("file", "folder", "prefix"): return {"file": alone, "folder": folders, "prefix": prefixes}[how]
     table = Path(how)
     if not table.is_file(): raise BadInput(f"group: '{how}' was given: it is 'auto', 'file', 'folder', 'prefix' or a CSV file with lines file,group")
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as f: rows = {row[0].strip(): row[1].strip() for row in csv.reader(f) if len(row) >= 2}
-    except (UnicodeDecodeError, csv.Error): raise BadInput(f"{table}: cannot be read as a CSV file of lines file,group: save it as plain CSV in UTF-8")
+    rows = read_table(table)
     found = [rows.get(n) or rows.get(Path(n).name) or rows.get(Path(n).stem) for n in names]
     if None in found: raise BadInput(f"{table}: names no group for {names[found.index(None)]}: add the line `{names[found.index(None)]},GROUP`")
     return found
@@ -209,3 +237,100 @@ def _prefix(name):
     stem = Path(name).stem
     cuts = [stem.index(c) for c in "_-" if c in stem]
     return stem[:min(cuts)] or stem if cuts else stem
+
+# %% ../nbs/17_preprocess.ipynb #9f3b5ff7
+@dataclass(frozen=True)
+class Recipe:
+    "How a micrograph becomes training images."
+    size: int                          # side of the training images, px
+    window: int | None = None          # side of the tiles, px; None = one central crop
+    stride: int | None = None          # between tiles, px
+    resize: bool = False               # reduce the largest central square instead of cropping it
+    intensity: str = "match"           # 'match', 'normalise', 'none'
+    target: tuple | None = None        # `histogram` of the reference, 256 counts
+    median: int = 3                    # side of the median filter, px
+    depth: tuple | None = None         # of an archive of 0.1.0 or 0.2.0: values that become 0 and 255 in all files of more than 8 bits; None = those of each, see `grey_range`
+    pixel_size: float | None = None    # nm, to which all are brought
+
+    @classmethod
+    def of(cls, manifest):             # of a Dataset
+        "The recipe of an archive; BadInput where it was not made by `prepare`."
+        settings = manifest.get("settings", {})
+        if "size" not in settings or "intensity" not in settings: raise BadInput("the archive was not made by `semgan prepare`, so nothing is known of the steps: prepare it again from the micrographs")
+        known = {name: settings[name] for name in ("size", "window", "stride", "resize", "intensity", "median", "pixel_size") if name in settings}
+        depth, target = settings.get("depth"), (manifest.get("reference") or {}).get("histogram")
+        return cls(**known, depth=(depth["black"], depth["white"]) if depth else None, target=tuple(target) if target else None)
+
+    def eight(self, micrograph, whole=False):
+        "8-bit version of a micrograph without its data bar (whole: with it)."
+        pixels = micrograph.pixels if whole else micrograph.image
+        if pixels.dtype == np.uint8: return pixels
+        black, white = self.depth or grey_range(micrograph.image)
+        return to_uint8(pixels, white, black)
+
+    def factor(self, pixel_size_nm):   # (y, x) or None
+        "(y, x) by how much pixels grow; 1 where they are right to a hundredth, or unknown."
+        if self.pixel_size is None or pixel_size_nm is None: return (1.0, 1.0)
+        factors = [self.pixel_size / s for s in pixel_size_nm]
+        return (1.0, 1.0) if all(abs(f - 1) < 0.01 for f in factors) else tuple(factors)
+
+    def clean(self, micrograph):
+        "uint8: bar off, 8-bit, median-filtered, brought to the pixel size."
+        image = median_filter(self.eight(micrograph), self.median)
+        return resample(image, self.factor(micrograph.pixel_size_nm))
+
+    def shape(self, shape, pixel_size_nm):
+        "(height, width) of a cleaned image."
+        return tuple(n if f == 1 else int(n / f + 1e-6) if f > 1 else round(n / f) for n, f in zip(shape, self.factor(pixel_size_nm)))
+
+    def side(self, shape): return self.window or (min(shape) if self.resize else self.size)
+
+    def final_size(self, shape, pixel_size_nm):   # of the micrograph without its bar
+        "(y, x) nm of a pixel of the training images, or None where that of the micrograph is unknown."
+        if pixel_size_nm is None: return None
+        side = self.side(self.shape(shape, pixel_size_nm))
+        return tuple(s * f * side / self.size for s, f in zip(pixel_size_nm, self.factor(pixel_size_nm)))
+
+    def corners(self, shape):
+        "(y, x) of what is cut from a cleaned image of this shape; empty where nothing fits."
+        side = self.side(shape)
+        if min(shape) < max(side, self.size): return []
+        if self.window: return _corners(shape, side, self.stride or max(1, side // 4))
+        return [((shape[0] - side) // 2, (shape[1] - side) // 2)]
+
+    def change(self, image):
+        "The grey-level step."
+        if self.intensity == "none": return image
+        if self.target is None: raise BadInput(f"recipe: intensity '{self.intensity}' wants the histogram of a reference as target: give one, or intensity 'none'")
+        target = np.asarray(self.target)
+        return match_histogram(image, target) if self.intensity == "match" else normalise(image, target)
+
+# %% ../nbs/17_preprocess.ipynb #05783cc4
+def steps(
+    micrograph,    # Micrograph
+    recipe,        # Recipe
+    crop=None,     # (y, x, height, width) in pixels of the file, as the manifest has it; None = the first, or the central one
+):
+    "dict from the name of each step to the uint8 image after it: '8-bit grey', 'bar off', 'median', 'one scale' (only where the size changes), 'intensity', 'crop'."
+    eight = recipe.eight(micrograph, whole=True)
+    found = {"8-bit grey": eight, "bar off": eight[:micrograph.image.shape[0]]}
+    found["median"] = median_filter(found["bar off"], recipe.median)
+    factor = recipe.factor(micrograph.pixel_size_nm)
+    image = resample(found["median"], factor)
+    if factor != (1.0, 1.0): found["one scale"] = image
+    found["intensity"] = changed = recipe.change(image)
+    side, corners = recipe.side(image.shape), recipe.corners(image.shape)
+    if crop is None and not corners: raise BadInput(f"{micrograph.source}: {_does_not_fit(image.shape, micrograph.bar_rows, recipe)}")
+    y, x = corners[0] if crop is None else (round(crop[0] / factor[0]), round(crop[1] / factor[1]))
+    found["crop"] = reduce_to(changed[y:y + side, x:x + side], recipe.size)
+    return found
+
+# %% ../nbs/17_preprocess.ipynb #9120dae8
+def _does_not_fit(shape, bar_rows, recipe):
+    "Why nothing can be cut from an image of this shape, and what could."
+    height, width = shape
+    cut = f" without its bar of {bar_rows} rows" if bar_rows else ""
+    scaled = f" at {recipe.pixel_size:g} nm a pixel" if recipe.pixel_size else ""
+    fits = 2**(min(shape).bit_length() - 1)
+    what = f"a window of {recipe.window} does not fit: choose one up to {min(shape)}" if recipe.window else f"a crop of {recipe.size} does not fit: " + (f"a size of {fits} or less would" if fits >= 8 else "it is too small for any")
+    return f"is {width} x {height} pixels{cut}{scaled}, {what}"

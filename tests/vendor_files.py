@@ -147,3 +147,21 @@ def jeol(full="2560 1920", marker="10um", bar="91", magnification="430", **other
     entries = {"$CM_FORMAT": "JEOL-SEM", "$CM_VERSION": "1.0", "$CM_LABEL": "UMN", "$CM_DATE": "2019/09/30", "$CM_TIME": "09:59:24", "$CM_INSTRUMENT": "8530F", "$CM_SIGNAL": "COMPO",
                "$CM_DETECTOR": "", "$CM_MAG": magnification, "$CM_ACCEL_VOLT": "15.00", "$$SM_WD": "10.74", "$CM_FULL_SIZE": full, "$$SM_MICRON_MARKER": marker, "$$SM_MICRON_BAR": bar, **other}
     return "".join(f"{key} {value}\n" for key, value in entries.items() if value is not None)
+
+
+def sis(*nm):
+    """Tag of Olympus' programs for each page: bytes whose places `place_sis` fills in; sizes in nm."""
+    entry = struct.pack("<4s6xhhhhh6x32sH", b"SIS0", 4, 15, 12, 5, 121, b"overview", 1) + struct.pack("<hhI", 1, 1, 0)
+    return entry + struct.pack("<10xhdd8xd2x34s32s", -9, nm[0], nm[-1], 1000.0, b"Veleta", b"TEM")
+
+
+def place_sis(path, *sizes):
+    """Set the places inside the SIS records of a file, and the sizes of each in nm, page by page."""
+    data, at = bytearray(path.read_bytes()), 0
+    for nm in sizes:
+        at = data.index(b"SIS0", at)
+        struct.pack_into("<I", data, at + 64, at + 68)
+        struct.pack_into("<dd", data, at + 68 + 12, nm, nm)
+        at += 68
+    path.write_bytes(bytes(data))
+    return path

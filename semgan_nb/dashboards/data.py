@@ -8,6 +8,7 @@ __all__ = ['file_steps', 'data_steps']
 # %% ../../nbs/84_dashboards_data.ipynb #1c52136b
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import ipywidgets as W
@@ -19,8 +20,8 @@ from ..foundation import BadInput, file_hash
 from ..micrographs import read_micrograph
 from ..synthetic import phase_fraction
 from ..dataset import Dataset
-from ..preprocess import histogram
-from ..preparation import Recipe, steps
+from ..preparation import source_file
+from ..preprocess import Recipe, histogram, steps
 from ..widgets import Dashboard, _WIDE, _row, safe
 
 # %% ../../nbs/84_dashboards_data.ipynb #b9688790
@@ -49,15 +50,19 @@ def file_steps(
 ) -> dict:
     "Step -> dict(image: a thumbnail, levels: 256 counts of the whole, fraction, pixel_size_nm of the thumbnail or None), in order. BadInput where the file is gone or another."
     source = next(s for s in manifest["sources"] if s["file"] == file)
-    path = Path(folder) / file
+    name, page = source_file(source)
+    path = Path(folder) / name
     if not path.is_file():
         raise BadInput(f"{path}: there is no such file: name the folder that the archive was prepared from")
     if file_hash(path) != source["sha256"]:
         raise BadInput(f"{path}: is not the file that was prepared, its content has changed: prepare the archive again")
     recipe = Recipe.of(manifest)
     own = [image["crop"] for image in manifest["images"] if image["source"] == file]
-    how = {name: manifest["settings"][name] for name in ("page", "print_density") if name in manifest["settings"]}
-    micrograph = read_micrograph(path, source["bar_rows"], force=True, **how)
+    how = {name: manifest["settings"][name] for name in ("page", "print_density") if name in manifest["settings"]} | dict(orient=manifest["settings"].get("orient", False))
+    if how.get("page") == "all":
+        how["page"] = "auto" if page is None else page
+    size = source.get("pixel_size_nm")  # as it was known then
+    micrograph = replace(read_micrograph(path, source["bar_rows"], force=True, **how), pixel_size_nm=None if size is None else tuple(np.broadcast_to(size, 2).tolist()))
     found, size = {}, micrograph.pixel_size_nm
     for name, image in steps(micrograph, recipe, crop or (own[0] if own else None)).items():
         if size is not None and name == "one scale":
@@ -84,7 +89,7 @@ def data_steps(
     page = W.IntSlider(value=1, min=1, max=max(math.ceil(len(sources) / per_page), 1), description="page", tooltip="Which micrographs are shown", layout=W.Layout(width="30em"), **_WIDE)
     controls = dict(step=step, page=page, state=W.HTML(), table=W.HTML(), sheet=W.Image(), levels=W.Image())
     known, target = {}, (manifest.get("reference") or {}).get("histogram")
-    images = Counter(image["source"] for image in manifest["images"])
+    images, marked = Counter(image["source"] for image in manifest["images"]), any(source.get("marks") for source in sources)
     unused = Counter(image["source"] for image in refused)
 
     def look(file, crop=None):
@@ -117,7 +122,7 @@ def data_steps(
                 found = look(item["file"])
                 pairs.append(pair(found, name))
                 size = f"{item['pixel_size_nm'][1]:.4g} nm" if item["pixel_size_nm"] else "unknown"
-                cells = (item["file"], item["group"], item["bar_rows"], size, images[item["file"]], unused[item["file"]], f"{found['bar off']['fraction']:.3f}", f"{found['intensity']['fraction']:.3f}")
+                cells = (item["file"], item["group"], item["bar_rows"], size, images[item["file"]], unused[item["file"]], f"{found['bar off']['fraction']:.3f}", f"{found['intensity']['fraction']:.3f}", *([f"{item['marks']:.1%}" if item.get("marks") else ""] if marked else []))
                 rows.append("<tr>" + "".join(f"<td>{safe(str(cell))}</td>" for cell in cells) + "</tr>")
         titles = [item["why"] if name == _LEFT_OUT else Path(item["file"]).stem for item in chosen]
         notes = [tuple(f"fraction {one['fraction']:.3f}" for one in two) for two in pairs]
@@ -125,7 +130,7 @@ def data_steps(
         key = (name, page.value)
         box.draw("sheet", key, lambda: material_plots.before_after([a["image"] for a, _ in pairs], [b["image"] for _, b in pairs], titles, notes, sizes))
         box.draw("levels", key, lambda: material_plots.grey_levels([a["levels"] for a, _ in pairs], [b["levels"] for _, b in pairs], target))
-        head = "".join(f"<th>{text}</th>" for text in ("file", "group", "bar, rows", "pixel size", "images", "left out", "fraction before", "fraction after"))
+        head = "".join(f"<th>{text}</th>" for text in ("file", "group", "bar, rows", "pixel size", "images", "left out", "fraction before", "fraction after", *(["marks burnt in"] if marked else [])))
         box._set(controls["table"], f'<div class="semgan-scroll" tabindex="0"><table><tr>{head}</tr>{"".join(rows)}</table></div>' if rows else "")
         box.show_code(f"from semgan_nb.dashboards.data import file_steps\nfrom semgan_nb.dataset import Dataset\n\nmanifest = Dataset({str(archive)!r}).manifest\n"
                       f"found = file_steps(manifest, {str(folder)!r}, {(chosen[0].get('file') or chosen[0]['source'])!r})\nfound['bar off']['image'], found['intensity']['image'], found['crop']['image']")

@@ -198,7 +198,7 @@ def test_the_scale_of_a_crop_is_that_of_the_archive(prepared, tmp_path):
 
 def test_data_dashboard_shows_steps_groups_and_what_was_left_out(prepared):
     box, w = data_steps(prepared / "data.zip", prepared)
-    assert not w["notice"].value and "a/m0.tif" in w["table"].value and "20 nm" in w["table"].value
+    assert not w["notice"].value and "a/m0.tif" in w["table"].value and "20 nm" in w["table"].value and "marks burnt in" in w["table"].value and w["table"].value.count("25.0%") == 2
     assert "notes.png" in w["state"].value and "is a text file" in w["state"].value and "nearly constant" in w["state"].value and "standard deviation" in w["state"].value
     assert [text for text in w["step"].options] == ["all steps", "bar off", "median", "one scale", "intensity", "crop", "left out"] and w["page"].max == 2
     seen = {w["sheet"].value}

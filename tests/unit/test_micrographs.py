@@ -1,4 +1,5 @@
 """Chapters 10 to 12: reading, refusing, the data bar."""
+import csv
 import io
 import lzma
 import os
@@ -17,8 +18,9 @@ from PIL import Image
 from vendor_files import with_bar
 
 from semgan_nb.foundation import BadInput, atomic
-from semgan_nb.micrographs import LabelMap, Micrograph, embedded, find_bar, list_images, read_micrograph, show, to_uint8
-from semgan_nb.synthetic import dual_phase
+from semgan_nb.image_files import stack_pages
+from semgan_nb.micrographs import LabelMap, Micrograph, embedded, find_bar, grey_range, list_images, read_micrograph, show, to_uint8, write_scale
+from semgan_nb.synthetic import dual_phase, phase_fraction
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,8 @@ def test_real_files_of_a_folder():
     folder = os.environ.get("SEMGAN_REAL_SEM")
     if not folder:
         pytest.skip("SEMGAN_REAL_SEM does not name a folder with uhcs/, nbt-ceramic/ and nasa-superalloy/")
+    with open(Path(folder) / "uhcs" / "metadata.csv", newline="") as table:
+        bars = {row["path"]: 1000 * float(row["micron_bar"]) / float(row["micron_bar_px"]) for row in csv.DictReader(table)}
     seen = 0
     for name, shape, rows in (("uhcs", (522, 645), 38), ("nbt-ceramic", (943, 1024), 59), ("nasa-superalloy", (512, 512), 0)):
         for path in list_images(Path(folder) / name):
@@ -88,6 +92,8 @@ def test_real_files_of_a_folder():
             if name == "nbt-ceramic":
                 assert m.pixel_size_nm[1] == pytest.approx(29.14, rel=1e-3) or m.pixel_size_nm[1] == pytest.approx(72.85, rel=1e-3)
                 assert m.tags["voltage_kv"] == 15 and 10 < m.tags["working_distance_mm"] < 12
+            elif name == "uhcs" and path.suffix == ".tif":           # files of analySIS, whose record agrees with the bar: 5 µm on 129 pixels and so on, to 1.5 %
+                assert m.tags["vendor"] == "Olympus SIS" and bars[path.name] / 1.005 < m.pixel_size_nm[1] < bars[path.name] * 1.016
             else:
                 assert m.pixel_size_nm is None
             seen += 1
@@ -134,6 +140,61 @@ def test_eight_bits(image):
     assert to_uint8(np.array([[0, 4095]], np.uint16), white=65535).tolist() == [[0, 16]]
     assert to_uint8(np.array([[False, True]])).tolist() == [[0, 255]]
     assert to_uint8(np.array([[-5, 5]], np.int16)).tolist() == [[0, 255]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.uint32, np.float32])
+def test_single_pixels_set_no_range(tmp_path, steel, dtype):
+    """A hot pixel, a dead one, a line of overlay: the specimen keeps its levels, and its phase fraction."""
+    deep = steel.astype(dtype) * 4 + 300
+    for k, spot in enumerate((np.s_[9, 9], np.s_[9:11, 30:90], np.s_[5:10, 7])):
+        bad = deep.copy()
+        bad[spot] = 32767 if dtype == np.int16 else 65535
+        bad[400, 400] = 0
+        tifffile.imwrite(tmp_path / f"{k}.tif", bad)
+        m = read_micrograph(tmp_path / f"{k}.tif", bar=0)
+        assert (m.pixels == bad).all() and m.tags["levels"] > 150 and not m.tags["warnings"]
+        assert m.tags["grey_range"] == pytest.approx(np.percentile(deep, [0.1, 99.9]), rel=0.01) and abs(phase_fraction(to_uint8(m.image)) - phase_fraction(steel)) < 0.01
+
+
+def test_marks_set_no_range(steel):
+    """A scale bar and letters of 2 % at the end of the scale; but a saturated specimen keeps its white."""
+    deep = steel.astype(np.uint16) * 4 + 300
+    clean = to_uint8(deep)
+    for level in (65535, 0):
+        marked = deep.copy()
+        marked[440:470, 300:480] = level
+        assert abs(to_uint8(marked)[:400].astype(int) - clean[:400]).max() <= 1
+    bright = np.clip(steel * (65535 / np.percentile(steel, 98)), 0, 65535).astype(np.uint16)
+    assert 0.001 < (bright == 65535).mean() < 0.05 and grey_range(bright)[1] == 65535
+
+
+def test_an_eight_bit_image_that_was_saved_with_sixteen_comes_back(image):
+    for deep in (image.astype(np.uint16) * 257, image.astype(np.uint16) << 8):
+        assert (to_uint8(deep) == image).all()
+
+
+def test_few_grey_levels_are_said(tmp_path, image):
+    tifffile.imwrite(tmp_path / "a.tif", (image // 5).astype(np.uint16) * 999)
+    tifffile.imwrite(tmp_path / "b.tif", image // 4 * 4)
+    for name in "ab":
+        m = read_micrograph(tmp_path / f"{name}.tif")
+        assert m.tags["levels"] < 32 and "grey levels" in m.tags["warnings"][0]
+    assert read_micrograph(embedded() / "spot1_0d_0.png").tags["levels"] > 60 and "grey_range" not in read_micrograph(embedded() / "spot1_0d_0.png").tags
+
+
+@pytest.mark.parametrize("rows", [44, 100])
+def test_a_bar_over_a_specimen_of_few_values_is_found(image, steel, rows):
+    """16-bit files whose specimen uses a hundredth of the scale and whose bar uses all of it, or lies wholly below or above it."""
+    for picture in (image, steel):
+        barred = with_bar(picture, rows)
+        specimen, written = barred[:-rows].astype(np.uint16), barred[-rows:] > 128
+        for gain, offset in ((1, 100), (2, 30000), (4, 65535 - 1100)):
+            for ground, ink in ((0, 65535), (65535, 0), (10, 90), (20000, 65535)):
+                deep = np.vstack([specimen * gain + offset, np.where(written, ink, ground).astype(np.uint16)])
+                assert find_bar(deep) == rows and find_bar(deep.astype(np.float32)) == rows, (gain, offset, ground)
+    rng = np.random.default_rng(0)                                    # a straight edge with a noisy vacuum below is none
+    vacuum = np.where(np.indices((300, 300))[0] < 220, rng.normal(3000, 200, (300, 300)), rng.normal(100, 9, (300, 300))).astype(np.uint16)
+    assert find_bar(vacuum) == 0
 
 
 def test_zeiss_palette_is_read_by_its_indices(tmp_path, image):
@@ -242,6 +303,19 @@ def test_refusals_are_one_sentence(tmp_path, image):
         except BadInput as error:
             text = str(error)
         assert path.name in text and word in text and "\n" not in text and len(text) < 420, (name, text)
+
+
+def test_a_blank_image_says_where_and_can_be_read_all_the_same(tmp_path, wide):
+    barred = with_bar(np.full((442, 512), 90, np.uint8), 29)
+    path = made.tiff(tmp_path / "a.tif", barred, [(34682, 2, made.fei())])
+    with pytest.raises(BadInput, match="every pixel above the data bar of 29 rows has the value 90.*its pixel size is 3372 nm"):
+        read_micrograph(path)
+    for blank in (path, made.tiff(tmp_path / "deep.tif", barred.astype(np.uint16) * 100, [(34682, 2, made.fei())])):
+        m = read_micrograph(blank, force=True)
+        assert m.pixel_size_nm == near(3372.4) and m.bar_rows == 29 and np.ptp(to_uint8(m.image)) == 0
+    Image.fromarray(np.full((64, 64), 9, np.uint8)).save(tmp_path / "b.png")
+    with pytest.raises(BadInput, match="every pixel has the value 9, there"):
+        read_micrograph(tmp_path / "b.png")
 
 
 def test_force(tmp_path, image):
@@ -355,6 +429,10 @@ def test_zeiss(tmp_path, wide):
     assert {k: m.tags[k] for k in tags} == tags
     m = one((384, 512), made.zeiss("5.825000e-009", 512, 384, None, "5.825 nm", "5.965 µm", mag="105 X"))    # V05.04: the pixel size refers to 1024 columns
     assert m.pixel_size_nm == near(11.65) and m.tags["magnification"] == 105 and not m.tags["warnings"]
+    for mag, zoom in (("  50.00 K X", 50000), ("2.01 K X", 2010), ("1,25 K X", 1250), ("105 X", 105), ("10.00 KX", 10000), ("9.8 X", 9.8)):
+        assert one((384, 512), made.zeiss("5.825000e-009", 512, 384, None, None, None, mag=mag)).tags["magnification"] == zoom, mag
+    exact = made.zeiss("5.825000e-009", 512, 384, None, None, None, mag="1.23 K X").replace("5.000000e+004", "1.233877e+003")
+    assert one((384, 512), exact).tags["magnification"] == 1233.877                                          # seven digits at the head, three in the text
     for keep, nm in ((dict(image_pixel="12.33 nm"), 12.33), (dict(image_pixel=None, pixel=None, field="5.965 µm"), 5965 / 512), (dict(image_pixel=None, pixel="6.165 nm", field=None), 12.33), (dict(image_pixel="820 pm", pixel=None, field=None), 0.82)):
         assert one((384, 512), made.zeiss("", 512, 384, **(dict(pixel=None, field=None) | keep))).pixel_size_nm == near(nm)
     m = one((1536, 2048), made.zeiss(image_pixel="12.33 nm"))
@@ -485,6 +563,16 @@ def test_jeol_rules(tmp_path, wide):
         m = one(text, w, w * 3 // 4)                                                                          # nothing tells: may be a crop
         assert m.pixel_size_nm is None and "1280 pixels wide" in m.tags["warnings"][0]
         assert one(text, w, w * 3 // 4, w // 20, dpi=300).pixel_size_nm is None                               # something contradicts
+    for below in (104, 132, 160):                                                                             # bars of other heights: no crop
+        m = one(made.jeol(), 2560, 1920 + below)
+        assert m.bar_rows == below and m.pixel_size_nm == at(2560) and not any("cropped" in w for w in m.tags["warnings"])
+    for below in (0, 128, 140):                                                                               # recorded at 1280, saved at 2560: wider than it was recorded is no crop either
+        m = one(made.jeol("1280 960", "100um", "458"), 2560, 1920 + below)
+        assert m.pixel_size_nm == at(2560) and m.bar_rows == below and not any("cropped" in w for w in m.tags["warnings"])
+    m = one(made.jeol("1280 960", "100um", "458"), 2560, 1500)
+    assert m.pixel_size_nm is None and "1280 pixels wide" in m.tags["warnings"][0] and "cropped" not in m.tags["warnings"][0]
+    m = one(made.jeol(), 2560, 1800)
+    assert "cropped" in m.tags["warnings"][0]
     m = one(made.jeol(marker="10um", bar="80"), 2560, 1920, 128)                                              # the 120 mm rule does not hold here
     assert m.pixel_size_nm == near(125) and "1.2%" in m.tags["warnings"][0]
     assert one(made.jeol(marker="5 deg."), 2560, 1920, 128).pixel_size_nm is None                             # an angle is no length
@@ -511,12 +599,78 @@ def test_imagej(tmp_path, image, order):
     assert m.pixel_size_nm == near(168.67) and m.tags["pixel_size_from"] == "ImageJ unit micron" and m.tags["vendor"] == "ImageJ"
     assert one("ImageJ=1.51a\nunit=\\u00B5m\n").pixel_size_nm == near(168.67)
     assert one("ImageJ=1.51a\nunit=nm\n", (0.5, 0.25)).pixel_size_nm == near(4, 2)
-    for unit in ("", "unit=inch\n", "unit=cm\n", "unit=pixel\n", "unit=\n", "spacing=3\n"):
+    for unit in ("", "unit=pixel\n", "unit=\n", "spacing=3\n"):
         m = one("ImageJ=1.51a\n" + unit)
         assert m.pixel_size_nm is None and not m.tags["warnings"], unit
+    for unit, density in (("inch", 5.93), ("cm", 5.93), ("inch", 72), ("inch", 300), ("inch", 1200), ("cm", 118.11)):                # for a printer: no scale, and told
+        m = one(f"ImageJ=1.51a\nunit={unit}\n", (density, density))
+        assert m.pixel_size_nm is None and "print density" in m.tags["warnings"][0], unit
+    for unit, density, nm in (("inch", 254000, 100), ("cm", 2e5, 50), ("mm", 20, 5e4), ("m", 2e4, 5e4), ("\\u00B5m", 20, 50), ("microns", 20, 50), ("\\u00C5", 0.1, 1)):
+        m = one(f"ImageJ=1.51a\nunit={unit}\n", (density, density))
+        assert m.pixel_size_nm == near(nm) and not m.tags["warnings"], unit
+    m = one("ImageJ=1.51a\nunit=furlong\n")
+    assert m.pixel_size_nm is None and "'furlong', a unit that is not understood" in m.tags["warnings"][0]
     assert one("ImageJ=1.51a\nunit=nm\n", (0, 0)).pixel_size_nm is None
     m = read(made.tiff(tmp_path / "s.tif", (image.astype(np.int32) * 100 - 9000 + 32768).astype(np.uint16), [(270, 2, b"ImageJ=1.51a\nc0=-32768.0\nc1=1.0\nvunit=gray value\n\0")], order=order))
     assert m.pixels.dtype == np.int16 and (m.pixels == image.astype(np.int32) * 100 - 9000).all()             # signed numbers that are stored shifted
+
+
+def test_ome(tmp_path, image):
+    def one(attributes, xml='<?xml version="1.0" encoding="UTF-8"?><!-- a comment --><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels SizeX="512" SizeY="512" {}><TiffData IFD="0"/></Pixels></Image></OME>', **options):
+        return read(made.tiff(tmp_path / "a.tif", image, [(270, 2, xml.format(attributes).encode() + b"\0")], resolution=(72, 72), unit=2, **options))
+    for attributes, nm in (('PhysicalSizeX="0.05" PhysicalSizeY="0.05"', 50), ('PhysicalSizeX="0.05"', 50), ('PhysicalSizeX="50" PhysicalSizeXUnit="nm"', 50), ('PhysicalSizeX="0.05" PhysicalSizeXUnit="µm" PhysicalSizeY="0.04"', (40, 50)),
+                           ('PhysicalSizeX="5e-8" PhysicalSizeXUnit="m"', 50), ('PhysicalSizeX="0,05"', 50), ('PhysicalSizeX="500" PhysicalSizeXUnit="Å"', 50)):
+        m = one(attributes)
+        assert m.pixel_size_nm == near(*np.ravel(nm)) and m.tags["pixel_size_from"] == "OME PhysicalSizeX", attributes
+    for attributes, told in (('PhysicalSizeX="1" PhysicalSizeXUnit="pixel"', ""), ("", ""), ('PhysicalSizeX="3" PhysicalSizeXUnit="parsec"', "'parsec'"), ('PhysicalSizeX="many"', "")):
+        m = one(attributes)
+        assert m.pixel_size_nm is None and bool(m.tags["warnings"]) == bool(told) and told in "".join(m.tags["warnings"]), attributes
+    assert "damaged" in one("", "<OME><broken")  .tags["warnings"][0] and one("", "<OME/>").pixel_size_nm is None
+    tifffile.imwrite(tmp_path / "b.ome.tif", np.stack([image, image]), photometric="minisblack", metadata={"axes": "ZYX", "PhysicalSizeX": 0.25, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.25, "PhysicalSizeYUnit": "µm"})
+    assert [read(tmp_path / "b.ome.tif", page=k).pixel_size_nm for k in (0, 1)] == [near(250)] * 2
+
+
+def test_a_field_width_and_decimal_commas(tmp_path, wide):
+    barred = with_bar(wide[:442, :512], 29)
+    old = made.fei(pixel=None, hfw="").replace(b"[Scan]", b"[X]").replace(b"[EBeam]\r\n", b"[EBeam]\r\nHorFieldsize=0.00172667\r\nVerFieldsize=0.00149061\r\n")
+    for text, entry in ((old, "HorFieldsize"), (made.fei(pixel="3,3724e-006", hfw="0,00172667"), "PixelWidth")):
+        m = read(made.tiff(tmp_path / "a.tif", barred, [(34682, 2, text)]))
+        assert m.pixel_size_nm == near(3372.4) and entry in m.tags["pixel_size_from"] and m.bar_rows == 29 and not m.tags["warnings"], entry
+    text = made.zeiss("5,825000e-009", 512, 384, None, "5,825 nm", "5,965 µm")
+    assert read(made.tiff(tmp_path / "b.tif", wide[:384, :512], [(34118, 2, text.encode("latin-1"))])).pixel_size_nm == near(11.65)
+    Image.fromarray(with_bar(wide[:960, :1280], 64)).save(tmp_path / "c.tif")
+    (tmp_path / "c.txt").write_text("$CM_MAG 1000\n$CM_IMAGE_SIZE 1280 960\n$SM_PNU_HEIGHT 64\n$CM_FIELD_OF_VIEW 120,0µm 90,0µm\n", encoding="utf-8")
+    assert read(tmp_path / "c.tif").pixel_size_nm == near(93.75)
+    Image.fromarray(wide[:100, :120]).save(tmp_path / "d.png")
+    (tmp_path / "d.hdr").write_text("[MAIN]\nPixelSizeX=4,1e-008\nPixelSizeY=4,1e-008\n")
+    assert read(tmp_path / "d.png").pixel_size_nm == near(41)
+
+
+def test_what_somebody_states_is_believed_first(tmp_path, wide):
+    """NAME.scale.json, NAME.tif.scale.json, scale.json: before the file's own record, and a difference is told."""
+    barred = with_bar(wide[:442, :512], 29)
+    path = made.tiff(tmp_path / "a.tif", barred, [(34682, 2, made.fei())])
+    written = write_scale(path, 3000, by="the ruler")
+    m = read(path)
+    assert written.name == "a.scale.json" and m.pixel_size_nm == (3000, 3000) and m.bar_rows == 29 and m.tags["vendor"] == "FEI" and m.tags["pixel_size_from"] == "a.scale.json, as the ruler says"
+    assert "3372 nm" in m.tags["warnings"][0]
+    Image.fromarray(barred).save(tmp_path / "a.png")
+    assert write_scale(tmp_path / "a.png", (20, 10), 31).name == "a.png.scale.json" and read(tmp_path / "a.png").pixel_size_nm == (20, 10) and read(tmp_path / "a.png").bar_rows == 31
+    Image.fromarray(barred).save(tmp_path / "b.png")
+    assert write_scale(tmp_path, 7.5).name == "scale.json" and read(tmp_path / "b.png").pixel_size_nm == (7.5, 7.5) and read(path).pixel_size_nm == (3000, 3000)
+    assert [p.name for p in list_images(tmp_path)] == ["a.png", "a.tif", "b.png"]
+    for text, word in (("{", "JSON"), ('{"pixel_size_nm": "5 nm"}', "pixel_size_nm"), ('{"pixel_size_nm": 0}', "pixel_size_nm"), ("{}", "neither"), ('{"bar_rows": -1}', "bar_rows"), ("[]", "object")):
+        (tmp_path / "b.scale.json").write_text(text)
+        with pytest.raises(BadInput, match=word) as caught:
+            read(tmp_path / "b.png")
+        assert "b.scale.json" in str(caught.value) and "\n" not in str(caught.value)
+    (tmp_path / "b.scale.json").write_text('{"bar_rows": 5000}')
+    assert "all of it" in read(tmp_path / "b.png").tags["warnings"][0] and read(tmp_path / "b.png").pixel_size_nm == (7.5, 7.5)
+    for wrong in (dict(), dict(pixel_size_nm=-1), dict(bar_rows=1.5)):
+        with pytest.raises(BadInput):
+            write_scale(path, **wrong)
+    with pytest.raises(BadInput, match="no such file"):
+        write_scale(tmp_path / "none.tif", 5)
 
 
 def test_gatan(tmp_path, image):
@@ -612,6 +766,59 @@ def test_pages(tmp_path, image):
     Image.fromarray(image).save(tmp_path / "a.png")
     with pytest.raises(BadInput, match="it has 1"):
         read(tmp_path / "a.png", page=1)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_of_a_pair_the_measured_page_is_taken(tmp_path, image, order):
+    """Olympus and JEOL: an 8-bit preview with a bar burnt in comes first, the 16-bit page behind it, each with a pixel size of its own."""
+    deep = image.astype(np.uint16) * 17 + 1000
+    preview = np.dstack([with_bar(image, 40)] * 3)
+    for first, second, best in ((preview[:256, :256], deep, 1), (deep, preview, 0), (image[:300], image, 1), (image.astype(np.float32), deep, 0)):
+        sizes = (84.0, 42.0)
+        path = made.tiff(tmp_path / "a.tif", first, [(33560, 7, made.sis(1.0))], order=order, photometric=2 if first.ndim == 3 else 1, more=[second if second.ndim == 2 else second[..., 0]])
+        if order == "<":
+            made.place_sis(path, *sizes)
+        m = read(path)
+        assert (m.pixels == (first if best == 0 else second)).all() and m.tags["page"] == best and f"page {best} (" in m.tags["warnings"][0] and f"not taken: page {1 - best}" in m.tags["warnings"][0]
+        with tifffile.TiffFile(path) as other:
+            assert (other.pages[best].asarray().squeeze() == m.pixels).all()
+        if order == "<":
+            assert m.pixel_size_nm == near(sizes[best]) and m.tags["vendor"] == "Olympus SIS" and m.tags["model"] == "Veleta"
+            assert read(path, page=1 - best, bar=0).pixel_size_nm == near(sizes[1 - best])
+    stack = made.tiff(tmp_path / "s.tif", image, more=[255 - image, image[:99, :99]])
+    assert read(stack).tags["page"] == 0 and stack_pages(stack) == [0, 1] and stack_pages(embedded() / "spot1_0d_0.png") == [0]
+    with pytest.raises(BadInput, match="page is 'all'"):
+        read(stack, page="all")
+
+
+TURNED = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: np.transpose, 6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).T, 8: np.rot90}
+
+
+@pytest.mark.parametrize("code", TURNED)
+def test_turned_files_stand_upright(tmp_path, image, code):
+    """Orientation of TIFF, JPEG and PNG, as Pillow turns them; the pixel size turns with the image; a bar that was stored sideways is below."""
+    barred = with_bar(image[:300], 44)
+    right = TURNED[code](barred)                                      # what is to be seen of the stored image
+    stored = made.tiff(tmp_path / "a.tif", barred, [(274, 3, struct.pack("<H", code)), (270, 2, b"ImageJ=1.5\nunit=nm\n\0")], resolution=(0.5, 0.25), unit=1)
+    m = read(stored, bar=0)
+    assert (m.pixels == right).all() and m.tags.get("orientation", 1) == code
+    Image.fromarray(barred).save(tmp_path / "packed.tif", compression="tiff_lzw", tiffinfo={274: code})
+    with Image.open(tmp_path / "packed.tif") as other:                # (of unpacked files Pillow 13 turns another size)
+        other.load()
+        assert (np.asarray(other) == right).all() and (read(tmp_path / "packed.tif", bar=0).pixels == right).all()
+    assert m.pixel_size_nm == near(*((2, 4) if code > 4 else (4, 2)))
+    back = {6: 8, 8: 6}.get(code, code)
+    upright = read(made.tiff(tmp_path / "b.tif", np.ascontiguousarray(TURNED[back](barred)), [(274, 3, struct.pack("<H", code))]))
+    assert (upright.pixels == barred).all() and upright.bar_rows == 44
+    exif = Image.Exif()
+    exif[274] = code
+    for name, options in (("c.jpg", dict(quality=95)), ("d.png", {})):
+        Image.fromarray(barred).save(tmp_path / name, exif=exif, **options)
+        plain = Image.open(tmp_path / name)
+        assert (read(tmp_path / name, bar=0).pixels == TURNED[code](np.asarray(plain))).all(), name
+        assert (read(tmp_path / name, bar=0, orient=False).pixels == np.asarray(plain)).all()
+    Image.fromarray(image[:300] > 120).save(tmp_path / "g.tif", compression="group4", tiffinfo={274: code})                # decoded by Pillow, which turns it too
+    assert (read(tmp_path / "g.tif", force=True, bar=0).pixels == TURNED[code](image[:300] > 120) * np.uint8(255)).all()
 
 
 # ---- pixels come out exactly, or not at all ----
@@ -748,6 +955,21 @@ def test_bilevel(tmp_path, image):
         with pytest.raises(LabelMap):
             read(tmp_path / name)
         assert (read(tmp_path / name, force=True).pixels == map_ * np.uint8(255)).all(), name
+
+
+def test_jpeg_says_its_quality(tmp_path, image):
+    for quality in (1, 20, 49, 50, 51, 75, 90, 98, 100):
+        Image.fromarray(image).save(tmp_path / "a.jpg", quality=quality, comment=b"x" * 999, exif=b"Exif\0\0" + bytes(99))
+        Image.fromarray(image).convert("RGB").save(tmp_path / "b.jpg", quality=quality, progressive=True)
+        Image.fromarray(image).save(tmp_path / "c.tif", compression="jpeg", quality=quality)
+        for name in ("a.jpg", "b.jpg", "c.tif"):
+            assert read(tmp_path / name, bar=0, force=True).tags["lossy"] == f"JPEG, quality {quality}", (name, quality)
+    tables = Image.open(tmp_path / "a.jpg").quantization
+    Image.fromarray(image).save(tmp_path / "a.jpg", qtables=[[v + 5 + k % 3 for k, v in enumerate(t)] for t in tables.values()])
+    assert read(tmp_path / "a.jpg").tags["lossy"].startswith("JPEG, quality about 9")
+    for name, options in (("d.png", {}), ("e.bmp", {}), ("f.tif", {}), ("g.tif", dict(compression="tiff_lzw"))):
+        Image.fromarray(image).save(tmp_path / name, **options)
+        assert "lossy" not in read(tmp_path / name).tags
 
 
 def test_info_tells_what_was_found(tmp_path, wide, capsys):

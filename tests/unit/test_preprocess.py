@@ -1,5 +1,6 @@
 """Chapters 17 to 19: the paper's pipeline, tiles, groups, prepare."""
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from skimage.filters import median
 from semgan_nb.dataset import Dataset
 from semgan_nb.foundation import BadInput
 from semgan_nb.micrographs import embedded, list_images
-from semgan_nb.preprocess import centre_crop, group_files, histogram, match_histogram, median_filter, normalise, reduce_to, resample, stretch_levels, tiles
-from semgan_nb.quality import pick_reference, sharpness, why_not
-from semgan_nb.preparation import Recipe, details, nanometres, prepare, steps
+from semgan_nb.preprocess import Recipe, centre_crop, group_files, histogram, match_histogram, median_filter, normalise, read_table, reduce_to, resample, steps, stretch_levels, tiles
+from semgan_nb.quality import find_marks, pick_reference, sharpness, why_not
+from semgan_nb.preparation import details, nanometres, prepare, source_file
 from semgan_nb.micrographs import read_micrograph
 from semgan_nb.synthetic import dual_phase, phase_fraction
 
@@ -144,6 +145,33 @@ def test_groups(tmp_path):
             groups(*names, how=how)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_tables_as_spreadsheets_save_them(tmp_path, encoding, end):
+    """Semicolons and tabs, quotes, byte-order marks, decimal commas, folders with backslashes, umlauts, a line `sep=;`."""
+    table = tmp_path / "groups.csv"
+    names = ["1.tif", "Stück, 2.tif", "x/3.tif", 'the "4".png']
+    wanted = ["0,25", "0,5", "Blech Ä", "B;C"]
+    forms = {";": '1.tif;0,25|Stück, 2.tif;0,5|x\\3.tif;Blech Ä|"the ""4"".png";"B;C"', "\t": '1.tif\t0,25|Stück, 2.tif\t0,5|x/3.tif\tBlech Ä|"the ""4"".png"\tB;C', ",": '"1.tif","0,25"|"Stück, 2.tif","0,5"|x/3.tif,Blech Ä|"the ""4"".png",B;C'}
+    for separator, text in forms.items():
+        for head in ("", f"file{separator}group|", f"sep={separator}|", f"file{separator}group{separator}note|"):
+            table.write_bytes((head + text + "|").replace("|", end).encode(encoding))
+            assert group_files([tmp_path / n for n in names], tmp_path, table) == wanted, (separator, head)
+    table.write_bytes(f"file,group{end}1.tif,0,25{end}2.tif,0,5{end}".encode(encoding))            # a decimal comma that nothing quotes
+    assert read_table(table) == {"file": "group", "1.tif": "0,25", "2.tif": "0,5"}
+    table.write_bytes(f"file,group,n{end}1.tif,7,25{end}2.tif,8,5{end}".encode(encoding))          # a third column
+    assert read_table(table)["1.tif"] == "7"
+
+
+def test_what_is_no_table_is_said(tmp_path):
+    table = tmp_path / "groups.csv"
+    for content, word in ((b"", "begins with"), (b"\0\1\2" * 50, "table"), (b"1.tif\n2.tif\n", "1.tif"), (b"1.tif,A\n1.tif,B\n", "two groups"), (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR,\0", "table"), (b"1.tif,\n", "names no group for 1.tif")):
+        table.write_bytes(content)
+        with pytest.raises(BadInput, match=word) as caught:
+            group_files([tmp_path / "1.tif"], tmp_path, table)
+        assert "\n" not in str(caught.value) and "groups.csv" in str(caught.value)
+
+
 def test_prepare_is_repeatable(tmp_path, folder):
     for name in "ab":
         prepare(folder, tmp_path / f"{name}.zip", 32, window=64, stride=32, progress=False)
@@ -167,6 +195,33 @@ def test_deep_images_of_a_narrow_range(tmp_path):
     prepare(tmp_path, tmp_path / "a.zip", 64, intensity="none", median=0, progress=False)
     images = Dataset(tmp_path / "a.zip").images()
     assert np.ptp(images) > 200 and len(np.unique(images)) > 120
+
+
+def test_deep_files_have_a_range_each_and_older_archives_keep_theirs(tmp_path):
+    """One hot pixel in one of three files, at gains that differ tenfold: full levels in all, the rule in the manifest, the images as `steps` shows them."""
+    import json
+    import zipfile
+    sem = tmp_path / "sem"
+    sem.mkdir()
+    for k in range(3):
+        deep = 200 + steel(k).astype(np.uint16) * (1, 3, 10)[k]
+        if k == 1:
+            deep[3, 3] = 65535
+        tifffile.imwrite(sem / f"{k}.tif", deep)
+    summary = prepare(sem, tmp_path / "a.zip", 64, intensity="none", median=0, progress=False)
+    data = Dataset(tmp_path / "a.zip")
+    assert all(len(np.unique(image)) > 100 for image in data.images()) and any("3 files of 3 have more than 8 bits" in note for note in summary["notes"])
+    assert data.manifest["settings"]["grey_range"] == [0.1, 99.9] and data.manifest["sources"][1]["grey_range"][1] < 1000 and data.manifest["sources"][0]["levels"] > 100
+    shown = steps(read_micrograph(sem / "1.tif"), Recipe.of(data.manifest), data.manifest["images"][1]["crop"])
+    assert (shown["crop"] == data[1][0]).all()
+    manifest = data.manifest                                         # as version 0.1.0 wrote it: one range for all
+    manifest["settings"] = {k: v for k, v in manifest["settings"].items() if k != "grey_range"} | {"depth": {"black": 0, "white": 65535}}
+    with zipfile.ZipFile(tmp_path / "a.zip") as old, zipfile.ZipFile(tmp_path / "b.zip", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, json.dumps(manifest) if name == "manifest.json" else old.read(name))
+    assert Recipe.of(Dataset(tmp_path / "b.zip").manifest).eight(read_micrograph(sem / "0.tif")).max() < 3
+    again = prepare(sem, tmp_path / "b.zip", 64, intensity="none", median=0, progress=False)
+    assert any("one range for all (0 to 65535)" in note for note in again["notes"]) and not any("one range for all" in note for note in summary["notes"])
 
 
 def test_prepare_list_of_files_and_what_the_step_removed(tmp_path, folder):
@@ -251,12 +306,13 @@ def test_real_folders_as_they_come(tmp_path):
     root = Path(folder)
     nbt = [root / "nbt-ceramic" / f"{n}.tif" for n in "1_001 1_003 2_001 3_001 3_002 5_001 5_004 6_001 6_004 6_005 6_007".split()]
     for src, groups, rejected in ((root / "nasa-superalloy", 7, 18), (root / "uhcs", 28, 1), (nbt, 5, 0)):
-        summary = prepare(src, tmp_path / "a.zip", 32, window="auto", progress=False)
+        summary = prepare(src, tmp_path / "a.zip", 32, window="auto", mixed_scales=groups == 28, overwrite=True, progress=False)
         assert len(summary["groups"]) == groups and len(summary["rejected"]) == rejected and 1000 < summary["n_images"] < 10_000
         data = Dataset(tmp_path / "a.zip", "holdout")
         assert len(data) > 200 and data.images().std() > 25
-    with pytest.raises(BadInput, match="mixes pixel sizes"):
-        prepare(root / "nbt-ceramic", tmp_path / "b.zip", 32, progress=False)
+    for name in ("nbt-ceramic", "uhcs"):
+        with pytest.raises(BadInput, match="mixes pixel sizes"):
+            prepare(root / name, tmp_path / "b.zip", 32, progress=False)
 
 
 def test_a_crop_that_does_not_fit_names_the_sizes_that_would(tmp_path):
@@ -328,6 +384,31 @@ def test_one_scale(tmp_path):
     assert [nanometres(x) for x in (50, "50", "50 nm", "0.05um", "0.05 µm")] == pytest.approx([50] * 5)
 
 
+def test_a_refused_mixture_shows_the_sizes_in_the_files(tmp_path):
+    """29.14 and 72.85 nm, as the microscope wrote them, not what 64-px tiles reduced to 32 would have; a demo takes the same two answers."""
+    from semgan_nb.cli import main
+    for name, nm in (("a", 29.14), ("b", 72.85)):
+        scaled(tmp_path / "sem" / f"{name}.tif", steel(ord(name)), nm)
+    with pytest.raises(BadInput, match=r"29.14 nm \(1 file\), 72.85 nm \(1 file\)") as caught:
+        prepare(tmp_path / "sem", tmp_path / "x.zip", 32, window=64, progress=False)
+    assert [row.split()[0] for row in caught.value.__notes__[0].splitlines()[1:]] == ["29.14", "72.85"]
+    assert main(["demo", "--data", str(tmp_path / "sem"), "--out", str(tmp_path / "demo"), "--window", "64"]) == 2 and not (tmp_path / "demo" / "data.zip").exists()
+    assert main(["demo", "--data", "synthetic", "--out", str(tmp_path / "demo"), "--pixel-size", "50nm"]) == 2
+
+
+def test_a_demo_prepares_with_what_it_was_asked_for(tmp_path, monkeypatch, capsys):
+    from semgan_nb import preparation
+    from semgan_nb.cli import main
+    scaled(tmp_path / "sem" / "a.tif", steel(1), 50)
+    def told(*args, **options):
+        raise BadInput(f"pixel_size={options['pixel_size']} mixed_scales={options['mixed_scales']}")
+    monkeypatch.setattr(preparation, "prepare", told)
+    for words, said in ((["--pixel-size", "0.1um"], "pixel_size=0.1um mixed_scales=False"), (["--mixed-scales"], "pixel_size=None mixed_scales=True")):
+        assert main(["demo", "--data", str(tmp_path / "sem"), "--out", str(tmp_path / "demo"), *words]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["demo", "--data", str(tmp_path / "sem"), "--pixel-size", "wide"]) == 2 and "a length such as 50nm" in capsys.readouterr().err
+
+
 def test_resize_takes_the_whole_and_never_squeezes(tmp_path):
     root = tmp_path / "sem"
     for k in range(2):
@@ -392,6 +473,131 @@ def test_a_page_of_many_and_the_print_density_on_request(tmp_path):
     assert (settings["page"], settings["print_density"]) == (2, True)
     with pytest.raises(BadInput, match="page"):
         prepare(tmp_path / "sem", tmp_path / "x.zip", 64, progress=False, page=5)
+
+
+def test_a_stack_is_one_specimen(tmp_path):
+    """`page="all"`: every slice is used, named by its number, in one group on one side; a preview in the same file is not."""
+    sem = tmp_path / "sem"
+    sem.mkdir()
+    for k in range(3):
+        slices = np.stack([steel(10 * k + j) for j in range(4)])
+        if k == 0:
+            tifffile.imwrite(sem / "a0.tif", steel(99)[:80, :80])
+            for one in slices:
+                tifffile.imwrite(sem / "a0.tif", one, append=True)
+        else:
+            tifffile.imwrite(sem / f"a{k}.tif", slices, photometric="minisblack", **(dict(imagej=True) if k == 1 else {}))
+    write(sem / "b.png", steel(50))
+    summary = prepare(sem, tmp_path / "a.zip", 32, window=64, stride=48, page="all", intensity="none", median=0, progress=False)
+    data = Dataset(tmp_path / "a.zip")
+    images, sources = data.manifest["images"], data.manifest["sources"]
+    assert [s["file"] for s in sources] == [*(f"a0.tif#{j}" for j in range(1, 5)), *(f"a{k}.tif#{j}" for k in (1, 2) for j in range(4)), "b.png"]
+    assert len({r["group"] for r in images if r["source"].startswith("a1.tif")}) == 1 and len(summary["groups"]) == 4 and any("5 pages, of which 4 alike were taken" in note for note in summary["notes"])
+    sides = {}
+    for r in images:
+        assert sides.setdefault(r["source"].partition("#")[0], r["part"]) == r["part"]
+    first = next(k for k, r in enumerate(images) if r["source"] == "a2.tif#3")
+    assert (data[first][0] == reduce_to(steel(23)[:64, :64], 32)).all()
+    assert source_file(sources[-2]) == ("a2.tif", 3) and source_file(sources[-1]) == ("b.png", None)
+    prepare(sem, tmp_path / "a.zip", 32, window=64, stride=48, page="all", progress=False)                    # its own archive is known again
+
+
+def test_jpeg_is_said_and_held_apart(tmp_path):
+    """All of them, or some: with the quality; of a specimen with both a group of its own, on the same side, a JPEG copy of a TIFF too."""
+    from semgan_nb.cli import info
+    every, mixed, out = tmp_path / "every", tmp_path / "mixed", tmp_path / "a.zip"
+    every.mkdir(), mixed.mkdir()
+    options = dict(size=32, window=64, stride=48, intensity="none", holdout=0.4, progress=False)
+    for k in range(4):
+        Image.fromarray(steel(k)).save(every / f"{k}.jpg", quality=(80, 95)[k % 2])
+        Image.fromarray(steel(k)).save(mixed / f"s{k}_1.png")
+        Image.fromarray(steel(k + 9)).save(mixed / f"s{k}_2.{'jpg' if k < 2 else 'png'}", **({"quality": 85} if k < 2 else {}))
+    said = prepare(every, out, **options)
+    assert any("all 4 files are JPEG (quality 80 to 95)" in note for note in said["notes"]) and set(said["groups"]) == {"0", "1", "2", "3"}
+    assert "2 of its 4 files are JPEG, quality 80" in info(out) and "JPEG, quality 95" in info(every)
+    said = prepare(mixed, out, overwrite=True, **options)
+    assert set(said["groups"]) == {"s0", "s0 (lossy)", "s1", "s1 (lossy)", "s2", "s3"} and any("2 of 8 files are JPEG (quality 85), e.g. s0_2.jpg" in note for note in said["notes"])
+    parts = {r["group"]: r["part"] for r in Dataset(out).manifest["images"]}
+    assert parts["s0"] == parts["s0 (lossy)"] and parts["s1"] == parts["s1 (lossy)"] and len(set(parts.values())) == 2
+    for k in range(4):
+        Image.fromarray(steel(k)).save(every / f"{k}.png")
+    prepare(every, out, overwrite=True, group="file", **options)
+    sides = {}
+    for r in Dataset(out).manifest["images"]:
+        assert sides.setdefault(r["source"][0], r["part"]) == r["part"]
+    shutil.rmtree(every)
+    assert not any("JPEG" in note for note in prepare(embedded(), out, 64, overwrite=True, progress=False)["notes"])
+
+
+def test_one_place_on_both_sides_is_found(tmp_path):
+    """Fields that overlap, at other gains and with noise, under names of their own; none among fields of their own."""
+    rng, sem = np.random.default_rng(0), tmp_path / "sem"
+    options = dict(size=32, window=64, stride=48, intensity="none", holdout=0.3, progress=False, overwrite=True)
+    for k in range(4):
+        write(sem / f"s{k}.png", steel(k, 160))
+    clean = prepare(sem, tmp_path / "a.zip", **options)
+    assert not any("same place" in note for note in clean["notes"]) and "overlaps" not in Dataset(tmp_path / "a.zip").manifest
+    big = steel(77, 300)
+    for k in range(4):
+        write(sem / f"s{k}.png", np.clip(big[20 * k:20 * k + 160, 15 * k:15 * k + 160] * (1 - 0.1 * k) + rng.normal(0, 6, (160, 160)), 0, 255).astype(np.uint8))
+    notes = prepare(sem, tmp_path / "a.zip", **options)["notes"]
+    assert any("(held out) show the same place" in note and "into one group" in note for note in notes)
+    for pair in Dataset(tmp_path / "a.zip").manifest["overlaps"]:
+        apart = abs(int(pair["train"][1]) - int(pair["holdout"][1]))
+        assert pair["share"] == pytest.approx((160 - 20 * apart) * (160 - 15 * apart) / 160**2, abs=0.05) and pair["correlation"] > 0.75
+    assert any("show the same place on both sides" in w for w in Dataset(tmp_path / "a.zip").warnings)
+
+
+def test_one_sided_splits_are_said(tmp_path):
+    for k in range(2):
+        write(tmp_path / "sem" / f"{k}.png", steel(k))
+    notes = prepare(tmp_path / "sem", tmp_path / "a.zip", 32, window=64, stride=16, progress=False)["notes"]
+    assert any("training images come from one micrograph" in note for note in notes) and any("held-out images come from one micrograph" in note for note in notes)
+    write(tmp_path / "sem" / "2.png", steel(3))
+    notes = prepare(tmp_path / "sem", tmp_path / "a.zip", 64, progress=False)["notes"]
+    assert any("a single image is held out" in note for note in notes) and not any("training images come from" in note for note in notes)
+
+
+def drawn(image, draw):
+    from PIL import ImageDraw
+    picture = Image.fromarray(image)
+    draw(ImageDraw.Draw(picture))
+    return np.asarray(picture)
+
+
+def test_marks_are_found_and_micrographs_have_none(alloy):
+    from PIL import ImageFont
+    for image in (alloy[7], steel(3, 320)):
+        h, w = image.shape
+        for ink in (0, 255, 128):
+            for draw, least in ((lambda d: d.rectangle((w - 150, h - 40, w - 50, h - 36), fill=ink), 500), (lambda d: d.rectangle((0, 0, 40, 30), fill=ink), 1200), (lambda d: d.rectangle((60, 60, 160, 140), outline=ink, width=3), 8000),
+                                (lambda d: (d.rectangle((w - 170, h - 70, w - 40, h - 20), fill=ink), d.rectangle((w - 150, h - 35, w - 60, h - 30), fill=ink ^ 192)), 6000), (lambda d: d.line((80, 90, 80, 200), fill=ink, width=3), 300)):
+                assert least <= find_marks(drawn(image, draw)).sum() < 3 * least + 700, (ink, least)
+            assert find_marks(np.pad(image, ((9, 0), (0, 9)), constant_values=ink)).sum() == 9 * (h + w + 9)
+        for ink in (0, 255):
+            assert find_marks(drawn(image, lambda d: d.text((30, 30), "martensite", fill=ink, font=ImageFont.load_default(36)))).any()
+    for image in [*alloy[::4], *(steel(k, 256, 0.2 + 0.2 * k) for k in range(4))]:
+        for clipped in (image, np.clip(image.astype(int) * 3 - 200, 0, 255).astype(np.uint8), image // 4 * 4, np.kron(image[:200, :200], np.ones((2, 2), np.uint8))):
+            assert not find_marks(clipped).any()
+
+
+def test_images_with_marks_are_left_out_and_said(tmp_path):
+    """A box, coloured digits, a margin: the tiles that touch them are listed; kept on request; the data bar's logo is none."""
+    sem = tmp_path / "sem"
+    for k in range(4):
+        write(sem / f"{k}.png", steel(k))
+    write(sem / "box.png", drawn(steel(5), lambda d: d.rectangle((100, 130, 150, 150), fill=255)))
+    coloured = np.repeat(steel(6)[..., None], 3, 2)
+    coloured[5:15, 5:15] = (255, 0, 0)
+    Image.fromarray(coloured).save(sem / "digit.png")
+    options = dict(size=32, window=64, stride=48, intensity="none", progress=False, overwrite=True)
+    summary = prepare(sem, tmp_path / "a.zip", **options)
+    manifest = Dataset(tmp_path / "a.zip").manifest
+    assert summary["rejected_images"] == {"with marks burnt in": 3} and sorted({r["source"] for r in manifest["rejected_images"]}) == ["box.png", "digit.png"]
+    assert any("2 files with marks burnt in" in note and "box.png (4.2%)" in note for note in summary["notes"]) and manifest["settings"]["marks"] == "reject"
+    assert {s["file"]: s["marks"] for s in manifest["sources"] if "marks" in s} == {"box.png": pytest.approx(51 * 21 / 160**2, abs=1e-4), "digit.png": pytest.approx(100 / 160**2, abs=1e-4)}
+    kept = prepare(sem, tmp_path / "a.zip", marks="keep", **options)
+    assert kept["rejected_images"] == {} and kept["n_images"] == summary["n_images"] + 3 and any("learns to draw them" in note for note in kept["notes"])
 
 
 def test_the_command_prints_tables_and_stops_where_it_should(tmp_path, capsys):
