@@ -74,7 +74,7 @@ def test_a_training_refuses_the_same_in_a_dry_run_and_in_earnest(here, archive, 
     ("baselines run", "run is a run"), ("metrics run --data steel", "steel"), ("study sweep noise.zip --seeds 0-100000000", "seeds"), ("study sweep noise.zip --aug noaug --ada-target 0.3,0.5", "ada_target, which has no effect beside aug noaug"),
     ("study sweep noise.zip --ada-target 0.3,0.5 --with aug=noaug,p=0.3", "p, which has no effect"), ("study sweep noise.zip --ada-target nan,0.5", "ada-target"), ("study sweep noise.zip --subset 10,100000", "subset: 100000"),
     ("phases steel ph --pixel-size -5nm", "'-5nm' was given, a length such as 50nm"), ("phases steel ph --pixel-size 1e-300nm", "a length such as 50nm"), ("prepare steel p.zip --size 32 --stretch -5,95", "stretch: (-5.0, 95.0)"), ("synth s.zip --fractions -1,0.5", "fractions: (-1.0, 0.5)"),
-    ("prepare steel p.zip --size 32 --group nowhere.csv", "group: 'nowhere.csv'"), ("prepare steel p.zip --size 32 --group noise.zip", "noise.zip: cannot be read as a CSV"), ("prepare steel p.zip --size 32 --reference nowhere.tif", "nowhere.tif: there is no such file"),
+    ("prepare steel p.zip --size 32 --group nowhere.csv", "group: 'nowhere.csv'"), ("prepare steel p.zip --size 32 --group noise.zip", "noise.zip: cannot be read as a table"), ("prepare steel p.zip --size 32 --reference nowhere.tif", "nowhere.tif: there is no such file"),
     ("study sweep noise.zip --with preset=auto", "preset is no axis", "--cfg"),
 ]], ids=lambda value: value if isinstance(value, str) else "")
 def test_other_commands_refuse_what_makes_no_sense(place, command, words):
