@@ -279,7 +279,7 @@ def _check_program(operations, largest=math.inf) -> None:
     unknown = set()
     for operation, argument, _ in operations:
         if operation.name in ("GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"): unknown |= {str(argument)} - _TENSOR_NAMES
-        need(type(argument) is not int or argument <= largest, f"it announces {in_words(argument)} of something, and has {largest} bytes")
+        if type(argument) is int and argument > largest: raise Refused(f"it announces {in_words(argument)} of something, and has {largest} bytes")
     need(not unknown, f"it asks for {', '.join(printable(name.replace(' ', '.'), 60) for name in sorted(unknown)[:5])}, which a file of dense tensors does not need")
 
 # %% ../nbs/01_files.ipynb #47e12355
@@ -319,7 +319,7 @@ def check_tensors(value, stored: Counter | int, room: int = 0) -> None:  # lengt
             storage = one.untyped_storage()
             seen[storage.data_ptr()] = storage.nbytes()
             room -= max(one.numel() * one.element_size() - storage.nbytes(), 0)
-            need(room >= 0, f"it holds a tensor of shape {printable(tuple(one.shape), 60)} that overlaps itself")
+            if room < 0: raise Refused(f"it holds a tensor of shape {printable(tuple(one.shape), 60)} that overlaps itself")
         elif isinstance(one, dict):
             need(all(type(k) in (str, int) for k in one), "it has names that are no texts")
             todo += [(v, depth + 1) for v in one.values()] + [(k, depth + 1) for k in one if type(k) is str]
