@@ -17,7 +17,7 @@ from .synthetic import otsu_threshold
 from .preprocess import histogram
 from .augment import AugmentPipe, SENSE, replay, scaled_pipe
 from .latent import to_uint8_images
-from .descriptors import fraction_quantiles, grey_stack, phase_fractions, phase_of, radial_spectrum, segment, two_point
+from .descriptors import grey_stack, phase_fractions, phase_of, radial_spectrum, segment, two_point
 from .microstructure import DESCRIPTORS, image_values, unit_of
 from .runs import read_stats
 from .plots import COLOURS, GENERATED, QUIET, REAL, _figure, _plain_decades, _tidy, strength_axis
@@ -61,10 +61,9 @@ def fractions(
     figure = _figure(figure, (5.2, 2.8))
     axes = figure.add_subplot()
     for images, label, colour in ((real, labels[0], REAL), (generated, labels[1], GENERATED)):
-        images = _grey(images)
-        values = np.sort(phase_fractions(images))
+        values = np.sort(phase_fractions(_grey(images)))
         axes.plot(values, (np.arange(len(values)) + 0.5) / len(values), color=colour, lw=1.4, label=plain_label(label))
-        axes.plot(fraction_quantiles(images), (0.05, 0.5, 0.95), "o", color=colour, ms=5)
+        axes.plot(np.quantile(values, (0.05, 0.5, 0.95)), (0.05, 0.5, 0.95), "o", color=colour, ms=5)
     axes.set_yticks((0, 0.05, 0.5, 0.95, 1), ("0", "5 %", "50 %", "95 %", "100 %"))
     axes.set_ylim(0, 1)
     axes.legend(fontsize=8, frameon=False, loc="upper left")

@@ -127,15 +127,17 @@ def _fold_labels(figure: Figure) -> Figure:
 
 # %% ../nbs/90_pages.ipynb #ba77d03f
 def chart_html(
-    draw,  # a function of plots with everything but `figure` given: draw(figure=None) -> Figure
+    figure: Figure,  # as functions of plots make them; afterwards it has the narrow size
     alt: str,  # what the chart shows, in a sentence with numbers
     caption: str = "",  # text, or Markup
     narrow: tuple[float, float] = (3.8, 2.8),  # inches, on a phone
 ) -> Markup:
     "A chart as a figure of an HTML page, in two widths."
-    wide, small = draw(figure=None), _fold_labels(draw(figure=Figure(figsize=narrow)))
-    width, height = (round(96 * side) for side in wide.get_size_inches())
+    (width, height), wide = (round(96 * side) for side in figure.get_size_inches()), chart_svg(figure)
+    figure.set_dpi(100)
+    figure.set_size_inches(narrow)
+    small = chart_svg(_fold_labels(figure))
     words = Markup("<figcaption>{}</figcaption>").format(shown(caption)) if caption else ""
-    source = Markup('<source media="(max-width: 600px)" srcset="{}">').format(data_uri(chart_svg(small), "image/svg+xml"))
-    picture = Markup('<img src="{}" alt="{}" width="{}" height="{}">').format(data_uri(chart_svg(wide), "image/svg+xml"), shown(alt), width, height)
+    source = Markup('<source media="(max-width: 600px)" srcset="{}">').format(data_uri(small, "image/svg+xml"))
+    picture = Markup('<img src="{}" alt="{}" width="{}" height="{}">').format(data_uri(wide, "image/svg+xml"), shown(alt), width, height)
     return Markup('<figure class="chart"><picture>{}{}</picture>{}</figure>').format(source, picture, words)

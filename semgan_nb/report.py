@@ -240,7 +240,7 @@ def _training(d: DemoResult) -> dict:
     panels = sum(not result.endswith("_std") for _, records in measured.values() for result in records[-1]["results"])
     tall = 1.15 * (2.2 * max(panels, 1) + 1.2 * decides + 2) + 0.4
     caption = Markup("Distance, {}r<sub>t</sub> and p as the training went on. One kimg is a thousand real images shown to the discriminator.").format(Markup('who decides (<a href="#decides">explained below</a>), ') if decides else "")
-    chart = chart_html(lambda figure=None: plots.curves(run, figure=figure), alt, caption, (3.8, tall))
+    chart = chart_html(plots.curves(run), alt, caption, (3.8, tall))
     distances = _measured(d, "distance")
     kind = "lite0" if any(metric.startswith("lite0") for metric in distances) else "other" if distances else ""
     return dict(distance=kind, words=list(filter(None, words)), ladders=ladders, rt=rt, p=p, chart=chart)
@@ -300,8 +300,8 @@ def _walk(d: DemoResult) -> dict:
 
 # %% ../nbs/91_report.ipynb #6c39a675
 def _s2(images) -> np.ndarray:
-    "Mean two-point correlation of the light phase."
-    return two_point(np.stack([image > (otsu_threshold(image) if np.ptp(image) else 255) for image in grey_stack(images).astype(np.uint8)])).mean(0)
+    "Two-point correlation of the light phase of each image, float64 [N, distances]."
+    return two_point(np.stack([image > (otsu_threshold(image) if np.ptp(image) else 255) for image in grey_stack(images).astype(np.uint8)]))
 
 # %% ../nbs/91_report.ipynb #efe01046
 def _material_words(record: dict) -> str:
@@ -329,11 +329,12 @@ def _physics(d: DemoResult) -> dict:
     record = _newest(d, "physics, in floors")
     more = [sentence for sentence in record.get("warnings") or [] if sentence != record.get("note")] if record else []
     fraction, spectrum, labels = d.physics["fraction"], d.physics["spectrum"], (d.side, "generated")
-    s2 = [_s2(images) for images in (d.real, d.generated)]
+    each = _s2(d.real)
+    s2 = each.mean(0), _s2(d.generated).mean(0)
     halves = stream(0, "report halves").permutation(len(d.real))
-    floor2 = float(np.abs(_s2(d.real[halves[::2]]) - _s2(d.real[halves[1::2]])).max()) if len(d.real) > 3 else None
+    floor2 = float(np.abs(each[halves[::2]].mean(0) - each[halves[1::2]].mean(0)).max()) if len(d.real) > 3 else None
     floors = ["" if value is None else form.format(value) for value, form in ((fraction["floor"], "{:.3f}"), (floor2, "{:.3f}"), (None if spectrum["floor"] is None else 10 ** spectrum["floor"], "a factor of {:.2f}"))]
-    draw = lambda plot, **more: lambda figure=None: plot(d.real, d.generated, labels=labels, figure=figure, **more)
+    draw = lambda plot, **more: plot(d.real, d.generated, labels=labels, **more)
     charts = (
         chart_html(draw(material_plots.fractions), f"Cumulative curves of the phase fraction; quantiles real {_three(fraction['real'])}, generated {_three(fraction['gen'])}"),
         chart_html(draw(material_plots.two_points, pixel_size_nm=d.archive.pixel_size_nm), f"Two-point correlation over distance: from {s2[0][0]:.2f} to {s2[0][-1]:.2f} in real images, from {s2[1][0]:.2f} to {s2[1][-1]:.2f} in generated ones"),
