@@ -235,15 +235,15 @@ def test_two_sources_of_any_kind(name, archive):
 
 # The judge, for all statistics.
 
-@pytest.mark.parametrize("name", ["random_kid60_holdout", "random_pr603_holdout", "lite0_is60"])
-def test_judges_of_other_statistics(name, archive, tmp_path):
-    judge = Judge(name, archive, cache=tmp_path)
-    ladder, record = judge.ladder(), judge.judge(blobs(60, 7))
-    assert set(record["results"]) == set(judge.parsed.results) and record["num_gen"] == 60 and record["num_real"] == (0 if "is" in name else 60)
+@pytest.mark.parametrize("name, count", [("random_kid60_holdout", 60), ("random_pr603_holdout", 60), ("lite0_is24", 24)])
+def test_judges_of_other_statistics(name, count, archive, tmp_path):
+    judge, images = Judge(name, archive, cache=tmp_path), blobs(count, 7)
+    ladder, record = judge.ladder(), judge.judge(images)
+    assert set(record["results"]) == set(judge.parsed.results) and record["num_gen"] == count and record["num_real"] == (0 if "is" in name else count)
     assert {"floor", "blur1", "phase"} <= {rung["key"] for rung in ladder["rungs"]}
     json.dumps([ladder, record])
     again = Judge(name, archive, cache=tmp_path)
-    assert again.ladder() == ladder and again.judge(blobs(60, 7))["results"] == record["results"]
+    assert again.ladder() == ladder and again.judge(images)["results"] == record["results"]
     values = {rung["key"]: rung.get("values", {name: rung["value"]}) for rung in ladder["rungs"]}
     if "pr" in name:
         assert values["floor"][f"{name}_recall"] > values["distinct10"][f"{name}_recall"] and values["floor"][f"{name}_precision"] > values["blur2"][f"{name}_precision"]
