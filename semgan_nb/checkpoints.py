@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SNAPSHOT_FORMAT', 'ABOUT', 'mismatches', 'load_tensors', 'digest', 'Snapshot', 'save_snapshot', 'data_of',
-           'find_snapshot', 'snapshot_info', 'Networks', 'load', 'save_state', 'read_state', 'load_state',
-           'check_state']
+           'shipped_snapshots', 'find_snapshot', 'snapshot_info', 'Networks', 'load', 'save_state', 'read_state',
+           'load_state', 'check_state']
 
 # %% ../nbs/51_checkpoints.ipynb #3fae081e
 import contextlib
@@ -168,15 +168,25 @@ def data_of(
         raise BadInput(f"{found[0]} is no longer the archive that {run} was trained on: its content is another now; name the right one with --data")
     raise BadInput(f"the archive that {run} was trained on is not at {' nor at '.join(dict.fromkeys(map(str, places)))}: name where it is now with --data")
 
+# %% ../nbs/51_checkpoints.ipynb #463ce7d2
+def shipped_snapshots() -> dict[str, Path]:
+    "Name -> file of the generators that come with the package, as `semgan demo` trained them: superalloy (the embedded micrographs) and steel (synthetic dual-phase steel)."
+    import semgan_nb
+
+    files = sorted((Path(semgan_nb.__file__).parent / "records").glob("snapshot-*.safetensors"), reverse=True)
+    return {path.stem.removeprefix("snapshot-").rstrip("0123456789"): path for path in files}
+
 # %% ../nbs/51_checkpoints.ipynb #e9fd1b8e
 def find_snapshot(
-    path,  # a snapshot, or a run directory
+    path,  # a snapshot, a run directory, or the name of a shipped one: superalloy or steel
     best: str | None = None,  # a metric, or one of its results: the snapshot at which it was best; None: the newest
 ) -> Path:
     "The snapshot file that a path means."
     path = Path(path)
     if not path.exists():
-        raise BadInput(f"{path} does not exist: give a snapshot (*.safetensors) or a run directory")
+        if str(path) in (ready := shipped_snapshots()):
+            return ready[str(path)]
+        raise BadInput(f"{path} does not exist: give a snapshot (*.safetensors), a run directory, or one of those that are shipped ({' or '.join(ready)})")
     if path.is_file():
         return path
     if not is_run(path):
@@ -260,7 +270,7 @@ def _read_snapshot(path: Path) -> Networks:
 
 # %% ../nbs/51_checkpoints.ipynb #9b4cd91a
 def load(
-    path,  # a snapshot, or a run directory (its newest snapshot, or the best by a metric)
+    path,  # a snapshot, a run directory (its newest snapshot, or the best by a metric), or superalloy or steel: those that are shipped
     best: str | None = None,  # metric name
     device: str = "cpu",
 ) -> Snapshot:

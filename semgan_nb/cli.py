@@ -357,7 +357,7 @@ def info(
 # %% ../nbs/94_cli.ipynb #8da927cc
 def _walk_options(parser):
     add, option = parser.add_argument, lambda name, *flags, **more: _option(parser, walk, name, *flags, **more)
-    add("snapshot", help="a snapshot (*.safetensors), or a run directory: its newest snapshot")
+    add("snapshot", help="a snapshot (*.safetensors), a run directory: its newest snapshot, or superalloy or steel: those that are shipped")
     option("out", metavar="FILE", help="walk.mp4, walk.gif, or a folder for single PNG frames")
     option("seeds", help="the micrographs to walk between, such as 0,1 or 3,7-9")
     option("frames", help="of the whole film, both ends included; the paper: 1440")

@@ -46,15 +46,6 @@ def walk_image(
         image = to_uint8_images(torch.func.functional_call(G, maps, (slerp(z[0], z[1], t)[None].to(device),), how))[0].cpu().numpy()
     return image[0] if len(image) == 1 else image.transpose(1, 2, 0)
 
-# %% ../../nbs/87_dashboards_explorer.ipynb #3d8892c2
-def _shipped_snapshot() -> Path:
-    import semgan_nb
-
-    path = Path(semgan_nb.__file__).parent / "records" / "snapshot-superalloy32.safetensors"
-    if not path.exists():
-        raise BadInput(f"{path} is missing: give latent_walk a snapshot (*.safetensors) or a run directory")
-    return path
-
 # %% ../../nbs/87_dashboards_explorer.ipynb #adab1cba
 def _fraction(image: np.ndarray) -> float:
     "Phase fraction of one image [H, W] or [H, W, 3]."
@@ -71,7 +62,7 @@ class _Stopped(Exception):
 
 # %% ../../nbs/87_dashboards_explorer.ipynb #ae863b7d
 def latent_walk(
-    snapshot=None,  # a snapshot, a run directory (its newest snapshot), or None: the one that is shipped
+    snapshot=None,  # a snapshot, a run directory (its newest snapshot), a name of `shipped_snapshots`, or None: superalloy
     seeds: tuple[int, int] = (0, 1),
     frames: int = 241,  # positions of the slider, and frames of the film; 10 s at 24 frames per second
     points: int = 61,  # images measured for the curve
@@ -81,7 +72,7 @@ def latent_walk(
 
     Widgets: `seed_a`, `seed_b`, `position` (frame 0 ... frames - 1), `play`, `psi`, `noise`, `name`, `film_kind`, `save_image`, `save_film`, `progress`, `message`, `caption`, and the
     pictures `image` and `curve`."""
-    path = _shipped_snapshot() if snapshot is None else find_snapshot(snapshot)
+    path = find_snapshot("superalloy" if snapshot is None else snapshot)
     loaded = load(path)
     G, size = loaded.G, loaded.meta.get("pixel_size_nm")
     whole = dict(min=0, max=2**32 - 1, layout=W.Layout(width="15em"), **_WIDE)

@@ -532,7 +532,7 @@ def test_the_shipped_network_is_the_one_without_a_path(monkeypatch, tmp_path):
     box, w = latent_walk(points=3)
     assert pixels(w["image"]).shape == (32, 32) and "snapshot-superalloy32.safetensors" in box.code
     monkeypatch.setattr("semgan_nb.__file__", str(tmp_path / "__init__.py"))
-    with pytest.raises(BadInput, match="is missing: give latent_walk a snapshot"):
+    with pytest.raises(BadInput, match="superalloy does not exist: give a snapshot"):
         latent_walk()
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import semgan_nb
 from semgan_nb import trainer
-from semgan_nb.checkpoints import load, load_state, mismatches, read_state, save_snapshot, save_state, snapshot_info
+from semgan_nb.checkpoints import load, load_state, mismatches, read_state, save_snapshot, save_state, shipped_snapshots, snapshot_info
 from semgan_nb.official import convert, load_networks
 from semgan_nb.transfer import transfer, transfer_config
 from semgan_nb.cli import info, main
@@ -88,7 +88,9 @@ def test_other_formats_and_old_snapshots(snapshot, tmp_path):
     assert "semgan_nb-snapshot-9" in said(load, altered(snapshot, tmp_path / "x.safetensors", lambda t: None, format="semgan_nb-snapshot-9"))
     old = altered(snapshot, tmp_path / "old.safetensors", lambda t: None, format="semgan_nb-snapshot-1", sha256="")
     assert same(load(old).G, load(snapshot).G)  # as written before there was a checksum
-    assert load(PACKAGE / "records" / "snapshot-superalloy32.safetensors").G.img_resolution == 32
+    for name, path in shipped_snapshots().items():
+        assert load(name).path == path and load(name).G.img_resolution == 32
+    assert set(shipped_snapshots()) == {"superalloy", "steel"}
 
 
 def test_loading_leaves_the_global_generator_alone(snapshot):
