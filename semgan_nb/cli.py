@@ -331,7 +331,7 @@ def info(
                 return "\n".join(info(state) for state in states)
             if not paths:
                 raise BadInput(f"{path}: holds no images, no archive and no run")
-            return "\n".join([f"{path}: {len(paths)} images", *(f"  {micrograph_line(p)}" for p in paths[:20]), *(["  …"] if len(paths) > 20 else []), *([f"  note: {others}"] if (others := other_files(path)) else [])])
+            return "\n".join([f"{path}: {len(paths)} image{'s' * (len(paths) != 1)}", *(f"  {micrograph_line(p)}" for p in paths[:20]), *(["  …"] if len(paths) > 20 else []), *([f"  note: {others}"] if (others := other_files(path)) else [])])
     elif not regular_file(path):
         raise BadInput(f"{path}: there is no such file or folder")
     elif path.suffix in (".safetensors", ".pkl", ".pt", ".pth") or begins(path, b"\x80"):

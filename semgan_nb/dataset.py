@@ -357,7 +357,7 @@ class Dataset:
         records = {top + r["file"]: _proper(r) for r in manifest.get("images", [])}
         strange, gone = [n for n in names if n not in records], set(records) - set(names)
         if where and strange: self.warnings.append(f"{len(strange)} images, e.g. {strange[0]}, are not in the manifest: they count as training images of unknown origin")
-        if gone: self.warnings.append(f"{len(gone)} images of the manifest, e.g. {min(gone)}, are missing")
+        if gone: self.warnings.append(f"{len(gone)} image{'s' * (len(gone) != 1)} of the manifest, e.g. {min(gone)}, {'is' if len(gone) == 1 else 'are'} missing")
         return manifest, records
 
     def _label_file(self, store, names):
@@ -377,7 +377,7 @@ class Dataset:
         "Warnings of what stands on both sides of the hold-out, and of images that are there twice."
         content = {n: (size, crc) for n, size, crc in store.listing}
         twice = len(names) - len({content[n] for n in names})
-        if twice: self.warnings.append(f"{twice} images are copies of others in the archive")
+        if twice: self.warnings.append(f"{twice} image{'s' * (twice != 1)} {'is a copy of another' if twice == 1 else 'are copies of others'} in the archive")
         def sides(key):
             seen = [{key(n) for n, h in zip(names, held) if h == side} - {None} for side in (False, True)]
             return sorted(map(str, seen[0] & seen[1]))

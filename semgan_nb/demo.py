@@ -86,7 +86,7 @@ def demo(
     from semgan_nb import plots
     from semgan_nb import material_plots
     from semgan_nb.layers import keep_memory
-    from semgan_nb.scores import between_rungs, is_latent_share
+    from semgan_nb.scores import between_rungs, in_words
     from semgan_nb.judges import get_judge
     from semgan_nb.preparation import nanometres, prepare, prepare_synthetic
     from semgan_nb.report import read_demo, write_report, write_walk
@@ -119,7 +119,7 @@ def demo(
         say("     " + prepared(summary).replace("\n", "\n     "))
     names = check_run(config, out / "data.zip", out / "run")[1]
     keep_memory()
-    ranked = [name for name in names if not is_latent_share(name)]
+    ranked = [name for name in names if not in_words(name)]
     for name in ranked:
         say(f"2/4  measuring the known sets of {name}")
         with _image_bar("     ladder", progress) as bar:
@@ -167,7 +167,7 @@ def prepared(
 ) -> str:
     "How many images there are, what is held out, and what there is to note."
     held = ", ".join(summary["holdout_groups"][:8]) + (" …" if len(summary["holdout_groups"]) > 8 else "")
-    first = f"{summary['n_train']} images to train on, {summary['n_holdout']} held out" + (f" ({held})" if held else "")
+    first = f"{summary['n_train']} image{'s' * (summary['n_train'] != 1)} to train on, {summary['n_holdout']} held out" + (f" ({held})" if held else "")
     if summary.get("window"):
         first += f"; tiles of {summary['window']} px every {summary['stride']} px, reduced to {summary['size']} px"
     return "\n".join([first, *(f"note: {note}" for note in summary["notes"])])

@@ -25,7 +25,7 @@ from .extractors import WEIGHTS, find_weights, get_extractor, is_known
 from .descriptors import Segmentation
 from .microstructure import DESCRIPTORS, Measured, compare_microstructures, measure, one_pixel_um
 from .distances import FeatureSet, blur, extrapolate, path_length
-from .scores import headline, parse_metric
+from .scores import headline, out_of_range, parse_metric
 from .reference_sets import MORE_RUNGS, RUNGS, distinct_indices, phase_randomise
 
 # %% ../nbs/45_evaluation.ipynb #a7d5cf34
@@ -88,9 +88,10 @@ def warnings_of(
     num_real: int, num_gen: int,
     dim: int,  # features of an image
     value: float = None, floor: dict = None,
+    extrapolated: float = None,  # of the Fréchet distance
 ) -> list[str]:
     "Why a number should be read with care, in sentences; empty where no rule of thumb is broken."
-    found = []
+    found = out_of_range(metric, num_gen, value, extrapolated)
     few = min(num_real, num_gen)
     if metric.stat == "fd" and few <= dim:
         which = "real" if num_real <= num_gen else "generated"
@@ -101,7 +102,7 @@ def warnings_of(
         found.append(f"{few} images on a side: the kernel distance has no bias, but with so few it scatters by as much as it tells; take 50 or more")
     if floor and value is not None and metric.stat in ("fd", "kid"):
         f = floor["results"][metric.name]
-        if metric.stat == "fd" and value > 0 and f["mean"] > value / 2:
+        if metric.stat == "fd" and f["mean"] > value / 2:
             found.append(f"halves of the real images are {f['mean']:.3g} apart, more than half of the value: the real set is too small to tell how good it is")
         if metric.stat == "kid" and value < f["mean"] + 2 * f["std"]:
             found.append(f"halves of the real images are {f['mean']:.2g} ± {f['std']:.2g} apart: the value cannot be told from real against real")
@@ -123,6 +124,8 @@ def score(
     metric = parse_metric(metric) if isinstance(metric, str) else metric
     if metric.statistic.needs == "looks":
         raise BadInput(f"{metric.name} compares with training images, which must be told from other real ones: use Memory, or a Judge on an archive")
+    if metric.stat == "leak":
+        raise BadInput(f"{metric.name} compares with the images of a training: use LeakMeter, or the judge that get_judge gives on an archive")
     if metric.stat == "share":
         raise BadInput(f"{metric.name} sets pairs of generated images beside pairs of training images: use the judge that get_judge gives on an archive")
     if metric.statistic.needs == "descriptors":
@@ -219,7 +222,7 @@ def _judged(metric, real, gen, seed, floor, extractor, side=None):
         extrapolated = results[metric.name]  # has no bias
     value = results[metric.name] if metric.name in results else None
     dim = gen.shape[1] if gen.ndim == 2 else 0
-    return dict(results=results, floor=floor, extrapolated=extrapolated, warnings=warnings_of(metric, len(real), len(gen), dim, value, floor))
+    return dict(results=results, floor=floor, extrapolated=extrapolated, warnings=warnings_of(metric, len(real), len(gen), dim, value, floor, extrapolated if metric.stat == "fd" else None), **(dict(subsets=dict(count=100, size=min(len(real), len(gen), 1000))) if metric.stat == "kid" else {}))
 
 # %% ../nbs/45_evaluation.ipynb #9f0b1d24
 class Physics:
@@ -273,7 +276,7 @@ class Judge:
         mirror: bool = False,  # whether training mirrored its images, for fid50k, kid50k, pr50k3
     ):
         self.parsed = parse_metric(metric)
-        if self.parsed.stat in ("memory", "share"):
+        if self.parsed.stat in ("memory", "share", "leak"):
             raise BadInput(f"{metric} compares with training images, which a Judge does not tell from other real ones: take the one that get_judge gives")
         self.extractor = Physics() if self.parsed.extractor == "micro" else get_extractor(self.parsed.extractor, device, weights)
         self.parsed = _named(self.parsed, self.extractor)

@@ -215,18 +215,20 @@ def evaluate(
 # %% ../nbs/58_launch.ipynb #a335a8c2
 def record_lines(record: dict, ladder: dict | None = None) -> list[str]:
     "What a metric record says, a line for each result: its value, where it stands among the known sets, and, indented, floor, extrapolated value and warnings."
-    from semgan_nb.scores import between_rungs
+    from semgan_nb.scores import between_rungs, number_text
 
     lines = []
     for name, value in record["results"].items():
         rungs = [dict(rung, value=rung.get("values", {}).get(name, rung["value"])) for rung in (ladder or {}).get("rungs", [])]
-        lines.append(f"{name}  {value:.4g}" + (f", {between_rungs(dict(rungs=rungs), value)}" if rungs and not name.endswith("_std") else ""))
+        lines.append(f"{name}  {number_text(name, value)}" + (f", {between_rungs(dict(rungs=rungs), value)}" if rungs and not name.endswith("_std") and value == value else ""))
     floor = (record.get("floor") or {}).get("results", {})
     said = [f"real against real, halves of {record['floor']['num']}: {floor[name]['mean']:.3g} ± {floor[name]['std']:.2g}" for name in list(record["results"])[-1:] if name in floor]
     if record.get("extrapolated") is not None and record["metric"] in record["results"]:
-        said.append(f"for infinitely many images: {record['extrapolated']:.4g}")
+        said.append(f"for infinitely many images: {number_text(record['metric'], record['extrapolated'])}")
     if "extrapolated" in (record.get("floor") or {}):
         said[-1] += f" (real against real, where 0 is true: {record['floor']['extrapolated']:.3g})"
+    if record.get("subsets"):
+        said.append(f"mean over {record['subsets']['count']} subsets of {record['subsets']['size']} images a side")
     if record.get("text"):
         said.append(record["text"])
     return lines + [f"    {text}" for text in said] + [f"    note: {text}" for text in record.get("warnings") or []]

@@ -289,8 +289,9 @@ def memory_text(
     text = (f"{round(share * n)} of {n} generated images ({100 * share:.1f} %) are more like one of the {found['num_real']} training images than {100 * found['quantile']:.0f} % of real images are like another one "
             f"(likeness above {found['limit']:.3f}); of fresh images about {100 - 100 * found['quantile']:.0f} % would be")
     if found["p_value"] < 0.001:
+        chance = f"p = {found['p_value']:.1g}" if found["p_value"] > 0 else "p below 1e-300, the least a computer tells from 0"
         group, most = next(iter(found["groups"].items()))
-        text += f": the network reproduces training images (p = {found['p_value']:.1g})" + (f", most of all of group {group} ({most})" if len(found["groups"]) > 1 else "")
+        text += f": the network reproduces training images ({chance})" + (f", most of all of group {group} ({most})" if len(found["groups"]) > 1 else "")
         text += f"; {found['plain']} are plain copies" if found["plain"] else ""
     elif found["plain"]:
         text += f": no more than chance gives, yet {found['plain']} of them are too alike for chance: look at the worst pairs"

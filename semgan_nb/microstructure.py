@@ -362,7 +362,7 @@ def _sentence(d, unit, one, names, yardstick):
         at = int(np.abs(a - b).argmax())
         said = [f"{v[at]:.3g}" + (f" at {one['places'][at]:.3g} {one['along']}" if k == 0 else "") for k, v in enumerate((a, b))]
     else: said = ["{1:.3g} ({0:.3g} to {2:.3g})".format(*side["quantiles"]) + u for side in (real, gen)]
-    return (f"{d.title}: {VERDICTS[one['verdict']]}. {names[0][:1].upper() + names[0][1:]} {said[0]}, {names[1]} {said[1]}; apart by {one['distance']:.2g}{u}, "
+    return (f"{d.title}: {VERDICTS[one['verdict']]}. {names[0][:1].upper() + names[0][1:]} {said[0]}, {names[1]} {said[1]}; random parts of the two are apart by {one['distance']:.2g}{u}, "
             f"{one['ratio']:.2g} times what {yardstick} are among themselves ({one['floor']:.2g}{u})")
 
 # %% ../nbs/33_microstructure.ipynb #2ecc2ca1
@@ -420,6 +420,7 @@ def compare_microstructures(
     result = dict(num_real=n, num_gen=m, at_once=k, matched=matched, by_groups=groups is not None, pixel_um=pixel_um, segmentation=[asdict(real.how), asdict(generated.how)],
                   value=float(np.exp(np.mean(np.log(list(ratios.values()))))), worst=max(ratios, key=ratios.get), descriptors=found)
     notes = [f"all in all {result['value']:.3g} times what {yardstick} are among themselves; farthest is the {found[result['worst']]['title']}"]
+    if real.rows.shape == generated.rows.shape and np.array_equal(real.rows, generated.rows, equal_nan=True): notes.append("both sets are the same images: what their random parts are apart by is chance alone")
     if real.how != generated.how: notes.append("the two sets were segmented differently, and part of what is found may come from that")
     result["text"] = "\n".join(notes + [one["sentence"] for one in found.values()])
     return result

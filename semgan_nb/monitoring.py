@@ -94,6 +94,7 @@ class EventFile:
 # %% ../nbs/59_monitoring.ipynb #25a4d373
 def _train(config, data, out, progress: bool = True, tensorboard: bool = False, **options) -> int:
     "Run `train` under a bar that also tells what happens between ticks; the number of ticks."
+    from semgan_nb.scores import is_leak, number_text
     from semgan_nb.training import train
 
     watch_curves = EventFile(out).update if tensorboard and _speaks() else lambda: None
@@ -129,8 +130,11 @@ def _train(config, data, out, progress: bool = True, tensorboard: bool = False, 
                     if tick.warning:
                         bar.write(f"warning: {tick.warning}", file=sys.stderr)
                     for record in tick.records:
+                        if is_leak(record["metric"]):
+                            bar.write(f"{tick.kimg:8.3f} kimg   {record['text']}", file=sys.stderr)
+                            continue
                         for name, value in record["results"].items():
-                            bar.write(f"{tick.kimg:8.3f} kimg   {name} {value:.3g}", file=sys.stderr)
+                            bar.write(f"{tick.kimg:8.3f} kimg   {name} {number_text(name, value)}", file=sys.stderr)
         finally:
             over.set()
             watcher.join()
@@ -145,7 +149,7 @@ def left_out(run) -> list[str]:
 # %% ../nbs/59_monitoring.ipynb #f8074a4a
 def _run_info(run: Path) -> str:
     from semgan_nb.launch import summary_lines
-    from semgan_nb.scores import between_rungs, headline, is_latent_share
+    from semgan_nb.scores import between_rungs, headline, in_words, number_text
 
     config, status = read_config(run), read_status(run)
     total, state = config["resolved"]["total_kimg"], "stopped without a word" if status["state"] == "lost" else status["state"]
@@ -155,14 +159,14 @@ def _run_info(run: Path) -> str:
     lines.append("  settings: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
     if status.get("warning"):
         lines.append(f"  warning: {status['warning']}")
-    lines.append(f"  data: {config['data']['path']}, {config['data']['count']} images of {config['data']['resolution']} px")
+    lines.append(f"  data: {config['data']['path']}, {config['data']['count']} image{'s' * (config['data']['count'] != 1)} of {config['data']['resolution']} px")
     lines += [f"  {line}" for line in config.get("init", {}).get("lines", [])]
     lines.append(f"  snapshots: {len(found := snapshots(run))}" + (f", the newest {found[-1].name}" if found else ""))
     for name, records in read_metrics(run).items():
-        if is_latent_share(name) and records[-1].get("text"):
+        if in_words(name) and records[-1].get("text"):
             lines.append(f"  {name}: {records[-1]['text']}")
             continue
         value, ladder = records[-1]["results"][headline(records[-1])], read_ladder(run, name)
-        lines.append(f"  {headline(records[-1])}: {value:.4g}" + (f", {between_rungs(ladder, value)}" if ladder else ""))
+        lines.append(f"  {headline(records[-1])}: {number_text(headline(records[-1]), value)}" + (f", {between_rungs(ladder, value)}" if ladder else ""))
     lines += [f"  {line}" for line in summary_lines(run)] + [f"  note: {line}" for line in left_out(run)]
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .foundation import plain_label
 from .distances import FeatureSet
-from .scores import best_record, better_of, headline, is_latent_share, word_of
+from .scores import best_record, better_of, headline, in_words, is_latent_share, word_of
 from .micrographs import planes, sheet
 from .runs import is_run, read_config, read_ladder, read_metrics, read_stats
 from .studies import read_samples
@@ -351,7 +351,7 @@ def curves(
     colours = {label: GENERATED if len(runs) == 1 else colour_of(label, k) for k, label in enumerate(runs)}
     groups = {key: by_run for key, by_run in _metric_groups(runs).items() if metrics is None or key[0] in metrics}
     decides = next((by_run for (metric, *_), by_run in groups.items() if is_latent_share(metric)), {})
-    groups = {key: by_run for key, by_run in groups.items() if not is_latent_share(key[0])}
+    groups = {key: by_run for key, by_run in groups.items() if not in_words(key[0])}
     groups = dict(sorted(groups.items(), key=lambda item: word_of(item[0][1]) != "distance"))
     heights = [2.2] * max(len(groups), 1) + [1.2] * bool(decides) + [1, 1]
     figure = _figure(figure, (7.6, 1.25 * sum(heights) + 0.4))

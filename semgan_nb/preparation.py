@@ -470,7 +470,8 @@ def _summary(dest, manifest, held, feature, n_files, clipped, earlier):
     notes += _one_sided(images, manifest.get("overlaps", []))
     if settings["holdout"] and not held: notes.append("there is only one group, so nothing is held out: name groups (a sub-folder each, or a CSV file) to evaluate on images not trained on")
     if settings["window"] is None and len(images) < 200:
-        notes.append(f"{len(images)} images are few to learn from: tiles (window 'auto', on the command line --window auto) make many more of the same micrographs")
+        larger = any(min(s["height"], s["width"]) >= 2 * settings["size"] for s in sources if s.get("height"))  # else the files are tiles themselves
+        notes.append(f"{_count(len(images), 'image')} {'is' if len(images) == 1 else 'are'} few to learn from: " + ("tiles (window 'auto', on the command line --window auto) make many more of the same micrographs" if larger else "the files are hardly larger than the images, so no more can be cut from them: take more micrographs, or the larger ones that these were cut from"))
     if settings["intensity"] == "normalise" and np.mean(clipped) > 0.01: notes.append(f"{np.mean(clipped):.1%} of the pixels are black or white after normalising: a reference with a narrower range of grey levels would clip less")
     if settings["intensity"] != "none" and spread:
         step = {"match": "matching", "normalise": "normalising"}[settings["intensity"]]

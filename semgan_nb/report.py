@@ -24,7 +24,7 @@ from .latent import has_noise, judged_images, noise_draws, random_images
 from .films import walk_frames, write_film
 from .descriptors import grey_stack, two_point
 from .microstructure import DESCRIPTORS, compare
-from .scores import alike_pairs, better_of, between_rungs, headline, is_latent_share, judgement, word_of
+from .scores import alike_pairs, better_of, between_rungs, headline, in_words, is_latent_share, is_leak, judgement, word_of
 from .memorisation import laid_on
 from .reference_sets import distinct_indices
 from .runs import Config, is_run, read_config, read_ladder, read_metrics, read_stats, read_status
@@ -166,6 +166,12 @@ def _group_rows(d: DemoResult) -> list[dict]:
             rows.append(dict(group=group, held=group in held, images=len(own), low=low, middle=middle, high=high))
     return rows
 
+# %% ../nbs/91_report.ipynb #ebf6f58c
+def _marks(d: DemoResult) -> dict | None:
+    "The files in which marks were found, with the share of each that is marked, the most first, and whether images that touch one were left out; None where there are none."
+    found = [(source["file"], float(source["marks"])) for source in d.archive.manifest.get("sources", []) if source.get("marks")]
+    return dict(files=sorted(found, key=lambda one: (-one[1], one[0])), out=d.settings.get("marks") != "keep") if found else None
+
 # %% ../nbs/91_report.ipynb #cb8c5048
 def _data(d: DemoResult) -> dict:
     "Where the images come from, what was done to them, and some of them."
@@ -182,7 +188,7 @@ def _data(d: DemoResult) -> dict:
     caption = "Training images, from each group in turn." + ("" if pixel is not None else " The files do not say their pixel size, so no scale bar can be drawn.")
     examples = micrographs_html(d.training.images(chosen), f"{len(chosen)} training images of {_material(d)}, {size} pixels wide each", caption, pixel_size_nm=pixel)
     return dict(made=bool(settings.get("synthetic")), window=int(settings.get("window") or 0), stride=int(settings.get("stride") or 0), files=len({record.get("source") for record in d.archive.manifest.get("images", [])}),
-                groups=len(set(d.archive.groups)), held=len(d.archive) - len(Dataset(d.archive.path, part="train")), steps=steps, examples=examples, rows=_group_rows(d))
+                groups=len(set(d.archive.groups)), marks=_marks(d), held=len(d.archive) - len(Dataset(d.archive.path, part="train")), steps=steps, examples=examples, rows=_group_rows(d))
 
 # %% ../nbs/91_report.ipynb #476ed347
 RUNG_WORDS = {
@@ -226,9 +232,9 @@ def _training(d: DemoResult) -> dict:
     run = d.folder / "run"
     rt, p = _last(d, "Loss/signs/real"), [line["Progress/augment"]["mean"] for line in d.stats if "Progress/augment" in line]
     ladders, lengths, words = [], [], []
-    measured = {metric: found for metric, found in d.metrics.items() if not is_latent_share(metric)}
+    measured = {metric: found for metric, found in d.metrics.items() if not in_words(metric)}
     first = next(iter(_measured(d, "distance")), None)  # whose name and value are told in short
-    decides = len(measured) < len(d.metrics)
+    decides = any(is_latent_share(metric) for metric in d.metrics)
     for metric, (ladder, records) in measured.items():
         values = [plots.value_of(record) for record in records]
         name, better = word_of(headline(records[-1])), better_of(headline(records[-1]))
@@ -243,7 +249,7 @@ def _training(d: DemoResult) -> dict:
     chart = chart_html(plots.curves(run), alt, caption, (3.8, tall))
     distances = _measured(d, "distance")
     kind = "lite0" if any(metric.startswith("lite0") for metric in distances) else "other" if distances else ""
-    return dict(distance=kind, words=list(filter(None, words)), ladders=ladders, rt=rt, p=p, chart=chart)
+    return dict(leak=next((records[-1] for metric, (_, records) in d.metrics.items() if is_leak(metric)), None), distance=kind, words=list(filter(None, words)), ladders=ladders, rt=rt, p=p, chart=chart)
 
 # %% ../nbs/91_report.ipynb #1b35f4b1
 def _samples(d: DemoResult) -> dict:

@@ -108,7 +108,7 @@ class Config:
     kimg_per_tick: float = _f(0.8, "kimg between two lines of stats.jsonl", 0, 1e6, "kimg", above=True)
     snap: int = _f(20, "ticks between two snapshots", 1, 10**6, "ticks", free=True)
     keep_snapshots: int = _f(10, "snapshots kept, besides the best by each metric", 1, 10**6, "snapshots", free=True)
-    metrics: tuple[str, ...] = _f(("auto",), "evaluated at every snapshot; auto: a distance chosen by the data, and latent_share; none for none", free=True)
+    metrics: tuple[str, ...] = _f(("auto",), "evaluated at every snapshot; auto: a distance chosen by the data, latent_share, and augment_leak where images are augmented; none for none", free=True)
     watts: float | None = _f(None, "power of the machine, for the estimate of energy; none: what the GPU says, 65 W for a CPU", 0, 1e9, "W", free=True)
     seed: int = _f(0, "of the initial weights, the data's order and all noise", 0, SEED.high)
 

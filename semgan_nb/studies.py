@@ -21,7 +21,7 @@ from .foundation import BadInput, atomic, stream
 from .files import TEXT, Unfit, fields, list_of, read_json, whole
 from .dataset import Dataset
 from .latent import random_images
-from .leak import directions, leak_floor, leak_meter
+from .leak import directions, LeakMeter
 from .scores import best_record, better_of, headline, metric_of
 from .runs import SETTINGS, _ADA_FIELDS, Config, check_settings, config_differences, idle_fields, image_number, is_run, read_config, read_metrics, read_stats, read_status, snapshots
 from .checkpoints import data_of, load
@@ -430,7 +430,7 @@ def leaks(
     all_snapshots: bool = False,  # False: the newest of each run
     seed: int = 0,
 ) -> list[dict]:
-    "One dict for each snapshot: run, kimg, p, aug, augpipe, num_real, num_gen, leaks (of `leak_meter`), angle (degrees), real and generated (share of edges in each direction). Real images are the hold-out part where there is one."
+    "One dict for each snapshot: run, kimg, p, aug, augpipe, num_real, num_gen, leaks, verdict and text (of `LeakMeter`), angle (degrees), real and generated (share of edges in each direction). Real images are the hold-out part where there is one."
     found = []
     for run in [runs] if isinstance(runs, (str, Path)) else runs:
         config, kept = read_config(run), snapshots(run)
@@ -440,11 +440,12 @@ def leaks(
         archive = Dataset(archive.path, part="holdout" if archive.has_holdout else "all")
         real = archive.images(np.sort(stream(seed, "leak images").permutation(len(archive))[:images]))
         stats = [(s["Progress/kimg"]["mean"], s["Progress/augment"]["mean"]) for s in read_stats(run) if "Progress/augment" in s]
-        (angle, shares), floor = directions(real), leak_floor(real)
+        (angle, shares), meter = directions(real), LeakMeter(real, seed=seed)
         for path in kept if all_snapshots else kept[-1:]:
             kimg = image_number(path) / 1000
             generated = np.concatenate(list(random_images(load(path).G, images, seed=seed)))
+            told = {name: value for name, value in meter(generated).items() if name in ("leaks", "verdict", "text")}
             p = min(stats, key=lambda s: abs(s[0] - kimg))[1] if stats else float("nan")
             found.append(dict(run=str(run), kimg=kimg, p=p, aug=config["resolved"]["aug"], augpipe=config["resolved"]["augpipe"], num_real=len(real), num_gen=images,
-                              leaks=leak_meter(real, generated, floor=floor), angle=angle.tolist(), real=shares.tolist(), generated=directions(generated)[1].tolist()))
+                              **told, angle=angle.tolist(), real=shares.tolist(), generated=directions(generated)[1].tolist()))
     return found

@@ -201,12 +201,12 @@ def leak_figure(
     found: list[dict],  # of `studies.leaks`
     figure: Figure | None = None,
 ) -> Figure:
-    "Distance over floor of direction, length and grey levels against p, and the directions of edges of real and generated images."
+    "Each measure of a leak over its floor against p, and the directions of edges of real and generated images."
     found = sorted(found, key=lambda one: one["p"])
     figure = _figure(figure, (8.2, 2.8))
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
-    for k, name in enumerate(("direction", "length", "grey")):
-        left.plot([one["p"] for one in found], [one["leaks"][name]["value"] / max(one["leaks"][name]["floor"], 1e-9) for one in found], "o-", ms=4, lw=1.3, color=COLOURS[k % len(COLOURS)], label=name)
+    for k, name in enumerate(found[0]["leaks"]):
+        left.plot([one["p"] for one in found], [max(one["leaks"][name]["value"] / max(one["leaks"][name]["floor"], 1e-3), 0.01) for one in found], "o-", ms=4, lw=1.3, color=COLOURS[k % len(COLOURS)], label=name)
     left.axhline(2, color=QUIET, lw=1, ls="--")
     left.set_yscale("log")
     _plain_decades(left.yaxis)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Tick', 'judge_snapshot', 'choose_metrics', 'train_notes', 'choose_init', 'check_run', 'begin_from', 'Diverged',
-           'diverged', 'train', 'strength_warning']
+           'diverged', 'train', 'strength_warning', 'leak_warning']
 
 # %% ../nbs/57_training.ipynb #f46d3082
 import signal
@@ -23,7 +23,9 @@ from .micrographs import grid_size, sheet
 from .dataset import Dataset
 from .layers import keep_memory
 from .latent import _at_once, latents, to_uint8_images
-from .scores import best_record, headline
+from .augment import PIPES
+from .leak import TRANSFORMS
+from .scores import best_record, headline, is_leak
 from .evaluation import Judge, check_metric, judge_together
 from .judges import get_judge
 from .runs import FIRST_GPU, STATE_EVERY, STATE_SECONDS, Config, RunWriter, examine_run, idle_fields, image_number, is_run, read_config, read_metrics, snapshots
@@ -105,16 +107,20 @@ def judge_snapshot(
         append_line(run / f"metric-{judge.metric}.jsonl", record)
     return records
 
+# %% ../nbs/57_training.ipynb #55f8421d
+_SEEN_LEAKING = {name for _, names in TRANSFORMS.values() for name in names.split(", ")}  # augmentations whose leak the meter of chapter 35 sees
+
 # %% ../nbs/57_training.ipynb #56dad828
 def choose_metrics(config: Config, data, dataset: Dataset) -> tuple[str, ...]:
-    "Full names of the metrics; `auto` written out: the embedding distance to the hold-out where the archive has one, else to the whole; as many images as there are, up to 500; and who decides, z or the noise."
+    "Full names of the metrics; `auto` written out: the embedding distance to the hold-out where the archive has one, else to the whole; as many images as there are, up to 500; who decides, z or the noise; and where images are augmented, whether that leaks."
     if config.metrics != ("auto",):
         return tuple(check_metric(m) for m in config.metrics if m not in ("none", ""))
     everything = Dataset(data)
     sizes = (len(dataset), len(Dataset(data, part="holdout"))) if everything.has_holdout else (len(everything) // 2,)
     count = next((n for n in (500, 200, 100, 50) if n <= min(sizes)), None)
     decides = ("latent_share",) if len(dataset) > 1 else ()
-    return decides if count is None else (f"lite0_fd{count}_{'holdout' if everything.has_holdout else 'full'}", *decides)
+    leaks = (f"augment_leak{count}_subset",) if config.aug != "noaug" and set(PIPES[config.augpipe]) & _SEEN_LEAKING else ()
+    return decides if count is None else (f"lite0_fd{count}_{'holdout' if everything.has_holdout else 'full'}", *decides, *leaks)
 
 # %% ../nbs/57_training.ipynb #671aca0a
 def train_notes(
@@ -363,6 +369,12 @@ def strength_warning(config: Config, p: float) -> str:
     return (f"p has risen above 1 (to {p:.3g}): even where every image is augmented, r_t stays above its target of {config.ada_target:g}, so p will go on rising; "
             "begin another run with a limit (--p-max 0.8) or a higher target (--ada-target)")
 
+# %% ../nbs/57_training.ipynb #fffc37c2
+def leak_warning(records: list[dict]) -> str:
+    "What to say where an augmentation has leaked, by the records of a snapshot: nothing where none has."
+    leaked = next((record for record in records if is_leak(record["metric"]) and record["verdict"] == "leak"), None)
+    return f"{leaked['text']}; p was too high for it: begin another run with a limit (--p-max 0.8), or without that augmentation (--augpipe)" if leaked else ""
+
 # %% ../nbs/57_training.ipynb #cdced23e
 class _Reporter:
     "Writes what a run shows: statistics, pictures, snapshots, metric records."
@@ -430,13 +442,14 @@ class _Reporter:
         except BaseException:
             t.statistics.load_state_dict(kept)  # the tick will be done again
             raise
-        warning = "" if w.status.get("warning") else strength_warning(c, float(t.ada.p))
+        told = w.status.get("warning", "")
+        warning = "; ".join(text for text in (strength_warning(c, float(t.ada.p)), leak_warning(records)) if text and text[:24] not in told)  # each once a run
         if warning:
             w.log(f"warning: {warning}")
         w.append("stats.jsonl", {**stats, "timestamp": time.time()})
         rate = images / seconds if images else None  # a tick that is done again right after going on has no time of its own
         eta = max(c.total_kimg * 1000 - t.cur_nimg, 0) / rate if rate else None
-        w.set_status(cur_nimg=t.cur_nimg, kimg=t.cur_nimg / 1000, message=beside, **(dict(warning=warning) if warning else {}), **(dict(sec_per_kimg=round(1000 / rate, 3), eta_sec=round(eta, 1)) if rate else {}))
+        w.set_status(cur_nimg=t.cur_nimg, kimg=t.cur_nimg / 1000, message=beside, **(dict(warning="; ".join(filter(None, (told, warning)))) if warning else {}), **(dict(sec_per_kimg=round(1000 / rate, 3), eta_sec=round(eta, 1)) if rate else {}))
         found = "".join(f"  {name} {m['results'][name]:.{2 if m['results'][name] >= 1 else 4}f}" for m in records for name in [headline(m)])
         w.log(f"tick {t.cur_tick:<5d} kimg {t.cur_nimg / 1000:<9.3f} time {t.elapsed:<8.0f} sec/tick {seconds:<7.1f} sec/kimg {1000 / rate if rate else 0:<7.2f} maintenance {self.maintenance:<6.1f} energy {t.energy:<8.3g} augment {float(t.ada.p):.4f}{found}")
         tick = Tick(t.cur_tick, t.cur_nimg, t.cur_nimg / 1000, stats, t.ada.rt, float(t.ada.p), rate, eta, records, snapshot, t.done, warning)

@@ -24,6 +24,7 @@ from semgan_nb import study_plots
 from semgan_nb import material_plots
 from semgan_nb.widgets import close_dashboards
 from semgan_nb.dashboards.data import data_steps, file_steps
+from semgan_nb.preprocess import Recipe, median_filter
 from semgan_nb.dashboards.live import live_run, run_state
 from semgan_nb.dashboards.study import target_sweep
 from semgan_nb.dashboards.explorer import latent_walk, walk_image
@@ -186,6 +187,8 @@ def test_steps_are_those_of_the_archive(prepared):
     np.testing.assert_array_equal(found["crop"]["image"], data.images([k])[0, 0])
     assert found["8-bit grey"]["pixel_size_nm"] == pytest.approx([20, 20]) and found["intensity"]["pixel_size_nm"] == pytest.approx([40, 40])
     assert found["crop"]["pixel_size_nm"] == pytest.approx(manifest["images"][k]["pixel_size_nm"])
+    np.testing.assert_array_equal(found["median"]["detail"], median_filter(found["bar off"]["detail"], Recipe.of(manifest).median))
+    assert found["bar off"]["detail"].shape == (128, 128) and found["median"]["detail_nm"] == pytest.approx([20, 20]) and {"clipped", "failed"} <= set(found["crop"])
     assert found["median"]["levels"].sum() == 128 * 128 and found["intensity"]["levels"].sum() == 64 * 64
 
 
@@ -198,7 +201,7 @@ def test_the_scale_of_a_crop_is_that_of_the_archive(prepared, tmp_path):
 
 def test_data_dashboard_shows_steps_groups_and_what_was_left_out(prepared):
     box, w = data_steps(prepared / "data.zip", prepared)
-    assert not w["notice"].value and "a/m0.tif" in w["table"].value and "20 nm" in w["table"].value and "marks burnt in" in w["table"].value and w["table"].value.count("25.0%") == 2
+    assert not w["notice"].value and "a/m0.tif" in w["table"].value and "20 nm" in w["table"].value and "marks burnt in" in w["table"].value and "light phase before" in w["table"].value and w["table"].value.count("25.0%") == 2
     assert "notes.png" in w["state"].value and "is a text file" in w["state"].value and "nearly constant" in w["state"].value and "standard deviation" in w["state"].value
     assert [text for text in w["step"].options] == ["all steps", "bar off", "median", "one scale", "intensity", "crop", "left out"] and w["page"].max == 2
     seen = {w["sheet"].value}
@@ -214,6 +217,17 @@ def test_data_dashboard_shows_steps_groups_and_what_was_left_out(prepared):
     names = {}
     exec(box.code, names)
     assert list(names["found"])[0] == "8-bit grey"
+
+
+def test_data_dashboard_flags_a_threshold_that_fell_on_a_particle(tmp_path):
+    rng = np.random.default_rng(0)
+    for k in range(3):
+        image = rng.normal(np.where(np.arange(160)[:, None] % 20 < 10, 40, 60) * np.ones(160), 3)
+        image[:8, : 20 * (k == 0)] = 255
+        Image.fromarray(image.round().clip(0, 255).astype(np.uint8)).save(tmp_path / f"m{k}.png")
+    prepare(tmp_path, tmp_path / "data.zip", 32, window=64, stride=64, bar=0, intensity="none", marks="keep", progress=False)
+    box, w = data_steps(tmp_path / "data.zip", tmp_path)
+    assert box.wait() and w["table"].value.count("the threshold failed, 0.") == 2, "before and after, of the first alone"
 
 
 def test_data_dashboard_names_files_that_are_gone_or_changed(prepared, tmp_path):

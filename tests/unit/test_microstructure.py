@@ -24,7 +24,7 @@ from semgan_nb.descriptors import (
 )
 from semgan_nb.microstructure import DESCRIPTORS, compare_microstructures, image_values, measure, unit_of, wasserstein
 from semgan_nb.phase_maps import write_phases
-from semgan_nb.leak import characteristic_length, directions, leak_meter
+from semgan_nb.leak import LeakMeter, characteristic_length, directions, leak_meter
 from semgan_nb.synthetic import dual_phase, dual_phase_islands, grf, specimens
 
 
@@ -155,20 +155,45 @@ def test_lengths_scale_and_turning_by_a_quarter_swaps_directions():
     assert np.allclose(np.roll(directions(rows)[1], 9), directions(rows.transpose(0, 2, 1)[:, :, ::-1])[1], atol=0.01)
 
 
-def test_leak_meter_tells_what_changed():
-    real = textured(80, 4, stretch=2)
-    same = leak_meter(real, textured(80, 5, stretch=2))
-    assert not any(one["leaks"] for one in same.values())
-    turned = leak_meter(real, textured(80, 5, stretch=2, angle=1.2))
-    assert turned["direction"]["leaks"] and not turned["grey"]["leaks"]
-    brighter = leak_meter(real, (textured(80, 5, stretch=2) * 0.8 + 40).astype(np.uint8))
-    assert brighter["grey"]["leaks"] and not brighter["direction"]["leaks"]
-    assert leak_meter(real, textured(80, 5, stretch=1))["direction"]["leaks"]
-    larger = np.kron(real[:, :32, :32], np.ones((1, 2, 2))).astype(np.uint8)
-    assert leak_meter(real, larger)["length"]["leaks"]
-    with pytest.raises(BadInput, match="at least 4"):
-        leak_meter(real[:3], real)
+def leaking(found) -> set:
+    return {name for name, one in found.items() if one["leaks"]}
 
+
+def test_leak_meter_tells_what_changed():
+    small = lambda seed, stretch=2, angle=0.4: textured(80, seed, stretch=stretch, angle=angle)[:, :32, :32]
+    other, meter = small(5), LeakMeter(small(4))
+    seen = lambda images: leaking(meter(images)["leaks"])
+    assert seen(other) == set() == leaking(leak_meter(small(4), other)) and meter(other)["verdict"] == "none"
+    assert "turn" in seen(small(5, angle=1.6)) and "grey" not in seen(small(5, angle=1.6))
+    assert seen((other * 0.8 + 40).astype(np.uint8)) == {"grey"}
+    assert seen(other[:, :, ::-1]) == {"mirror"} and "(augmentation xflip)" in meter(other[:, :, ::-1])["text"]
+    assert seen(np.rot90(other, 1, (1, 2))) == {"quarter_turn"}
+    for spoilt in (small(5, stretch=1), np.kron(other[:, :16, :16], np.ones((1, 2, 2))).astype(np.uint8)):  # no direction left, twice as large: far from real ones
+        assert meter(spoilt)["verdict"] in ("leak", "unlike") and meter(spoilt)["apart"] > 3
+    with pytest.raises(BadInput, match="at least 4"):
+        leak_meter(other[:3], other)
+
+
+def test_leak_meter_sees_what_is_upside_down():
+    gradient = np.linspace(0, 255, 32)[:, None].repeat(32, 1)[None].repeat(8, 0).astype(np.uint8)
+    found = LeakMeter(gradient)(gradient[:, ::-1])
+    assert leaking(found["leaks"]) == {"half_turn"} and found["leaks"]["half_turn"]["value"] == pytest.approx(1, abs=0.1)
+    assert "% are turned by half (augmentation rotate90)" in found["text"]
+    assert not found["leaks"]["mirror"]["seen"] and "images that are mirrored" in found["text"]
+    assert leaking(leak_meter(gradient, gradient)) == set()
+
+
+def test_no_leak_where_a_network_is_untrained_or_collapsed():
+    real = textured(60, 4, stretch=2)[:, :32, :32]
+    meter, rng = LeakMeter(real), np.random.default_rng(0)
+    noise, alike = rng.integers(0, 256, real.shape).astype(np.uint8), real[:3].repeat(20, 0)
+    for images, verdict, words in ((noise, "unlike", "the network is not trained yet"), (alike, "collapsed", "nearly all alike"), (np.full_like(real, 128), "collapsed", "nearly all alike")):
+        found = meter(images)
+        assert found["verdict"] == verdict and words in found["text"] and leaking(found["leaks"]) == set()
+    with pytest.raises(BadInput, match="of the size of the real ones"):
+        meter(real[:, :16, :16])
+    with pytest.raises(BadInput, match="at least 8 × 8"):
+        leak_meter(real[:, :4, :4], real)
 
 # What follows: segmentation, shapes with known answers, other libraries, many images, two sets, phase maps.
 
