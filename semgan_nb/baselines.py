@@ -17,7 +17,7 @@ from .files import PLAIN, TEXT, both, fields, list_of, number, read_json, table_
 from .dataset import Dataset
 from .latent import random_images
 from .microstructure import compare, compare_microstructures, measure
-from .scores import better_of, metric_of, parse_metric
+from .scores import better_of, metric_of, number_text, parse_metric
 from .reference_sets import RUNGS
 from .evaluation import _as_judged, _collect, judge_together
 from .judges import MemoryJudge, get_judge
@@ -195,7 +195,7 @@ def baseline_table(
     lines = []
     for row in result["rows"]:
         p = row["physics"]
-        lines.append([row["name"] if row["kind"] != "network" else f"**{row['name']}**", *(f"{row['values'][name]:.3g}" for name in columns), *(f"{p[key]:{form}}" for key, (_, form) in _PHYSICS_COLUMNS.items()),
+        lines.append([row["name"] if row["kind"] != "network" else f"**{row['name']}**", *(number_text(name, row["values"][name], 3) for name in columns), *(f"{p[key]:{form}}" for key, (_, form) in _PHYSICS_COLUMNS.items()),
                       f"{p['same']}/{p['close']}/{p['different']}", f"{100 * row['copies']:.0f} %"])
     widths = [max(len(line[k]) for line in [head, *lines]) for k in range(len(head))]
     pad = lambda line: "| " + " | ".join(cell.ljust(width) if k == 0 else cell.rjust(width) for k, (cell, width) in enumerate(zip(line, widths))) + " |"

@@ -177,7 +177,7 @@ def findings(
     found: dict,  # what `demo` returns
 ) -> str:
     "The findings of a demo in words: the ladder with the network on it, the fractions, the spectrum."
-    from semgan_nb.scores import word_of
+    from semgan_nb.scores import number_text, word_of
 
     lines = []
     for name, part in found["metrics"].items():
@@ -185,7 +185,7 @@ def findings(
         rows = [(rung["value"], rung["name"], "") for rung in ladder["rungs"]] + [(part["value"], "GENERATED", f"  <- after {part['kimg']:.4g} kimg")]
         word = word_of(name)
         lines += ["", f"{name}: {word} of {ladder['num_gen']} images" + (f" to {ladder['num_real']} real ones ({ladder['real']}); smaller is closer" if word == "distance" else f", {ladder['num_real']} real ones ({ladder['real']})")]
-        lines += [f"  {value:10.3g}  {label}{note}" for value, label, note in sorted(rows)]
+        lines += [f"  {number_text(name, value, 3):>10}  {label}{note}" for value, label, note in sorted(rows)]
         lines += [f"The network ended {part['sentence']}."]
     lines += ["", *(f"{text[0].upper()}{text[1:]}." for text in found["decides"])] if found.get("decides") else []
     if not found["metrics"]:

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .foundation import plain_label
 from .distances import FeatureSet
-from .scores import best_record, better_of, headline, in_words, is_latent_share, word_of
+from .scores import best_record, better_of, headline, in_words, is_latent_share, number_text, word_of
 from .micrographs import planes, sheet
 from .runs import is_run, read_config, read_ladder, read_metrics, read_stats
 from .studies import read_samples
@@ -177,7 +177,7 @@ def ladder_figure(
     values, names, colours = zip(*bars)
     axes.barh(range(len(bars)), values, color=colours, height=0.7)
     for k, (value, name, colour) in enumerate(bars):
-        axes.text(value, k, f" {value:.3g}", va="center", fontsize=8)
+        axes.text(value, k, f" {number_text(ladder['metric'], value, 3)}", va="center", fontsize=8)
         axes.text(-0.01, k, plain_label(name), transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=8, weight="bold" if name.startswith("generated") else "normal")
     axes.invert_yaxis()
     axes.set_yticks([])
@@ -243,7 +243,7 @@ def _rung_lines(axes, ladder: dict, result: str | None = None) -> None:
     for rung, place, label in zip(ladder["rungs"], places, _apart(places, 0.068)):
         axes.axhline(_rung_value(rung, result), color="0.8", lw=0.8, zorder=0)
         axes.plot([1, 1.03], [place, label], transform=axes.transAxes, color="0.8", lw=0.8, clip_on=False)
-        axes.text(1.04, label, f"{plain_label(rung['name'])}  {_rung_value(rung, result):.3g}", transform=axes.transAxes, va="center", fontsize=7.5, color=QUIET)
+        axes.text(1.04, label, f"{plain_label(rung['name'])}  {number_text(result or ladder['metric'], _rung_value(rung, result), 3)}", transform=axes.transAxes, va="center", fontsize=7.5, color=QUIET)
 
 # %% ../nbs/80_plots.ipynb #4088d83c
 def _labelled(runs) -> dict:
@@ -295,7 +295,7 @@ def _draw_metric(axes, metric: str, result: str, by_run: dict, runs: dict, colou
         kimg, y = zip(*((record["kimg"], value_of(record, result)) for record in records))
         axes.plot(kimg, y, "o-", color=colours[label], ms=3.5, lw=1.4, label=label)
         if len(runs) == 1:
-            axes.annotate(f"{y[-1]:.3g}", (kimg[-1], y[-1]), xytext=(-2, 6), textcoords="offset points", ha="right", fontsize=8, color=colours[label], weight="bold")
+            axes.annotate(number_text(result, y[-1], 3), (kimg[-1], y[-1]), xytext=(-2, 6), textcoords="offset points", ha="right", fontsize=8, color=colours[label], weight="bold")
     if share or any(value <= 0 for value in values):  # precision, recall and copies; a kernel distance may be negative
         room = 0.05 * ((max(values) - min(values)) or 1) if values else 0
         axes.set_ylim(*((min(values) - room, max(values) + room) if values else (0, 1)))

@@ -203,6 +203,7 @@ ZERO = 1e-6  # of a Fréchet distance: less than this is rounding
 def number_text(
     result: str,  # the name of a result
     value: float,
+    digits: int = 4,
 ) -> str:
     "A value as it is shown: a Fréchet distance that is only rounding is 0, and what is not a number is called so."
     if value != value:
@@ -210,7 +211,7 @@ def number_text(
     with contextlib.suppress(BadInput):
         if parse_metric(metric_of(result)).stat == "fd" and abs(value) < ZERO:
             return "0"
-    return f"{value:.4g}"
+    return f"{value:.{digits}g}"
 
 # %% ../nbs/41_scores.ipynb #88e24cd8
 def out_of_range(metric, num_gen: int, value, extrapolated) -> list[str]:
