@@ -356,7 +356,7 @@ class Dataset:
         top = where[:-len("manifest.json")] if where else ""
         records = {top + r["file"]: _proper(r) for r in manifest.get("images", [])}
         strange, gone = [n for n in names if n not in records], set(records) - set(names)
-        if where and strange: self.warnings.append(f"{len(strange)} images, e.g. {strange[0]}, are not in the manifest: they count as training images of unknown origin")
+        if where and strange: self.warnings.append(f"{strange[0]} is not in the manifest: it counts as a training image of unknown origin" if len(strange) == 1 else f"{len(strange)} images, e.g. {strange[0]}, are not in the manifest: they count as training images of unknown origin")
         if gone: self.warnings.append(f"{len(gone)} image{'s' * (len(gone) != 1)} of the manifest, e.g. {min(gone)}, {'is' if len(gone) == 1 else 'are'} missing")
         return manifest, records
 
