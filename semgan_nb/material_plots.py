@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 
 from .foundation import BadInput, plain_label, torch_stream
 from .micrographs import scale_bar
-from .synthetic import otsu_threshold
 from .preprocess import histogram
 from .augment import AugmentPipe, SENSE, replay, scaled_pipe
 from .latent import to_uint8_images
 from .descriptors import grey_stack, phase_fractions, phase_of, radial_spectrum, segment, two_point
 from .microstructure import DESCRIPTORS, image_values, unit_of
+from .random_field import segmented
 from .runs import read_stats
 from .plots import COLOURS, GENERATED, QUIET, REAL, _figure, _plain_decades, _tidy, strength_axis
 
@@ -83,7 +83,7 @@ def two_points(
     axes = figure.add_subplot()
     scale = 1 if pixel_size_nm is None else float(np.mean(pixel_size_nm)) / 1000
     for images, label, colour in ((real, labels[0], REAL), (generated, labels[1], GENERATED)):
-        s2 = two_point(np.stack([image > (otsu_threshold(image) if np.ptp(image) else 255) for image in _grey(images)]))
+        s2 = two_point(segmented(images))
         distance = np.arange(s2.shape[1]) * scale
         band = np.quantile(s2, (0.05, 0.95), axis=0)
         if colour == REAL:

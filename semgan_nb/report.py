@@ -18,7 +18,6 @@ import semgan_nb
 from . import material_plots, plots
 from .foundation import BadInput, atomic, stream
 from .files import PLAIN, TEXT, both, fields, read_json, table_of, whole
-from .synthetic import otsu_threshold
 from .dataset import Dataset
 from .latent import has_noise, judged_images, noise_draws, random_images
 from .films import walk_frames, write_film
@@ -26,6 +25,7 @@ from .descriptors import grey_stack, two_point
 from .microstructure import DESCRIPTORS, compare
 from .scores import alike_pairs, better_of, between_rungs, headline, in_words, is_latent_share, is_leak, judgement, word_of
 from .memorisation import laid_on
+from .random_field import segmented
 from .reference_sets import distinct_indices
 from .runs import Config, is_run, read_config, read_ladder, read_metrics, read_stats, read_status
 from .checkpoints import Snapshot, load
@@ -307,7 +307,7 @@ def _walk(d: DemoResult) -> dict:
 # %% ../nbs/91_report.ipynb #6c39a675
 def _s2(images) -> np.ndarray:
     "Two-point correlation of the light phase of each image, float64 [N, distances]."
-    return two_point(np.stack([image > (otsu_threshold(image) if np.ptp(image) else 255) for image in grey_stack(images).astype(np.uint8)]))
+    return two_point(segmented(images))
 
 # %% ../nbs/91_report.ipynb #efe01046
 def _material_words(record: dict) -> str:
