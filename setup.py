@@ -1,4 +1,6 @@
-"""Packaging, read from settings.ini so that each fact stands in one place. A built package holds the notebooks too, for `semgan lab`."""
+"""Packaging, read from settings.ini so that each fact stands in one place.
+A built package holds the notebooks too, for `semgan lab`."""
+
 import shutil
 from configparser import ConfigParser
 from pathlib import Path
@@ -18,7 +20,12 @@ class WithTheBook(build_py):
     def run(self):
         super().run()
         if not self.editable_mode:
-            shutil.copytree(here / "nbs", Path(self.build_lib) / "semgan_nb" / "book", ignore=shutil.ignore_patterns(".*", "_*", "quickstart"), dirs_exist_ok=True)
+            shutil.copytree(
+                here / "nbs",
+                Path(self.build_lib) / "semgan_nb" / "book",
+                ignore=shutil.ignore_patterns(".*", "_*", "quickstart"),
+                dirs_exist_ok=True,
+            )
 
 
 setup(

@@ -1,8 +1,14 @@
 """What augmentation costs: whole training iterations with `bg` at p = 0.5 and without, in turn, in one process.
 
-`python benchmarks/augment.py [--sizes 64 256] [--repeats 5] [--busy]`; the preset is `laptop` (narrow networks: augmentation weighs most) up to 64 px, else `auto`. At `laptop` sixteen iterations are timed
-together, regularisation included; at `auto`, where sixteen take minutes, single ones, and the median has no regularisation phase. Printed are the median times, the share by their difference, and the share by count: the pipe alone, forward and backward, as often
-as an iteration calls it, in the time of the augmented iteration. `--busy`: one thread and processor time, for a machine that does other things as well. Nothing here asserts a time."""
+`python benchmarks/augment.py [--sizes 64 256] [--repeats 5] [--busy]`; the preset is `laptop` (narrow networks:
+augmentation weighs most) up to 64 px, else `auto`. At `laptop` sixteen iterations are timed
+together, regularisation included; at `auto`, where sixteen take minutes, single ones, and the median has no
+regularisation phase. Printed are the median times, the share by their difference, and the share by count: the pipe
+alone, forward and backward, as often
+as an iteration calls it, in the time of the augmented iteration. `--busy`: one thread and processor time, for a
+machine that does other things as well. Nothing here asserts a time.
+"""
+
 import argparse
 import statistics
 import tempfile
@@ -31,7 +37,10 @@ def main():
     if options.busy:
         torch.set_num_threads(1)
     clock = time.process_time if options.busy else time.perf_counter
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; milliseconds{' of processor time' if options.busy else ''} per iteration, medians of {options.repeats}")
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads;"
+        f" milliseconds{' of processor time' if options.busy else ''} per iteration, medians of {options.repeats}"
+    )
     for size in options.sizes:
         kind = options.preset or ("laptop" if size <= 64 else "auto")
         c = preset(kind, size)
@@ -39,7 +48,11 @@ def main():
         c = c.replace(batch_size=batch, batch_gpu=batch, augpipe="bg", aug="fixed", p=0.5, metrics=("none",))
         with tempfile.TemporaryDirectory() as folder:
             rng = np.random.default_rng(0)
-            write_archive(Path(folder) / "a.zip", (dict(image=rng.integers(0, 256, (size, size), dtype=np.uint8)) for _ in range(32)), {})
+            write_archive(
+                Path(folder) / "a.zip",
+                (dict(image=rng.integers(0, 256, (size, size), dtype=np.uint8)) for _ in range(32)),
+                {},
+            )
             data = Dataset(Path(folder) / "a.zip")
         trainers = {"without": Trainer(c.replace(aug="noaug", p=0.0), data), "with bg, p = 0.5": Trainer(c, data)}
         per = 16 if kind == "laptop" else 1  # sixteen: a whole cycle of the lazy regularisation
@@ -52,7 +65,10 @@ def main():
                 if i:
                     times[name].append(1000 * (clock() - start) / per)
         without, augmented = (statistics.median(t) for t in times.values())
-        print(f"{size:4d} px, {kind}, batch {batch}: without {without:.1f}, with bg at p = 0.5 {augmented:.1f}: augmentation is {(augmented - without) / augmented:.1%} of an iteration")
+        print(
+            f"{size:4d} px, {kind}, batch {batch}: without {without:.1f}, with bg at p = 0.5 {augmented:.1f}:"
+            f" augmentation is {(augmented - without) / augmented:.1%} of an iteration"
+        )
         x = torch.randn(batch, 1, size, size, requires_grad=True)
         for p in (0.0, 0.5, 1.0):
             pipe, forward, backward = augment_pipe("bg"), [], []
@@ -66,8 +82,13 @@ def main():
                 backward.append(1000 * (clock() - middle))
             ahead, back = statistics.median(forward), statistics.median(backward)
             print(f"      the pipe alone, p = {p:g}: forward {ahead:.2f}, backward {back:.2f}", end="")
-            # three times forward, once backward; every sixteenth iteration R1 goes forward, backward, and through both again
-            print(f"; by count {(3 * ahead + back + (2 * ahead + 2 * back) / 16) / augmented:.1%} of an iteration" if p == 0.5 else "")
+            # three times forward, once backward; every sixteenth iteration R1 goes forward, backward, and through both
+            # again
+            print(
+                f"; by count {(3 * ahead + back + (2 * ahead + 2 * back) / 16) / augmented:.1%} of an iteration"
+                if p == 0.5
+                else ""
+            )
 
 
 if __name__ == "__main__":

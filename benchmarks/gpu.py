@@ -1,16 +1,30 @@
-"""Seconds per thousand images (kimg) on one GPU at 128, 256 and 512 px, in float32, with TF32, in float16, with and without the memory order channels_last; the share of each phase; beside the reference implementation where its checkout is given.
+"""Seconds per thousand images (kimg) on one GPU at 128, 256 and 512 px, in float32, with TF32, in float16, with and
+without the memory order channels_last; the share of each phase; beside the reference implementation where its
+checkout is given.
 
     python benchmarks/gpu.py --out FILE [--reference DIR] [--budget 480]
 
-One table in Markdown, written to FILE after every line of it and printed at the end. It keeps to its budget: what is left over is shared among the lines to come, each takes at least one measured iteration, and lines for which no time is left say so.
-Networks, batch and intervals are those of the preset `auto`, one process, the weights fresh, the images noise, augmentation `bg` at p = 0.3, without pictures, metrics and files. Float16 is what the preset takes: the four largest resolutions, values limited to 256.
-Measured are iterations that have all four phases, each phase to the end of its work on the GPU, the median; an iteration of training is then Gmain + Dmain + Greg / 4 + Dreg / 16 + the rest (images to the GPU, running average), and the shares are of that.
-The two first iterations are not counted: cuDNN tries its convolutions in them. Without a GPU `--device cpu --quick` rehearses it on tiny networks.
+One table in Markdown, written to FILE after every line of it and printed at the end. It keeps to its budget: what is
+left over is shared among the lines to come, each takes at least one measured iteration, and lines for which no time
+is left say so.
+Networks, batch and intervals are those of the preset `auto`, one process, the weights fresh, the images noise,
+augmentation `bg` at p = 0.3, without pictures, metrics and files. Float16 is what the preset takes: the four largest
+resolutions, values limited to 256.
+Measured are iterations that have all four phases, each phase to the end of its work on the GPU, the median; an
+iteration of training is then Gmain + Dmain + Greg / 4 + Dreg / 16 + the rest (images to the GPU, running average),
+and the shares are of that.
+The two first iterations are not counted: cuDNN tries its convolutions in them. Without a GPU `--device cpu --quick`
+rehearses it on tiny networks.
 
-* channels_last is the package's own memory order. For NCHW weights and features are put into PyTorch's usual order where they enter.
-* reference: NVIDIA's networks, losses and augmentation from a checkout of NVlabs/stylegan2-ada-pytorch that you have (its licence is not this project's; none of its code is here), in float32 and float16, as far as it runs with your PyTorch:
-  its CUDA extensions are compiled where a compiler is found, else it says that it takes its slow way, and the table is of that. The loop around its losses is written here, as in curves.py.
+* channels_last is the package's own memory order. For NCHW weights and features are put into PyTorch's usual order
+  where they enter.
+* reference: NVIDIA's networks, losses and augmentation from a checkout of NVlabs/stylegan2-ada-pytorch that you have
+  (its licence is not this project's; none of its code is here), in float32 and float16, as far as it runs with your
+  PyTorch:
+  its CUDA extensions are compiled where a compiler is found, else it says that it takes its slow way, and the table
+  is of that. The loop around its losses is written here, as in curves.py.
 """
+
 import argparse
 import contextlib
 import copy
@@ -100,16 +114,27 @@ class Theirs:
         self.G_ema = copy.deepcopy(self.G).eval().requires_grad_(False)
         pipe = checkout.augment.AugmentPipe(**dict.fromkeys(PIPES[c.augpipe], 1)).to(device)
         pipe.p.fill_(c.p)
-        options = {k: getattr(c, k) for k in ("style_mixing_prob", "r1_gamma", "pl_batch_shrink", "pl_decay", "pl_weight")}
+        options = {
+            k: getattr(c, k) for k in ("style_mixing_prob", "r1_gamma", "pl_batch_shrink", "pl_decay", "pl_weight")
+        }
         self.loss = checkout.loss.StyleGAN2Loss(self.device, self.G.mapping, self.G.synthesis, self.D, pipe, **options)
-        self.phases = [(name, net, opt, every) for net, opt, names in ((self.G, lazy_adam(self.G.parameters(), c.g_lr, c.G_reg_interval), PHASES[:2]), (self.D, lazy_adam(self.D.parameters(), c.d_lr, c.D_reg_interval), PHASES[2:]))
-                       for name, every in zip(names, (1, c.G_reg_interval if net is self.G else c.D_reg_interval))]
+        self.phases = [
+            (name, net, opt, every)
+            for net, opt, names in (
+                (self.G, lazy_adam(self.G.parameters(), c.g_lr, c.G_reg_interval), PHASES[:2]),
+                (self.D, lazy_adam(self.D.parameters(), c.d_lr, c.D_reg_interval), PHASES[2:]),
+            )
+            for name, every in zip(names, (1, c.G_reg_interval if net is self.G else c.D_reg_interval))
+        ]
 
     def iterate(self):
         c, found = self.c, {}
         wait(self.device)
         began = time.perf_counter()
-        real = torch.from_numpy(self.data.images(np.arange(c.batch_size) % len(self.data))).to(self.device).float() / 127.5 - 1
+        real = (
+            torch.from_numpy(self.data.images(np.arange(c.batch_size) % len(self.data))).to(self.device).float() / 127.5
+            - 1
+        )
         labels = torch.zeros(c.batch_size, 0, device=self.device)
         for name, net, opt, every in self.phases:
             start = time.perf_counter()
@@ -119,7 +144,15 @@ class Theirs:
             z = torch.randn(c.batch_size, c.z_dim, device=self.device)
             for k in range(0, c.batch_size, c.batch_gpu):
                 part = slice(k, k + c.batch_gpu)
-                self.loss.accumulate_gradients(name, real[part], labels[part], z[part], labels[part], sync=True, gain=every * c.batch_gpu / c.batch_size)
+                self.loss.accumulate_gradients(
+                    name,
+                    real[part],
+                    labels[part],
+                    z[part],
+                    labels[part],
+                    sync=True,
+                    gain=every * c.batch_gpu / c.batch_size,
+                )
             for p in net.parameters():
                 if p.grad is None:
                     p.grad = torch.zeros_like(p)
@@ -142,7 +175,8 @@ def wait(device):
 
 
 def measure(make, config, seconds, fewest, device):
-    "Medians over as many iterations as fit, and the peak of memory in bytes (None on a CPU); with smaller parts of the batch where the memory is too small. The configuration that fitted comes with them."
+    """Medians over as many iterations as fit, and the peak of memory in bytes (None on a CPU); with smaller parts of
+    the batch where the memory is too small. The configuration that fitted comes with them."""
     cuda = torch.device(device).type == "cuda"
     while True:
         if cuda:
@@ -154,7 +188,12 @@ def measure(make, config, seconds, fewest, device):
                 one.iterate()
             while len(times) < fewest or len(times) < 30 and time.perf_counter() - began < seconds:
                 times.append(one.iterate())
-            return {name: statistics.median(t[name] for t in times) for name in times[0]}, torch.cuda.max_memory_allocated(device) if cuda else None, config, len(times)
+            return (
+                {name: statistics.median(t[name] for t in times) for name in times[0]},
+                torch.cuda.max_memory_allocated(device) if cuda else None,
+                config,
+                len(times),
+            )
         except torch.OutOfMemoryError:
             if config.batch_gpu <= config.mbstd_group_size or config.batch_gpu % 2:
                 raise
@@ -166,8 +205,20 @@ def measure(make, config, seconds, fewest, device):
 def line(size, name, config, found, peak, count):
     parts = {**found, "Greg": found["Greg"] / config.G_reg_interval, "Dreg": found["Dreg"] / config.D_reg_interval}
     whole = sum(parts.values())
-    batch = f"{config.batch_size}" if config.batch_gpu == config.batch_size else f"{config.batch_size} in parts of {config.batch_gpu}"
-    cells = [str(size), name, batch, f"{1000 * whole / config.batch_size:.3g}", *(f"{100 * parts[k] / whole:.0f} %" for k in (*PHASES, "rest")), "" if peak is None else f"{peak / 2**30:.2f}", str(count)]
+    batch = (
+        f"{config.batch_size}"
+        if config.batch_gpu == config.batch_size
+        else f"{config.batch_size} in parts of {config.batch_gpu}"
+    )
+    cells = [
+        str(size),
+        name,
+        batch,
+        f"{1000 * whole / config.batch_size:.3g}",
+        *(f"{100 * parts[k] / whole:.0f} %" for k in (*PHASES, "rest")),
+        "" if peak is None else f"{peak / 2**30:.2f}",
+        str(count),
+    ]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -175,7 +226,13 @@ def about(device):
     words = [f"torch {torch.__version__}"]
     if torch.device(device).type == "cuda":
         p = torch.cuda.get_device_properties(device)
-        words = [p.name, f"{p.total_memory / 2**30:.0f} GiB", *words, f"CUDA {torch.version.cuda}", f"cuDNN {torch.backends.cudnn.version()}"]
+        words = [
+            p.name,
+            f"{p.total_memory / 2**30:.0f} GiB",
+            *words,
+            f"CUDA {torch.version.cuda}",
+            f"cuDNN {torch.backends.cudnn.version()}",
+        ]
     else:
         words = [f"CPU, {torch.get_num_threads()} threads", *words]
     return ", ".join(words)
@@ -207,12 +264,20 @@ def main():
     sizes = [32, 64] if a.quick else a.sizes
     jobs = [(size, name, None) for name in a.ways for size in sizes]
     if checkout is not None:
-        jobs[2 * len(sizes):2 * len(sizes)] = [(size, f"reference, {name}", name) for name in ("float32", "float16") for size in sizes]
+        jobs[2 * len(sizes) : 2 * len(sizes)] = [
+            (size, f"reference, {name}", name) for name in ("float32", "float16") for size in sizes
+        ]
     lines, deadline = {}, start + a.budget
 
     def table():
-        head = [about(a.device) + f"; {len(jobs)} lines in {time.perf_counter() - start:.0f} s" + ("; a rehearsal with tiny networks, its figures mean nothing" if a.quick else ""), "",
-                "| px | arithmetic | batch | s/kimg | Gmain | Greg | Dmain | Dreg | rest | memory, GiB | iterations |", "|---|---|---|---|---|---|---|---|---|---|---|"]
+        head = [
+            about(a.device)
+            + f"; {len(jobs)} lines in {time.perf_counter() - start:.0f} s"
+            + ("; a rehearsal with tiny networks, its figures mean nothing" if a.quick else ""),
+            "",
+            "| px | arithmetic | batch | s/kimg | Gmain | Greg | Dmain | Dreg | rest | memory, GiB | iterations |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
+        ]
         order = sorted(lines, key=lambda k: (k[0], [j[1] for j in jobs].index(k[1])))
         return "\n".join(head + [lines[k] for k in order]) + "\n"
 
@@ -255,7 +320,11 @@ def main():
         except Exception as e:
             if not theirs:
                 raise
-            lines[size, name] = blank(f"does not run here: {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"[:100].replace("|", "/"))
+            lines[size, name] = blank(
+                f"does not run here: {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"[:100].replace(
+                    "|", "/"
+                )
+            )
         finally:
             if hasattr(signal, "SIGALRM"):
                 signal.setitimer(signal.ITIMER_REAL, 0)

@@ -1,8 +1,12 @@
 """Trials towards a network whose latent vector decides what is seen: the lines of benchmarks/latent/trials.jsonl.
 
-`python benchmarks/latent.py run WORK NAME [field=value ...]` trains the preset `laptop` at 32 px on the demo's archive (`data=synthetic`: on that of `semgan demo --data synthetic`) in the folder WORK, on one thread, with
-the settings that are given, and adds a line for each snapshot: the distance, the shares of z and of noise, the seconds of the processor since the trial began. Broken off and started again, it goes on (the seconds then count anew).
+`python benchmarks/latent.py run WORK NAME [field=value ...]` trains the preset `laptop` at 32 px on the demo's
+archive (`data=synthetic`: on that of `semgan demo --data synthetic`) in the folder WORK, on one thread, with
+the settings that are given, and adds a line for each snapshot: the distance, the shares of z and of noise, the
+seconds of the processor since the trial began. Broken off and started again, it goes on (the seconds then count
+anew).
 `python benchmarks/latent.py table` writes the table of benchmarks/README.md: a row for each trial."""
+
 import argparse
 import json
 import os
@@ -50,7 +54,16 @@ def run(work, name, words):
         if tick.records:
             found = {result: value for record in tick.records for result, value in record["results"].items()}
             text = f"{name} {tick.kimg:6.1f} kimg  {found}"
-            add(dict(name=name, kimg=tick.kimg, fd={METRIC: found[METRIC]}, shares=[found.get("latent_share_z"), found.get("latent_share_noise")], cpu=time.process_time(), p=round(tick.p, 3)))
+            add(
+                dict(
+                    name=name,
+                    kimg=tick.kimg,
+                    fd={METRIC: found[METRIC]},
+                    shares=[found.get("latent_share_z"), found.get("latent_share_noise")],
+                    cpu=time.process_time(),
+                    p=round(tick.p, 3),
+                )
+            )
             print(text, flush=True)
 
 
@@ -65,13 +78,18 @@ def table():
             sys.exit(f"{line['name']} has two lists of settings in {RECORDS}: give each trial a name of its own")
         elif trial["points"]:  # it goes on in another process, which counts from 0
             trial["spent"] = trial["points"][-1]["cpu"]
-    print("| trial | settings | distance at kimg | share of z / noise at the end | processor s |\n|---|---|---|---|---|")
+    print(
+        "| trial | settings | distance at kimg | share of z / noise at the end | processor s |\n|---|---|---|---|---|"
+    )
     for name, trial in trials.items():
         points = [p for p in trial["points"] if p["kimg"] > 1]
         if points:
             z, noise = points[-1]["shares"]
             way = ", ".join(f"{p['fd'][METRIC]:.1f} at {p['kimg']:.0f}" for p in points)
-            print(f"| {name} | {' '.join(a for a in trial['args'] if not a.startswith(('snap', 'emas')))} | {way} | {z:.2f} / {noise:.2f} | {points[-1]['cpu']:.0f} |")
+            print(
+                f"| {name} | {' '.join(a for a in trial['args'] if not a.startswith(('snap', 'emas')))} | {way} |"
+                f" {z:.2f} / {noise:.2f} | {points[-1]['cpu']:.0f} |"
+            )
 
 
 def main():

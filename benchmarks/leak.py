@@ -1,7 +1,12 @@
 """Does an augmentation leak into a trained generator? Makes the records in semgan_nb/records/leak.
 
-`python benchmarks/leak.py WORK [--kimg 48]` makes 2000 synthetic micrographs of rolled steel at 32 px, islands three times as long as wide, in the folder WORK, and trains the `laptop` preset on them with `geom` at a fixed p of 0.05, 0.5 and 1, one after the other.
-Then it holds what each has learned to paint against real images and writes the numbers and a strip of 16 samples for each. Broken off and started again, it goes on."""
+`python benchmarks/leak.py WORK [--kimg 48]` makes 2000 synthetic micrographs of rolled steel at 32 px, islands three
+times as long as wide, in the folder WORK, and trains the `laptop` preset on them with `geom` at a fixed p of 0.05,
+0.5 and 1, one after the other.
+Then it holds what each has learned to paint against real images and writes the numbers and a strip of 16 samples for
+each. Broken off and started again, it goes on.
+"""
+
 import argparse
 import json
 import os
@@ -35,17 +40,37 @@ def main():
         prepare_synthetic("rolled.zip", 32, 2000, fractions=(0.45, 0.6), stretch=1.8)
     runs = [Path(f"p={p:g}") for p in options.p]
     for run, p in zip(runs, options.p):
-        config = laptop(32).replace(aug="fixed", augpipe="geom", p=p, total_kimg=options.kimg, snap=10, keep_snapshots=2, metrics=["lite0_fd400_holdout"])
+        config = laptop(32).replace(
+            aug="fixed",
+            augpipe="geom",
+            p=p,
+            total_kimg=options.kimg,
+            snap=10,
+            keep_snapshots=2,
+            metrics=["lite0_fd400_holdout"],
+        )
         for tick in train(config, "rolled.zip", out=run):
             if tick.records:
                 print(f"{run} {tick.kimg:6.1f} kimg  {tick.records[0]['results']}", flush=True)
     records.mkdir(parents=True, exist_ok=True)
     found = leaks(runs)
-    write_json(records / "leak.json", dict(data="synthetic rolled steel, 32 px, islands stretched by 1.8", preset="laptop", runs=found))
-    Image.fromarray(np.hstack(Dataset("rolled.zip", part="holdout").images(range(16))[:, 0])).save(records / "reals.png", optimize=True)
+    write_json(
+        records / "leak.json",
+        dict(data="synthetic rolled steel, 32 px, islands stretched by 1.8", preset="laptop", runs=found),
+    )
+    Image.fromarray(np.hstack(Dataset("rolled.zip", part="holdout").images(range(16))[:, 0])).save(
+        records / "reals.png", optimize=True
+    )
     for run in runs:
         Image.fromarray(np.hstack(read_samples(run, n=16)[0])).save(records / f"{run.name}.png", optimize=True)
-    print(json.dumps([dict(p=one["p"], **{name: round(v["value"] / v["floor"], 1) for name, v in one["leaks"].items()}) for one in found]))
+    print(
+        json.dumps(
+            [
+                dict(p=one["p"], **{name: round(v["value"] / v["floor"], 1) for name, v in one["leaks"].items()})
+                for one in found
+            ]
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,13 @@
 """A small real sweep of r_t on few images: makes the study that is shipped in semgan_nb/records/sweep.
 
-`python benchmarks/sweep.py WORK` prepares tiles of the embedded superalloy micrographs in the folder WORK and trains the `laptop` preset on 100 of them, few enough to overfit: without
-augmentation, and with ADA (a horizon of 20 kimg for p) at the targets 0.3, 0.5 and 0.7, two seeds each, two runs at a time with one thread each. Then it copies the records of all runs
-and a strip of 16 samples for each snapshot. About 40 minutes on two cores at 64 kimg; broken off and started again, it goes on. A longer --kimg goes on with the same runs."""
+`python benchmarks/sweep.py WORK` prepares tiles of the embedded superalloy micrographs in the folder WORK and trains
+the `laptop` preset on 100 of them, few enough to overfit: without
+augmentation, and with ADA (a horizon of 20 kimg for p) at the targets 0.3, 0.5 and 0.7, two seeds each, two runs at
+a time with one thread each. Then it copies the records of all runs
+and a strip of 16 samples for each snapshot. About 40 minutes on two cores at 64 kimg; broken off and started again,
+it goes on. A longer --kimg goes on with the same runs.
+"""
+
 import argparse
 import json
 import multiprocessing
@@ -19,21 +24,34 @@ STRIP, LIMIT = 16, 3_000_000  # samples in a strip; bytes of all that is shipped
 def study(kimg):
     from semgan_nb.runs import laptop
     from semgan_nb.studies import Study
-    from semgan_nb.study_run import run_study
 
     tick = min(2.0, kimg / 8)  # a snapshot every 8 kimg; shorter for a trial
-    return Study.create("sweep", laptop(32).replace(subset=100, ada_kimg=20.0, total_kimg=kimg, kimg_per_tick=tick, snap=4, keep_snapshots=2, metrics=[METRIC]), AXES, SEEDS, EXTRA)
+    return Study.create(
+        "sweep",
+        laptop(32).replace(
+            subset=100, ada_kimg=20.0, total_kimg=kimg, kimg_per_tick=tick, snap=4, keep_snapshots=2, metrics=[METRIC]
+        ),
+        AXES,
+        SEEDS,
+        EXTRA,
+    )
 
 
 def work_on(kimg):
     "One process: it takes the next point that nobody has in hand, until there is none."
     import torch
 
+    from semgan_nb.study_run import run_study
+
     torch.set_num_threads(1)
 
     def told(point, tick):
         if tick.records:
-            print(f"{point['run'].name:24} {tick.kimg:7.2f} kimg  r_t {tick.rt:5.2f}  p {tick.p:.3f}  {tick.records[0]['results'][METRIC]:.1f}", flush=True)
+            print(
+                f"{point['run'].name:24} {tick.kimg:7.2f} kimg  r_t {tick.rt:5.2f}  p {tick.p:.3f} "
+                f" {tick.records[0]['results'][METRIC]:.1f}",
+                flush=True,
+            )
 
     run_study(study(kimg), "tiles.zip", progress=told, state_every=60)
 
@@ -56,7 +74,9 @@ def ship(found, to):
         for path in [run / "config.json", run / "stats.jsonl", *run.glob("metric-*.jsonl"), *run.glob("ladder-*.json")]:
             shutil.copy(path, out)
         status = {name: point[name] for name in ("state", "kimg", "total_kimg", "message")}
-        (out / "status.json").write_text(json.dumps({**status, "cur_nimg": round(1000 * point["kimg"])}, indent=1) + "\n", encoding="utf-8")
+        (out / "status.json").write_text(
+            json.dumps({**status, "cur_nimg": round(1000 * point["kimg"])}, indent=1) + "\n", encoding="utf-8"
+        )
         for path in sample_files(run):
             images, _ = read_samples(run, image_number(path) / 1000, STRIP)
             Image.fromarray(np.hstack(images)).save(out / path.name, optimize=True)
@@ -78,7 +98,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
     parser.add_argument("--kimg", type=float, default=64.0, help="length of every run (default 64)")
-    parser.add_argument("--records", type=Path, default=Path(semgan_nb.__file__).parent / "records" / "sweep", help="where the small copy goes (default: into the package)")
+    parser.add_argument(
+        "--records",
+        type=Path,
+        default=Path(semgan_nb.__file__).parent / "records" / "sweep",
+        help="where the small copy goes (default: into the package)",
+    )
     options = parser.parse_args()
     records = options.records.resolve()
     options.work.mkdir(parents=True, exist_ok=True)

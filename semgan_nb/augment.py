@@ -30,15 +30,27 @@ class _Draws:
         return draw(*shape, generator=self.generator, device=self.device).cpu().numpy()
 
     def uniform(self, columns: int = 1) -> np.ndarray:  # [n, columns] float64 in [0, 1)
-        u = self._drawn(torch.rand, self.n, columns) if self.q is None else np.full((self.n, columns), self.q, np.float32)
+        u = (
+            self._drawn(torch.rand, self.n, columns)
+            if self.q is None
+            else np.full((self.n, columns), self.q, np.float32)
+        )
         return u.astype(np.float64)
 
     def normal(self, columns: int = 1) -> np.ndarray:  # [n, columns] float64
-        return self._drawn(torch.randn, self.n, columns).astype(np.float64) if self.q is None else np.full((self.n, columns), erfinv(2 * self.q - 1))
+        return (
+            self._drawn(torch.randn, self.n, columns).astype(np.float64)
+            if self.q is None
+            else np.full((self.n, columns), erfinv(2 * self.q - 1))
+        )
 
     def gate(self, multiplier: float, probability: float | None = None) -> np.ndarray:  # [n] float64, 1 where open
         probability = multiplier * self.p if probability is None else probability
-        return (self._drawn(torch.rand, self.n) < np.float32(probability)).astype(np.float64) if self.q is None else np.ones(self.n)
+        return (
+            (self._drawn(torch.rand, self.n) < np.float32(probability)).astype(np.float64)
+            if self.q is None
+            else np.ones(self.n)
+        )
 
 # %% ../nbs/23_augment.ipynb #ce6e4f04
 def filter_bank() -> np.ndarray:
@@ -54,7 +66,8 @@ def filter_bank() -> np.ndarray:
 
 # %% ../nbs/23_augment.ipynb #dba60982
 def _along_both(x: torch.Tensor, kernels: np.ndarray) -> torch.Tensor:
-    "Images [N, C, H, W] correlated with a kernel [N, odd] of their own along x, then along y; reflected at the borders."
+    """Images [N, C, H, W] correlated with a kernel [N, odd] of their own along x, then along y; reflected at the
+    borders."""
     n, c, h, w = x.shape
     k = _like(kernels, x).repeat_interleave(c, dim=0)[:, None]  # [N·C, 1, taps]
     r = k.shape[-1] // 2
@@ -90,17 +103,32 @@ _GEOMETRIC = PIPES["bg"]
 
 # %% ../nbs/23_augment.ipynb #76cffa18
 class AugmentPipe(nn.Module):
-    """The augmentations, each gated with probability multiplier x p: images [N, C, H, W] in [-1, 1], C = 1 or 3 -> the same shape.
+    """The augmentations, each gated with probability multiplier x p: images [N, C, H, W] in [-1, 1], C = 1 or 3 ->
+    the same shape.
 
-    Multipliers are 0 (off) or 1 (on). Twice differentiable, as R1 needs. Images whose gates all stay closed come out untouched.
+    Multipliers are 0 (off) or 1 (on). Twice differentiable, as R1 needs. Images whose gates all stay closed come out
+    untouched.
     Order and meaning: Karras et al. 2020, appendix B; `blur` and `median` from the paper's outlook."""
 
     def __init__(
         self,
-        xflip: float = 0, rotate90: float = 0, xint: float = 0,  # blit
-        scale: float = 0, rotate: float = 0, aniso: float = 0, xfrac: float = 0,  # geom
-        brightness: float = 0, contrast: float = 0, lumaflip: float = 0, hue: float = 0, saturation: float = 0,  # color
-        imgfilter: float = 0, blur: float = 0, median: float = 0, noise: float = 0, cutout: float = 0,
+        xflip: float = 0,
+        rotate90: float = 0,
+        xint: float = 0,  # blit
+        scale: float = 0,
+        rotate: float = 0,
+        aniso: float = 0,
+        xfrac: float = 0,  # geom
+        brightness: float = 0,
+        contrast: float = 0,
+        lumaflip: float = 0,
+        hue: float = 0,
+        saturation: float = 0,  # color
+        imgfilter: float = 0,
+        blur: float = 0,
+        median: float = 0,
+        noise: float = 0,
+        cutout: float = 0,
         xint_max: float = 0.125,  # largest whole-pixel shift, share of the image
         scale_std: float = 0.2,  # of log2 of the scale
         rotate_max: float = 1.0,  # 1: any angle
@@ -119,18 +147,48 @@ class AugmentPipe(nn.Module):
         super().__init__()
         self.register_buffer("p", torch.zeros([]))
         self.on = dict(
-            xflip=xflip, rotate90=rotate90, xint=xint, scale=scale, rotate=rotate, aniso=aniso, xfrac=xfrac, brightness=brightness, contrast=contrast,
-            lumaflip=lumaflip, hue=hue, saturation=saturation, imgfilter=imgfilter, blur=blur, median=median, noise=noise, cutout=cutout)
-        self.xint_max, self.scale_std, self.rotate_max, self.aniso_std, self.xfrac_std = xint_max, scale_std, rotate_max, aniso_std, xfrac_std
-        self.brightness_std, self.contrast_std, self.hue_max, self.saturation_std = brightness_std, contrast_std, hue_max, saturation_std
-        self.imgfilter_bands, self.imgfilter_std, self.blur_std, self.noise_std, self.cutout_size = imgfilter_bands, imgfilter_std, blur_std, noise_std, cutout_size
+            xflip=xflip,
+            rotate90=rotate90,
+            xint=xint,
+            scale=scale,
+            rotate=rotate,
+            aniso=aniso,
+            xfrac=xfrac,
+            brightness=brightness,
+            contrast=contrast,
+            lumaflip=lumaflip,
+            hue=hue,
+            saturation=saturation,
+            imgfilter=imgfilter,
+            blur=blur,
+            median=median,
+            noise=noise,
+            cutout=cutout,
+        )
+        self.xint_max, self.scale_std, self.rotate_max, self.aniso_std, self.xfrac_std = (
+            xint_max,
+            scale_std,
+            rotate_max,
+            aniso_std,
+            xfrac_std,
+        )
+        self.brightness_std, self.contrast_std, self.hue_max, self.saturation_std = (
+            brightness_std,
+            contrast_std,
+            hue_max,
+            saturation_std,
+        )
+        self.imgfilter_bands, self.imgfilter_std, self.blur_std, self.noise_std, self.cutout_size = (
+            imgfilter_bands,
+            imgfilter_std,
+            blur_std,
+            noise_std,
+            cutout_size,
+        )
         self.bank = filter_bank()
 
     def inverse_maps(
-        self,
-        draws: _Draws,
-        height: int,
-        width: int,
+        self, draws: _Draws, height: int, width: int
     ) -> np.ndarray:  # [n, 3, 3] float64, output pixel -> input pixel
         "Draw the geometric transforms."
         n, on = draws.n, self.on
@@ -207,7 +265,8 @@ class AugmentPipe(nn.Module):
         self,
         images: torch.Tensor,
         generator: torch.Generator | None = None,
-        percentile: float | None = None,  # q in (0, 1): all gates open and every value at its q-point, for tests; the noise itself stays random
+        # q in (0, 1): all gates open and every value at its q-point, for tests; the noise itself stays random
+        percentile: (float | None) = None,
     ) -> torch.Tensor:
         n, c, h, w = images.shape
         if c not in (1, 3):
@@ -268,9 +327,7 @@ def _blur(x: torch.Tensor, sigma: np.ndarray) -> torch.Tensor:
     return _along_both(x, k / k.sum(axis=1, keepdims=True))
 
 # %% ../nbs/23_augment.ipynb #e4b77615
-def augment_pipe(
-    name: str,  # a key of PIPES
-) -> AugmentPipe:
+def augment_pipe(name: str) -> AugmentPipe:  # a key of PIPES
     "The pipe of a preset, with p = 0."
     if name not in PIPES:
         raise BadInput(f"augpipe is {name!r}: it is one of {', '.join(PIPES)}")
@@ -278,48 +335,93 @@ def augment_pipe(
 
 # %% ../nbs/23_augment.ipynb #b0d6d562
 STRENGTH = {  # transform -> the option of AugmentPipe that sets how strong it is
-    "xint": "xint_max", "scale": "scale_std", "rotate": "rotate_max", "aniso": "aniso_std", "xfrac": "xfrac_std", "brightness": "brightness_std", "contrast": "contrast_std", "hue": "hue_max",
-    "saturation": "saturation_std", "imgfilter": "imgfilter_std", "blur": "blur_std", "noise": "noise_std", "cutout": "cutout_size",
+    "xint": "xint_max",
+    "scale": "scale_std",
+    "rotate": "rotate_max",
+    "aniso": "aniso_std",
+    "xfrac": "xfrac_std",
+    "brightness": "brightness_std",
+    "contrast": "contrast_std",
+    "hue": "hue_max",
+    "saturation": "saturation_std",
+    "imgfilter": "imgfilter_std",
+    "blur": "blur_std",
+    "noise": "noise_std",
+    "cutout": "cutout_size",
 }
 SENSE = {  # transform -> is it meaningful for electron micrographs?
-    "xflip": "Meaningful: a mirrored micrograph is as good a micrograph, unless the tilt of the specimen or a shadowing detector gives it a side.",
-    "rotate90": "Meaningful for materials without a direction. Rolled or extruded ones have one: their rolling direction would turn.",
-    "xint": "Meaningful: where the field of view begins is chance. The border is filled by reflection, which shows as a mirror line.",
-    "scale": "With care: it changes the apparent grain size, which is what one may want to measure. Harmless while p is small.",
+    "xflip": (
+        "Meaningful: a mirrored micrograph is as good a micrograph, unless the tilt of the specimen or a shadowing"
+        " detector gives it a side."
+    ),
+    "rotate90": (
+        "Meaningful for materials without a direction. Rolled or extruded ones have one: their rolling direction would"
+        " turn."
+    ),
+    "xint": (
+        "Meaningful: where the field of view begins is chance. The border is filled by reflection, which shows as a"
+        " mirror line."
+    ),
+    "scale": (
+        "With care: it changes the apparent grain size, which is what one may want to measure. Harmless while p is"
+        " small."
+    ),
     "rotate": "Meaningful for materials without a direction; for others it leaks a wrong texture when p comes near 1.",
-    "aniso": "With care: no microscope stretches one direction. It makes round grains long and is the first to be missed when it leaks.",
+    "aniso": (
+        "With care: no microscope stretches one direction. It makes round grains long and is the first to be missed"
+        " when it leaks."
+    ),
     "xfrac": "Meaningful: as the whole-pixel shift, between pixels.",
-    "brightness": "Meaningful: the operator's brightness knob, and charging. After histogram matching the data have no such spread, so a leak would show.",
+    "brightness": (
+        "Meaningful: the operator's brightness knob, and charging. After histogram matching the data have no such"
+        " spread, so a leak would show."
+    ),
     "contrast": "Meaningful: the operator's contrast knob. As with brightness.",
     "lumaflip": "Not meaningful: it turns light martensite dark and dark ferrite light. No microscope does that.",
     "hue": "Does nothing to a grey micrograph.",
     "saturation": "Does nothing to a grey micrograph.",
-    "imgfilter": "Meaningful: focus, spot size and the bandwidth of the detector change octaves of the spectrum in this way.",
+    "imgfilter": (
+        "Meaningful: focus, spot size and the bandwidth of the detector change octaves of the spectrum in this way."
+    ),
     "blur": "Meaningful: defocus. Proposed by the paper.",
-    "median": "Meaningful: the filter many operators apply. Proposed by the paper; the data may have passed one already.",
+    "median": (
+        "Meaningful: the filter many operators apply. Proposed by the paper; the data may have passed one already."
+    ),
     "noise": "Meaningful: fewer electrons per pixel, faster scans.",
-    "cutout": "Not meaningful as an image, yet harmless: nothing on a specimen looks like a flat rectangle, so the generator can tell it apart.",
+    "cutout": (
+        "Not meaningful as an image, yet harmless: nothing on a specimen looks like a flat rectangle, so the generator"
+        " can tell it apart."
+    ),
 }
 
 # %% ../nbs/23_augment.ipynb #7475f5fb
 def scaled_pipe(
-    name: str,  # a transform, or a key of PIPES
-    strength: float = 1.0,  # times the usual one
+    name: str,
+    strength: float = 1.0,  # a transform, or a key of PIPES  # times the usual one
 ) -> AugmentPipe:
     "A pipe with a strength of its own, and p = 1."
     usual, on = inspect.signature(AugmentPipe.__init__).parameters, PIPES.get(name, (name,))
     if unknown := [t for t in on if t not in SENSE]:
-        raise BadInput(f"transform: {unknown[0]!r} is not known: it is one of {', '.join(SENSE)}, or a group of them, {', '.join(PIPES)}")
-    pipe = AugmentPipe(**{t: 1 for t in on}, **{STRENGTH[t]: strength * usual[STRENGTH[t]].default for t in on if t in STRENGTH})
+        raise BadInput(
+            f"transform: {unknown[0]!r} is not known: it is one of {', '.join(SENSE)}, or a group of them,"
+            f" {', '.join(PIPES)}"
+        )
+    pipe = AugmentPipe(
+        **{t: 1 for t in on}, **{STRENGTH[t]: strength * usual[STRENGTH[t]].default for t in on if t in STRENGTH}
+    )
     pipe.p.fill_(1)
     return pipe
 
 # %% ../nbs/23_augment.ipynb #19893f97
 class AdaController:
-    """Moves p so that r_t, the mean sign of D on real images, stays at its target (Karras et al. 2020, section 3; paper eq. 3).
+    """Moves p so that r_t, the mean sign of D on real images, stays at its target (Karras et al. 2020, section 3;
+    paper eq. 3).
 
-    `report` takes the logits of real images, `update` is called after every iteration and steps p at every `interval`-th. r_t counts all that was reported
-    since the last step, the R1 phase included, as the reference does. p is kept in float32; it has no upper limit unless `p_max` is given."""
+    `report` takes the logits of real images, `update` is called after every iteration and steps p at every
+    `interval`-th. r_t counts all that was reported
+    since the last step, the R1 phase included, as the reference does. p is kept in float32; it has no upper limit
+    unless `p_max` is given.
+    """
 
     def __init__(
         self,
@@ -342,8 +444,8 @@ class AdaController:
 
     def update(
         self,
-        batch_idx: int,  # iterations done so far
-        batch_size: int,  # images per iteration
+        batch_idx: int,
+        batch_size: int,  # iterations done so far  # images per iteration
     ) -> bool:  # whether a window ended
         if batch_idx % self.interval:
             return False

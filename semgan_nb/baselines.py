@@ -35,11 +35,7 @@ def _baseline_metrics(judge_count, dataset, train):
     return [f"lite0_fd{count}_{side}", f"lite0_kid{count}_{side}", f"lite0_pr{count}3_{side}"], count
 
 # %% ../nbs/73_baselines.ipynb #46784750
-def networks_beside(
-    paths: list,  # runs on this archive, or snapshots
-    dataset: Dataset,
-    device: str = "cpu",
-) -> dict:
+def networks_beside(paths: list, dataset: Dataset, device: str = "cpu") -> dict:  # runs on this archive, or snapshots
     "The networks of `baselines`, by the names of their files. BadInput for one that makes images of another size."
     from semgan_nb.checkpoints import load
     from semgan_nb.runs import Config, is_run, read_config
@@ -49,7 +45,10 @@ def networks_beside(
         loaded, more = load(path), {}
         shape = (loaded.G.img_channels, loaded.G.img_resolution)
         if shape != (dataset.channels, dataset.resolution):
-            raise BadInput(f"--with {path}: makes images of {shape[1]} px with {shape[0]} channel(s), {dataset.path} has {dataset.resolution} px and {dataset.channels}: give a network trained on this archive")
+            raise BadInput(
+                f"--with {path}: makes images of {shape[1]} px with {shape[0]} channel(s), {dataset.path} has"
+                f" {dataset.resolution} px and {dataset.channels}: give a network trained on this archive"
+            )
         if is_run(path if path.is_dir() else path.parent):
             config = Config.from_dict(read_config(path if path.is_dir() else path.parent)["resolved"])
             more = dict(subset=config.subset, subset_seed=config.seed)
@@ -60,36 +59,60 @@ def networks_beside(
 @checked
 def baselines(
     data,  # archive: zip or folder
-    networks: dict = None,  # name -> a generator, or another source of images (see `batches`), or dict(source=, subset=, subset_seed=)
+    # name -> a generator, or another source of images (see `batches`), or dict(source=, subset=, subset_seed=)
+    networks: dict = None,
     metrics: list = None,  # None: lite0 fd, kid and pr against the hold-out, else against all
-    count: Rule(int, 2, 1_000_000, "images", also=(None,)) = None,  # of each set; None: up to 500, as many as the archive has
+    # of each set; None: up to 500, as many as the archive has
+    count: Rule(int, 2, 1_000_000, "images", also=(None,)) = None,
     out=None,  # folder: baselines.json (goes on from what is there) and baselines.md; None = nothing is written
     cache=None,  # as of Judge
     seed: SEED = 0,
-    device="cpu", weights=None,  # as of Judge
+    device="cpu",
+    weights=None,  # as of Judge
     overwrite=False,  # replace what is in the folder; a table with the same settings is gone on with anyway
     progress=None,  # called as progress(done, total, text), in images
 ) -> dict:
-    """What a network has to beat: dict(data, name, count, num_real, matched, metrics, columns, rows, text). A row is dict(key, name, kind ('real', 'baseline' or 'network'), values: result -> number,
-    physics: dict(value, fraction, spectrum, two_point, same, close, different, ratios), copies (share), p_value, plain). Raises BadInput as Judge does."""
+    """What a network has to beat: dict(data, name, count, num_real, matched, metrics, columns, rows, text). A row is
+    dict(key, name, kind ('real', 'baseline' or 'network'), values: result -> number,
+    physics: dict(value, fraction, spectrum, two_point, same, close, different, ratios), copies (share), p_value,
+    plain). Raises BadInput as Judge does.
+    """
     dataset = Dataset(data)
     chosen, count = _baseline_metrics(count, dataset, len(Dataset(data, part="train")))
-    judges = [get_judge(name, data, seed=seed, cache=cache, device=device, weights=weights) for name in metrics or chosen]
+    judges = [
+        get_judge(name, data, seed=seed, cache=cache, device=device, weights=weights) for name in metrics or chosen
+    ]
     if bad := [judge.metric for judge in judges if judge.parsed.statistic.needs != "features"]:
-        raise BadInput(f"baselines: {bad[0]} is no distance of features; physics and copies are in the table anyway: name metrics such as lite0_fd500_holdout")
+        raise BadInput(
+            f"baselines: {bad[0]} is no distance of features; physics and copies are in the table anyway: name metrics"
+            " such as lite0_fd500_holdout"
+        )
     counts = {judge.num_gen for judge in judges}
     if len(counts) > 1:
-        raise BadInput(f"baselines: the metrics ask for {' and '.join(map(str, sorted(counts)))} images: name metrics of one count, so that all are of the same images")
+        raise BadInput(
+            f"baselines: the metrics ask for {' and '.join(map(str, sorted(counts)))} images: name metrics of one"
+            " count, so that all are of the same images"
+        )
     first, count = judges[0], counts.pop()
     memory = MemoryJudge(f"aligned_memory{count}_subset", data, seed=seed, cache=cache)
     networks = networks or {}
     total, done = count * (len(PLAIN_RUNGS) + len(networks)) * 2, 0
-    told = lambda text: None if progress is None else (lambda n=0, *_: progress(min(done + n, total), total, text))
-    settings = dict(format=2, data=first.data, metrics=[judge.metric for judge in judges], extractors=[judge.extractor.sha256 for judge in judges], seed=seed)
+    settings = dict(
+        format=2,
+        data=first.data,
+        metrics=[judge.metric for judge in judges],
+        extractors=[judge.extractor.sha256 for judge in judges],
+        seed=seed,
+    )
     kept = _kept_rows(out, settings, overwrite)
-    real_rows = first.real_indices if first.parsed.real == "holdout" else np.setdiff1d(first.real_indices, first.rung_indices)
+    real_rows = (
+        first.real_indices if first.parsed.real == "holdout" else np.setdiff1d(first.real_indices, first.rung_indices)
+    )
     if len(real_rows) < 4:
-        raise BadInput(f"{data}: {len(real_rows)} real images remain beside those of the baselines, at least 4 are wanted: take a smaller count or an archive with more images")
+        raise BadInput(
+            f"{data}: {len(real_rows)} real images remain beside those of the baselines, at least 4 are wanted: take a"
+            " smaller count or an archive with more images"
+        )
     real = dataset.images(np.sort(stream(seed, "baseline images").permutation(real_rows)[:2000]))
     state = {}
 
@@ -99,13 +122,27 @@ def baselines(
         found = compare(real, images, matched=first.matched, descriptors=False)
         micro = compare_microstructures(state["real"], measure(images), first.matched)
         verdicts = [one["verdict"] for one in micro["descriptors"].values()]
-        return dict(value=micro["value"], fraction=found["fraction"]["difference"], spectrum=found["spectrum"]["largest"], two_point=micro["descriptors"]["two_point"]["distance"],
-                    **{word: verdicts.count(word) for word in ("same", "close", "different")},
-                    ratios={key: one["ratio"] for key, one in micro["descriptors"].items() if one["verdict"] != "unread"})
+        return dict(
+            value=micro["value"],
+            fraction=found["fraction"]["difference"],
+            spectrum=found["spectrum"]["largest"],
+            two_point=micro["descriptors"]["two_point"]["distance"],
+            **{word: verdicts.count(word) for word in ("same", "close", "different")},
+            ratios={key: one["ratio"] for key, one in micro["descriptors"].items() if one["verdict"] != "unread"},
+        )
 
     def row(key, name, kind, values, images, judge):
         record = judge.judge(images)
-        return dict(key=key, name=name, kind=kind, values=values, physics=physics(images), copies=record["results"][record["metric"]], p_value=record["p_value"], plain=record["plain"])
+        return dict(
+            key=key,
+            name=name,
+            kind=kind,
+            values=values,
+            physics=physics(images),
+            copies=record["results"][record["metric"]],
+            p_value=record["p_value"],
+            plain=record["plain"],
+        )
 
     rows, result = [], None
 
@@ -113,12 +150,25 @@ def baselines(
         nonlocal done, result
         rows.append(row)
         done += 2 * count
-        result = dict(settings, name=dataset.name, count=count, num_real=len(real), real=first.parsed.real, matched=first.matched, rows=rows)
+        result = dict(
+            settings,
+            name=dataset.name,
+            count=count,
+            num_real=len(real),
+            real=first.parsed.real,
+            matched=first.matched,
+            rows=rows,
+        )
         if out is not None:
             _write_text(Path(out) / "baselines.json", json.dumps(result, indent=1))
 
     if any(key not in kept for key in PLAIN_RUNGS):
-        ladders = [judge.ladder(None if progress is None else lambda n, all_, text: progress(int(n / max(all_, 1) * count), total, text)) for judge in judges]
+        ladders = [
+            judge.ladder(
+                None if progress is None else lambda n, all_, text: progress(int(n / max(all_, 1) * count), total, text)
+            )
+            for judge in judges
+        ]
         changes = first._rung_changes()
     for key in PLAIN_RUNGS:
         if key in kept:
@@ -135,7 +185,11 @@ def baselines(
             values |= rung.get("values", {judge.metric: rung["value"]})
         found = row(key, text, "real" if key == "floor" else "baseline", values, images, memory)
         if key == "floor":  # these are training images; what counts are real images that nobody has seen
-            found |= dict(copies={rung["key"]: rung["value"] for rung in memory.ladder()["rungs"]}["floor"], p_value=None, plain=None)
+            found |= dict(
+                copies={rung["key"]: rung["value"] for rung in memory.ladder()["rungs"]}["floor"],
+                p_value=None,
+                plain=None,
+            )
         finish(found)
     for name, network in networks.items():
         network = network if isinstance(network, dict) else dict(source=network)
@@ -143,11 +197,36 @@ def baselines(
             progress(done, total, name)
         source = network["source"]
         with _as_judged(source):
-            parts = _collect(lambda x, told=None: np.asarray(x), first.parsed, random_images(source, count, seed=0) if hasattr(source, "synthesis") else source, count, name, None,
-                             f"{name}: {count} images are needed", (first._shape(), f"{name} gives images of shape {{}}, those of {data} have {list(first._shape())}: give networks of this archive"))
+            parts = _collect(
+                lambda x, told=None: np.asarray(x),
+                first.parsed,
+                random_images(source, count, seed=0) if hasattr(source, "synthesis") else source,
+                count,
+                name,
+                None,
+                f"{name}: {count} images are needed",
+                (
+                    first._shape(),
+                    (
+                        f"{name} gives images of shape {{}}, those of {data} have {list(first._shape())}: give networks"
+                        " of this archive"
+                    ),
+                ),
+            )
         records = judge_together(judges, parts)
         values = {key: value for record in records for key, value in record["results"].items()}
-        own = MemoryJudge(memory.metric, data, subset=network.get("subset"), subset_seed=network.get("subset_seed"), seed=seed, cache=cache) if network.get("subset") else memory
+        own = (
+            MemoryJudge(
+                memory.metric,
+                data,
+                subset=network.get("subset"),
+                subset_seed=network.get("subset_seed"),
+                seed=seed,
+                cache=cache,
+            )
+            if network.get("subset")
+            else memory
+        )
         finish(row(name, name, "network", values, parts, own))
     if progress is not None:
         progress(total, total, "done")
@@ -155,29 +234,62 @@ def baselines(
     result["text"] = baseline_text(result)
     if out is not None:
         _write_text(Path(out) / "baselines.json", json.dumps(result, indent=1))
-        _write_text(Path(out) / "baselines.md", f"# What a network has to beat: {result['name']}\n\n{baseline_table(result)}\n\n{result['text']}\n")
+        _write_text(
+            Path(out) / "baselines.md",
+            f"# What a network has to beat: {result['name']}\n\n{baseline_table(result)}\n\n{result['text']}\n",
+        )
     return result
 
 # %% ../nbs/73_baselines.ipynb #54035102
-_RESULT = fields(dict(rows=list_of(fields(dict(key=TEXT, name=TEXT, kind=TEXT, values=table_of(number(finite=False)), physics=table_of(PLAIN), copies=number(finite=False))))))
+_RESULT = fields(
+    dict(
+        rows=list_of(
+            fields(
+                dict(
+                    key=TEXT,
+                    name=TEXT,
+                    kind=TEXT,
+                    values=table_of(number(finite=False)),
+                    physics=table_of(PLAIN),
+                    copies=number(finite=False),
+                )
+            )
+        )
+    )
+)
+
+
 def _kept_rows(out, settings, overwrite=False):
-    "Rows of known sets that an earlier call with the same settings has written. BadInput where the folder holds something else under the names that are written, or a table with other settings."
-    if out is None: return {}
+    """Rows of known sets that an earlier call with the same settings has written. BadInput where the folder holds
+    something else under the names that are written, or a table with other settings."""
+    if out is None:
+        return {}
     files = {name: Path(out) / f"baselines.{name}" for name in ("json", "md", "png")}
     try_folder(out)
     there = None
     with contextlib.suppress(BadInput):
         there = read_json(files["json"], both(table_of(PLAIN), _RESULT))
     ours = there is not None and {"format", "data", "metrics", "seed"} <= there.keys()
-    for path in files.values(): keep(path, ours, overwrite)
-    if not ours: return {}
+    for path in files.values():
+        keep(path, ours, overwrite)
+    if not ours:
+        return {}
     differ = [name for name, value in settings.items() if there.get(name) != value]
     if differ and not overwrite:
-        raise BadInput(f"{files['json']} is a table with other settings ({differ[0]} is {_shown(there.get(differ[0]))} there and {_shown(settings[differ[0]])} here): choose another folder with --out, or add --overwrite (overwrite=True) to replace it")
+        raise BadInput(
+            f"{files['json']} is a table with other settings ({differ[0]} is {_shown(there.get(differ[0]))} there and"
+            f" {_shown(settings[differ[0]])} here): choose another folder with --out, or add --overwrite"
+            " (overwrite=True) to replace it"
+        )
     return {} if differ else {row["key"]: row for row in there["rows"] if row["kind"] in ("real", "baseline")}
 
 # %% ../nbs/73_baselines.ipynb #a2b5e664
-_PHYSICS_COLUMNS = dict(value=("physics, floors", ".2f"), two_point=("two-point corr.", ".4f"), fraction=("fraction", ".3f"), spectrum=("spectrum, decades", ".2f"))
+_PHYSICS_COLUMNS = dict(
+    value=("physics, floors", ".2f"),
+    two_point=("two-point corr.", ".4f"),
+    fraction=("fraction", ".3f"),
+    spectrum=("spectrum, decades", ".2f"),
+)
 
 # %% ../nbs/73_baselines.ipynb #dd743e1c
 def _short(result: str) -> str:
@@ -186,35 +298,64 @@ def _short(result: str) -> str:
     return f"{metric.extractor} {result.rsplit('_', 1)[1] if len(metric.results) > 1 else metric.stat}"
 
 # %% ../nbs/73_baselines.ipynb #ebd0e93d
-def baseline_table(
-    result: dict,  # of `baselines`
-) -> str:
+def baseline_table(result: dict) -> str:  # of `baselines`
     "The table in Markdown, which is plain enough for a console."
     columns = result.get("columns") or list(result["rows"][0]["values"])
-    head = ["set of images", *map(_short, columns), *(title for title, _ in _PHYSICS_COLUMNS.values()), "same/close/differ", "copies"]
+    head = [
+        "set of images",
+        *map(_short, columns),
+        *(title for title, _ in _PHYSICS_COLUMNS.values()),
+        "same/close/differ",
+        "copies",
+    ]
     lines = []
     for row in result["rows"]:
         p = row["physics"]
-        lines.append([row["name"] if row["kind"] != "network" else f"**{row['name']}**", *(number_text(name, row["values"][name], 3) for name in columns), *(f"{p[key]:{form}}" for key, (_, form) in _PHYSICS_COLUMNS.items()),
-                      f"{p['same']}/{p['close']}/{p['different']}", f"{100 * row['copies']:.0f} %"])
+        lines.append(
+            [
+                row["name"] if row["kind"] != "network" else f"**{row['name']}**",
+                *(number_text(name, row["values"][name], 3) for name in columns),
+                *(f"{p[key]:{form}}" for key, (_, form) in _PHYSICS_COLUMNS.items()),
+                f"{p['same']}/{p['close']}/{p['different']}",
+                f"{100 * row['copies']:.0f} %",
+            ]
+        )
     widths = [max(len(line[k]) for line in [head, *lines]) for k in range(len(head))]
-    pad = lambda line: "| " + " | ".join(cell.ljust(width) if k == 0 else cell.rjust(width) for k, (cell, width) in enumerate(zip(line, widths))) + " |"
-    rule = "|" + "|".join("-" * (width + 2) if k == 0 else "-" * (width + 1) + ":" for k, width in enumerate(widths)) + "|"
-    notes = (f"\n\n{result['count']} images a set, against {result['num_real']} real ones ({'held out of training' if result['real'] == 'holdout' else 'all but those of the baselines'}). Physics: how many times farther apart than halves of the real images, "
-             "over all descriptors; two-point correlation, phase fraction (5, 50, 95 % of the images) and radial spectrum: largest or mean difference. Copies: share that is more like a training image than 99 % of real images are like another.")
+    pad = lambda line: (
+        "| "
+        + " | ".join(
+            cell.ljust(width) if k == 0 else cell.rjust(width) for k, (cell, width) in enumerate(zip(line, widths))
+        )
+        + " |"
+    )
+    rule = (
+        "|" + "|".join("-" * (width + 2) if k == 0 else "-" * (width + 1) + ":" for k, width in enumerate(widths)) + "|"
+    )
+    notes = (
+        f"\n\n{result['count']} images a set, against {result['num_real']} real ones"
+        f" ({'held out of training' if result['real'] == 'holdout' else 'all but those of the baselines'}). Physics:"
+        " how many times farther apart than halves of the real images, over all descriptors; two-point correlation,"
+        " phase fraction (5, 50, 95 % of the images) and radial spectrum: largest or mean difference. Copies: share"
+        " that is more like a training image than 99 % of real images are like another."
+    )
     if result["matched"]:
-        notes += " The grey levels of these micrographs were matched: fractions and grey levels cannot be read, and are left out of the physics."
+        notes += (
+            " The grey levels of these micrographs were matched: fractions and grey levels cannot be read, and are left"
+            " out of the physics."
+        )
     return "\n".join([pad(head), rule, *map(pad, lines)]) + notes
 
 # %% ../nbs/73_baselines.ipynb #6c64666d
-def baseline_text(
-    result: dict,  # of `baselines`
-) -> str:
+def baseline_text(result: dict) -> str:  # of `baselines`
     "In words: whether each network beats the fitted random field and the blended pairs, and in what it does not."
     columns = result.get("columns") or list(result["rows"][0]["values"])
     rows = {row["key"]: row for row in result["rows"]}
     measures = [(_short(name), better_of(name), lambda row, name=name: row["values"][name], ".3g") for name in columns]
-    measures += [(title.split(",")[0], "lower", lambda row, key=key: row["physics"][key], form) for key, (title, form) in _PHYSICS_COLUMNS.items() if not (result["matched"] and key == "fraction")]
+    measures += [
+        (title.split(",")[0], "lower", lambda row, key=key: row["physics"][key], form)
+        for key, (title, form) in _PHYSICS_COLUMNS.items()
+        if not (result["matched"] and key == "fraction")
+    ]
     said = []
     networks = [row for row in result["rows"] if row["kind"] == "network"]
     for network in networks:
@@ -225,9 +366,31 @@ def baseline_text(
                 if a == b:
                     continue
                 (won if (a < b) == (better == "lower") else lost).append(f"{title} {a:{form}} against {b:{form}}")
-            verdict = "beats" if not lost else "is beaten by" if not won else "beats in most but not in all" if len(won) > len(lost) else "does not clearly beat"
-            said.append(f"{network['name']} {verdict} the {other['name'] if key == 'field' else other['name'] + ' (which are copies by half)'}" + (f": better in {', '.join(won)}" if won else "") + (f"{';' if won else ':'} worse in {', '.join(lost)}" if lost else "") + ".")
+            verdict = (
+                "beats"
+                if not lost
+                else (
+                    "is beaten by"
+                    if not won
+                    else "beats in most but not in all"
+                    if len(won) > len(lost)
+                    else "does not clearly beat"
+                )
+            )
+            said.append(
+                f"{network['name']} {verdict} the"
+                f" {other['name'] if key == 'field' else other['name'] + ' (which are copies by half)'}"
+                + (f": better in {', '.join(won)}" if won else "")
+                + (f"{';' if won else ':'} worse in {', '.join(lost)}" if lost else "")
+                + "."
+            )
     if not networks:
-        best = lambda get, better: (min if better == "lower" else max)((rows[key] for key in ("phase", "blend", "field")), key=get)
-        said = [f"Without any learning, the best in {title} is {best(get, better)['name']} ({get(best(get, better)):{form}}; other real images {get(rows['floor']):{form}})." for title, better, get, form in measures]
+        best = lambda get, better: (min if better == "lower" else max)(
+            (rows[key] for key in ("phase", "blend", "field")), key=get
+        )
+        said = [
+            f"Without any learning, the best in {title} is {best(get, better)['name']}"
+            f" ({get(best(get, better)):{form}}; other real images {get(rows['floor']):{form}})."
+            for title, better, get, form in measures
+        ]
     return "\n".join(said)

@@ -21,7 +21,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .foundation import BadInput, atomic, printable
-from .files import PIXEL_SIZE, PLAIN, TEXT, TRUTH, Refused, Unfit, both, checked_json, either, fields, in_words, list_of, number, optional, read_pt, regular_file, rule, table_of, whole
+from semgan_nb.files import (
+    PIXEL_SIZE,
+    PLAIN,
+    TEXT,
+    TRUTH,
+    Refused,
+    Unfit,
+    both,
+    checked_json,
+    either,
+    fields,
+    in_words,
+    list_of,
+    number,
+    optional,
+    read_pt,
+    regular_file,
+    rule,
+    table_of,
+    whole,
+)
 from .networks import Discriminator, Generator
 from .scores import best_record, metric_of
 from .runs import SETTINGS, is_run, read_config, read_metrics, read_stats, snapshots
@@ -34,16 +54,23 @@ def _quoted(text, limit: int = 80) -> str:
 # %% ../nbs/51_checkpoints.ipynb #4cdec78b
 def mismatches(own: dict[str, tuple], found: dict[str, tuple]) -> str:
     "All differences between two tables of names and shapes, in words; empty if there is none."
-    shown = lambda names: ", ".join(_quoted(n) for n in names[:500]) + (f" and {len(names) - 500} more" if len(names) > 500 else "")
+    shown = lambda names: (
+        ", ".join(_quoted(n) for n in names[:500]) + (f" and {len(names) - 500} more" if len(names) > 500 else "")
+    )
     missing, unknown = [n for n in own if n not in found], [n for n in found if n not in own]
-    other = [f"{n} has shape {tuple(found[n])} instead of {tuple(own[n])}" for n in own if n in found and tuple(found[n]) != tuple(own[n])]
+    other = [
+        f"{n} has shape {tuple(found[n])} instead of {tuple(own[n])}"
+        for n in own
+        if n in found and tuple(found[n]) != tuple(own[n])
+    ]
     parts = [f"missing {shown(missing)}"] if missing else []
     parts += [f"unknown {shown(unknown)}"] if unknown else []
     return "; ".join(parts + other)
 
 # %% ../nbs/51_checkpoints.ipynb #c65e344d
 def load_tensors(module: torch.nn.Module, tensors: dict[str, torch.Tensor], source: str) -> None:
-    "Copy tensors into parameters and buffers by name; any difference in names or shapes is one error that lists them all."
+    """Copy tensors into parameters and buffers by name; any difference in names or shapes is one error that lists
+    them all."""
     own = module.state_dict()
     if text := mismatches({n: t.shape for n, t in own.items()}, {n: t.shape for n, t in tensors.items()}):
         raise BadInput(f"{source} does not fit this network: {text}")
@@ -55,20 +82,42 @@ def load_tensors(module: torch.nn.Module, tensors: dict[str, torch.Tensor], sour
 _OWN = ("z_dim", "w_dim", "channel_base", "channel_max")  # of the fields of Config, which mean the same
 _NUMBER, _FILTER = optional(number(0, 1e9)), list_of(number(-1e9, 1e9), 1, 64, "up to 64 numbers")
 _WORD = rule("a word", lambda value: type(value) is str and len(value) < 40)
-_ARGUMENT_RULES = {name: SETTINGS[name] for name in _OWN} | dict(  # argument of a network -> its rule; every other is a word
-    c_dim=whole(0, 1 << 14), img_resolution=whole(4, 4096), img_channels=whole(1, 64), mapping_layers=whole(0, 64), noise_from=whole(4, 1 << 14), num_fp16_res=whole(0, 64), embed_features=optional(whole(1, 1 << 14)),
-    layer_features=optional(whole(1, 1 << 14)), cmap_dim=optional(whole(0, 1 << 14)), mbstd_group_size=optional(whole(1, 1 << 14)), mbstd_num_channels=whole(0, 64), freeze_layers=whole(0, 1000),
-    conv_clamp=_NUMBER, mapping_lr_multiplier=_NUMBER, w_avg_beta=_NUMBER, use_noise=TRUTH, block_channels=optional(list_of(whole(1, 1 << 14), most=16, words="up to 16 whole numbers")),
+_ARGUMENT_RULES = {
+    name: SETTINGS[name] for name in _OWN
+} | dict(  # argument of a network -> its rule; every other is a word
+    c_dim=whole(0, 1 << 14),
+    img_resolution=whole(4, 4096),
+    img_channels=whole(1, 64),
+    mapping_layers=whole(0, 64),
+    noise_from=whole(4, 1 << 14),
+    num_fp16_res=whole(0, 64),
+    embed_features=optional(whole(1, 1 << 14)),
+    layer_features=optional(whole(1, 1 << 14)),
+    cmap_dim=optional(whole(0, 1 << 14)),
+    mbstd_group_size=optional(whole(1, 1 << 14)),
+    mbstd_num_channels=whole(0, 64),
+    freeze_layers=whole(0, 1000),
+    conv_clamp=_NUMBER,
+    mapping_lr_multiplier=_NUMBER,
+    w_avg_beta=_NUMBER,
+    use_noise=TRUTH,
+    block_channels=optional(list_of(whole(1, 1 << 14), most=16, words="up to 16 whole numbers")),
     resample_filter=optional(either(_FILTER, list_of(_FILTER, 1, 64, "up to 64 rows of them"))),
 )
 
 # %% ../nbs/51_checkpoints.ipynb #e773565c
 def _check_arguments(kind: str, arguments: dict) -> None:
     "Refuse arguments of a network that are of the wrong kind or absurd, before anything is made from them."
-    lists = lambda value, depth=3: [lists(one, depth - 1) for one in value[:1000]] if depth and type(value) in (list, tuple) else value  # pickles have tuples too
+    lists = lambda value, depth=3: (
+        [lists(one, depth - 1) for one in value[:1000]] if depth and type(value) in (list, tuple) else value
+    )  # pickles have tuples too
     for name, value in arguments.items():
-        try: _ARGUMENT_RULES.get(name, _WORD)(lists(value), name)
-        except Unfit as wrong: raise Refused(f"{wrong.args[0]} of its {kind} is {in_words(wrong.args[1])}, it must be {wrong.args[2]}") from None
+        try:
+            _ARGUMENT_RULES.get(name, _WORD)(lists(value), name)
+        except Unfit as wrong:
+            raise Refused(
+                f"{wrong.args[0]} of its {kind} is {in_words(wrong.args[1])}, it must be {wrong.args[2]}"
+            ) from None
 
 # %% ../nbs/51_checkpoints.ipynb #a6e505d5
 def _make_network(cls, arguments: dict, shapes: dict[str, tuple], kind: str) -> torch.nn.Module:
@@ -90,9 +139,7 @@ def _make_network(cls, arguments: dict, shapes: dict[str, tuple], kind: str) -> 
         return cls(**arguments)
 
 # %% ../nbs/51_checkpoints.ipynb #c883aeac
-def digest(
-    value,  # nested dictionaries, lists and tuples of tensors, numbers and texts
-) -> str:
+def digest(value) -> str:  # nested dictionaries, lists and tuples of tensors, numbers and texts
     "SHA-256 over all names, shapes and numbers."
     h = hashlib.sha256()
 
@@ -121,7 +168,8 @@ _BEFORE = "semgan_nb-snapshot-1"  # without a digest
 # %% ../nbs/51_checkpoints.ipynb #6f93e7f1
 @dataclass(frozen=True)
 class Snapshot:
-    "A loaded snapshot: the averaged generator and the discriminator in evaluation mode, and what the file says about them."
+    """A loaded snapshot: the averaged generator and the discriminator in evaluation mode, and what the file says
+    about them."""
 
     G: Generator
     D: Discriminator | None
@@ -139,38 +187,61 @@ def save_snapshot(
     "Write networks and metadata; the file appears whole or not at all."
     import semgan_nb
 
-    tensors = {f"{kind}.{name}": v.detach().cpu().contiguous() for kind, net in (("G_ema", G_ema), ("G", G), ("D", D)) if net is not None for name, v in net.state_dict().items()}
-    about = json.dumps(dict(version=semgan_nb.__version__, G=G_ema.init_kwargs, D=None if D is None else D.init_kwargs, **meta))
+    tensors = {
+        f"{kind}.{name}": v.detach().cpu().contiguous()
+        for kind, net in (("G_ema", G_ema), ("G", G), ("D", D))
+        if net is not None
+        for name, v in net.state_dict().items()
+    }
+    about = json.dumps(
+        dict(version=semgan_nb.__version__, G=G_ema.init_kwargs, D=None if D is None else D.init_kwargs, **meta)
+    )
     with atomic(path) as part:
-        save_file(tensors, str(part), metadata=dict(format=SNAPSHOT_FORMAT, about=about, sha256=digest([about, dict(sorted(tensors.items()))])))
+        save_file(
+            tensors,
+            str(part),
+            metadata=dict(format=SNAPSHOT_FORMAT, about=about, sha256=digest([about, dict(sorted(tensors.items()))])),
+        )
 
 # %% ../nbs/51_checkpoints.ipynb #31a8587a
-def data_of(
-    run,
-    data=None,  # the archive, if it is said; None: where the run knows it to be
-) -> Path:
-    "The archive that a run was trained on, known by its content. BadInput where it is at none of the places that the run knows, or another one is."
+def data_of(run, data=None) -> Path:  # the archive, if it is said; None: where the run knows it to be
+    """The archive that a run was trained on, known by its content. BadInput where it is at none of the places that
+    the run knows, or another one is."""
     from semgan_nb.dataset import Dataset
 
     run, about = Path(run), read_config(run)["data"]
     if data is not None:
         if Dataset(data).fingerprint != about["fingerprint"]:
-            raise BadInput(f"{data} is not the archive that {run} was trained on: its content is another; leave --data out if that one is still at {about.get('absolute') or about['path']}, or name where it is now")
+            raise BadInput(
+                f"{data} is not the archive that {run} was trained on: its content is another; leave --data out if that"
+                f" one is still at {about.get('absolute') or about['path']}, or name where it is now"
+            )
         return Path(data)
     relative = about.get("relative")
-    places = [place for place in (relative and Path(os.path.normpath(run / relative)), about.get("absolute"), about["path"]) if place]
+    places = [
+        place
+        for place in (relative and Path(os.path.normpath(run / relative)), about.get("absolute"), about["path"])
+        if place
+    ]
     found = [Path(place) for place in dict.fromkeys(map(str, places)) if Path(place).exists()]
     for place in found:
         with contextlib.suppress(BadInput):
             if Dataset(place).fingerprint == about["fingerprint"]:
                 return place
     if found:
-        raise BadInput(f"{found[0]} is no longer the archive that {run} was trained on: its content is another now; name the right one with --data")
-    raise BadInput(f"the archive that {run} was trained on is not at {' nor at '.join(dict.fromkeys(map(str, places)))}: name where it is now with --data")
+        raise BadInput(
+            f"{found[0]} is no longer the archive that {run} was trained on: its content is another now; name the right"
+            " one with --data"
+        )
+    raise BadInput(
+        f"the archive that {run} was trained on is not at {' nor at '.join(dict.fromkeys(map(str, places)))}: name"
+        " where it is now with --data"
+    )
 
 # %% ../nbs/51_checkpoints.ipynb #463ce7d2
 def shipped_snapshots() -> dict[str, Path]:
-    "Name -> file of the generators that come with the package, as `semgan demo` trained them: superalloy (the embedded micrographs) and steel (synthetic dual-phase steel)."
+    """Name -> file of the generators that come with the package, as `semgan demo` trained them: superalloy (the
+    embedded micrographs) and steel (synthetic dual-phase steel)."""
     import semgan_nb
 
     files = sorted((Path(semgan_nb.__file__).parent / "records").glob("snapshot-*.safetensors"), reverse=True)
@@ -186,7 +257,10 @@ def find_snapshot(
     if not path.exists():
         if str(path) in (ready := shipped_snapshots()):
             return ready[str(path)]
-        raise BadInput(f"{path} does not exist: give a snapshot (*.safetensors), a run directory, or one of those that are shipped ({' or '.join(ready)})")
+        raise BadInput(
+            f"{path} does not exist: give a snapshot (*.safetensors), a run directory, or one of those that are shipped"
+            f" ({' or '.join(ready)})"
+        )
     if path.is_file():
         return path
     if not is_run(path):
@@ -198,10 +272,15 @@ def find_snapshot(
         return found[-1]
     records = [r for r in read_metrics(path).get(metric_of(best), []) if (path / str(r["snapshot_pkl"])).exists()]
     if not records:
-        raise BadInput(f"{path} has no record of {best} with its snapshot: it knows {', '.join(read_metrics(path)) or 'no metric'}")
+        raise BadInput(
+            f"{path} has no record of {best} with its snapshot: it knows {', '.join(read_metrics(path)) or 'no metric'}"
+        )
     record = best_record(records, best if best in records[0]["results"] else None)
     if record is None:
-        raise BadInput(f"{best} knows no best snapshot, for an untrained network copies nothing: name a distance, or give the snapshot itself")
+        raise BadInput(
+            f"{best} knows no best snapshot, for an untrained network copies nothing: name a distance, or give the"
+            " snapshot itself"
+        )
     return path / record["snapshot_pkl"]
 
 # %% ../nbs/51_checkpoints.ipynb #f323ed85
@@ -212,18 +291,43 @@ def _snapshot_metadata(path: Path) -> dict:
         with safe_open(str(path), framework="pt") as f:
             meta = f.metadata() or {}
     except (SafetensorError, OSError) as e:
-        hint = ": semgan convert makes a snapshot of an official network pickle" if path.suffix == ".pkl" else ": it may be truncated or something else"
+        hint = (
+            ": semgan convert makes a snapshot of an official network pickle"
+            if path.suffix == ".pkl"
+            else ": it may be truncated or something else"
+        )
         raise BadInput(f"{path} is not a readable safetensors file ({_quoted(e, 200)}){hint}") from None
     if meta.get("format") not in (SNAPSHOT_FORMAT, _BEFORE):
-        raise BadInput(f"{path} has format {_quoted(meta.get('format', 'unknown'))!r}, expected {SNAPSHOT_FORMAT!r}: it was not written by this package, or by a newer version of it")
+        raise BadInput(
+            f"{path} has format {_quoted(meta.get('format', 'unknown'))!r}, expected {SNAPSHOT_FORMAT!r}: it was not"
+            " written by this package, or by a newer version of it"
+        )
     return meta
 
 # %% ../nbs/51_checkpoints.ipynb #f3f5454c
 _ARGUMENTS = table_of(PLAIN)
-ABOUT = both(table_of(PLAIN), fields({}, dict(version=TEXT, G=_ARGUMENTS, D=optional(_ARGUMENTS), cur_nimg=whole(), data_fingerprint=optional(TEXT), pixel_size_nm=PIXEL_SIZE, run=TEXT)))
+ABOUT = both(
+    table_of(PLAIN),
+    fields(
+        {},
+        dict(
+            version=TEXT,
+            G=_ARGUMENTS,
+            D=optional(_ARGUMENTS),
+            cur_nimg=whole(),
+            data_fingerprint=optional(TEXT),
+            pixel_size_nm=PIXEL_SIZE,
+            run=TEXT,
+        ),
+    ),
+)
+
+
 def _about(path: Path, meta: dict[str, str]) -> dict:
     "What a snapshot says of itself: a table of JSON in its metadata."
-    return checked_json(meta.get("about", ""), ABOUT, f"{path} does not say what it holds", "it is damaged, take another copy")
+    return checked_json(
+        meta.get("about", ""), ABOUT, f"{path} does not say what it holds", "it is damaged, take another copy"
+    )
 
 # %% ../nbs/51_checkpoints.ipynb #82893300
 def snapshot_info(path) -> dict:
@@ -262,7 +366,10 @@ def _read_snapshot(path: Path) -> Networks:
             raise BadInput(f"{path} cannot be loaded: {e}") from None
         tensors = {n: f.get_tensor(n) for n in names}
     if meta["format"] == SNAPSHOT_FORMAT and meta.get("sha256") != digest([meta["about"], tensors]):
-        raise BadInput(f"{path} is damaged: its contents do not have the checksum that was written with them; take another copy, or an earlier snapshot")
+        raise BadInput(
+            f"{path} is damaged: its contents do not have the checksum that was written with them; take another copy,"
+            " or an earlier snapshot"
+        )
     for kind, (net, own) in nets.items():
         load_tensors(net, {short: tensors[n] for short, n in own.items()}, f"{path} ({kind})")
         net.eval().requires_grad_(False)
@@ -270,7 +377,9 @@ def _read_snapshot(path: Path) -> Networks:
 
 # %% ../nbs/51_checkpoints.ipynb #9b4cd91a
 def load(
-    path,  # a snapshot, a run directory (its newest snapshot, or the best by a metric), or superalloy or steel: those that are shipped
+    # a snapshot, a run directory (its newest snapshot, or the best by a metric), or superalloy or steel: those that are
+    # shipped
+    path,
     best: str | None = None,  # metric name
     device: str = "cpu",
 ) -> Snapshot:
@@ -280,15 +389,18 @@ def load(
 
 # %% ../nbs/51_checkpoints.ipynb #5247172e
 def save_state(
-    folder,  # the run's state/
-    state: dict,  # nested dicts and lists of tensors, numbers and strings
-    cur_nimg: int,
+    folder,
+    state: dict,
+    cur_nimg: int,  # the run's state/  # nested dicts and lists of tensors, numbers and strings
 ) -> Path:
     "Write a state and keep it and the one before."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"state-{cur_nimg:012d}.pt"
-    with atomic(path) as part, open(part, "wb") as f:  # by way of Python's file, which says what is wrong with a disk in the system's words
+    with (
+        atomic(path) as part,
+        open(part, "wb") as f,
+    ):  # by way of Python's file, which says what is wrong with a disk in the system's words
         torch.save(dict(sha256=digest(state), state=state), f)
     if os.name == "posix":  # the new name must be on the disk before the old one goes
         descriptor = os.open(folder, os.O_RDONLY)
@@ -301,9 +413,7 @@ def save_state(
     return path
 
 # %% ../nbs/51_checkpoints.ipynb #29aacb48
-def read_state(
-    path,  # state-*.pt
-) -> dict:
+def read_state(path) -> dict:  # state-*.pt
     "One state file; BadInput where it is damaged or something else."
     saved = read_pt(path)
     if isinstance(saved, dict) and saved.keys() == {"sha256", "state"}:
@@ -318,7 +428,11 @@ def read_state(
 def _other_ways(run: Path) -> str:
     "What to do where a run has no state to go on from."
     found = snapshots(run)
-    return "choose another directory for --out" + (f", and begin it with --init-from {found[-1]} to take over the newest networks" if found else ", where --init-from SNAPSHOT takes over the networks of another run")
+    return "choose another directory for --out" + (
+        f", and begin it with --init-from {found[-1]} to take over the newest networks"
+        if found
+        else ", where --init-from SNAPSHOT takes over the networks of another run"
+    )
 
 # %% ../nbs/51_checkpoints.ipynb #a5a38b4a
 def load_state(
@@ -326,29 +440,41 @@ def load_state(
     use=lambda state: None,  # called with a state that was read: what it raises refuses that state too
     say=lambda text: None,  # told in a sentence of every state that was refused
 ) -> dict | None:
-    "The newest state that is whole, or None where there is none. One that is damaged or does not fit falls back to the one before, which is said."
+    """The newest state that is whole, or None where there is none. One that is damaged or does not fit falls back to
+    the one before, which is said."""
     paths, faults = sorted(Path(folder).glob("state-*.pt"), reverse=True), []
     for path in paths:
         try:
             state = read_state(path)
             use(state)
         except Exception as error:  # whatever is wrong with it, there is one before
-            faults.append(str(error) if isinstance(error, BadInput) else f"{path} does not fit this run ({type(error).__name__}: {_quoted(error, 200)})")
+            faults.append(
+                str(error)
+                if isinstance(error, BadInput)
+                else f"{path} does not fit this run ({type(error).__name__}: {_quoted(error, 200)})"
+            )
             continue
         for fault in faults:
             say(f"{fault}; going on from {path.name}, the state before")
         return state
     if paths:
-        raise BadInput(f"{folder}: {'; '.join(faults)}: none can be read, so the run cannot go on: {_other_ways(Path(folder).parent)}")
+        raise BadInput(
+            f"{folder}: {'; '.join(faults)}: none can be read, so the run cannot go on:"
+            f" {_other_ways(Path(folder).parent)}"
+        )
     return None
 
 # %% ../nbs/51_checkpoints.ipynb #0320dd8f
 def check_state(run) -> None:
-    "BadInput for a run directory that holds snapshots or records and no state: to begin at zero would replace them. A run saves its first state before its first snapshot."
+    """BadInput for a run directory that holds snapshots or records and no state: to begin at zero would replace
+    them. A run saves its first state before its first snapshot."""
     run = Path(run)
     if any((run / "state").glob("state-*.pt")):
         return
     found = snapshots(run)
     if found or read_stats(run) or read_metrics(run):
         what = f"{len(found)} snapshots" if found else "records of a training"
-        raise BadInput(f"{run} holds {what} and no saved state ({run / 'state'}{os.sep}state-*.pt is missing), so it cannot go on, and to begin at zero would replace them: {_other_ways(run)}")
+        raise BadInput(
+            f"{run} holds {what} and no saved state ({run / 'state'}{os.sep}state-*.pt is missing), so it cannot go on,"
+            f" and to begin at zero would replace them: {_other_ways(run)}"
+        )

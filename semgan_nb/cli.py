@@ -13,19 +13,57 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from .foundation import UNWRITABLE, BadInput, Rule, _image_bar, _speaks, atomic, claim, mark, printable, try_folder
+from semgan_nb.foundation import (
+    UNWRITABLE,
+    BadInput,
+    Rule,
+    _image_bar,
+    _speaks,
+    atomic,
+    claim,
+    mark,
+    printable,
+    try_folder,
+)
 from .micrographs import list_images, micrograph_line, other_files, read_micrograph
 from .generate import phases, walk
-from .options import GOES_ON, _Parser, _add_settings, _complain, _fields_of, _listed, _nobody_reads, _option, _overwrite, _pair, _reader, _say, _scales, _settings, _was_interrupted
+from semgan_nb.options import (
+    GOES_ON,
+    _Parser,
+    _add_settings,
+    _complain,
+    _fields_of,
+    _listed,
+    _nobody_reads,
+    _option,
+    _overwrite,
+    _pair,
+    _reader,
+    _say,
+    _scales,
+    _settings,
+    _was_interrupted,
+)
 
 # %% ../nbs/94_cli.ipynb #8746e140
 def _demo_options(parser):
     from semgan_nb.demo import demo
 
-    _option(parser, demo, "data", metavar="WHAT", help="superalloy (18 real micrographs, shipped), synthetic (dual-phase steel), or a folder of your own")
+    _option(
+        parser,
+        demo,
+        "data",
+        metavar="WHAT",
+        help="superalloy (18 real micrographs, shipped), synthetic (dual-phase steel), or a folder of your own",
+    )
     _option(parser, demo, "size", help="size of the training images: 32, or 64, which takes longer")
     parser.add_argument("--out", metavar="DIR", help="where to write (default: demo, demo-synthetic or demo-NAME)")
-    _option(parser, demo, "window", help="side of the tiles cut from the micrographs (default: auto, by the width of their features)")
+    _option(
+        parser,
+        demo,
+        "window",
+        help="side of the tiles cut from the micrographs (default: auto, by the width of their features)",
+    )
     _option(parser, demo, "stride", help="step from tile to tile (default: by the window)")
     _scales(parser)
     _add_settings(parser)
@@ -34,7 +72,16 @@ def _demo_options(parser):
 def _demo(options):
     from semgan_nb.demo import demo
 
-    demo(options.data, options.size, options.out, options.window, options.stride, options.pixel_size, options.mixed_scales, **_settings(options))
+    demo(
+        options.data,
+        options.size,
+        options.out,
+        options.window,
+        options.stride,
+        options.pixel_size,
+        options.mixed_scales,
+        **_settings(options),
+    )
 
 # %% ../nbs/94_cli.ipynb #a700f47c
 def _prepare_options(parser):
@@ -44,23 +91,54 @@ def _prepare_options(parser):
     add("src", help="folder of micrographs (TIFF, PNG, JPEG, BMP), searched with its subfolders")
     add("dest", help="archive to write, such as data.zip")
     option("size", required=True, help="size of the training images, a power of two")
-    option("window", help="cut tiles of this size and reduce them to --size; auto goes by the width of the features (default: one centre crop of --size per image, as in the paper)")
+    option(
+        "window",
+        help=(
+            "cut tiles of this size and reduce them to --size; auto goes by the width of the features (default: one"
+            " centre crop of --size per image, as in the paper)"
+        ),
+    )
     option("stride", help="step from tile to tile (default: a quarter of the window)")
     add("--resize", action="store_true", help="reduce the largest central square of each image to --size")
     _scales(parser)
-    option("intensity", help="grey levels: match to one reference, as in the paper; normalise: gain and offset only, keeps phase fractions; none")
+    option(
+        "intensity",
+        help=(
+            "grey levels: match to one reference, as in the paper; normalise: gain and offset only, keeps phase"
+            " fractions; none"
+        ),
+    )
     add("--reference", metavar="FILE", help="the image to match to (default: chosen by sharpness, noise and evenness)")
-    add("--stretch", type=_pair, default=argparse.SUPPRESS, metavar="LOW,HIGH", help="widen the reference between these percentiles, such as 5,95, or none (default: 5,95 where its contrast is low)")
+    add(
+        "--stretch",
+        type=_pair,
+        default=argparse.SUPPRESS,
+        metavar="LOW,HIGH",
+        help=(
+            "widen the reference between these percentiles, such as 5,95, or none (default: 5,95 where its contrast is"
+            " low)"
+        ),
+    )
     option("median", help="side of the median filter, 0 for none")
     option("bar", help="height of the data bar to cut off (default: auto, looks for one)")
     option("holdout", metavar="SHARE", help="share of the images kept out of training, by whole groups; 0 for none")
     option("group", metavar="HOW", help="what belongs together: auto, file, folder, prefix, or a CSV file")
     for name in ("blurred", "saturated", "constant"):
-        option(name, help=f"threshold for leaving out {'nearly constant' if name == 'constant' else name} images, 0 for never")
+        option(
+            name,
+            help=f"threshold for leaving out {'nearly constant' if name == 'constant' else name} images, 0 for never",
+        )
     option("marks", help="images with marks burnt in, such as letters or a scale bar: leave them out, or keep them")
     add("--strict", action="store_true", help="stop at a file that cannot be used, instead of leaving it out")
     add("--force", action="store_true", help="take label maps and colour images too")
-    option("page", metavar="N", help="of files with several, counted from 0; auto: the one of most bits, then of most pixels; all: take each as a stack of one specimen")
+    option(
+        "page",
+        metavar="N",
+        help=(
+            "of files with several, counted from 0; auto: the one of most bits, then of most pixels; all: take each as"
+            " a stack of one specimen"
+        ),
+    )
     add("--print-density", action="store_true", help="take the dpi of images without any record as their pixel size")
     option("workers", help="processes (default: one per core, up to 8)")
     _overwrite(parser)
@@ -81,13 +159,42 @@ def _train_options(parser):
     add("data", help="archive made by semgan prepare or semgan synth, or a folder of prepared images")
     add("--out", metavar="DIR", help="the run directory; a run found there goes on (default: runs/NUMBER-DESCRIPTION)")
     add("--cfg", metavar="PRESET", help=f"one of {', '.join(PRESETS)} (default: laptop up to 64 px, else auto)")
-    add("--dry-run", action="store_true", help="say what would be trained, how long it would take and with how much memory; writes nothing")
-    add("--gpus", type=_reader(GPUS), default=1, metavar="N", help="processes: one a GPU, or on a machine without GPUs so many that share its cores (default %(default)s)")
-    add("--first-gpu", type=_reader(FIRST_GPU), default=0, metavar="K", help="take the GPUs K to K + N - 1, beside other runs (default %(default)s)")
-    add("--memory", type=_reader(Rule(float, 0, 1e6, "GB", above=True)), metavar="GB", help="for one process, when batch_gpu is chosen (default: four fifths of what is free)")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="say what would be trained, how long it would take and with how much memory; writes nothing",
+    )
+    add(
+        "--gpus",
+        type=_reader(GPUS),
+        default=1,
+        metavar="N",
+        help="processes: one a GPU, or on a machine without GPUs so many that share its cores (default %(default)s)",
+    )
+    add(
+        "--first-gpu",
+        type=_reader(FIRST_GPU),
+        default=0,
+        metavar="K",
+        help="take the GPUs K to K + N - 1, beside other runs (default %(default)s)",
+    )
+    add(
+        "--memory",
+        type=_reader(Rule(float, 0, 1e6, "GB", above=True)),
+        metavar="GB",
+        help="for one process, when batch_gpu is chosen (default: four fifths of what is free)",
+    )
     add("--fp32", action="store_true", help="nothing in half precision, no limit on the values of layers")
-    add("--state-every", type=_reader(STATE_EVERY), default=STATE_SECONDS, metavar="S", help="seconds between two saved states (default %(default)g)")
-    add("--tensorboard", action="store_true", help="also write the curves for TensorBoard, into tensorboard/ of the run")
+    add(
+        "--state-every",
+        type=_reader(STATE_EVERY),
+        default=STATE_SECONDS,
+        metavar="S",
+        help="seconds between two saved states (default %(default)g)",
+    )
+    add(
+        "--tensorboard", action="store_true", help="also write the curves for TensorBoard, into tensorboard/ of the run"
+    )
     _add_settings(parser)
 
 # %% ../nbs/94_cli.ipynb #0c672cdd
@@ -113,7 +220,9 @@ def _train_verb(options):
     if goes_on and options.cfg is None:
         config = Config.from_dict(read_config(options.out)["resolved"])
     else:
-        config = preset(options.cfg or ("laptop" if dataset.resolution <= 64 else "auto"), dataset.resolution, gpus, options.out)
+        config = preset(
+            options.cfg or ("laptop" if dataset.resolution <= 64 else "auto"), dataset.resolution, gpus, options.out
+        )
     given, chosen_by_user = _settings(options), hasattr(options, "batch_gpu")
     if not chosen_by_user and "batch_size" in given:
         if given["batch_size"] % gpus:
@@ -124,7 +233,11 @@ def _train_verb(options):
     config, changed = _with_transfer(config, given, options.out)
     device = choose_device()
     check_gpus(1 if several > 1 else gpus, options.first_gpu)
-    out = Path(options.out) if options.out else next_run_dir("runs", describe(config, dataset.name, dataset.resolution, gpus))
+    out = (
+        Path(options.out)
+        if options.out
+        else next_run_dir("runs", describe(config, dataset.name, dataset.resolution, gpus))
+    )
     if goes_on and not chosen_by_user:
         config = config.replace(batch_gpu=read_config(options.out)["resolved"]["batch_gpu"])
     try_folder(out)
@@ -134,8 +247,12 @@ def _train_verb(options):
     measured = probe(config, dataset.resolution, dataset.channels, device) if options.dry_run else None
     words = ""
     if not goes_on and not chosen_by_user:
-        limit = float("inf") if several > 1 else options.memory and options.memory * 1e9  # torchrun's processes cannot choose each for itself
-        config, measured, words = fit_batch_gpu(config, dataset.resolution, dataset.channels, device, gpus, limit, measured, strict=bool(options.memory))
+        limit = (
+            float("inf") if several > 1 else options.memory and options.memory * 1e9
+        )  # torchrun's processes cannot choose each for itself
+        config, measured, words = fit_batch_gpu(
+            config, dataset.resolution, dataset.channels, device, gpus, limit, measured, strict=bool(options.memory)
+        )
     check_ranks(config, gpus)
     say = _say if speaks else lambda *lines: None
     say(f"{out}: {dataset!r}" + (f", {gpus} processes" if gpus > 1 else ""))
@@ -145,11 +262,17 @@ def _train_verb(options):
         start = preset(config.preset, dataset.resolution, gpus).to_dict()
         for name, value in config.to_dict().items():
             shown = [",".join(map(str, v)) if isinstance(v, list) else str(v) for v in (value, start[name])]
-            _say(f"  {name:20}{shown[0]}" + ("" if value == start[name] else f"   (preset {config.preset}: {shown[1]})"))
+            _say(
+                f"  {name:20}{shown[0]}" + ("" if value == start[name] else f"   (preset {config.preset}: {shown[1]})")
+            )
         lines = estimate(config, dataset.resolution, measured, device, gpus)
         if measured and device == "cpu":
             lines.insert(1, half_words(config, dataset.resolution, dataset.channels, measured))
-        _say("\n".join(line for line in [*changed, words, *lines, disk_line(disk_use(Trainer(config, dataset)), out)] if line))
+        _say(
+            "\n".join(
+                line for line in [*changed, words, *lines, disk_line(disk_use(Trainer(config, dataset)), out)] if line
+            )
+        )
         return
     if words.startswith(f"batch_gpu {config.batch_gpu} instead"):
         say(f"  {words}; --batch-gpu sets it")
@@ -159,25 +282,65 @@ def _train_verb(options):
         say("\n".join("  " + line for line in changed + begin_from(config, dataset, out)[1]["lines"]))
     if options.gpus > 1:
         before = read_status(out).get("cur_nimg", 0)
-        launch(config, options.data, out, gpus, options.first_gpu, "semgan_nb.monitoring:_train", state_every=options.state_every, tensorboard=options.tensorboard)
+        launch(
+            config,
+            options.data,
+            out,
+            gpus,
+            options.first_gpu,
+            "semgan_nb.monitoring:_train",
+            state_every=options.state_every,
+            tensorboard=options.tensorboard,
+        )
         ticks = read_status(out).get("cur_nimg", 0) - before
     else:
-        ticks = _train(config, options.data, out, state_every=options.state_every, first_gpu=options.first_gpu, tensorboard=options.tensorboard)
+        ticks = _train(
+            config,
+            options.data,
+            out,
+            state_every=options.state_every,
+            first_gpu=options.first_gpu,
+            tensorboard=options.tensorboard,
+        )
     status = read_status(out)
     if status["state"] == "stopped":
         say(f"{out}: stopped at {status['kimg']:g} kimg; semgan train {options.data} --out {out} goes on")
     else:
-        say(f"{out}: {'done' if ticks else 'was done already'}, {status['kimg']:g} kimg" + ("" if ticks else "; a larger --kimg goes on"))
+        say(
+            f"{out}: {'done' if ticks else 'was done already'}, {status['kimg']:g} kimg"
+            + ("" if ticks else "; a larger --kimg goes on")
+        )
 
 # %% ../nbs/94_cli.ipynb #40b6534c
 def _metrics_options(parser):
-    parser.add_argument("run", metavar="RUN_OR_SNAPSHOT", help="a run directory, one of its snapshots, or any snapshot (then with --data and --metrics)")
-    parser.add_argument("--metrics", type=_listed, metavar="NAMES", help="such as lite0_fd500_holdout,lite0_kid500_full,lite0_pr5003_full,fid50k_full (default: those of the run)")
-    parser.add_argument("--every", "--all", action="store_true", help="judge all snapshots, not only the newest; what was judged before is not repeated")
+    parser.add_argument(
+        "run",
+        metavar="RUN_OR_SNAPSHOT",
+        help="a run directory, one of its snapshots, or any snapshot (then with --data and --metrics)",
+    )
+    parser.add_argument(
+        "--metrics",
+        type=_listed,
+        metavar="NAMES",
+        help="such as lite0_fd500_holdout,lite0_kid500_full,lite0_pr5003_full,fid50k_full (default: those of the run)",
+    )
+    parser.add_argument(
+        "--every",
+        "--all",
+        action="store_true",
+        help="judge all snapshots, not only the newest; what was judged before is not repeated",
+    )
     parser.add_argument("--data", metavar="ARCHIVE", help="the archive, if it was moved since the training")
     parser.add_argument("--weights", metavar="PATH", help="file or folder of the weights of Inception-v3 or VGG-16")
     parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
-    parser.add_argument("--pairs", metavar="PNG", help="of a run and aligned_memory500_subset or the like: draw the generated images that are most like a training image, above these")
+    parser.add_argument(
+        "--pairs",
+        metavar="PNG",
+        help=(
+            "of a run and aligned_memory500_subset or the like: draw the generated images that are most like a training"
+            " image, above these"
+        ),
+    )
     _overwrite(parser)
 
 # %% ../nbs/94_cli.ipynb #88ff42ac
@@ -190,7 +353,9 @@ def _metrics(options):
     run = run.parent if run.is_file() else run
     if options.pairs:
         claim(options.pairs, "metrics", options.overwrite)
-    records = evaluate(options.run, options.metrics, options.every, options.data, weights=options.weights, device=options.device)
+    records = evaluate(
+        options.run, options.metrics, options.every, options.data, weights=options.weights, device=options.device
+    )
     if options.pairs:
         print(study_plots.write_pairs(run, records, options.data, options.pairs))
     for record in records:
@@ -205,9 +370,28 @@ def _baselines_options(parser):
 
     add = parser.add_argument
     add("data", help="archive made by semgan prepare or semgan synth")
-    add("--out", metavar="DIR", help="folder for baselines.json, baselines.md and baselines.png (default: NAME-baselines)")
-    add("--with", dest="networks", action="append", default=[], metavar="RUN_OR_SNAPSHOT", help="a network to put beside them: a run on this archive (its newest snapshot), or a snapshot; may be given several times")
-    add("--metrics", type=_listed, metavar="NAMES", help="distances of one count (default: lite0 fd, kid and pr with as many images as there are, up to 500)")
+    add(
+        "--out",
+        metavar="DIR",
+        help="folder for baselines.json, baselines.md and baselines.png (default: NAME-baselines)",
+    )
+    add(
+        "--with",
+        dest="networks",
+        action="append",
+        default=[],
+        metavar="RUN_OR_SNAPSHOT",
+        help=(
+            "a network to put beside them: a run on this archive (its newest snapshot), or a snapshot; may be given"
+            " several times"
+        ),
+    )
+    add(
+        "--metrics",
+        type=_listed,
+        metavar="NAMES",
+        help="distances of one count (default: lite0 fd, kid and pr with as many images as there are, up to 500)",
+    )
     _option(parser, baselines, "count", help="images of each set, for the default metrics")
     add("--weights", metavar="PATH", help="file or folder of the weights of Inception-v3 or VGG-16")
     add("--device", help="cpu or cuda (default: a GPU if there is one)")
@@ -226,23 +410,48 @@ def _baselines(options):
     try_folder(out)
     networks = networks_beside(options.networks, dataset, device)
     with _image_bar("baselines", True) as bar:
-        result = baselines(options.data, networks, list(options.metrics) if options.metrics else None, options.count, out=out, cache=default_cache(), device=device, weights=options.weights, overwrite=options.overwrite, progress=bar)
+        result = baselines(
+            options.data,
+            networks,
+            list(options.metrics) if options.metrics else None,
+            options.count,
+            out=out,
+            cache=default_cache(),
+            device=device,
+            weights=options.weights,
+            overwrite=options.overwrite,
+            progress=bar,
+        )
     with atomic(out / "baselines.png") as part:
-        study_plots.baseline_figure(result).savefig(part, format="png", dpi=150, metadata=dict(Software=mark("baselines")))
+        study_plots.baseline_figure(result).savefig(
+            part, format="png", dpi=150, metadata=dict(Software=mark("baselines"))
+        )
     _say(f"{baseline_table(result)}\n\n{result['text']}\n\n{out}: baselines.json, baselines.md, baselines.png")
 
 # %% ../nbs/94_cli.ipynb #6b39e146
 def _synth_options(parser):
     from semgan_nb.preparation import prepare_synthetic
 
-    add, option = parser.add_argument, lambda name, *flags, **more: _option(parser, prepare_synthetic, name, *flags, **more)
+    add, option = (
+        parser.add_argument,
+        lambda name, *flags, **more: _option(parser, prepare_synthetic, name, *flags, **more),
+    )
     add("dest", help="archive to write, such as steel.zip")
     option("size", help="of the images, a power of two")
     option("n_images", "--images", help="how many in all")
     option("n_specimens", "--specimens", help="of different martensite fraction")
-    option("fractions", type=_pair, metavar="LOW,HIGH", help="martensite of the first and the last specimen; the paper: 0.37,1")
+    option(
+        "fractions",
+        type=_pair,
+        metavar="LOW,HIGH",
+        help="martensite of the first and the last specimen; the paper: 0.37,1",
+    )
     option("kind", help="how the structure is made (default: islands up to 64 px, grains above)")
-    option("field_um", "--field", help="side of an image in micrometres (default: 4.8 for islands, 0.0992 a pixel for grains)")
+    option(
+        "field_um",
+        "--field",
+        help="side of an image in micrometres (default: 4.8 for islands, 0.0992 a pixel for grains)",
+    )
     option("seed", help="another seed, other images")
     option("holdout", metavar="SHARE", help="share of the images kept out of training, by whole specimens; 0 for none")
     add("--maps", metavar="FILE", help="a second archive for the exact phase maps, such as maps.zip")
@@ -258,7 +467,10 @@ def _synth(options):
 
 # %% ../nbs/94_cli.ipynb #83ad26ef
 def _convert_options(parser):
-    parser.add_argument("source", help="an official network pickle (*.pkl, read without running it), a snapshot, or a run directory: its newest")
+    parser.add_argument(
+        "source",
+        help="an official network pickle (*.pkl, read without running it), a snapshot, or a run directory: its newest",
+    )
     parser.add_argument("dest", help="*.safetensors: a snapshot; *.pt: plain state dicts with the official names")
     _overwrite(parser)
 
@@ -271,10 +483,24 @@ def _convert(options):
 
 # %% ../nbs/94_cli.ipynb #d264a11c
 def _info_options(parser):
-    parser.add_argument("path", nargs="+", help="a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot or a network pickle")
-    _option(parser, read_micrograph, "page", help="of an image file of several pages, counted from 0; auto: the one of most bits, then of most pixels")
+    parser.add_argument(
+        "path",
+        nargs="+",
+        help=(
+            "a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot or a network"
+            " pickle"
+        ),
+    )
+    _option(
+        parser,
+        read_micrograph,
+        "page",
+        help="of an image file of several pages, counted from 0; auto: the one of most bits, then of most pixels",
+    )
     _option(parser, read_micrograph, "bar", help="height of the data bar (default: auto, looks for one)")
-    parser.add_argument("--print-density", action="store_true", help="take the dpi of an image without any record as its pixel size")
+    parser.add_argument(
+        "--print-density", action="store_true", help="take the dpi of an image without any record as its pixel size"
+    )
     parser.add_argument("--force", action="store_true", help="take label maps and colour images too")
 
 # %% ../nbs/94_cli.ipynb #7c5e724c
@@ -293,8 +519,16 @@ def _info(options):
 def _fetch_options(parser):
     add = parser.add_argument
     add("name", nargs="?", help="of the set (default: list the sets with size and licence)")
-    add("dest", nargs="?", help="folder, made if it is missing, verified if it holds the set (default: a folder of the set's name)")
-    add("--licence-read", action="store_true", help="also fetch a set whose licence is not known to be open: you have read what its record says")
+    add(
+        "dest",
+        nargs="?",
+        help="folder, made if it is missing, verified if it holds the set (default: a folder of the set's name)",
+    )
+    add(
+        "--licence-read",
+        action="store_true",
+        help="also fetch a set whose licence is not known to be open: you have read what its record says",
+    )
 
 # %% ../nbs/94_cli.ipynb #12d50809
 def _fetch(options):
@@ -306,11 +540,9 @@ def _fetch(options):
         fetch(options.name, options.dest, licence_read=options.licence_read)
 
 # %% ../nbs/94_cli.ipynb #83da86a8
-def info(
-    path,
-    **how,  # of an image: what `read_micrograph` takes, such as page=1 or print_density=True
-) -> str:
-    "What a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot or a network pickle is, in a few lines."
+def info(path, **how) -> str:  # of an image: what `read_micrograph` takes, such as page=1 or print_density=True
+    """What a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot or a network
+    pickle is, in a few lines."""
     from semgan_nb.files import begins, regular_file
 
     path = Path(path)
@@ -331,7 +563,14 @@ def info(
                 return "\n".join(info(state) for state in states)
             if not paths:
                 raise BadInput(f"{path}: holds no images, no archive and no run")
-            return "\n".join([f"{path}: {len(paths)} image{'s' * (len(paths) != 1)}", *(f"  {micrograph_line(p)}" for p in paths[:20]), *(["  …"] if len(paths) > 20 else []), *([f"  note: {others}"] if (others := other_files(path)) else [])])
+            return "\n".join(
+                [
+                    f"{path}: {len(paths)} image{'s' * (len(paths) != 1)}",
+                    *(f"  {micrograph_line(p)}" for p in paths[:20]),
+                    *(["  …"] if len(paths) > 20 else []),
+                    *([f"  note: {others}"] if (others := other_files(path)) else []),
+                ]
+            )
     elif not regular_file(path):
         raise BadInput(f"{path}: there is no such file or folder")
     elif path.suffix in (".safetensors", ".pkl", ".pt", ".pth") or begins(path, b"\x80"):
@@ -348,23 +587,46 @@ def info(
     dataset = Dataset(path)
     held = len(Dataset(path, part="holdout")) if dataset.has_holdout else 0
     settings = dataset.manifest.get("settings", {})
-    lines = [f"{dataset!r}", f"  {len(dataset) - held} to train on, {held} held out", f"  pixel size: {dataset.pixel_size_nm or 'unknown'}"]
-    lines += [f"  {name}: {value}" if len(str(value)) < 200 else f"  {name}: {len(value)} {'letters' if isinstance(value, str) else 'entries'}, see manifest.json" for name, value in settings.items()]
+    lines = [
+        f"{dataset!r}",
+        f"  {len(dataset) - held} to train on, {held} held out",
+        f"  pixel size: {dataset.pixel_size_nm or 'unknown'}",
+    ]
+    lines += [
+        (
+            f"  {name}: {value}"
+            if len(str(value)) < 200
+            else f"  {name}: {len(value)} {'letters' if isinstance(value, str) else 'entries'}, see manifest.json"
+        )
+        for name, value in settings.items()
+    ]
     lossy = Counter(s["lossy"] for s in dataset.manifest.get("sources", []) if s.get("lossy"))
-    lines += [f"  note: {n} of its {len(dataset.manifest['sources'])} files are {kind}" for kind, n in sorted(lossy.items())]
+    lines += [
+        f"  note: {n} of its {len(dataset.manifest['sources'])} files are {kind}" for kind, n in sorted(lossy.items())
+    ]
     return "\n".join(lines + [f"  note: {warning}" for warning in dataset.warnings])
 
 # %% ../nbs/94_cli.ipynb #8da927cc
 def _walk_options(parser):
     add, option = parser.add_argument, lambda name, *flags, **more: _option(parser, walk, name, *flags, **more)
-    add("snapshot", help="a snapshot (*.safetensors), a run directory: its newest snapshot, or superalloy or steel: those that are shipped")
+    add(
+        "snapshot",
+        help=(
+            "a snapshot (*.safetensors), a run directory: its newest snapshot, or superalloy or steel: those that are"
+            " shipped"
+        ),
+    )
     option("out", metavar="FILE", help="walk.mp4, walk.gif, or a folder for single PNG frames")
     option("seeds", help="the micrographs to walk between, such as 0,1 or 3,7-9")
     option("frames", help="of the whole film, both ends included; the paper: 1440")
     option("fps", help="frames per second")
     option("space", help="z: along an arc, as in the paper; w: along straight lines")
     option("truncation_psi", "--psi", help="truncation: 1 for none, less for more typical micrographs")
-    option("noise_mode", "--noise", help="the noise inputs: the same in all frames, none, new in each, or walking from seed to seed as well")
+    option(
+        "noise_mode",
+        "--noise",
+        help="the noise inputs: the same in all frames, none, new in each, or walking from seed to seed as well",
+    )
     add("--best", metavar="METRIC", help="of a run: the snapshot that was best by this metric, not the newest")
     add("--figure", metavar="FILE", help="the picture with six stations (default: beside the film)")
     _overwrite(parser)
@@ -372,31 +634,71 @@ def _walk_options(parser):
 # %% ../nbs/94_cli.ipynb #d3719bd9
 def _walk(options):
     found = walk(**vars(options))
-    _say(f"{found['film']}: {found['frames']} frames, {found['seconds']:.3g} s, from {found['snapshot']}; {found['figure']} shows six of them")
+    _say(
+        f"{found['film']}: {found['frames']} frames, {found['seconds']:.3g} s, from {found['snapshot']};"
+        f" {found['figure']} shows six of them"
+    )
 
 # %% ../nbs/94_cli.ipynb #2c9f8903
 def _phases_options(parser):
     from semgan_nb.descriptors import METHODS, Segmentation
     from semgan_nb.phase_maps import FORMATS, PHASE_FORMATS
 
-    add, option = parser.add_argument, lambda function, name, *flags, **more: _option(parser, function, name, *flags, **more)
-    add("source", help="a micrograph, a folder of them, an archive, a run directory (its newest snapshot) or a snapshot")
+    add, option = (
+        parser.add_argument,
+        lambda function, name, *flags, **more: _option(parser, function, name, *flags, **more),
+    )
+    add(
+        "source", help="a micrograph, a folder of them, an archive, a run directory (its newest snapshot) or a snapshot"
+    )
     add("dest", nargs="?", default="phases", help="folder to write into (default %(default)s)")
-    add("--formats", type=_listed, default=PHASE_FORMATS, metavar="NAMES", help=f"of {', '.join(FORMATS)} (default {','.join(PHASE_FORMATS)})")
-    option(Segmentation, "method", choices=[name for name in METHODS if name != "mask"], help="how the phases are told apart")
+    add(
+        "--formats",
+        type=_listed,
+        default=PHASE_FORMATS,
+        metavar="NAMES",
+        help=f"of {', '.join(FORMATS)} (default {','.join(PHASE_FORMATS)})",
+    )
+    option(
+        Segmentation,
+        "method",
+        choices=[name for name in METHODS if name != "mask"],
+        help="how the phases are told apart",
+    )
     option(Segmentation, "classes", help="phases to tell apart, by multiotsu or kmeans")
-    option(Segmentation, "phase", metavar="NAME", help="the phase whose share is told: light, dark, or a number from 0, the darkest")
+    option(
+        Segmentation,
+        "phase",
+        metavar="NAME",
+        help="the phase whose share is told: light, dark, or a number from 0, the darkest",
+    )
     option(Segmentation, "median", help="side of the median filter, 0 for none (default: 3 from 128 px on)")
     option(Segmentation, "sigma", help="of the Gaussian filter, 0 for none (default: 1 from 128 px on)")
     option(Segmentation, "flatten", help="take uneven light away: sigma of the Gaussian that is subtracted; 0 for none")
-    option(Segmentation, "clip", metavar="PERCENT", help="of the darkest and lightest pixels that set no threshold, so that pores and inclusions do not; 0 for none (default: 1 from 128 px on)")
+    option(
+        Segmentation,
+        "clip",
+        metavar="PERCENT",
+        help=(
+            "of the darkest and lightest pixels that set no threshold, so that pores and inclusions do not; 0 for none"
+            " (default: 1 from 128 px on)"
+        ),
+    )
     option(Segmentation, "min_px", help="fill regions of fewer pixels; 0 for none")
-    add("--masks", metavar="PATH", help="take the phases of a label image instead, or of the one of the same name in a folder")
+    add(
+        "--masks",
+        metavar="PATH",
+        help="take the phases of a label image instead, or of the one of the same name in a folder",
+    )
     add("--seeds", metavar="LIST", help="of a network: which images, such as 0-3,7 (default 0)")
     option(phases, "truncation_psi", "--psi", help="of a network: truncation, 1 for none")
     option(phases, "images", help="of a folder or an archive: at most so many (default: all)")
     add("--pixel-size", metavar="LENGTH", help="such as 50nm, where the source does not say it")
-    option(read_micrograph, "page", help="of an image file of several pages, counted from 0; auto: the one of most bits, then of most pixels")
+    option(
+        read_micrograph,
+        "page",
+        help="of an image file of several pages, counted from 0; auto: the one of most bits, then of most pixels",
+    )
     option(read_micrograph, "bar", help="height of the data bar (default: auto, looks for one)")
     _overwrite(parser)
 
@@ -415,9 +717,15 @@ def _phases(options):
     count = 0
     for found in phases(how=Segmentation(**how), **given):
         count += 1
-        size = "pixel size unknown" if found["pixel_size_nm"] is None else f"{found['pixel_size_nm'] if isinstance(found['pixel_size_nm'], (int, float)) else found['pixel_size_nm'][1]:.4g} nm a pixel"
+        size = found["pixel_size_nm"]
+        size = size if size is None or isinstance(size, (int, float)) else size[1]
+        size = "pixel size unknown" if size is None else f"{size:.4g} nm a pixel"
         if count <= 20:
-            _say(f"{found['name']}: {found['width']} x {found['height']} px, {size}; {found['phase']} {found['fraction']:.3f} of the area, boundary {found['boundary']:.3g} {found['unit']}/{found['unit']}²")
+            _say(
+                f"{found['name']}: {found['width']} x {found['height']} px, {size}; {found['phase']}"
+                f" {found['fraction']:.3f} of the area, boundary {found['boundary']:.3g}"
+                f" {found['unit']}/{found['unit']}²"
+            )
     endings = ", ".join([*options.formats, "json"])
     _say(("…\n" if count > 20 else "") + f"{options.dest}: {count} phase map{'s' * (count != 1)}, each as {endings}")
 
@@ -428,7 +736,14 @@ def _study_options(parser):
     add("path", help="sweep: the archive to train on; table: the folder")
     add("--out", metavar="DIR", help="folder of the study; a study found there goes on (default: studies/DATA-AXES)")
     add("--seeds", default="0-2", help="such as 0-2 or 0,3 (default 0-2)")
-    add("--with", dest="extra", action="append", default=[], metavar="POINT", help="a further point: noaug, or fields such as aug=fixed,p=0.2; may be given several times")
+    add(
+        "--with",
+        dest="extra",
+        action="append",
+        default=[],
+        metavar="POINT",
+        help="a further point: noaug, or fields such as aug=fixed,p=0.2; may be given several times",
+    )
     add("--cfg", metavar="PRESET", help="as in semgan train")
     _add_settings(parser, several=True)
 
@@ -480,10 +795,9 @@ def _book() -> Path:
     return package / "book" if (package / "book").is_dir() else package.parent / "nbs"
 
 # %% ../nbs/94_cli.ipynb #715a06cf
-def lab_folder(
-    folder="semgan-lab",  # made if it is missing
-) -> Path:
-    "Put the quickstart notebook and the chapters into a folder, all but those that are there; returns the path of the quickstart."
+def lab_folder(folder="semgan-lab") -> Path:  # made if it is missing
+    """Put the quickstart notebook and the chapters into a folder, all but those that are there; returns the path of
+    the quickstart."""
     import shutil
 
     folder, book = Path(folder), _book()
@@ -492,7 +806,9 @@ def lab_folder(
             raise BadInput(f"{place} is a file: give a folder for your notebooks")
     try_folder(folder)
     chapters = [*book.glob("[0-9]*.ipynb"), *book.glob("images/*.png")]
-    for shipped, mine in [(file, file.name) for file in book.glob("tutorials/*.ipynb")] + [(file, Path("chapters") / file.relative_to(book)) for file in chapters]:
+    for shipped, mine in [(file, file.name) for file in book.glob("tutorials/*.ipynb")] + [
+        (file, Path("chapters") / file.relative_to(book)) for file in chapters
+    ]:
         if not (folder / mine).exists():
             with atomic(folder / mine) as part:
                 shutil.copyfile(shipped, part)
@@ -503,7 +819,12 @@ def _lab_options(parser):
     add = parser.add_argument
     add("folder", nargs="?", default="semgan-lab", help="a folder of yours (default semgan-lab)")
     add("--no-browser", action="store_true", help="do not open a browser; the address is printed")
-    add("--port", type=_reader(Rule(int, 1, 65535)), metavar="N", help="of the server (default 8888, or the next that is free)")
+    add(
+        "--port",
+        type=_reader(Rule(int, 1, 65535)),
+        metavar="N",
+        help="of the server (default 8888, or the next that is free)",
+    )
     add("--allow-root", action="store_true", help="needed by the superuser, in containers for instance")
 
 # %% ../nbs/94_cli.ipynb #c5a1d7b4
@@ -517,7 +838,13 @@ def _lab(options):
     os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, [os.environ.get("JUPYTER_CONFIG_PATH"), ours]))
     chosen = [f"--ServerApp.port={options.port}"] if options.port else []
     chosen += ["--no-browser"] * options.no_browser + ["--allow-root"] * options.allow_root
-    LabApp.launch_instance([f"--ServerApp.root_dir={notebook.parent.resolve()}", f"--LabApp.default_url=/lab/tree/{notebook.name}", *chosen])
+    LabApp.launch_instance(
+        [
+            f"--ServerApp.root_dir={notebook.parent.resolve()}",
+            f"--LabApp.default_url=/lab/tree/{notebook.name}",
+            *chosen,
+        ]
+    )
 
 # %% ../nbs/94_cli.ipynb #45197810
 VERBS = dict(
@@ -528,7 +855,11 @@ VERBS = dict(
     synth=("make an archive of synthetic dual-phase steel", _synth_options, _synth),
     metrics=("judge snapshots of a run against real images", _metrics_options, _metrics),
     walk=("make a film of a walk between generated micrographs", _walk_options, _walk),
-    baselines=("what a network has to beat: blurred and blended images, a fitted random field", _baselines_options, _baselines),
+    baselines=(
+        "what a network has to beat: blurred and blended images, a fitted random field",
+        _baselines_options,
+        _baselines,
+    ),
     phases=("write phase maps for simulation, of micrographs or generated images", _phases_options, _phases),
     study=("train a grid of settings and seeds, and read it", _study_options, _study),
     lab=("open JupyterLab with a notebook to begin with", _lab_options, _lab),
@@ -539,7 +870,11 @@ VERBS = dict(
 # %% ../nbs/94_cli.ipynb #22544c7b
 def _overview() -> str:
     lines = ["semgan: train a GAN on micrographs", "", "usage: semgan VERB ...", ""]
-    return "\n".join(lines + [f"  {verb:{max(map(len, VERBS)) + 2}}{text}" for verb, (text, *_) in VERBS.items()] + ["", "semgan VERB --help says more. Begin with: semgan demo"])
+    return "\n".join(
+        lines
+        + [f"  {verb:{max(map(len, VERBS)) + 2}}{text}" for verb, (text, *_) in VERBS.items()]
+        + ["", "semgan VERB --help says more. Begin with: semgan demo"]
+    )
 
 # %% ../nbs/94_cli.ipynb #adc1e7f9
 def _verb(verb: str, rest: list[str]) -> int:
@@ -553,7 +888,10 @@ def _verb(verb: str, rest: list[str]) -> int:
             print(f"semgan {semgan_nb.__version__}")
         elif verb not in VERBS:
             near = difflib.get_close_matches(verb, VERBS, 1)
-            raise BadInput(f"there is no verb {verb!r}" + (f": did you mean {near[0]!r}?" if near else f"; the verbs are {', '.join(VERBS)}"))
+            raise BadInput(
+                f"there is no verb {verb!r}"
+                + (f": did you mean {near[0]!r}?" if near else f"; the verbs are {', '.join(VERBS)}")
+            )
         else:
             text, add_options, run = VERBS[verb]
             parser = _Parser(f"semgan {verb}", text[0].upper() + text[1:] + ".")
@@ -571,7 +909,11 @@ def _verb(verb: str, rest: list[str]) -> int:
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"semgan: {printable(os.fsdecode(error.filename))} cannot be {'written' if error.errno in UNWRITABLE else 'used'} ({error.strerror})", file=sys.stderr)
+        print(
+            f"semgan: {printable(os.fsdecode(error.filename))} cannot be"
+            f" {'written' if error.errno in UNWRITABLE else 'used'} ({error.strerror})",
+            file=sys.stderr,
+        )
         return 2
     except RuntimeError as error:
         from semgan_nb.foundation import RunFailed  # known by now, if it is one
@@ -585,15 +927,17 @@ def _verb(verb: str, rest: list[str]) -> int:
     return 0
 
 # %% ../nbs/94_cli.ipynb #15ff21b4
-def main(
-    argv: list[str] | None = None,  # None: those of the process
-) -> int:
-    "The `semgan` command; its exit status: 0, 1 for a run that cannot go on, 2 for a fault of the input, 130 when interrupted."
+def main(argv: list[str] | None = None) -> int:  # None: those of the process
+    """The `semgan` command; its exit status: 0, 1 for a run that cannot go on, 2 for a fault of the input, 130 when
+    interrupted."""
     verb, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         return _verb(verb, rest)
     except (KeyboardInterrupt, Exception) as error:
         if not _was_interrupted(error):
             raise
-    print(f"semgan: interrupted; the same command {'goes on from there' if verb in GOES_ON else 'begins again'}", file=sys.stderr)
+    print(
+        f"semgan: interrupted; the same command {'goes on from there' if verb in GOES_ON else 'begins again'}",
+        file=sys.stderr,
+    )
     return 130

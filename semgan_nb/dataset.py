@@ -24,13 +24,31 @@ import numpy as np
 from PIL import Image
 
 from .foundation import BadInput, atomic, in_bytes, printable
-from .files import PIXEL_SIZE, PLAIN, Unfit, TEXT, TRUTH, both, checked_json, either, fields, json_limit, list_of, number, one_of, optional, regular_file, table_of, whole
+from semgan_nb.files import (
+    PIXEL_SIZE,
+    PLAIN,
+    Unfit,
+    TEXT,
+    TRUTH,
+    both,
+    checked_json,
+    either,
+    fields,
+    json_limit,
+    list_of,
+    number,
+    one_of,
+    optional,
+    regular_file,
+    table_of,
+    whole,
+)
 
 # %% ../nbs/16_dataset.ipynb #9ee0974a
 FORMAT, VERSION = "semgan_nb archive", 1
 
 # %% ../nbs/16_dataset.ipynb #a0fc431a
-def png(image):   # uint8 [height, width] or [height, width, 3]
+def png(image):  # uint8 [height, width] or [height, width, 3]
     "The bytes of the PNG file of an image."
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG")
@@ -38,37 +56,55 @@ def png(image):   # uint8 [height, width] or [height, width, 3]
 
 # %% ../nbs/16_dataset.ipynb #889b92db
 def _png_shape(data):
-    "(shape, dtype) as the head of a PNG file says: its bytes 16 to 25 are width, height, bits, kind of colour (0 grey, 2 RGB)."
-    width, height, bits, colour = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"), data[24], data[25]
+    """(shape, dtype) as the head of a PNG file says: its bytes 16 to 25 are width, height, bits, kind of colour (0
+    grey, 2 RGB)."""
+    width, height, bits, colour = (
+        int.from_bytes(data[16:20], "big"),
+        int.from_bytes(data[20:24], "big"),
+        data[24],
+        data[25],
+    )
     return (height, width) + ({0: (), 2: (3,)}.get(colour, (colour,))), np.dtype(np.uint8 if bits == 8 else np.uint16)
 
 # %% ../nbs/16_dataset.ipynb #5f5ea828
 def _plain(value):
     "A value that JSON can write: NumPy numbers and tuples become plain ones."
-    if isinstance(value, dict): return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)): return [_plain(v) for v in value]
-    if isinstance(value, np.generic): return _plain(value.item())
-    if isinstance(value, float) and not np.isfinite(value): return None
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
     return str(value) if isinstance(value, PurePosixPath | Path) else value
 
 # %% ../nbs/16_dataset.ipynb #596d3840
 def _one_line_each(manifest):
     "The manifest as JSON text: an entry a line, of long lists (images, sources) an element a line."
-    def text(value): return json.dumps(value, ensure_ascii=False)
+
+    def text(value):
+        return json.dumps(value, ensure_ascii=False)
+
     def lines(value):
-        if not isinstance(value, list) or not value or not isinstance(value[0], dict): return text(value)
+        if not isinstance(value, list) or not value or not isinstance(value[0], dict):
+            return text(value)
         return "[\n  " + ",\n  ".join(map(text, value)) + "\n ]"
+
     return "{\n" + ",\n".join(f" {text(key)}: {lines(value)}" for key, value in manifest.items()) + "\n}\n"
 
 # %% ../nbs/16_dataset.ipynb #1a54bf53
 class ArchiveWriter:
-    "Context in which images are added to an archive one by one; nothing is kept of them but their records. The archive appears when the context ends without an exception, and not otherwise."
+    """Context in which images are added to an archive one by one; nothing is kept of them but their records. The
+    archive appears when the context ends without an exception, and not otherwise."""
 
     def __init__(
         self,
-        dest,          # path of the ZIP
-        settings,      # dict: how the images were made, kept in the manifest
-        finish=None,   # function of the list of records, called after the last image: may complete them (the part of each, say) and returns further entries of the manifest, a dict, or None
+        dest,  # path of the ZIP
+        settings,  # dict: how the images were made, kept in the manifest
+        # function of the list of records, called after the last image: may complete them (the part of each, say) and
+        # returns further entries of the manifest, a dict, or None
+        finish=None,
     ):
         self.dest, self.settings, self.finish = dest, settings, finish
         self.records, self.manifest, self._labels, self._shape = [], None, [], None
@@ -80,7 +116,8 @@ class ArchiveWriter:
 
     def __exit__(self, kind, error, trace):
         try:
-            if kind is None: self._close()
+            if kind is None:
+                self._close()
         except BaseException as fault:
             self._zip.close()
             self._atomic.__exit__(type(fault), fault, fault.__traceback__)
@@ -93,68 +130,115 @@ class ArchiveWriter:
         info.create_system, info.external_attr = 3, 0o644 << 16
         self._zip.writestr(info, data)
 
-    def add(self, item):   # dict, see `write_archive`
+    def add(self, item):  # dict, see `write_archive`
         "Write one image."
         name = f"{len(self.records):08d}"[:5] + f"/img{len(self.records):08d}.png"
-        if "png" in item: data, shape, dtype = item["png"], *_png_shape(item["png"])
+        if "png" in item:
+            data, shape, dtype = item["png"], *_png_shape(item["png"])
         else:
             image = np.asarray(item["image"])
             data, shape, dtype = None, image.shape, image.dtype
         _check_image(self.dest, str(item.get("name", name)), shape[:2], shape[2:] or (1,), dtype, self._shape)
         self._shape = shape
         self._add(name, png(image) if data is None else data)
-        record = {"file": name, "part": "train"} | {key: value for key, value in item.items() if key not in ("image", "png", "label")}
+        record = {"file": name, "part": "train"} | {
+            key: value for key, value in item.items() if key not in ("image", "png", "label")
+        }
         self.records.append(_plain(record))
         self._labels.append([name, _plain(item.get("label"))])
 
     def _close(self):
-        if not self.records: raise BadInput(f"{self.dest}: there are no images to write: give at least one")
+        if not self.records:
+            raise BadInput(f"{self.dest}: there are no images to write: give at least one")
         more = (self.finish(self.records) if self.finish else None) or {}
-        self.manifest = {"format": FORMAT, "version": VERSION, "resolution": self._shape[0], "channels": self._shape[2] if len(self._shape) > 2 else 1,
-                         "settings": _plain(self.settings)} | _plain(more) | {"images": self.records}
+        self.manifest = (
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "resolution": self._shape[0],
+                "channels": self._shape[2] if len(self._shape) > 2 else 1,
+                "settings": _plain(self.settings),
+            }
+            | _plain(more)
+            | {"images": self.records}
+        )
         labelled = any(label is not None for _, label in self._labels)
         self._add("dataset.json", json.dumps({"labels": self._labels if labelled else None}))
         self._add("manifest.json", _one_line_each(self.manifest))
 
 # %% ../nbs/16_dataset.ipynb #176c9301
 def write_archive(
-    dest,         # path of the ZIP
-    items,        # iterable of dicts: image (uint8 [H, W] or [H, W, 3]; or png, what `png` made of it) and, all optional, name, source, source_sha256, crop (y, x, h, w), group, pixel_size_nm (y, x), fraction, part ('train' | 'holdout'), label, and what else is to be kept
-    settings,     # dict: how the images were made, kept in the manifest
+    dest,  # path of the ZIP
+    # iterable of dicts: image (uint8 [H, W] or [H, W, 3]; or png, what `png` made of it) and, all optional, name,
+    # source, source_sha256, crop (y, x, h, w), group, pixel_size_nm (y, x), fraction, part ('train' | 'holdout'),
+    # label, and what else is to be kept
+    items,
+    settings,  # dict: how the images were made, kept in the manifest
     finish=None,  # see `ArchiveWriter`
 ):
-    "Write an archive and return its manifest. Images must be square, of one size that is a power of two, all grey or all RGB: else BadInput, and nothing is written."
+    """Write an archive and return its manifest. Images must be square, of one size that is a power of two, all grey
+    or all RGB: else BadInput, and nothing is written."""
     with ArchiveWriter(dest, settings, finish) as archive:
-        for item in items: archive.add(item)
+        for item in items:
+            archive.add(item)
     return archive.manifest
 
 # %% ../nbs/16_dataset.ipynb #f6d707ca
-_LONGEST_SIDE = 4096   # pixels of an image of an archive
+_LONGEST_SIDE = 4096  # pixels of an image of an archive
+
+
 def _check_image(path, name, size, channels, dtype, first=None):
     "BadInput for an image that cannot be in an archive, `first` being the shape [H, W(, 3)] of those before it."
     height, width = size
-    if dtype != np.uint8: raise BadInput(f"{path}: {name} has pixels of type {dtype}, 8-bit ones are wanted: make the archive with `semgan prepare`")
-    if channels not in ((1,), (3,)): raise BadInput(f"{path}: {name} has {channels[0]} channels, 1 (grey) or 3 (RGB) are wanted: make the archive with `semgan prepare`")
-    if height != width: raise BadInput(f"{path}: {name} is {width} x {height} pixels, a square image is wanted: make the archive with `semgan prepare`")
-    if height < 4 or height & (height - 1): raise BadInput(f"{path}: {name} is {width} x {height} pixels, the side must be a power of two (32, 64, ... 512): make the archive with `semgan prepare`")
-    if height > _LONGEST_SIDE: raise BadInput(f"{path}: {name} is {width} x {height} pixels, at most {_LONGEST_SIDE} a side are read: make the archive with `semgan prepare`")
+    if dtype != np.uint8:
+        raise BadInput(
+            f"{path}: {name} has pixels of type {dtype}, 8-bit ones are wanted: make the archive with `semgan prepare`"
+        )
+    if channels not in ((1,), (3,)):
+        raise BadInput(
+            f"{path}: {name} has {channels[0]} channels, 1 (grey) or 3 (RGB) are wanted: make the archive with `semgan"
+            " prepare`"
+        )
+    if height != width:
+        raise BadInput(
+            f"{path}: {name} is {width} x {height} pixels, a square image is wanted: make the archive with `semgan"
+            " prepare`"
+        )
+    if height < 4 or height & (height - 1):
+        raise BadInput(
+            f"{path}: {name} is {width} x {height} pixels, the side must be a power of two (32, 64, ... 512): make the"
+            " archive with `semgan prepare`"
+        )
+    if height > _LONGEST_SIDE:
+        raise BadInput(
+            f"{path}: {name} is {width} x {height} pixels, at most {_LONGEST_SIDE} a side are read: make the archive"
+            " with `semgan prepare`"
+        )
     if first is not None:
         before = (*first, 1)[:3]
-        if before != (height, width, *channels): raise BadInput(f"{path}: {name} is {width} x {height} pixels with {channels[0]} channel(s), the images before it {before[1]} x {before[0]} with {before[2]}: all must be alike, make the archive with `semgan prepare`")
+        if before != (height, width, *channels):
+            raise BadInput(
+                f"{path}: {name} is {width} x {height} pixels with {channels[0]} channel(s), the images before it"
+                f" {before[1]} x {before[0]} with {before[2]}: all must be alike, make the archive with `semgan"
+                " prepare`"
+            )
 
 # %% ../nbs/16_dataset.ipynb #65424aca
 def choose_holdout(
-    groups,       # [n] the group of each image
-    values,       # [n] a number per image whose spread the hold-out should keep, e.g. its phase fraction
-    share=0.2,    # of all images, in (0, 1)
+    groups,  # [n] the group of each image
+    values,  # [n] a number per image whose spread the hold-out should keep, e.g. its phase fraction
+    share=0.2,  # of all images, in (0, 1)
 ):
     "The set of groups to keep out of training: at least one where there are two or more, never all. Deterministic."
     groups, values = [str(g) for g in groups], np.nan_to_num(np.asarray(values, float))
-    if not 0 < share < 1: raise BadInput(f"holdout: {share:g} was given, a share between 0 and 1 is wanted, as 0.2")
+    if not 0 < share < 1:
+        raise BadInput(f"holdout: {share:g} was given, a share between 0 and 1 is wanted, as 0.2")
     names = sorted(set(groups))
-    if len(names) < 2: return set()
+    if len(names) < 2:
+        return set()
     member = {name: [] for name in names}
-    for group, value in zip(groups, values): member[group].append(value)
+    for group, value in zip(groups, values):
+        member[group].append(value)
     member = {name: np.array(found) for name, found in member.items()}
     names.sort(key=lambda name: (member[name].mean(), name))
     wanted = len(names) * share
@@ -164,34 +248,61 @@ def choose_holdout(
 
     def cost(chosen):
         held = np.concatenate([member[name] for name in chosen])
-        return np.abs(np.quantile(held, quantiles) - everything).mean() / scale + abs(len(held) / len(values) - share) / share
-    few = [c for k in sizes if _choices(len(names), k) <= min(5000, 5e7 / len(values)) for c in itertools.combinations(names, k)]
+        return (
+            np.abs(np.quantile(held, quantiles) - everything).mean() / scale
+            + abs(len(held) / len(values) - share) / share
+        )
+
+    few = [
+        c
+        for k in sizes
+        if _choices(len(names), k) <= min(5000, 5e7 / len(values))
+        for c in itertools.combinations(names, k)
+    ]
     steps = [tuple(names[int((j + 0.5) * len(names) / k)] for j in range(k)) for k in sizes]
     return set(min(few + steps, key=cost))
 
 # %% ../nbs/16_dataset.ipynb #2169dcfe
 def _choices(n, k):
     count = 1
-    for j in range(k): count = count * (n - j) // (j + 1)
+    for j in range(k):
+        count = count * (n - j) // (j + 1)
     return count
 
 # %% ../nbs/16_dataset.ipynb #b6875b52
 class _Zip:
     def __init__(self, path):
         self.path = path
-        try: self.archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error: raise BadInput(f"{path}: is not a readable ZIP archive ({str(error).rstrip('.')}): make one with `semgan prepare`")
+        try:
+            self.archive = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+            raise BadInput(
+                f"{path}: is not a readable ZIP archive ({str(error).rstrip('.')}): make one with `semgan prepare`"
+            )
         entries = [i for i in self.archive.infolist() if not i.is_dir()]
         locked = next((i.filename for i in entries if i.flag_bits & 1), None)
-        if locked: raise BadInput(f"{path}: {locked} is protected by a password: unpack the archive and zip it again without one")
+        if locked:
+            raise BadInput(
+                f"{path}: {locked} is protected by a password: unpack the archive and zip it again without one"
+            )
         self.listing = [(i.filename, i.file_size, i.CRC) for i in entries]
         twice = next((n for n, count in Counter(n for n, _, _ in self.listing).items() if count > 1), None)
-        if twice: raise BadInput(f"{path}: holds two files of the name {twice}: unpack the archive, see which is right, and zip it again")
-    def size(self, name): return self.archive.getinfo(name).file_size
-    def read(self, name, most=None):   # the first `most` bytes; None: all
-        if self.archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED): raise ValueError("it is packed by a method that is not read")
-        with self.archive.open(name) as file: return file.read(-1 if most is None else most)
-    def close(self): self.archive.close()
+        if twice:
+            raise BadInput(
+                f"{path}: holds two files of the name {twice}: unpack the archive, see which is right, and zip it again"
+            )
+
+    def size(self, name):
+        return self.archive.getinfo(name).file_size
+
+    def read(self, name, most=None):  # the first `most` bytes; None: all
+        if self.archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError("it is packed by a method that is not read")
+        with self.archive.open(name) as file:
+            return file.read(-1 if most is None else most)
+
+    def close(self):
+        self.archive.close()
 
 # %% ../nbs/16_dataset.ipynb #0e670ca4
 class _Folder:
@@ -201,67 +312,155 @@ class _Folder:
             if file.is_file() and not file.name.startswith("."):
                 crc = 0
                 with open(file, "rb") as content:
-                    while piece := content.read(2**20): crc = zlib.crc32(piece, crc)
+                    while piece := content.read(2**20):
+                        crc = zlib.crc32(piece, crc)
                 self.listing.append((file.relative_to(path).as_posix(), file.stat().st_size, crc))
-    def size(self, name): return (self.path / name).stat().st_size
+
+    def size(self, name):
+        return (self.path / name).stat().st_size
+
     def read(self, name, most=None):
-        with open(self.path / name, "rb") as file: return file.read(-1 if most is None else most)
-    def close(self): pass
+        with open(self.path / name, "rb") as file:
+            return file.read(-1 if most is None else most)
+
+    def close(self):
+        pass
 
 # %% ../nbs/16_dataset.ipynb #7ae22a56
-_KEEP_BYTES = 512 * 2**20        # decoded images are kept in memory below this
+_KEEP_BYTES = 512 * 2**20  # decoded images are kept in memory below this
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")         # nothing else is tried: Pillow knows kinds that start other programs
+_FORMATS = (
+    "PNG",
+    "JPEG",
+    "BMP",
+    "TIFF",
+    "WEBP",
+    "GIF",
+)  # nothing else is tried: Pillow knows kinds that start other programs
 
 # %% ../nbs/16_dataset.ipynb #ff7ccaa9
-def _is_image(name): return PurePosixPath(name).suffix.lower() in _ENDINGS and not PurePosixPath(name).name.startswith(".")
+def _is_image(name):
+    return PurePosixPath(name).suffix.lower() in _ENDINGS and not PurePosixPath(name).name.startswith(".")
 
 # %% ../nbs/16_dataset.ipynb #b6e652b1
 _GROUP = either(TEXT, TRUTH, number())
-IMAGE = fields(dict(file=TEXT), dict(part=one_of("train", "holdout"), name=TEXT, source=optional(TEXT), source_sha256=optional(TEXT), group=optional(_GROUP), crop=optional(list_of(number(-2**31, 2**31), 4, 4)),
-                                     pixel_size_nm=PIXEL_SIZE, fraction=optional(number(0, 1)), why=TEXT))
-SOURCE = fields(dict(file=TEXT), dict(sha256=TEXT, bar_rows=whole(), pixel_size_nm=PIXEL_SIZE, group=optional(_GROUP), images=whole(), height=whole(), width=whole(), why=TEXT, levels=whole(), grey_range=list_of(number(), 2, 2), page=whole(), lossy=TEXT, marks=number(0, 1)))
-SETTINGS = both(table_of(PLAIN), fields({}, dict(size=whole(1), window=optional(whole(1)), stride=optional(whole(1)), resize=TRUTH, median=optional(whole()), intensity=optional(TEXT), reference=optional(TEXT), bar_rows=optional(table_of(whole())),
-                                                 pixel_size=optional(number(1e-6, 1e12)), page=either(whole(), one_of("auto", "all")), print_density=TRUTH, orient=TRUTH, depth=optional(fields(dict(black=number(), white=number()))))))
+IMAGE = fields(
+    dict(file=TEXT),
+    dict(
+        part=one_of("train", "holdout"),
+        name=TEXT,
+        source=optional(TEXT),
+        source_sha256=optional(TEXT),
+        group=optional(_GROUP),
+        crop=optional(list_of(number(-(2**31), 2**31), 4, 4)),
+        pixel_size_nm=PIXEL_SIZE,
+        fraction=optional(number(0, 1)),
+        why=TEXT,
+    ),
+)
+SOURCE = fields(
+    dict(file=TEXT),
+    dict(
+        sha256=TEXT,
+        bar_rows=whole(),
+        pixel_size_nm=PIXEL_SIZE,
+        group=optional(_GROUP),
+        images=whole(),
+        height=whole(),
+        width=whole(),
+        why=TEXT,
+        levels=whole(),
+        grey_range=list_of(number(), 2, 2),
+        page=whole(),
+        lossy=TEXT,
+        marks=number(0, 1),
+    ),
+)
+SETTINGS = both(
+    table_of(PLAIN),
+    fields(
+        {},
+        dict(
+            size=whole(1),
+            window=optional(whole(1)),
+            stride=optional(whole(1)),
+            resize=TRUTH,
+            median=optional(whole()),
+            intensity=optional(TEXT),
+            reference=optional(TEXT),
+            bar_rows=optional(table_of(whole())),
+            pixel_size=optional(number(1e-6, 1e12)),
+            page=either(whole(), one_of("auto", "all")),
+            print_density=TRUTH,
+            orient=TRUTH,
+            depth=optional(fields(dict(black=number(), white=number()))),
+        ),
+    ),
+)
 
 # %% ../nbs/16_dataset.ipynb #ee243573
-_OURS = fields({}, dict(
-    images=list_of(IMAGE, words="a list of images"), settings=SETTINGS, sources=list_of(SOURCE), rejected=list_of(SOURCE), rejected_images=list_of(fields(dict(source=TEXT), dict(crop=optional(list_of(number(-2**31, 2**31), 4, 4)), why=TEXT))),
-    overlaps=list_of(fields(dict(train=TEXT, holdout=TEXT))), fraction_spread=optional(table_of(optional(number()))), reference=optional(fields(dict(file=TEXT), dict(histogram=list_of(number(0), 256, 256))))))
+_OURS = fields(
+    {},
+    dict(
+        images=list_of(IMAGE, words="a list of images"),
+        settings=SETTINGS,
+        sources=list_of(SOURCE),
+        rejected=list_of(SOURCE),
+        rejected_images=list_of(
+            fields(dict(source=TEXT), dict(crop=optional(list_of(number(-(2**31), 2**31), 4, 4)), why=TEXT))
+        ),
+        overlaps=list_of(fields(dict(train=TEXT, holdout=TEXT))),
+        fraction_spread=optional(table_of(optional(number()))),
+        reference=optional(fields(dict(file=TEXT), dict(histogram=list_of(number(0), 256, 256)))),
+    ),
+)
+
+
 def MANIFEST(value, field):
     "The rule of manifest.json; of one that semgan did not write nothing is asked but that it is an object."
     fields({})(value, field)
-    if value.get("format") == FORMAT and value.get("version", VERSION) == VERSION: _OURS(value, field)
+    if value.get("format") == FORMAT and value.get("version", VERSION) == VERSION:
+        _OURS(value, field)
 
 # %% ../nbs/16_dataset.ipynb #899555f2
 def _proper(record):
     "A record of the manifest with its fields in one form: the group a text, the pixel size a pair (y, x)."
     clean, size = dict(record), record.get("pixel_size_nm")
-    if record.get("group") is not None: clean["group"] = str(record["group"])
-    if size is not None: clean["pixel_size_nm"] = [float(s) for s in (size if isinstance(size, list) else [size, size])]
+    if record.get("group") is not None:
+        clean["group"] = str(record["group"])
+    if size is not None:
+        clean["pixel_size_nm"] = [float(s) for s in (size if isinstance(size, list) else [size, size])]
     return clean
 
 # %% ../nbs/16_dataset.ipynb #800e7ddc
-def one_scale(sizes):   # pairs (y, x) or None
+def one_scale(sizes):  # pairs (y, x) or None
     "The pixel size that all share to 2 %, as the median (y, x), or None."
     sizes = list(sizes)
-    if not sizes or any(size is None for size in sizes): return None
+    if not sizes or any(size is None for size in sizes):
+        return None
     table = np.array(sizes, float)
     return tuple(np.median(table, axis=0).tolist()) if (table.max(0) <= 1.02 * table.min(0)).all() else None
 
 # %% ../nbs/16_dataset.ipynb #fcd714b0
 _LABEL = optional(either(number(), list_of(number(), most=2**14)))
+
+
 def _one_label(pair, field):
     "The rule of a label: [name, class number or vector of numbers]."
     list_of(PLAIN, 2, 2, "[name, number] or [name, vector]")(pair, field)
     TEXT(pair[0], f"{field}[0]"), _LABEL(pair[1], f"{field}[1]")
+
+
 _one_label.words = "[name, number] or [name, vector]"
 LABELS = fields({}, dict(labels=optional(list_of(_one_label, words="a list of [name, label]"))))
 
 # %% ../nbs/16_dataset.ipynb #91e3017d
 class _Known:
-    "What a process knows of an archive in one state: the resolution and channels that all its images have, and those decoded images that somebody still holds."
-    def __init__(self, state, shape): self.state, self.shape, self.decoded = state, shape, lambda: None
+    """What a process knows of an archive in one state: the resolution and channels that all its images have, and
+    those decoded images that somebody still holds."""
+
+    def __init__(self, state, shape):
+        self.state, self.shape, self.decoded = state, shape, lambda: None
 
 # %% ../nbs/16_dataset.ipynb #600e2e42
 _KNOWN = {}  # path -> _Known: archives whose every image this process has looked at
@@ -269,36 +468,49 @@ _KNOWN = {}  # path -> _Known: archives whose every image this process has looke
 # %% ../nbs/16_dataset.ipynb #a5ff7d51
 class _Decoded:
     "Decoded images: `rows` is name -> row of `array`."
-    def __init__(self, names, array): self.rows, self.array = {name: i for i, name in enumerate(names)}, array
+
+    def __init__(self, names, array):
+        self.rows, self.array = {name: i for i, name in enumerate(names)}, array
 
 # %% ../nbs/16_dataset.ipynb #8b169618
 class Dataset:
-    "The images of an archive as uint8 arrays [channels, height, width]. Raises BadInput where it is none; `warnings` lists what is odd about it."
+    """The images of an archive as uint8 arrays [channels, height, width]. Raises BadInput where it is none;
+    `warnings` lists what is odd about it."""
 
     def __init__(
         self,
-        path,            # ZIP or folder
-        part="all",      # 'all', 'train' or 'holdout'; without a hold-out 'train' is all
-        subset=None,     # number of images to keep, drawn with the seed; None = all
-        mirror=False,    # double the list by mirrored copies
-        seed=0,          # of the subset
+        path,  # ZIP or folder
+        part="all",  # 'all', 'train' or 'holdout'; without a hold-out 'train' is all
+        subset=None,  # number of images to keep, drawn with the seed; None = all
+        mirror=False,  # double the list by mirrored copies
+        seed=0,  # of the subset
     ):
         self.path, self.part, self.mirror = Path(path), part, bool(mirror)
-        if not self.path.exists(): raise BadInput(f"{path}: there is no such archive: make one with `semgan prepare`")
+        if not self.path.exists():
+            raise BadInput(f"{path}: there is no such archive: make one with `semgan prepare`")
         regular_file(self.path)
         for name, what in (("config.json", "run"), ("study.json", "study")):
-            if (self.path / name).is_file(): raise BadInput(f"{path} is a {what} (it holds {name}), and an archive of images is wanted here: name the one it was trained on" + (f"; the run goes on by `semgan train ARCHIVE --out {path}`" if what == "run" else ""))
-        if part not in ("all", "train", "holdout"): raise BadInput(f"part: '{part}' was given: it is 'all', 'train' or 'holdout'")
+            if (self.path / name).is_file():
+                raise BadInput(
+                    f"{path} is a {what} (it holds {name}), and an archive of images is wanted here: name the one it"
+                    " was trained on"
+                    + (f"; the run goes on by `semgan train ARCHIVE --out {path}`" if what == "run" else "")
+                )
+        if part not in ("all", "train", "holdout"):
+            raise BadInput(f"part: '{part}' was given: it is 'all', 'train' or 'holdout'")
         self.warnings, self._open_store, self._lock = [], None, threading.Lock()
         store = _Folder(self.path) if self.path.is_dir() else _Zip(self.path)
-        try: self._open(store, part, subset, seed)
-        finally: store.close()
+        try:
+            self._open(store, part, subset, seed)
+        finally:
+            store.close()
 
     def _open(self, store, part, subset, seed):
         path = self.path
         self.fingerprint = hashlib.sha256(json.dumps(sorted(store.listing)).encode()).hexdigest()
         names = sorted(n for n, _, _ in store.listing if _is_image(n))
-        if not names: raise BadInput(f"{path}: holds no images: make an archive with `semgan prepare FOLDER data.zip --size 32`")
+        if not names:
+            raise BadInput(f"{path}: holds no images: make an archive with `semgan prepare FOLDER data.zip --size 32`")
         self.manifest, self._records = self._manifest(store, names)
         self._labels = self._label_file(store, names)
         known = self._known(store, names)
@@ -306,32 +518,52 @@ class Dataset:
         held = [self._record(n).get("part") == "holdout" for n in names]
         self.has_holdout = any(held)
         self._look_for_leaks(store, names, held)
-        if part == "holdout" and not self.has_holdout: raise BadInput(f"{path}: has no hold-out part: prepare it again with a hold-out, or use part 'all'")
-        if part != "all": names = [n for n, h in zip(names, held) if h == (part == "holdout")]
-        if not names: raise BadInput(f"{path}: all its images are held out, none is left to train on: prepare it again with a smaller hold-out")
+        if part == "holdout" and not self.has_holdout:
+            raise BadInput(f"{path}: has no hold-out part: prepare it again with a hold-out, or use part 'all'")
+        if part != "all":
+            names = [n for n, h in zip(names, held) if h == (part == "holdout")]
+        if not names:
+            raise BadInput(
+                f"{path}: all its images are held out, none is left to train on: prepare it again with a smaller"
+                " hold-out"
+            )
         if subset is not None:
-            if not isinstance(subset, (int, np.integer)) or not 0 < subset <= len(names): raise BadInput(f"subset: {subset} was given, but {path} has {len(names)} images in part '{part}': give a number from 1 to {len(names)}")
+            if not isinstance(subset, (int, np.integer)) or not 0 < subset <= len(names):
+                raise BadInput(
+                    f"subset: {subset} was given, but {path} has {len(names)} images in part '{part}': give a number"
+                    f" from 1 to {len(names)}"
+                )
             names = [names[i] for i in subset_indices(len(names), subset, seed)]
         self.names = names
         self._kept = self._holds = None
-        if len(names) * self.channels * self.resolution**2 < _KEEP_BYTES: self._kept = self._decoded(store, names, known)
+        if len(names) * self.channels * self.resolution**2 < _KEEP_BYTES:
+            self._kept = self._decoded(store, names, known)
 
     def _known(self, store, names):
-        "What is known of the archive as it is now; every image is looked at, at the first time that a process opens it so."
-        path, state = str(self.path.resolve()), (self.fingerprint, self.path.is_file() and (self.path.stat().st_mtime_ns, self.path.stat().st_size))
+        """What is known of the archive as it is now; every image is looked at, at the first time that a process
+        opens it so."""
+        path, state = (
+            str(self.path.resolve()),
+            (self.fingerprint, self.path.is_file() and (self.path.stat().st_mtime_ns, self.path.stat().st_size)),
+        )
         if path not in _KNOWN or _KNOWN[path].state != state:
             first = None
             for name in names:
                 image = self._header(store, name)
                 shape = (image.height, image.width) + ((3,) if image.mode == "RGB" else ())
-                if image.mode not in ("L", "RGB"): raise BadInput(f"{self.path}: {name} has the kind '{image.mode}', 8-bit grey or RGB is wanted: make the archive with `semgan prepare`")
+                if image.mode not in ("L", "RGB"):
+                    raise BadInput(
+                        f"{self.path}: {name} has the kind '{image.mode}', 8-bit grey or RGB is wanted: make the"
+                        " archive with `semgan prepare`"
+                    )
                 _check_image(self.path, name, shape[:2], shape[2:] or (1,), np.dtype(np.uint8), first)
                 first = shape
             _KNOWN[path] = _Known(state, (first[0], first[2] if len(first) > 2 else 1))
         return _KNOWN[path]
 
     def _decoded(self, store, names, known):
-        "The images of these names, uint8 [n, channels, height, width]; taken from a Dataset of the same archive where one has them in memory."
+        """The images of these names, uint8 [n, channels, height, width]; taken from a Dataset of the same archive
+        where one has them in memory."""
         there = known.decoded()
         if there is None or not all(n in there.rows for n in names):
             there = _Decoded(names, np.stack([self._decode(store, n) for n in names]))
@@ -352,45 +584,91 @@ class Dataset:
         if where and manifest.get("format") != FORMAT:
             self.warnings.append(f"{where} is none that semgan wrote, so groups, hold-out and pixel size are not known")
             return {}, {}
-        if manifest.get("version", VERSION) != VERSION: raise BadInput(f"{self.path}: {where} has another version than {VERSION}, which this program knows: update semgan_nb")
-        top = where[:-len("manifest.json")] if where else ""
+        if manifest.get("version", VERSION) != VERSION:
+            raise BadInput(
+                f"{self.path}: {where} has another version than {VERSION}, which this program knows: update semgan_nb"
+            )
+        top = where[: -len("manifest.json")] if where else ""
         records = {top + r["file"]: _proper(r) for r in manifest.get("images", [])}
         strange, gone = [n for n in names if n not in records], set(records) - set(names)
-        if where and strange: self.warnings.append(f"{strange[0]} is not in the manifest: it counts as a training image of unknown origin" if len(strange) == 1 else f"{len(strange)} images, e.g. {strange[0]}, are not in the manifest: they count as training images of unknown origin")
-        if gone: self.warnings.append(f"{len(gone)} image{'s' * (len(gone) != 1)} of the manifest, e.g. {min(gone)}, {'is' if len(gone) == 1 else 'are'} missing")
+        if where and strange:
+            self.warnings.append(
+                f"{strange[0]} is not in the manifest: it counts as a training image of unknown origin"
+                if len(strange) == 1
+                else (
+                    f"{len(strange)} images, e.g. {strange[0]}, are not in the manifest: they count as training images"
+                    " of unknown origin"
+                )
+            )
+        if gone:
+            self.warnings.append(
+                f"{len(gone)} image{'s' * (len(gone) != 1)} of the manifest, e.g. {min(gone)},"
+                f" {'is' if len(gone) == 1 else 'are'} missing"
+            )
         return manifest, records
 
     def _label_file(self, store, names):
         "name of image -> label, or None where there are none."
         where = self._find(store, "dataset.json")
         value = self._json(store, where, LABELS).get("labels") if where else None
-        if value is None: return None
-        top = where[:-len("dataset.json")]
+        if value is None:
+            return None
+        top = where[: -len("dataset.json")]
         table = {top + name.replace("\\", "/"): label for name, label in value}
         gone = sorted(set(table) - set(names))
-        if gone: self.warnings.append(f"{len(gone)} entries of {where}, e.g. {printable(gone[0])}, name no image of the archive: they are ignored")
+        if gone:
+            self.warnings.append(
+                f"{len(gone)} entries of {where}, e.g. {printable(gone[0])}, name no image of the archive: they are"
+                " ignored"
+            )
         without = sum(table.get(n) is None for n in names)
-        if table and without: self.warnings.append(f"{without} of {len(names)} images have no label in {where}")
+        if table and without:
+            self.warnings.append(f"{without} of {len(names)} images have no label in {where}")
         return table or None
 
     def _look_for_leaks(self, store, names, held):
         "Warnings of what stands on both sides of the hold-out, and of images that are there twice."
         content = {n: (size, crc) for n, size, crc in store.listing}
         twice = len(names) - len({content[n] for n in names})
-        if twice: self.warnings.append(f"{twice} image{'s' * (twice != 1)} {'is a copy of another' if twice == 1 else 'are copies of others'} in the archive")
+        if twice:
+            self.warnings.append(
+                f"{twice} image{'s' * (twice != 1)} {'is a copy of another' if twice == 1 else 'are copies of others'}"
+                " in the archive"
+            )
+
         def sides(key):
             seen = [{key(n) for n, h in zip(names, held) if h == side} - {None} for side in (False, True)]
             return sorted(map(str, seen[0] & seen[1]))
-        for what, key in (("group", lambda n: self._record(n).get("group")), ("micrograph", lambda n: (self._record(n).get("source_sha256") or None) and self._record(n).get("source")), ("image", content.get)):
+
+        for what, key in (
+            ("group", lambda n: self._record(n).get("group")),
+            ("micrograph", lambda n: (self._record(n).get("source_sha256") or None) and self._record(n).get("source")),
+            ("image", content.get),
+        ):
             both = sides(key)
-            if both: self.warnings.append(f"{len(both)} {what}(s)" + (f", e.g. {both[0]}," if what != "image" else "") + " stand on both sides of the hold-out, so judging by it flatters")
-        if (pairs := self.manifest.get("overlaps")) and any(held): self.warnings.append(f"{printable(pairs[0]['train'])} and {printable(pairs[0]['holdout'])} show the same place on both sides of the hold-out{f', and {len(pairs) - 1} more pairs do' if pairs[1:] else ''}, so judging by it flatters")
+            if both:
+                self.warnings.append(
+                    f"{len(both)} {what}(s)"
+                    + (f", e.g. {both[0]}," if what != "image" else "")
+                    + " stand on both sides of the hold-out, so judging by it flatters"
+                )
+        if (pairs := self.manifest.get("overlaps")) and any(held):
+            self.warnings.append(
+                f"{printable(pairs[0]['train'])} and {printable(pairs[0]['holdout'])} show the same place on both sides"
+                f" of the hold-out{f', and {len(pairs) - 1} more pairs do' if pairs[1:] else ''}, so judging by it"
+                " flatters"
+            )
 
     def _json(self, store, name, rule):
         if (size := store.size(name)) > json_limit():
-            raise BadInput(f"{self.path}: {name} has {in_bytes(size)}, more than the {in_bytes(json_limit())} that are read: make the archive again, or let more be read (SEMGAN_JSON_MB={-(-size // 10**6)})")
-        try: text = store.read(name)
-        except Exception as error: raise BadInput(f"{self.path}: {name} cannot be read ({str(error).rstrip('.')}): make the archive again")
+            raise BadInput(
+                f"{self.path}: {name} has {in_bytes(size)}, more than the {in_bytes(json_limit())} that are read: make"
+                f" the archive again, or let more be read (SEMGAN_JSON_MB={-(-size // 10**6)})"
+            )
+        try:
+            text = store.read(name)
+        except Exception as error:
+            raise BadInput(f"{self.path}: {name} cannot be read ({str(error).rstrip('.')}): make the archive again")
         return checked_json(text, rule, f"{self.path}: {name}", "make the archive again")
 
     def _header(self, store, name):
@@ -399,20 +677,28 @@ class Dataset:
             size = store.size(name)
             if size <= 4 * _LONGEST_SIDE**2 + 10**6:
                 image = Image.open(io.BytesIO(store.read(name)), formats=_FORMATS)
-                if size <= 4 * image.width * image.height + 10**6: return image
-        except Exception as error: raise self._corrupt(name, error)
-        raise BadInput(f"{self.path}: {name} has {in_bytes(size)}, more than an image of its size can have (4 bytes a pixel and 1 MB): take it out of the archive, or make the archive again")
+                if size <= 4 * image.width * image.height + 10**6:
+                    return image
+        except Exception as error:
+            raise self._corrupt(name, error)
+        raise BadInput(
+            f"{self.path}: {name} has {in_bytes(size)}, more than an image of its size can have (4 bytes a pixel and 1"
+            " MB): take it out of the archive, or make the archive again"
+        )
 
     def _decode(self, store, name):
         image = self._header(store, name)
-        try: array = np.asarray(image)
-        except Exception as error: raise self._corrupt(name, error)
+        try:
+            array = np.asarray(image)
+        except Exception as error:
+            raise self._corrupt(name, error)
         return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
     def _corrupt(self, name, error):
         return BadInput(f"{self.path}: {name} is damaged or no image ({type(error).__name__}): make the archive again")
 
-    def _record(self, name): return self._records.get(name, {})
+    def _record(self, name):
+        return self._records.get(name, {})
 
     def _store(self):
         "The open archive, one for each process: after a fork two processes must not share a place in a file."
@@ -420,9 +706,11 @@ class Dataset:
             self._open_store = os.getpid(), _Folder(self.path, look=False) if self.path.is_dir() else _Zip(self.path)
         return self._open_store[1]
 
-    def __getstate__(self): return self.__dict__ | {"_open_store": None, "_lock": None, "_holds": None}
+    def __getstate__(self):
+        return self.__dict__ | {"_open_store": None, "_lock": None, "_holds": None}
 
-    def __setstate__(self, state): self.__dict__.update(state, _lock=threading.Lock())
+    def __setstate__(self, state):
+        self.__dict__.update(state, _lock=threading.Lock())
 
     @property
     def name(self):
@@ -437,7 +725,10 @@ class Dataset:
     @property
     def fractions(self):
         "The phase fraction of each image before its grey levels were touched (NaN where unknown), without flips."
-        return [float("nan") if self._record(n).get("fraction") is None else float(self._record(n)["fraction"]) for n in self.names]
+        return [
+            float("nan") if self._record(n).get("fraction") is None else float(self._record(n)["fraction"])
+            for n in self.names
+        ]
 
     @property
     def labels(self):
@@ -446,51 +737,79 @@ class Dataset:
 
     @property
     def pixel_size_nm(self):
-        "(y, x) in nanometres where all images have the same pixel size (to 2 %, as instruments write it: then the median), else None."
+        """(y, x) in nanometres where all images have the same pixel size (to 2 %, as instruments write it: then the
+        median), else None."""
         return one_scale([self._record(n).get("pixel_size_nm") for n in self.names])
 
-    def __len__(self): return len(self.names) * (2 if self.mirror else 1)
+    def __len__(self):
+        return len(self.names) * (2 if self.mirror else 1)
 
     def __getitem__(self, i):
         i = int(i)
-        if not -len(self) <= i < len(self): raise IndexError(i)
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
         return self.images([i % len(self)])[0]
 
-    def images(self, indices=None):   # numbers in range(len(self)); None = all
+    def images(self, indices=None):  # numbers in range(len(self)); None = all
         "uint8 array [n, channels, height, width]; numbers from len(names) on are mirrored copies."
         indices = np.arange(len(self)) if indices is None else np.atleast_1d(np.asarray(indices, int))
-        if len(indices) and not (0 <= indices.min() and indices.max() < len(self)): raise IndexError(f"images: numbers from 0 to {len(self) - 1} are wanted, {indices.min()} to {indices.max()} were given")
+        if len(indices) and not (0 <= indices.min() and indices.max() < len(self)):
+            raise IndexError(
+                f"images: numbers from 0 to {len(self) - 1} are wanted, {indices.min()} to {indices.max()} were given"
+            )
         raw, flipped = indices % len(self.names), indices >= len(self.names)
-        if self._kept is not None: batch = self._kept[raw]
+        if self._kept is not None:
+            batch = self._kept[raw]
         else:
-            with self._lock: batch = np.stack([self._decode(self._store(), self.names[i]) for i in raw])
-        if flipped.any(): batch[flipped] = batch[flipped][..., ::-1]
+            with self._lock:
+                batch = np.stack([self._decode(self._store(), self.names[i]) for i in raw])
+        if flipped.any():
+            batch[flipped] = batch[flipped][..., ::-1]
         return batch
 
     def __repr__(self):
         kind = "grey" if self.channels == 1 else "RGB"
         known = {self._record(n).get("group") for n in self.names} - {None}
-        return f"Dataset({self.path.name}: {len(self)} {kind} images of {self.resolution} x {self.resolution} px, {f'{len(known)} groups' if known else 'groups unknown'}, part {self.part})"
+        return (
+            f"Dataset({self.path.name}: {len(self)} {kind} images of {self.resolution} x {self.resolution} px,"
+            f" {f'{len(known)} groups' if known else 'groups unknown'}, part {self.part})"
+        )
 
 # %% ../nbs/16_dataset.ipynb #7136ac3e
 def archive_origin(path) -> tuple[str, dict]:
-    "The command that an archive says it was made by ('prepare', 'synth', 'synth --maps'), and its manifest; '' and {} for anything else."
+    """The command that an archive says it was made by ('prepare', 'synth', 'synth --maps'), and its manifest; '' and
+    {} for anything else."""
     try:
         with zipfile.ZipFile(path) as archive:
             about = archive.getinfo("manifest.json")
             manifest = json.loads(archive.read(about)) if about.file_size <= 1 << 26 else {}
-    except (OSError, KeyError, ValueError, RecursionError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error): return "", {}
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        RecursionError,
+        NotImplementedError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ):
+        return "", {}
     settings = manifest.get("settings") if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None
-    if not isinstance(settings, dict): return "", {}
-    if "synthetic" in settings: return "synth --maps" if "holds" in settings else "synth", manifest
+    if not isinstance(settings, dict):
+        return "", {}
+    if "synthetic" in settings:
+        return "synth --maps" if "holds" in settings else "synth", manifest
     return ("prepare", manifest) if {"size", "intensity"} <= settings.keys() else ("", {})
 
 # %% ../nbs/16_dataset.ipynb #4ea8bd3e
 def is_archive(path) -> bool:
-    "Whether this looks like prepared images, as `Dataset` reads them: a ZIP, or a folder with its dataset.json or manifest.json that is no run."
+    """Whether this looks like prepared images, as `Dataset` reads them: a ZIP, or a folder with its dataset.json or
+    manifest.json that is no run."""
     path = Path(path)
     if path.is_dir():
-        return not (path / "config.json").is_file() and any((path / name).is_file() for name in ("dataset.json", "manifest.json"))
+        return not (path / "config.json").is_file() and any(
+            (path / name).is_file() for name in ("dataset.json", "manifest.json")
+        )
     return path.suffix.lower() == ".zip"
 
 # %% ../nbs/16_dataset.ipynb #e2151462
@@ -502,11 +821,17 @@ def subset_indices(n, count, seed=0):
 
 # %% ../nbs/16_dataset.ipynb #45f543aa
 def _mersenne(value, field):
-    "The rule of what NumPy's Mersenne twister goes on from: its name, 624 words, the place among them, and a number kept for later."
+    """The rule of what NumPy's Mersenne twister goes on from: its name, 624 words, the place among them, and a
+    number kept for later."""
     list_of(PLAIN, 5, 5, "what random numbers go on from")(value, field)
-    for k, inner in enumerate((one_of("MT19937"), list_of(whole(0, 2**32 - 1), 624, 624), whole(0, 624), whole(0, 1), number(finite=False))): inner(value[k], f"{field}[{k}]")
+    for k, inner in enumerate(
+        (one_of("MT19937"), list_of(whole(0, 2**32 - 1), 624, 624), whole(0, 624), whole(0, 1), number(finite=False))
+    ):
+        inner(value[k], f"{field}[{k}]")
+
+
 _mersenne.words = "what random numbers go on from"
-SAMPLER = fields(dict(order=list_of(whole(0, 2**31)), idx=whole(), random=_mersenne))   # state of a sampler
+SAMPLER = fields(dict(order=list_of(whole(0, 2**31)), idx=whole(), random=_mersenne))  # state of a sampler
 
 # %% ../nbs/16_dataset.ipynb #5cc1fcbb
 class InfiniteSampler:
@@ -514,20 +839,22 @@ class InfiniteSampler:
 
     def __init__(
         self,
-        n,                # images
+        n,  # images
         seed=0,
-        rank=0,           # of this process, in range(num_replicas)
-        num_replicas=1,   # processes that share the stream
+        rank=0,  # of this process, in range(num_replicas)
+        num_replicas=1,  # processes that share the stream
     ):
-        if n < 1: raise ValueError("a sampler needs at least one image")
+        if n < 1:
+            raise ValueError("a sampler needs at least one image")
         self.n, self.rank, self.num_replicas = n, rank, num_replicas
         self.random = np.random.RandomState(seed)
         self.order = np.arange(n)
         self.random.shuffle(self.order)
         self.window = int(np.rint(n / 2))
-        self.idx = 0      # images served to all processes so far
+        self.idx = 0  # images served to all processes so far
 
-    def __iter__(self): return self
+    def __iter__(self):
+        return self
 
     def __next__(self):
         while True:
@@ -537,7 +864,8 @@ class InfiniteSampler:
                 j = (i - self.random.randint(self.window)) % self.n
                 self.order[i], self.order[j] = self.order[j], self.order[i]
             self.idx += 1
-            if served is not None: return served
+            if served is not None:
+                return served
 
     def take(self, k):
         "The next k image numbers, int64 array [k]."
@@ -546,14 +874,28 @@ class InfiniteSampler:
     def state_dict(self):
         "Plain lists and numbers, enough to go on exactly."
         kind, keys, position, has_gauss, gauss = self.random.get_state()
-        return {"order": self.order.tolist(), "idx": self.idx, "random": [str(kind), keys.tolist(), int(position), int(has_gauss), float(gauss)]}
+        return {
+            "order": self.order.tolist(),
+            "idx": self.idx,
+            "random": [str(kind), keys.tolist(), int(position), int(has_gauss), float(gauss)],
+        }
 
     def load_state_dict(self, state):
         "Go on from a state that `state_dict` gave, for the same number of images."
-        try: SAMPLER(state, "sampler")
-        except Unfit as wrong: raise BadInput(f"{wrong.args[0]} of a state of the run is no more what it must be, {wrong.args[2]}: the state is damaged") from None
-        if len(state["order"]) != self.n: raise BadInput(f"sampler state: it is for {len(state['order'])} images, the data set has {self.n}: use the data set the run began with")
-        if sorted(state["order"]) != list(range(self.n)): raise BadInput("sampler state: its order does not name every image once: the state is damaged")
+        try:
+            SAMPLER(state, "sampler")
+        except Unfit as wrong:
+            raise BadInput(
+                f"{wrong.args[0]} of a state of the run is no more what it must be, {wrong.args[2]}: the state is"
+                " damaged"
+            ) from None
+        if len(state["order"]) != self.n:
+            raise BadInput(
+                f"sampler state: it is for {len(state['order'])} images, the data set has {self.n}: use the data set"
+                " the run began with"
+            )
+        if sorted(state["order"]) != list(range(self.n)):
+            raise BadInput("sampler state: its order does not name every image once: the state is damaged")
         self.order, self.idx = np.array(state["order"]), int(state["idx"])
         kind, keys, position, has_gauss, gauss = state["random"]
         self.random.set_state((kind, np.array(keys, np.uint32), position, has_gauss, gauss))

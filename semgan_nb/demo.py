@@ -24,14 +24,23 @@ DEMO_FORMAT = 1
 # %% ../nbs/92_demo.ipynb #84596b5f
 def demo_folder(data: str) -> Path:
     "demo, demo-synthetic, or demo-NAME for a folder of that name."
-    return Path("demo") if data == "superalloy" else Path(f"demo-{Path(data).resolve().name if data != 'synthetic' else data}")
+    return (
+        Path("demo")
+        if data == "superalloy"
+        else Path(f"demo-{Path(data).resolve().name if data != 'synthetic' else data}")
+    )
 
 # %% ../nbs/92_demo.ipynb #d993aac3
-def _demo_settings(data: str, size: int, window, stride, pixel_size=None, mixed_scales=None) -> tuple[dict, Path | None]:
+def _demo_settings(
+    data: str, size: int, window, stride, pixel_size=None, mixed_scales=None
+) -> tuple[dict, Path | None]:
     "What the archive of a demo depends on, and the folder of images (None: synthetic)."
     if data == "synthetic":
         if pixel_size or mixed_scales:
-            raise BadInput("pixel_size and mixed_scales (--pixel-size, --mixed-scales) are for micrographs: synthetic images have one pixel size, leave them out")
+            raise BadInput(
+                "pixel_size and mixed_scales (--pixel-size, --mixed-scales) are for micrographs: synthetic images have"
+                " one pixel size, leave them out"
+            )
         return dict(format=DEMO_FORMAT, data=data, size=size), None
     folder = embedded(data) if data == "superalloy" else Path(data)
     paths = list_images(folder)
@@ -39,7 +48,19 @@ def _demo_settings(data: str, size: int, window, stride, pixel_size=None, mixed_
         raise BadInput(f"{folder}: holds no images (TIFF, PNG, JPEG, BMP): give a folder of micrographs")
     listing = "\n".join(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}" for path in paths)
     images = f"{len(paths)} files, {hashlib.sha256(listing.encode()).hexdigest()[:12]}"
-    return dict(format=DEMO_FORMAT, data=data if data == "superalloy" else folder.resolve().name, size=size, window=window, stride=stride, pixel_size=pixel_size, mixed_scales=mixed_scales, images=images), folder
+    return (
+        dict(
+            format=DEMO_FORMAT,
+            data=data if data == "superalloy" else folder.resolve().name,
+            size=size,
+            window=window,
+            stride=stride,
+            pixel_size=pixel_size,
+            mixed_scales=mixed_scales,
+            images=images,
+        ),
+        folder,
+    )
 
 # %% ../nbs/92_demo.ipynb #6ff7f5d8
 def _open_demo(out: Path, settings: dict) -> bool:
@@ -52,21 +73,37 @@ def _open_demo(out: Path, settings: dict) -> bool:
     if not record.exists():
         foreign = [path.name for path in out.iterdir() if not path.name.startswith(".")] if out.exists() else []
         if foreign:
-            raise BadInput(f"{out} is not empty and holds no demo (it has {foreign[0]!r}): choose another folder with --out")
+            raise BadInput(
+                f"{out} is not empty and holds no demo (it has {foreign[0]!r}): choose another folder with --out"
+            )
         return False
     there = read_json(record, DEMO, f"delete {out}, or choose another folder with --out")
-    differ = [f"{name} is {there.get(name)!r} there and {value!r} here" for name, value in settings.items() if there.get(name) != value]
+    differ = [
+        f"{name} is {there.get(name)!r} there and {value!r} here"
+        for name, value in settings.items()
+        if there.get(name) != value
+    ]
     if differ:
-        raise BadInput(f"{out} holds a demo with other settings: {'; '.join(differ)}. Choose another folder with --out, or the same settings to go on")
+        raise BadInput(
+            f"{out} holds a demo with other settings: {'; '.join(differ)}. Choose another folder with --out, or the"
+            " same settings to go on"
+        )
     return (out / "data.zip").exists()
 
 # %% ../nbs/92_demo.ipynb #ca209e13
 def _more_metrics(config, names) -> list:
-    "What a demo measures at its end, where its metrics were left to it: copies, and what a metallographer measures, of as many images and against the same real ones as the distance."
+    """What a demo measures at its end, where its metrics were left to it: copies, and what a metallographer
+    measures, of as many images and against the same real ones as the distance."""
     from semgan_nb.scores import parse_metric
 
-    distances = [metric for name in names if (metric := parse_metric(name)).stat == "fd"] if config.metrics == ("auto",) else []
-    return [name for metric in distances for name in (f"aligned_memory{metric.count}_subset", f"micro{metric.count}_{metric.real}")]
+    distances = (
+        [metric for name in names if (metric := parse_metric(name)).stat == "fd"] if config.metrics == ("auto",) else []
+    )
+    return [
+        name
+        for metric in distances
+        for name in (f"aligned_memory{metric.count}_subset", f"micro{metric.count}_{metric.real}")
+    ]
 
 # %% ../nbs/92_demo.ipynb #5505fc3b
 @checked
@@ -74,7 +111,9 @@ def demo(
     data: str = "superalloy",  # superalloy, synthetic, or a folder of micrographs
     size: SIDE = 32,  # of the images to train on
     out=None,  # None: demo, demo-synthetic or demo-NAME
-    window: Rule(int, 8, 1 << 16, "px", also=("auto", None)) = "auto",  # side of the tiles cut from the micrographs; auto: by the width of their features; None: centre crops, as in the paper
+    # side of the tiles cut from the micrographs; auto: by the width of their features; None: centre crops, as in the
+    # paper
+    window: Rule(int, 8, 1 << 16, "px", also=("auto", None)) = "auto",
     stride: Rule(int, 1, 1 << 16, "px", also=(None,)) = None,  # step between tiles; None: by the window
     pixel_size=None,  # bring all micrographs to it: nm, or text such as "50nm"
     mixed_scales: bool = False,  # accept micrographs of different pixel size
@@ -82,7 +121,8 @@ def demo(
     say=print,  # where the findings go
     **settings,  # of the training: any field of Config, such as total_kimg=16
 ) -> dict:
-    "Micrographs in, a trained generator, a film and a report out; returns what it found. Goes on if it was interrupted."
+    """Micrographs in, a trained generator, a film and a report out; returns what it found. Goes on if it was
+    interrupted."""
     from semgan_nb import plots
     from semgan_nb import material_plots
     from semgan_nb.layers import keep_memory
@@ -97,7 +137,9 @@ def demo(
     say = lambda text, tell=say: tell(printable(text, keep="\n"))
     data, out = str(data), Path(out) if out else demo_folder(str(data))
     config, changed = _with_transfer(preset("laptop", size, run=out / "run"), settings, out / "run")
-    wanted, folder = _demo_settings(data, size, window, stride, pixel_size and nanometres(pixel_size), mixed_scales or None)
+    wanted, folder = _demo_settings(
+        data, size, window, stride, pixel_size and nanometres(pixel_size), mixed_scales or None
+    )
     began = time.monotonic()
     if not _open_demo(out, wanted):
         say(f"1/4  preparing {out / 'data.zip'}")
@@ -109,7 +151,16 @@ def demo(
             if folder is None:
                 summary = prepare_synthetic(out / "data.zip", size, progress=progress)
             else:
-                summary = prepare(folder, out / "data.zip", size, window=window, stride=stride, pixel_size=pixel_size, mixed_scales=mixed_scales, progress=progress)
+                summary = prepare(
+                    folder,
+                    out / "data.zip",
+                    size,
+                    window=window,
+                    stride=stride,
+                    pixel_size=pixel_size,
+                    mixed_scales=mixed_scales,
+                    progress=progress,
+                )
         except BaseException:
             if began_here and not (out / "data.zip").exists():
                 record.unlink(missing_ok=True)
@@ -123,8 +174,13 @@ def demo(
     for name in ranked:
         say(f"2/4  measuring the known sets of {name}")
         with _image_bar("     ladder", progress) as bar:
-            get_judge(name, out / "data.zip", subset=config.subset, subset_seed=config.seed, seed=0, cache=default_cache()).ladder(bar)
-    say(f"3/4  training on {config.total_kimg:g} thousand images of {size} x {size} px" + (", which takes longer than at 32" if size > 32 else ""))
+            get_judge(
+                name, out / "data.zip", subset=config.subset, subset_seed=config.seed, seed=0, cache=default_cache()
+            ).ladder(bar)
+    say(
+        f"3/4  training on {config.total_kimg:g} thousand images of {size} x {size} px"
+        + (", which takes longer than at 32" if size > 32 else "")
+    )
     for line in changed:
         say(f"     {line}")
     if not _train(config, out / "data.zip", out / "run", progress, state_every=30):
@@ -140,7 +196,9 @@ def demo(
     labels = (d.side, "generated")
     figures = dict(
         curves=plots.curves(out / "run"),
-        samples=plots.real_and_generated(d.real[:64], d.generated[:64], titles=labels, pixel_size_nm=d.archive.pixel_size_nm),
+        samples=plots.real_and_generated(
+            d.real[:64], d.generated[:64], titles=labels, pixel_size_nm=d.archive.pixel_size_nm
+        ),
         spectra=material_plots.spectra(d.real, d.generated, labels=labels),
         fractions=material_plots.fractions(d.real, d.generated, labels=labels),
         two_points=material_plots.two_points(d.real, d.generated, labels=labels, pixel_size_nm=d.archive.pixel_size_nm),
@@ -149,7 +207,9 @@ def demo(
     for name in ranked:
         ladder, records = d.metrics[name]
         value = plots.value_of(records[-1])
-        found["metrics"][name] = dict(value=value, kimg=records[-1]["kimg"], ladder=ladder, sentence=between_rungs(ladder, value))
+        found["metrics"][name] = dict(
+            value=value, kimg=records[-1]["kimg"], ladder=ladder, sentence=between_rungs(ladder, value)
+        )
         figures["ladder"] = plots.ladder_figure(ladder, records)
     found["decides"] = [d.metrics[name][1][-1]["text"] for name in names if name not in ranked]
     for name, figure in figures.items():
@@ -158,36 +218,51 @@ def demo(
     found["report"] = str(write_report(d))
     say(findings(found))
     beside = f", {film} walks from image to image" if film else ""
-    say(f"\nOpen {found['report']} in a browser: it tells all this in plain words. {out / 'samples.png'} shows real and generated images{beside}. {time.monotonic() - began:.0f} s this time.")
+    say(
+        f"\nOpen {found['report']} in a browser: it tells all this in plain words. {out / 'samples.png'} shows real and"
+        f" generated images{beside}. {time.monotonic() - began:.0f} s this time."
+    )
     return found
 
 # %% ../nbs/92_demo.ipynb #fafda04b
-def prepared(
-    summary: dict,  # what `prepare` and `prepare_synthetic` return
-) -> str:
+def prepared(summary: dict) -> str:  # what `prepare` and `prepare_synthetic` return
     "How many images there are, what is held out, and what there is to note."
     held = ", ".join(summary["holdout_groups"][:8]) + (" …" if len(summary["holdout_groups"]) > 8 else "")
-    first = f"{summary['n_train']} image{'s' * (summary['n_train'] != 1)} to train on, {summary['n_holdout']} held out" + (f" ({held})" if held else "")
+    first = (
+        f"{summary['n_train']} image{'s' * (summary['n_train'] != 1)} to train on, {summary['n_holdout']} held out"
+        + (f" ({held})" if held else "")
+    )
     if summary.get("window"):
         first += f"; tiles of {summary['window']} px every {summary['stride']} px, reduced to {summary['size']} px"
     return "\n".join([first, *(f"note: {note}" for note in summary["notes"])])
 
 # %% ../nbs/92_demo.ipynb #d8bcfab0
-def findings(
-    found: dict,  # what `demo` returns
-) -> str:
+def findings(found: dict) -> str:  # what `demo` returns
     "The findings of a demo in words: the ladder with the network on it, the fractions, the spectrum."
     from semgan_nb.scores import number_text, word_of
 
     lines = []
     for name, part in found["metrics"].items():
         ladder = part["ladder"]
-        rows = [(rung["value"], rung["name"], "") for rung in ladder["rungs"]] + [(part["value"], "GENERATED", f"  <- after {part['kimg']:.4g} kimg")]
+        rows = [(rung["value"], rung["name"], "") for rung in ladder["rungs"]] + [
+            (part["value"], "GENERATED", f"  <- after {part['kimg']:.4g} kimg")
+        ]
         word = word_of(name)
-        lines += ["", f"{name}: {word} of {ladder['num_gen']} images" + (f" to {ladder['num_real']} real ones ({ladder['real']}); smaller is closer" if word == "distance" else f", {ladder['num_real']} real ones ({ladder['real']})")]
+        lines += [
+            "",
+            f"{name}: {word} of {ladder['num_gen']} images"
+            + (
+                f" to {ladder['num_real']} real ones ({ladder['real']}); smaller is closer"
+                if word == "distance"
+                else f", {ladder['num_real']} real ones ({ladder['real']})"
+            ),
+        ]
         lines += [f"  {number_text(name, value, 3):>10}  {label}{note}" for value, label, note in sorted(rows)]
         lines += [f"The network ended {part['sentence']}."]
     lines += ["", *(f"{text[0].upper()}{text[1:]}." for text in found["decides"])] if found.get("decides") else []
     if not found["metrics"]:
-        lines += ["", "No distance was measured: none was asked for, or there are too few images (50 held-out ones at least)."]
+        lines += [
+            "",
+            "No distance was measured: none was asked for, or there are too few images (50 held-out ones at least).",
+        ]
     return "\n".join(lines + ["", found["physics"]["text"]])

@@ -22,9 +22,7 @@ from .synthetic import otsu_threshold, phase_fraction
 from .preprocess import MEDIAN, median_filter
 
 # %% ../nbs/32_descriptors.ipynb #47daea2e
-def grey_stack(
-    images,  # array [H, W], [N, H, W] or [N, C, H, W]
-) -> np.ndarray:
+def grey_stack(images) -> np.ndarray:  # array [H, W], [N, H, W] or [N, C, H, W]
     "The same as a stack [N, H, W] (a view where possible; several channels are averaged to float32)."
     images = np.asarray(images)
     if images.ndim == 2:
@@ -32,13 +30,14 @@ def grey_stack(
     if images.ndim == 4:
         images = images[:, 0] if images.shape[1] == 1 else images.mean(1, dtype=np.float32)
     if images.ndim != 3 or 0 in images.shape:
-        raise BadInput(f"Images of shape {list(images.shape)} cannot be measured: give [H, W], [N, H, W] or [N, C, H, W], and at least one")
+        raise BadInput(
+            f"Images of shape {list(images.shape)} cannot be measured: give [H, W], [N, H, W] or [N, C, H, W], and at"
+            " least one"
+        )
     return images
 
 # %% ../nbs/32_descriptors.ipynb #3eec2919
-def phase_fractions(
-    images,  # uint8 [H, W], [N, H, W] or [N, C, H, W]
-) -> np.ndarray:
+def phase_fractions(images) -> np.ndarray:  # uint8 [H, W], [N, H, W] or [N, C, H, W]
     "Phase fraction of each image, float64 [N] in 0..1."
     images = grey_stack(images)
     if images.dtype != np.uint8:
@@ -46,9 +45,7 @@ def phase_fractions(
     return np.array([phase_fraction(image) for image in images], dtype=float)
 
 # %% ../nbs/32_descriptors.ipynb #66aa0216
-def fraction_quantiles(
-    images,  # uint8 [H, W], [N, H, W] or [N, C, H, W]
-) -> tuple:
+def fraction_quantiles(images) -> tuple:  # uint8 [H, W], [N, H, W] or [N, C, H, W]
     "The 5 %, 50 % and 95 % quantiles of the phase fraction over the images, three floats."
     return tuple(float(q) for q in np.quantile(phase_fractions(images), (0.05, 0.5, 0.95)))
 
@@ -72,9 +69,9 @@ def two_point_map(
 
 # %% ../nbs/32_descriptors.ipynb #571e20e5
 def radial_mean(
-    maps,  # [.., H, W]
-    centre,  # (row, column) of radius 0
-    bins: int,  # number of radii: 0, 1, ... bins - 1
+    maps,
+    centre,
+    bins: int,  # [.., H, W]  # (row, column) of radius 0  # number of radii: 0, 1, ... bins - 1
 ) -> np.ndarray:
     "Mean over rings: [.., bins], where bin k averages the pixels whose distance from the centre rounds to k."
     maps = np.asarray(maps)
@@ -100,18 +97,18 @@ def two_point(
 
 # %% ../nbs/32_descriptors.ipynb #5e98cd13
 def power_spectrum(
-    images,  # [H, W], [N, H, W] or [N, C, H, W]
-    window: bool = False,  # fade the borders out by a Hann window
+    images,
+    window: bool = False,  # [H, W], [N, H, W] or [N, C, H, W]  # fade the borders out by a Hann window
 ) -> np.ndarray:
     "Mean over the images of |FFT|^2 / (H W) with each image's mean removed: float64 [H, W], frequency 0 at [0, 0]."
     images = grey_stack(images)
     total = np.zeros(images.shape[1:])
     fade = 1.0
     if window:
-        fade = np.outer(*(np.sin(np.pi * (np.arange(n) + 0.5) / n)**2 for n in total.shape))
+        fade = np.outer(*(np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in total.shape))
         fade /= np.sqrt((fade**2).mean())
     for at in range(0, len(images), 64):
-        x = images[at:at + 64].astype(float)
+        x = images[at : at + 64].astype(float)
         spectrum = fft.fft2((x - x.mean((1, 2), keepdims=True)) * fade)
         total += (spectrum.real**2 + spectrum.imag**2).sum(0)
     return total / images.size
@@ -122,7 +119,9 @@ def radial_spectrum(
     window: bool = False,  # fade the borders out by a Hann window
 ) -> tuple:
     """(frequency, log10 of the mean power): two float64 arrays [K], K = half the shorter side.
-    Frequencies in cycles per pixel, 1/n to K/n with n the shorter side; power in grey levels squared, at least 1e-6 (a flat image)."""
+    Frequencies in cycles per pixel, 1/n to K/n with n the shorter side; power in grey levels squared, at least 1e-6
+    (a flat image).
+    """
     power = power_spectrum(images, window)
     n = min(power.shape)
     ring = np.rint(n * np.hypot(fft.fftfreq(power.shape[0])[:, None], fft.fftfreq(power.shape[1]))).astype(int).ravel()
@@ -137,26 +136,42 @@ METHODS = ("otsu", "multiotsu", "kmeans", "mask")
 @dataclass(frozen=True)
 class Segmentation:
     "How grey levels become phases. Raises BadInput for a choice that makes no sense."
-    method: Rule(choices=METHODS) = "otsu"   # 'mask' for maps that were given
-    classes: Rule(int, 2, 6, "phases") = 2   # to tell apart; otsu knows 2
-    phase: str | int = "light"   # the class that is measured: 'light', 'dark', or its number counted from dark
-    median: replace(MEDIAN, also=(0, None)) = None   # side of the median filter; 0 = off; None: 3 from 128 px on
-    sigma: Rule(float, 0, 100, "px", also=(None,)) = None   # of the Gaussian; 0 = off; None: 1 from 128 px on
-    flatten: Rule(float, 0, 10_000, "px") = 0   # sigma of the Gaussian that is subtracted; 0 = off
-    clip: Rule(float, 0, 50, "per cent", below=True, also=(None,)) = None   # of the darkest and of the lightest pixels whose levels do not count; 0 = off; None: 1 from 128 px on
-    min_px: Rule(int, 0, 1_000_000, "px") = 0   # regions of fewer pixels are filled
+
+    method: Rule(choices=METHODS) = "otsu"  # 'mask' for maps that were given
+    classes: Rule(int, 2, 6, "phases") = 2  # to tell apart; otsu knows 2
+    phase: str | int = "light"  # the class that is measured: 'light', 'dark', or its number counted from dark
+    median: replace(MEDIAN, also=(0, None)) = None  # side of the median filter; 0 = off; None: 3 from 128 px on
+    sigma: Rule(float, 0, 100, "px", also=(None,)) = None  # of the Gaussian; 0 = off; None: 1 from 128 px on
+    flatten: Rule(float, 0, 10_000, "px") = 0  # sigma of the Gaussian that is subtracted; 0 = off
+    clip: Rule(float, 0, 50, "per cent", below=True, also=(None,)) = (
+        None  # of the darkest and of the lightest pixels whose levels do not count; 0 = off; None: 1 from 128 px on
+    )
+    min_px: Rule(int, 0, 1_000_000, "px") = 0  # regions of fewer pixels are filled
 
     def __post_init__(self):
         for field in fields(self):
-            if isinstance(field.type, Rule): field.type.check(field.name, getattr(self, field.name))
-        if self.method == "otsu" and self.classes != 2: raise BadInput(f"classes: otsu tells 2 phases apart, {self.classes} were asked for: use multiotsu or kmeans")
-        if self.phase not in ("light", "dark") and not (isinstance(self.phase, int) and self.phase >= 0): raise BadInput(f"phase: {self.phase!r} was given: it is light, dark or the number of a class")
-        if self.method != "mask" and isinstance(self.phase, int) and self.phase >= self.classes: raise BadInput(f"phase: {self.phase} was given, but {self.classes} classes have the numbers 0 to {self.classes - 1}")
+            if isinstance(field.type, Rule):
+                field.type.check(field.name, getattr(self, field.name))
+        if self.method == "otsu" and self.classes != 2:
+            raise BadInput(
+                f"classes: otsu tells 2 phases apart, {self.classes} were asked for: use multiotsu or kmeans"
+            )
+        if self.phase not in ("light", "dark") and not (isinstance(self.phase, int) and self.phase >= 0):
+            raise BadInput(f"phase: {self.phase!r} was given: it is light, dark or the number of a class")
+        if self.method != "mask" and isinstance(self.phase, int) and self.phase >= self.classes:
+            raise BadInput(
+                f"phase: {self.phase} was given, but {self.classes} classes have the numbers 0 to {self.classes - 1}"
+            )
 
     def at(self, side: int) -> "Segmentation":
         "The same with the filters written out for images of that side."
         smooth = side >= 128
-        return replace(self, median=3 * smooth if self.median is None else self.median, sigma=1.0 * smooth if self.sigma is None else self.sigma, clip=1.0 * smooth if self.clip is None else self.clip)
+        return replace(
+            self,
+            median=3 * smooth if self.median is None else self.median,
+            sigma=1.0 * smooth if self.sigma is None else self.sigma,
+            clip=1.0 * smooth if self.clip is None else self.clip,
+        )
 
     @property
     def phase_word(self) -> str:
@@ -175,18 +190,21 @@ def _despeckle(labels, min_px):
                 wide = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in place)
                 here = regions[wide] == k
                 around = labels[wide][ndimage.binary_dilation(here) & ~here]
-                if around.size: filled[wide][here] = np.bincount(around).argmax()
-        if (filled == labels).all(): break
+                if around.size:
+                    filled[wide][here] = np.bincount(around).argmax()
+        if (filled == labels).all():
+            break
         labels = filled
     return labels
 
 # %% ../nbs/32_descriptors.ipynb #e6c4540a
 def _cluster(image, classes, steps=12):
-    "k-means of each pixel's grey level and surroundings; labels from dark to light. Begins at quantiles, draws nothing."
+    """k-means of each pixel's grey level and surroundings; labels from dark to light. Begins at quantiles, draws
+    nothing."""
     x = image.astype(np.float32)
     pixels = np.stack([ndimage.gaussian_filter(x, sigma) for sigma in (1, 2)], -1).reshape(-1, 2)
     pixels = (pixels - pixels.mean(0)) / np.maximum(pixels.std(0), 1e-6)
-    some = pixels[::max(len(pixels) // 20000, 1)]
+    some = pixels[:: max(len(pixels) // 20000, 1)]
     order = some[np.argsort(some[:, 0], kind="stable")]
     centres = np.stack([part.mean(0) for part in np.array_split(order, classes)])
     centres, _ = kmeans2(some, centres, iter=steps, minit="matrix", missing="warn")
@@ -195,58 +213,70 @@ def _cluster(image, classes, steps=12):
     return np.argsort(np.argsort(grey))[labels].reshape(image.shape).astype(np.uint8)
 
 # %% ../nbs/32_descriptors.ipynb #d2a4c6f2
-def segment(
-    image,                       # uint8 [H, W]
-    how: Segmentation = Segmentation(),
-) -> np.ndarray:
+def segment(image, how: Segmentation = Segmentation()) -> np.ndarray:  # uint8 [H, W]
     "Labels uint8 [H, W]: 0 for the darkest class, up to classes - 1. A constant image is all 0."
     image, how = grey_stack(image)[0], how.at(min(np.shape(image)[-2:]))
-    if how.method == "mask": raise BadInput("method: mask was given, and no masks: give them, or choose otsu, multiotsu or kmeans")
-    if image.dtype != np.uint8: image = np.rint(image).clip(0, 255).astype(np.uint8)
-    if how.median: image = median_filter(image, how.median)
+    if how.method == "mask":
+        raise BadInput("method: mask was given, and no masks: give them, or choose otsu, multiotsu or kmeans")
+    if image.dtype != np.uint8:
+        image = np.rint(image).clip(0, 255).astype(np.uint8)
+    if how.median:
+        image = median_filter(image, how.median)
     if how.sigma or how.flatten or how.clip:
         x = image.astype(np.float32)
-        if how.sigma: x = ndimage.gaussian_filter(x, how.sigma)
-        if how.flatten: x = x - ndimage.gaussian_filter(x, how.flatten)
+        if how.sigma:
+            x = ndimage.gaussian_filter(x, how.sigma)
+        if how.flatten:
+            x = x - ndimage.gaussian_filter(x, how.flatten)
         low, high = np.percentile(x[::2, ::2] if x.size > 2**16 else x, (how.clip, 100 - how.clip))
-        image = (((x - low) * 255 / (high - low)).clip(0, 255) if high - low > 1e-3 else np.zeros_like(x)).astype(np.uint8)
-    if image.min() == image.max(): return np.zeros(image.shape, np.uint8)
-    if how.method == "kmeans": labels = _cluster(image, how.classes)
-    elif how.classes == 2: labels = (image > otsu_threshold(image)).astype(np.uint8)
-    elif len(np.unique(image)) < how.classes: labels = np.unique(image, return_inverse=True)[1].reshape(image.shape).astype(np.uint8)
-    else: labels = np.digitize(image, threshold_multiotsu(image, how.classes), right=True).astype(np.uint8)
+        image = (((x - low) * 255 / (high - low)).clip(0, 255) if high - low > 1e-3 else np.zeros_like(x)).astype(
+            np.uint8
+        )
+    if image.min() == image.max():
+        return np.zeros(image.shape, np.uint8)
+    if how.method == "kmeans":
+        labels = _cluster(image, how.classes)
+    elif how.classes == 2:
+        labels = (image > otsu_threshold(image)).astype(np.uint8)
+    elif len(np.unique(image)) < how.classes:
+        labels = np.unique(image, return_inverse=True)[1].reshape(image.shape).astype(np.uint8)
+    else:
+        labels = np.digitize(image, threshold_multiotsu(image, how.classes), right=True).astype(np.uint8)
     return _despeckle(labels, how.min_px) if how.min_px > 1 else labels
 
 # %% ../nbs/32_descriptors.ipynb #4857b116
-def phase_of(
-    labels,                      # of `segment`, or a mask
-    how: Segmentation = Segmentation(),
-) -> np.ndarray:
+def phase_of(labels, how: Segmentation = Segmentation()) -> np.ndarray:  # of `segment`, or a mask
     "bool of the same shape: the phase that `how` names. Of a given mask, light is every label above 0 and dark is 0."
     labels = np.asarray(labels)
-    if isinstance(how.phase, int): return labels == how.phase
-    if how.method == "mask": return labels > 0 if how.phase == "light" else labels == 0
+    if isinstance(how.phase, int):
+        return labels == how.phase
+    if how.method == "mask":
+        return labels > 0 if how.phase == "light" else labels == 0
     return labels == (how.classes - 1 if how.phase == "light" else 0)
 
 # %% ../nbs/32_descriptors.ipynb #a297278d
-_PAIRS = (((slice(None), slice(None, -1)), (slice(None), slice(1, None)), 1.0), ((slice(None, -1), slice(None)), (slice(1, None), slice(None)), 1.0),
-          ((slice(None, -1), slice(None, -1)), (slice(1, None), slice(1, None)), np.sqrt(2)), ((slice(None, -1), slice(1, None)), (slice(1, None), slice(None, -1)), np.sqrt(2)))
+_PAIRS = (
+    ((slice(None), slice(None, -1)), (slice(None), slice(1, None)), 1.0),
+    ((slice(None, -1), slice(None)), (slice(1, None), slice(None)), 1.0),
+    ((slice(None, -1), slice(None, -1)), (slice(1, None), slice(1, None)), np.sqrt(2)),
+    ((slice(None, -1), slice(1, None)), (slice(1, None), slice(None, -1)), np.sqrt(2)),
+)
 
 # %% ../nbs/32_descriptors.ipynb #83ca2732
-def interface_density(
-    phase_map,                   # bool [H, W]
-) -> float:
-    "Length of phase boundary per area in px per px^2, by crossings along rows, columns and diagonals. Times 4/pi it is the boundary's area per volume."
+def interface_density(phase_map) -> float:  # bool [H, W]
+    """Length of phase boundary per area in px per px^2, by crossings along rows, columns and diagonals. Times 4/pi
+    it is the boundary's area per volume."""
     m = np.asarray(phase_map, bool)
     per_length = [np.count_nonzero(m[a] != m[b]) / (max(m[a].size, 1) * step) for a, b, step in _PAIRS]
     return float(np.pi / 2 * np.mean(per_length))
 
 # %% ../nbs/32_descriptors.ipynb #c8a79c19
 def islands(
-    phase_map,                   # bool [H, W]
-    corners: bool = True,        # whether pixels that touch at a corner belong together
+    phase_map,
+    corners: bool = True,  # bool [H, W]  # whether pixels that touch at a corner belong together
 ) -> dict:
-    """Of each island, arrays [n]: area (px^2), diameter (px, of the disk of that area), perimeter (px, without the frame), aspect (long axis over short, from 1), angle (degrees of the long axis,
+    """Of each island, arrays [n]: area (px^2), diameter (px, of the disk of that area), perimeter (px, without the
+    frame), aspect (long axis over short, from 1), angle (degrees of the long axis,
     0 along the rows, counter-clockwise as seen, 0 to 180), cut (bool: it touches the frame), y and x (centre, px)."""
     m = np.asarray(phase_map, bool)
     labels, n = ndimage.label(m, np.ones((3, 3)) if corners else None)
@@ -265,9 +295,18 @@ def islands(
         at = left != right
         crossed += (np.bincount(left[at], minlength=n + 1) + np.bincount(right[at], minlength=n + 1)) / step
     cut = np.zeros(n + 1, bool)
-    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]): cut[edge] = True
-    return dict(area=area, diameter=2 * np.sqrt(area / np.pi), perimeter=np.pi / 8 * crossed[1:], aspect=aspect,
-                angle=np.degrees(np.arctan2(-2 * xy, xx - yy) / 2) % 180, cut=cut[1:], y=cy, x=cx)
+    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        cut[edge] = True
+    return dict(
+        area=area,
+        diameter=2 * np.sqrt(area / np.pi),
+        perimeter=np.pi / 8 * crossed[1:],
+        aspect=aspect,
+        angle=np.degrees(np.arctan2(-2 * xy, xx - yy) / 2) % 180,
+        cut=cut[1:],
+        y=cy,
+        x=cx,
+    )
 
 # %% ../nbs/32_descriptors.ipynb #52002f14
 DIRECTIONS = ("rows", "columns", "falling", "rising")
@@ -319,9 +358,9 @@ def _weights(shape, direction):
 
 # %% ../nbs/32_descriptors.ipynb #4033c465
 def chords(
-    phase_map,                   # bool [H, W]
-    direction: str = "rows",     # 'rows', 'columns', 'falling' (from the top left) or 'rising' (diagonals)
-    light: bool = True,          # of the phase itself; False: of what is not the phase
+    phase_map,  # bool [H, W]
+    direction: str = "rows",  # 'rows', 'columns', 'falling' (from the top left) or 'rising' (diagonals)
+    light: bool = True,  # of the phase itself; False: of what is not the phase
 ) -> tuple:
     "(length of each whole chord in px, by how much it counts): two float arrays [n]."
     value, length, cut, step = _runs(phase_map, direction)
@@ -333,7 +372,7 @@ def chords(
 def _path(length, shape, direction, reach):
     n = np.bincount(length, minlength=reach + 1)
     needles = np.cumsum(np.cumsum(n[::-1]))[::-1]  # [k]: sum over runs of max(l - k + 1, 0): places of k pixels
-    needles, places = np.append(needles[1:], 0)[:reach + 1], _places(shape, direction)[1:reach + 2]
+    needles, places = np.append(needles[1:], 0)[: reach + 1], _places(shape, direction)[1 : reach + 2]
     short = min(len(needles), len(places))
     out = np.zeros(reach + 1)
     out[:short] = needles[:short] / np.maximum(places[:short], 1)
@@ -341,10 +380,10 @@ def _path(length, shape, direction, reach):
 
 # %% ../nbs/32_descriptors.ipynb #f62cc610
 def lineal_path(
-    phase_map,                   # bool [H, W]
-    direction: str = "rows",     # as for `chords`
+    phase_map,  # bool [H, W]
+    direction: str = "rows",  # as for `chords`
     light: bool = True,
-    max_r: int = None,           # steps; None = half the shorter side
+    max_r: int = None,  # steps; None = half the shorter side
 ) -> np.ndarray:
     "L(r), float64 [max_r + 1]; index = steps from pixel to pixel (times the square root of 2 px for diagonals)."
     value, length, _, _ = _runs(phase_map, direction)
@@ -352,38 +391,39 @@ def lineal_path(
     return _path(length[value == light], shape, direction, min(shape) // 2 if max_r is None else max_r)
 
 # %% ../nbs/32_descriptors.ipynb #7ede7105
-def covariogram(
-    phase_map,                   # bool [H, W]
-    max_r: int = None,           # px; None = half the shorter side
-) -> tuple:
-    "(along the rows, along the columns): common area in px^2 after a shift of 0, 1, ... max_r px, two float arrays [max_r + 1]."
+def covariogram(phase_map, max_r: int = None) -> tuple:  # bool [H, W]  # px; None = half the shorter side
+    """(along the rows, along the columns): common area in px^2 after a shift of 0, 1, ... max_r px, two float arrays
+    [max_r + 1]."""
     m = np.asarray(phase_map, np.float32)
     max_r = min(m.shape) // 2 if max_r is None else max_r
     out = []
     for x in (m, m.T):
         size = fft.next_fast_len(x.shape[1] + max_r, True)
-        power = np.abs(fft.rfft(x, size))**2
-        out.append(fft.irfft(power.sum(0, dtype=float), size)[:max_r + 1])
+        power = np.abs(fft.rfft(x, size)) ** 2
+        out.append(fft.irfft(power.sum(0, dtype=float), size)[: max_r + 1])
     return tuple(out)
 
 # %% ../nbs/32_descriptors.ipynb #36fdf435
-def betti(
-    phase_map,                   # bool [H, W]
-) -> tuple:
+def betti(phase_map) -> tuple:  # bool [H, W]
     "(b0, b1): pieces of the phase (joined through corners too) and holes in it (joined through edges), two ints."
     m = np.asarray(phase_map, bool)
     return int(ndimage.label(m, np.ones((3, 3)))[1]), int(ndimage.label(np.pad(~m, 1, constant_values=True))[1]) - 1
 
 # %% ../nbs/32_descriptors.ipynb #2fb26833
-def persistence(
-    phase_map,                   # bool [H, W]
-) -> tuple:
-    """(pieces [n, 2], holes [n, 2]): birth and death of each in px of the signed distance to the boundary (negative inside); the one that never dies has death infinity.
+def persistence(phase_map) -> tuple:  # bool [H, W]
+    """(pieces [n, 2], holes [n, 2]): birth and death of each in px of the signed distance to the boundary (negative
+    inside); the one that never dies has death infinity.
     Raises BadInput where gudhi is not installed."""
-    try: import gudhi
-    except ImportError: raise BadInput("persistence needs the library gudhi, which is not installed: pip install gudhi (all other descriptors do without)") from None
+    try:
+        import gudhi
+    except ImportError:
+        raise BadInput(
+            "persistence needs the library gudhi, which is not installed: pip install gudhi (all other descriptors do"
+            " without)"
+        ) from None
     m = np.asarray(phase_map, bool)
-    if m.all() or not m.any(): return (np.array([[-float(max(m.shape)), np.inf]]) if m.all() else np.empty((0, 2))), np.empty((0, 2))
+    if m.all() or not m.any():
+        return (np.array([[-float(max(m.shape)), np.inf]]) if m.all() else np.empty((0, 2))), np.empty((0, 2))
     level = ndimage.distance_transform_edt(~m) - ndimage.distance_transform_edt(m)
     level += np.where(m, 0.5, -0.5)
     cells = gudhi.CubicalComplex(top_dimensional_cells=level)
@@ -391,20 +431,15 @@ def persistence(
     return tuple(np.reshape(cells.persistence_intervals_in_dimension(k), (-1, 2)) for k in (0, 1))
 
 # %% ../nbs/32_descriptors.ipynb #f8f12bd0
-def alive(
-    intervals,                   # [n, 2] of `persistence`
-    levels,                      # [k], px: erosion (negative) or dilation
-) -> np.ndarray:
+def alive(intervals, levels) -> np.ndarray:  # [n, 2] of `persistence`  # [k], px: erosion (negative) or dilation
     "How many exist at each level, int [k]: the Betti numbers of the phase eroded or dilated by so much."
     levels = np.asarray(levels, float)[:, None]
     return ((intervals[:, 0] <= levels) & (levels < intervals[:, 1])).sum(1)
 
 # %% ../nbs/32_descriptors.ipynb #cc44ba26
-def principal_components(
-    curves,                      # [N, K], such as S2 of N images
-    count: int = 2,
-) -> dict:
-    "mean [K], components [count, K] (of length 1, their largest entry positive), share [count] of the variance; `scores` reads them off."
+def principal_components(curves, count: int = 2) -> dict:  # [N, K], such as S2 of N images
+    """mean [K], components [count, K] (of length 1, their largest entry positive), share [count] of the variance;
+    `scores` reads them off."""
     curves = np.asarray(curves, float)
     mean = curves.mean(0)
     _, size, parts = np.linalg.svd(curves - mean, full_matrices=False)
@@ -412,9 +447,6 @@ def principal_components(
     return dict(mean=mean, components=parts, share=(size**2)[:count] / max((size**2).sum(), 1e-300))
 
 # %% ../nbs/32_descriptors.ipynb #cbc2847a
-def scores(
-    curves,                      # [N, K]
-    basis: dict,                 # of `principal_components`
-) -> np.ndarray:
+def scores(curves, basis: dict) -> np.ndarray:  # [N, K]  # of `principal_components`
     "[N, count]: how much of each component is in each curve."
     return (np.asarray(curves, float) - basis["mean"]) @ basis["components"].T

@@ -17,9 +17,7 @@ from .foundation import stream, torch_stream
 from .layers import full_float32
 
 # %% ../nbs/40_distances.ipynb #9a96b5cf
-def feature_statistics(
-    features,  # [N, d], one row per image
-) -> tuple:
+def feature_statistics(features) -> tuple:  # [N, d], one row per image
     "(mu [d], sigma [d, d]) in float64: mean and covariance, divided by N (not N - 1)."
     features = np.asarray(features, dtype=np.float64)
     mu = features.mean(0)
@@ -27,10 +25,7 @@ def feature_statistics(
     return mu, centred.T @ centred / len(features)
 
 # %% ../nbs/40_distances.ipynb #37aeabf6
-def frechet_distance(
-    mu1, sigma1,  # [d], [d, d]
-    mu2, sigma2,
-) -> float:
+def frechet_distance(mu1, sigma1, mu2, sigma2) -> float:  # [d], [d, d]
     "The Fréchet distance of two Gaussians; symmetric, at least 0 up to rounding."
     first, second = (torch.from_numpy(np.ascontiguousarray(s, dtype=np.float64)) for s in (sigma1, sigma2))
     root, singular = torch.linalg.cholesky_ex(first)
@@ -38,17 +33,14 @@ def frechet_distance(
         values, vectors = torch.linalg.eigh(first)
         root = vectors * values.clamp(min=0).sqrt()
     shared = torch.linalg.eigvalsh(root.T @ second @ root).clamp(min=0).sqrt().sum()
-    return float(((mu1 - mu2)**2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * float(shared))
+    return float(((mu1 - mu2) ** 2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * float(shared))
 
 # %% ../nbs/40_distances.ipynb #5a268124
 class FeatureSet:
-    "The features of a set of images, ready for distances: the features themselves, or their mean and covariance when there are more images than features."
+    """The features of a set of images, ready for distances: the features themselves, or their mean and covariance
+    when there are more images than features."""
 
-    def __init__(
-        self,
-        features=None,  # [N, d]
-        statistics=None,  # or (mu, sigma)
-    ):
+    def __init__(self, features=None, statistics=None):  # [N, d]  # or (mu, sigma)
         self.statistics = statistics
         self.centred = None
         if features is not None and len(features) > features.shape[1]:
@@ -72,34 +64,45 @@ class FeatureSet:
             few, (mu, sigma) = (self, other.gaussian()) if other.centred is None else (other, self.gaussian())
             small = torch.from_numpy(few.centred @ sigma @ few.centred.T)
             shared = torch.linalg.eigvalsh(small).clamp(min=0).sqrt().sum()
-            return float(((few.mu - mu)**2).sum() + (few.centred**2).sum() + np.trace(sigma) - 2 * float(shared))
+            return float(((few.mu - mu) ** 2).sum() + (few.centred**2).sum() + np.trace(sigma) - 2 * float(shared))
         shared = np.linalg.svd(self.centred @ other.centred.T, compute_uv=False).sum()
-        return float(((self.mu - other.mu)**2).sum() + (self.centred**2).sum() + (other.centred**2).sum() - 2 * shared)
+        return float(
+            ((self.mu - other.mu) ** 2).sum() + (self.centred**2).sum() + (other.centred**2).sum() - 2 * shared
+        )
 
 # %% ../nbs/40_distances.ipynb #42be2694
 def _kernel(x, y):
     "float64 [n, m] of two tensors [n, d], [m, d]."
-    return (x @ y.T / x.shape[1] + 1)**3
+    return (x @ y.T / x.shape[1] + 1) ** 3
 
 # %% ../nbs/40_distances.ipynb #2ba65be0
 def kernel_distance(
-    real, gen,  # features [n, d], [m, d]
+    real,
+    gen,  # features [n, d], [m, d]
     subsets: int = 100,
     size: int = 1000,  # images of a subset, at most as many as the smaller side has
     seed=0,  # or a numpy RandomState
     single: bool = False,  # kernels and sums in float32, as the official code has them: off by up to 1e-5 of the value
 ) -> tuple[float, float]:
-    "(KID, standard deviation over its subsets). Draws as the official code does, generated first, from a generator of its own."
+    """(KID, standard deviation over its subsets). Draws as the official code does, generated first, from a generator
+    of its own."""
     draw = seed if isinstance(seed, np.random.RandomState) else np.random.RandomState(seed)
     m = min(len(real), len(gen), size)
-    chosen = [(draw.choice(len(gen), m, replace=False), draw.choice(len(real), m, replace=False)) for _ in range(subsets)]
+    chosen = [
+        (draw.choice(len(gen), m, replace=False), draw.choice(len(real), m, replace=False)) for _ in range(subsets)
+    ]
     if single:
-        values = [_mmd_single(*(np.asarray(side, np.float32)[rows] for side, rows in ((gen, g), (real, r)))) for g, r in chosen]
+        values = [
+            _mmd_single(*(np.asarray(side, np.float32)[rows] for side, rows in ((gen, g), (real, r))))
+            for g, r in chosen
+        ]
         return float(np.mean(values)), float(np.std(values))
     real, gen = (torch.from_numpy(np.ascontiguousarray(f)) for f in (real, gen))
     if max(len(real), len(gen)) <= 5000:
-        pick_g, pick_r = (torch.zeros(subsets, n, dtype=torch.float64).scatter_(1, torch.from_numpy(np.stack(rows)), 1.0)
-                          for n, rows in ((len(gen), [g for g, _ in chosen]), (len(real), [r for _, r in chosen])))
+        pick_g, pick_r = (
+            torch.zeros(subsets, n, dtype=torch.float64).scatter_(1, torch.from_numpy(np.stack(rows)), 1.0)
+            for n, rows in ((len(gen), [g for g, _ in chosen]), (len(real), [r for _, r in chosen]))
+        )
         real, gen = real.double(), gen.double()
         total = 0
         for side, pick in ((gen, pick_g), (real, pick_r)):
@@ -118,19 +121,22 @@ def _mmd(x, y):
 # %% ../nbs/40_distances.ipynb #56977a19
 def _mmd_single(x, y):
     "The same in float32, in NumPy."
-    m, kernel = len(x), lambda a, b: (a @ b.T / a.shape[1] + 1)**3
+    m, kernel = len(x), lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3
     within = kernel(x, x) + kernel(y, y)
     return float(((within.sum() - np.diag(within).sum()) / (m - 1) - kernel(x, y).sum() * 2 / m) / m)
 
 # %% ../nbs/40_distances.ipynb #0f33d139
 def kernel_distance_of_all(
-    real, gen,  # features [n, d], [m, d]
-    tile: int = 4096,  # rows at a time: bounds the memory
+    real,
+    gen,
+    tile: int = 4096,  # features [n, d], [m, d]  # rows at a time: bounds the memory
 ) -> float:
     "The unbiased estimate from all pairs of images: nothing is drawn."
     x, y = (torch.from_numpy(np.ascontiguousarray(f)) for f in (gen, real))
-    blocks = lambda a, b: sum(float(_kernel(p.double(), q.double()).sum()) for p in a.split(tile) for q in b.split(tile))
-    itself = lambda a: sum(float(((p.double().square().sum(1) / p.shape[1] + 1)**3).sum()) for p in a.split(tile))
+    blocks = lambda a, b: sum(
+        float(_kernel(p.double(), q.double()).sum()) for p in a.split(tile) for q in b.split(tile)
+    )
+    itself = lambda a: sum(float(((p.double().square().sum(1) / p.shape[1] + 1) ** 3).sum()) for p in a.split(tile))
     within = sum((blocks(a, a) - itself(a)) / (len(a) * (len(a) - 1)) for a in (x, y))
     return within - 2 * blocks(x, y) / (len(x) * len(y))
 
@@ -145,22 +151,19 @@ def _exact(a, b):
     return (a.double() - b.double()).square().sum(-1)
 
 # %% ../nbs/40_distances.ipynb #89b97d6c
-def neighbour_radii(
-    features,  # float32 tensor [n, d]
-    k: int = 3,
-    tile: int = 2048,  # rows at a time
-) -> torch.Tensor:
-    "float64 [n]: squared distance of each point to its k-th nearest neighbour, itself left out. Infinite where there are fewer than k others."
+def neighbour_radii(features, k: int = 3, tile: int = 2048) -> torch.Tensor:  # float32 tensor [n, d]  # rows at a time
+    """float64 [n]: squared distance of each point to its k-th nearest neighbour, itself left out. Infinite where
+    there are fewer than k others."""
     n, spare = len(features), 8
     radii = torch.full((n,), float("inf"), dtype=torch.float64)
     if n <= k:
         return radii
     quick = features - features.mean(0)  # distances do not mind, rounding does
     for start in range(0, n, tile):
-        rows = quick[start:start + tile]
+        rows = quick[start : start + tile]
         best = torch.empty(len(rows), 0), torch.empty(len(rows), 0, dtype=torch.long)
         for at in range(0, n, 5 * tile):
-            d = _squared(rows, quick[at:at + 5 * tile])
+            d = _squared(rows, quick[at : at + 5 * tile])
             own = torch.arange(len(rows)) + start - at
             inside = (own >= 0) & (own < d.shape[1])
             d[torch.arange(len(rows))[inside], own[inside]] = float("inf")
@@ -168,9 +171,11 @@ def neighbour_radii(
             both = torch.cat([best[0], found.values], 1), torch.cat([best[1], found.indices + at], 1)
             order = both[0].topk(min(k + spare, both[0].shape[1]), 1, largest=False).indices
             best = both[0].gather(1, order), both[1].gather(1, order)
-        near = torch.stack([_exact(row, features[columns]) for row, columns in zip(features[start:start + tile], best[1])])
+        near = torch.stack(
+            [_exact(row, features[columns]) for row, columns in zip(features[start : start + tile], best[1])]
+        )
         near[~best[0].isfinite()] = float("inf")
-        radii[start:start + len(rows)] = near.kthvalue(k, 1).values
+        radii[start : start + len(rows)] = near.kthvalue(k, 1).values
     return radii
 
 # %% ../nbs/40_distances.ipynb #af304b28
@@ -185,10 +190,10 @@ def covered(
     quick, around = points - middle, centres - middle
     doubt = 1e-5 * float(max(quick.square().sum(1).max(), around.square().sum(1).max()))
     for start in range(0, len(points), tile):
-        rows = quick[start:start + tile]
+        rows = quick[start : start + tile]
         sure, rim = torch.zeros(len(rows), dtype=torch.bool), []
         for at in range(0, len(centres), 5 * tile):
-            beyond = _squared(rows, around[at:at + 5 * tile]) - radii[at:at + 5 * tile].float()
+            beyond = _squared(rows, around[at : at + 5 * tile]) - radii[at : at + 5 * tile].float()
             sure |= (beyond < -doubt).any(1)
             pairs = (beyond.abs() <= doubt) & ~sure[:, None]
             rim.append(pairs.nonzero() + torch.tensor([0, at]))
@@ -197,12 +202,13 @@ def covered(
         for part in pairs.split(2**22 // points.shape[1] + 1):
             hit = _exact(points[start + part[:, 0]], centres[part[:, 1]]) <= radii[part[:, 1]]
             sure[part[hit, 0]] = True
-        inside[start:start + len(rows)] = sure
+        inside[start : start + len(rows)] = sure
     return inside
 
 # %% ../nbs/40_distances.ipynb #6e788882
 def precision_recall(
-    real, gen,  # features [n, d], [m, d]
+    real,
+    gen,  # features [n, d], [m, d]
     k: int = 3,  # neighbours
     half: bool = False,  # features and radii rounded to float16, as the official code has it
 ) -> tuple[float, float]:
@@ -220,14 +226,14 @@ def precision_recall(
 
 # %% ../nbs/40_distances.ipynb #715df431
 def inception_score(
-    probabilities,  # [n, classes], rows sum to 1
-    splits: int = 10,  # equal consecutive parts
+    probabilities,
+    splits: int = 10,  # [n, classes], rows sum to 1  # equal consecutive parts
 ) -> tuple[float, float]:
     "(mean, standard deviation) over the splits; NaN where there are fewer images than splits."
     p = np.asarray(probabilities, dtype=np.float64)
     scores = []
     for i in range(splits):
-        part = p[i * len(p) // splits:(i + 1) * len(p) // splits]
+        part = p[i * len(p) // splits : (i + 1) * len(p) // splits]
         if not len(part):
             return float("nan"), float("nan")
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -236,10 +242,7 @@ def inception_score(
     return float(np.mean(scores)), float(np.std(scores))
 
 # %% ../nbs/40_distances.ipynb #a17f0143
-def blur(
-    images,  # uint8 [N, C, H, W]
-    sigma: float,  # standard deviation of the Gaussian, pixels
-) -> np.ndarray:
+def blur(images, sigma: float) -> np.ndarray:  # uint8 [N, C, H, W]  # standard deviation of the Gaussian, pixels
     "The images smoothed by a Gaussian (borders reflected), uint8."
     smooth = gaussian_filter(np.asarray(images, dtype=np.float64), (0, 0, sigma, sigma), mode="reflect")
     return np.rint(smooth).clip(0, 255).astype(np.uint8)
@@ -247,7 +250,8 @@ def blur(
 # %% ../nbs/40_distances.ipynb #73065a5a
 def extrapolate(
     value,  # function (rows of real, rows of gen) -> float
-    num_real: int, num_gen: int,
+    num_real: int,
+    num_gen: int,
     shares=(0.5, 0.6, 0.75, 1.0),  # of both sides
     repeats: int = 2,  # draws of each share below 1
     seed: int = 0,
@@ -256,7 +260,7 @@ def extrapolate(
     rng, at, found = stream(seed, "extrapolation"), [], []
     for share in shares:
         for _ in range(repeats if share < 1 else 1):
-            rows = [np.sort(rng.permutation(n)[:max(int(share * n), 2)]) for n in (num_real, num_gen)]
+            rows = [np.sort(rng.permutation(n)[: max(int(share * n), 2)]) for n in (num_real, num_gen)]
             at.append(1 / share)
             found.append(value(*rows))
     return float(np.polyfit(at, found, 1)[1])
@@ -294,14 +298,17 @@ def path_length(
                 a, b = (unit(x) for x in z.chunk(2))
                 dot = (a * b).sum(1, keepdim=True)
                 across = unit(b - dot * a)
-                turned = [a * torch.cos(angle) + across * torch.sin(angle) for angle in ((t + step)[:, None] * torch.acos(dot.clamp(-1, 1)) for step in (0, epsilon))]
+                turned = [
+                    a * torch.cos(angle) + across * torch.sin(angle)
+                    for angle in ((t + step)[:, None] * torch.acos(dot.clamp(-1, 1)) for step in (0, epsilon))
+                ]
                 ws = G.mapping(torch.cat([unit(x) for x in turned]), twice)
             for buffer in noise:
                 buffer.copy_(torch.randn(buffer.shape, generator=draw))
             x = G.synthesis(ws, noise_mode="const", force_fp32=True).float()
             if crop:
                 eighth = x.shape[2] // 8
-                x = x[:, :, 3 * eighth:7 * eighth, 2 * eighth:6 * eighth]
+                x = x[:, :, 3 * eighth : 7 * eighth, 2 * eighth : 6 * eighth]
             factor = G.img_resolution // 256
             if factor > 1:
                 x = torch.nn.functional.avg_pool2d(x, factor)

@@ -45,7 +45,8 @@ class Ranks:
         return box[0]
 
     def first(self, function):
-        "What `function` gives, called on rank 0 alone (None elsewhere); if it is refused there, it is refused everywhere."
+        """What `function` gives, called on rank 0 alone (None elsewhere); if it is refused there, it is refused
+        everywhere."""
         result = fault = None
         if self.rank == 0:
             try:
@@ -64,8 +65,14 @@ class Ranks:
                 self.store.compare_set("failed", "", f"rank {self.rank}: {message}")
 
     def fault(self, error: Exception) -> Exception:
-        "The error behind an error: where the connection to another rank broke, what that one said, if it said something."
-        if self.size == 1 or isinstance(error, (RunFailed, BadInput)) or not isinstance(error, RuntimeError) or not _LOST.search(str(error)):
+        """The error behind an error: where the connection to another rank broke, what that one said, if it said
+        something."""
+        if (
+            self.size == 1
+            or isinstance(error, (RunFailed, BadInput))
+            or not isinstance(error, RuntimeError)
+            or not _LOST.search(str(error))
+        ):
             return error
         for _ in range(20):
             with contextlib.suppress(Exception):
@@ -83,7 +90,8 @@ _LOST = re.compile(r"gloo|nccl|connection|socket|store|timed out|process group|r
 
 # %% ../nbs/54_distributed.ipynb #75b2b141
 def choose_device(device: str | None = None) -> str:
-    "The device as asked (cpu, cuda or such as cuda:1), else a GPU where there is one. BadInput for one that is not there."
+    """The device as asked (cpu, cuda or such as cuda:1), else a GPU where there is one. BadInput for one that is not
+    there."""
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device in (None, "cpu"):
         return device or ("cuda" if there else "cpu")
@@ -91,13 +99,19 @@ def choose_device(device: str | None = None) -> str:
     if kind != "cuda" or number and not number.isdecimal():
         raise BadInput(f"device is {_shown(device)}: it must be cpu, cuda, or a GPU by its number, such as cuda:0")
     if int(number or 0) >= there:
-        raise BadInput(f"device is {_shown(device)}: {f'this machine has {there} GPUs, counted from 0' if there else 'this machine has no GPU that PyTorch can use'}; leave it out, or take cpu")
+        known = (
+            f"this machine has {there} GPUs, counted from 0"
+            if there
+            else "this machine has no GPU that PyTorch can use"
+        )
+        raise BadInput(f"device is {_shown(device)}: {known}; leave it out, or take cpu")
     return device
 
 # %% ../nbs/54_distributed.ipynb #16b772df
 def join(
     device: str = "cpu",  # cpu or cuda
-    patience: float = 3600,  # seconds that one rank waits for another that is alive: rank 0 evaluates while the others wait
+    # seconds that one rank waits for another that is alive: rank 0 evaluates while the others wait
+    patience: float = 3600,
 ) -> Ranks:
     "The ranks of this run, by the environment that `launch` or torchrun made; one where there is none."
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -110,7 +124,13 @@ def join(
         rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
         store, _, _ = next(dist.rendezvous(os.environ.get("SEMGAN_RENDEZVOUS", "env://"), rank, size, timeout=patience))
         store.set_timeout(patience)
-        dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl", store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=patience)
+        dist.init_process_group(
+            "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl",
+            store=dist.PrefixStore("group", store),
+            rank=rank,
+            world_size=size,
+            timeout=patience,
+        )
         if parent := os.environ.get("SEMGAN_PARENT"):
             threading.Thread(target=_outlive_no_parent, args=(int(parent),), daemon=True).start()
         atexit.register(_part)
@@ -122,7 +142,8 @@ _JOINED: dict[str, Ranks] = {}
 
 # %% ../nbs/54_distributed.ipynb #3697baad
 def _part() -> None:
-    "Leave the group in order, before Python takes its own things apart: a thread of gloo that still lets go of the last message needs the interpreter, and aborts where it is gone."
+    """Leave the group in order, before Python takes its own things apart: a thread of gloo that still lets go of the
+    last message needs the interpreter, and aborts where it is gone."""
     _JOINED.clear()
     time.sleep(0.5)
     with contextlib.suppress(Exception):

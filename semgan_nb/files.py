@@ -35,49 +35,83 @@ def in_words(value) -> str:
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     if isinstance(value, int) and abs(value) >= 10**40:
         return f"a number of {int(value.bit_length() * math.log10(2)) + 1} digits"
-    if value is not None and not isinstance(value, (str, int, float)): return f"a {type(value).__name__}"
+    if value is not None and not isinstance(value, (str, int, float)):
+        return f"a {type(value).__name__}"
     return printable(repr(value), 60) if isinstance(value, str) else json.dumps(value)
 
 # %% ../nbs/01_files.ipynb #01827134
 def rule(words: str, fits):  # what a value must be; function of a value: whether it is
     "A rule from a test."
+
     def check(value, field):
         if not fits(value):
             raise Unfit(field, value, words)
+
     check.words = words
     return check
 
 # %% ../nbs/01_files.ipynb #a33810ea
 LARGE = 1e15
+
+
 def _between(words, kinds, low, high, also=lambda value: False):
-    "The rule of a number of these types from low to high, and of what is allowed beside. A whole number is one that a float can hold."
+    """The rule of a number of these types from low to high, and of what is allowed beside. A whole number is one
+    that a float can hold."""
+
     def check(value, field):
-        least, most = (max(low, -2**63), min(high, 2**63)) if type(value) is int else (low, high)
-        if also(value) or type(value) in kinds and least <= value <= most: return
-        limit = f", at most {most:g}" if type(value) in kinds and value > most else f", at least {least:g}" if type(value) in kinds and value < least else ""
+        least, most = (max(low, -(2**63)), min(high, 2**63)) if type(value) is int else (low, high)
+        if also(value) or type(value) in kinds and least <= value <= most:
+            return
+        limit = (
+            f", at most {most:g}"
+            if type(value) in kinds and value > most
+            else f", at least {least:g}"
+            if type(value) in kinds and value < least
+            else ""
+        )
         raise Unfit(field, value, words + (limit if limit.split(" ")[-1] not in words else ""))
+
     check.words = words
     return check
 
 # %% ../nbs/01_files.ipynb #157733a2
 def number(low: float = -LARGE, high: float = LARGE, finite: bool = True):
     "The rule of a number in a range; with finite=False any number, NaN and infinity too, which a loss may become."
-    if not finite: return _between("a number", (int, float), -1e300, 1e300, lambda value: type(value) is float and not math.isfinite(value))
-    words = "a number" if (low, high) == (-LARGE, LARGE) else f"a number of {low:g} or more" if high == LARGE else f"a number from {low:g} to {high:g}"
+    if not finite:
+        return _between(
+            "a number", (int, float), -1e300, 1e300, lambda value: type(value) is float and not math.isfinite(value)
+        )
+    words = (
+        "a number"
+        if (low, high) == (-LARGE, LARGE)
+        else f"a number of {low:g} or more"
+        if high == LARGE
+        else f"a number from {low:g} to {high:g}"
+    )
     return _between(words, (int, float), low, high)
 
 # %% ../nbs/01_files.ipynb #607351bd
 def whole(low: int = 0, high: int = 2**53):
     "The rule of a whole number in a range; 16.0 is none."
-    return _between(f"a whole number of {low} or more" if high >= 2**53 else f"a whole number from {low} to {high}", (int,), low, high)
+    return _between(
+        f"a whole number of {low} or more" if high >= 2**53 else f"a whole number from {low} to {high}",
+        (int,),
+        low,
+        high,
+    )
 
 # %% ../nbs/01_files.ipynb #41a6b88a
 def text(most: int = 100_000):  # characters
     "The rule of a text of limited length that can be written to a file."
+
     def check(value, field):
-        if type(value) is not str: raise Unfit(field, value, "a text")
-        if len(value) > most: raise Unfit(field, value, f"a text of at most {most} characters")
-        if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value): raise Unfit(field, value, "a text without halves of characters")
+        if type(value) is not str:
+            raise Unfit(field, value, "a text")
+        if len(value) > most:
+            raise Unfit(field, value, f"a text of at most {most} characters")
+        if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+            raise Unfit(field, value, "a text without halves of characters")
+
     check.words = "a text"
     return check
 
@@ -88,133 +122,206 @@ TRUTH = rule("true or false", lambda v: type(v) is bool)
 # %% ../nbs/01_files.ipynb #f1f7ad90
 def one_of(*words: str):
     "The rule of a text out of a few."
-    return rule(words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}", lambda v: type(v) is str and v in words)
+    return rule(
+        words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}",
+        lambda v: type(v) is str and v in words,
+    )
 
 # %% ../nbs/01_files.ipynb #59ef5d28
 def optional(inner):
     "The rule of a value that may be null."
+
     def check(value, field):
         if value is not None:
-            try: inner(value, field)
-            except Unfit as wrong: raise type(wrong)(*wrong.args[:2], wrong.args[2] + (", or null" if wrong.args[0] == field else "")) from None
+            try:
+                inner(value, field)
+            except Unfit as wrong:
+                raise type(wrong)(
+                    *wrong.args[:2], wrong.args[2] + (", or null" if wrong.args[0] == field else "")
+                ) from None
+
     check.words = inner.words + ", or null"
     return check
 
 # %% ../nbs/01_files.ipynb #da7f1393
 def either(*rules):
     "The rule of a value that fits one of several. Where it is of the kind of one and wrong inside, that is said."
+
     def check(value, field):
         inside = []
         for one in rules:
-            try: return one(value, field)
-            except Unfit as wrong: inside += [wrong] if wrong.args[0] != field else []
+            try:
+                return one(value, field)
+            except Unfit as wrong:
+                inside += [wrong] if wrong.args[0] != field else []
         raise inside[0] if len(inside) == 1 else Unfit(field, value, check.words)
+
     check.words = " or ".join(one.words for one in rules)
     return check
 
 # %% ../nbs/01_files.ipynb #de9325fc
 def list_of(inner, least: int = 0, most: int = 10**7, words: str = ""):
     "The rule of a list whose elements follow a rule."
-    count = "" if (least, most) == (0, 10**7) else f" of {least}" if least == most else f" of at least {least}" if most == 10**7 else f" of {least} to {most}"
+    count = (
+        ""
+        if (least, most) == (0, 10**7)
+        else f" of {least}"
+        if least == most
+        else f" of at least {least}"
+        if most == 10**7
+        else f" of {least} to {most}"
+    )
+
     def check(value, field):
         if type(value) is not list or not least <= len(value) <= most:
             raise Unfit(field, value, check.words)
-        for k, one in enumerate(value): inner(one, f"{field}[{k}]")
+        for k, one in enumerate(value):
+            inner(one, f"{field}[{k}]")
+
     check.words = words or f"a list{count}, of each: {inner.words}"
     return check
 
 # %% ../nbs/01_files.ipynb #dbcc1eba
 def table_of(inner, least: int = 0):
     "The rule of an object with any names, whose values follow a rule."
+
     def check(value, field):
         if not isinstance(value, dict) or len(value) < least:
             raise Unfit(field, value, check.words)
         for name, one in value.items():
             _NAME(name, f"a name in {field}" if field else "a name")
             inner(one, f"{field}.{name}" if field else name)
+
     check.words = "an object" if not least else "an object that is not empty"
     return check
 
 # %% ../nbs/01_files.ipynb #52bf88c4
-def fields(must: dict, may: dict = {}):  # name of a field -> rule: of those that must be there, and of those that may be missing
+def fields(
+    must: dict, may: dict = None
+):  # name of a field -> rule: of those that must be there, and of those that may be missing
     "The rule of an object with known fields."
+
+    if may is None:
+        may = {}
+
     def check(value, field):
         if not isinstance(value, dict):
             raise Unfit(field, value, check.words)
         for known, needed in ((must, True), (may, False)):
             for name, inner in known.items():
                 at = f"{field}.{name}" if field else name
-                if name in value: inner(value[name], at)
-                elif needed: raise Missing(at, None, inner.words)
+                if name in value:
+                    inner(value[name], at)
+                elif needed:
+                    raise Missing(at, None, inner.words)
+
     check.words = "an object"
     return check
 
 # %% ../nbs/01_files.ipynb #1d8b50f2
 def both(*rules):
     "The rule of a value that follows several."
+
     def check(value, field):
-        for one in rules: one(value, field)
+        for one in rules:
+            one(value, field)
+
     check.words = rules[0].words
     return check
 
 # %% ../nbs/01_files.ipynb #52a5aa37
 def of_rule(known: Rule):
     "The rule of a field that is a parameter too."
+
     def check(value, field):
-        try: known.check(field, value)
-        except BadInput: raise Unfit(field, value, f"{known}{_nearest(known, value)}") from None
-        if type(value) is str: TEXT(value, field)
+        try:
+            known.check(field, value)
+        except BadInput:
+            raise Unfit(field, value, f"{known}{_nearest(known, value)}") from None
+        if type(value) is str:
+            TEXT(value, field)
+
     check.words = str(known)
     return check
 
 # %% ../nbs/01_files.ipynb #c81f6eab
 def _plain(value, field, depth=8):
     if type(value) in (list, dict):
-        if depth == 0: raise Unfit(field, value, "nested less deeply")
+        if depth == 0:
+            raise Unfit(field, value, "nested less deeply")
         for name, one in value.items() if type(value) is dict else enumerate(value):
-            if type(value) is dict: _NAME(name, f"a name in {field}" if field else "a name")
+            if type(value) is dict:
+                _NAME(name, f"a name in {field}" if field else "a name")
             _plain(one, f"{field}[{name}]" if type(value) is list else f"{field}.{name}" if field else name, depth - 1)
-    elif type(value) is int: whole(-2**63, 2**63)(value, field)
-    elif type(value) is float: number(finite=False)(value, field)
-    elif value is not None and type(value) is not bool: TEXT(value, field)
+    elif type(value) is int:
+        whole(-(2**63), 2**63)(value, field)
+    elif type(value) is float:
+        number(finite=False)(value, field)
+    elif value is not None and type(value) is not bool:
+        TEXT(value, field)
 
 # %% ../nbs/01_files.ipynb #d1fd2094
 PLAIN = lambda value, field: _plain(value, field)
 PLAIN.words = "any value"
 PAIR = list_of(number(1e-6, 1e12), 2, 2)
-PIXEL_SIZE = optional(either(rule("a pair (y, x) of nanometres", lambda v: type(v) is list and len(v) == 2 and all(type(x) in (int, float) and 1e-6 <= x <= 1e12 for x in v)), number(1e-6, 1e12)))
+PIXEL_SIZE = optional(
+    either(
+        rule(
+            "a pair (y, x) of nanometres",
+            lambda v: type(v) is list and len(v) == 2 and all(type(x) in (int, float) and 1e-6 <= x <= 1e12 for x in v),
+        ),
+        number(1e-6, 1e12),
+    )
+)
 
 # %% ../nbs/01_files.ipynb #c551ca59
 def json_limit() -> int:
-    "The most bytes that a file of JSON may have: 64 MB, or as many megabytes as the environment variable SEMGAN_JSON_MB says."
-    try: return int(float(os.environ.get("SEMGAN_JSON_MB", "64")) * 1e6)
-    except (ValueError, OverflowError): return 64_000_000
+    """The most bytes that a file of JSON may have: 64 MB, or as many megabytes as the environment variable
+    SEMGAN_JSON_MB says."""
+    try:
+        return int(float(os.environ.get("SEMGAN_JSON_MB", "64")) * 1e6)
+    except (ValueError, OverflowError):
+        return 64_000_000
 
 # %% ../nbs/01_files.ipynb #90960ea9
 def regular_file(path) -> bool:
     "Whether there is a file of that name; BadInput for a named pipe, a socket or a device."
-    try: mode = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError): return False
-    except (OSError, ValueError) as error: raise BadInput(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    if stat.S_ISDIR(mode): return False
-    if not stat.S_ISREG(mode): raise BadInput(f"{path} is no file but a {'named pipe' if stat.S_ISFIFO(mode) else 'device or socket'}: it is not read")
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if stat.S_ISDIR(mode):
+        return False
+    if not stat.S_ISREG(mode):
+        raise BadInput(
+            f"{path} is no file but a {'named pipe' if stat.S_ISFIFO(mode) else 'device or socket'}: it is not read"
+        )
     return True
 
 # %% ../nbs/01_files.ipynb #4135be6c
 def begins(path, start: bytes) -> bool:
     "Whether a file begins with these bytes."
-    with open(path, "rb") as f: return f.read(len(start)) == start
+    with open(path, "rb") as f:
+        return f.read(len(start)) == start
 
 # %% ../nbs/01_files.ipynb #574c53b2
 def _bytes_of(path, most: int, then: str) -> bytes | None:
     "The content of a file of at most so many bytes; None where there is none."
-    if not regular_file(path): return None
+    if not regular_file(path):
+        return None
     try:
         if (size := os.stat(path).st_size) > most:
-            raise BadInput(f"{path} has {in_bytes(size)}, more than the {in_bytes(most)} that are read: {then}, or let more be read (SEMGAN_JSON_MB={math.ceil(size / 1e6)})")
+            raise BadInput(
+                f"{path} has {in_bytes(size)}, more than the {in_bytes(most)} that are read: {then}, or let more be"
+                f" read (SEMGAN_JSON_MB={math.ceil(size / 1e6)})"
+            )
         return Path(path).read_bytes()
-    except FileNotFoundError: return None
-    except OSError as error: raise BadInput(f"{path} cannot be read ({error.strerror})") from None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror})") from None
 
 # %% ../nbs/01_files.ipynb #ce7441f7
 DAMAGED = "the run directory is damaged"
@@ -228,37 +335,47 @@ def checked_json(
     newest: int | None = None,  # the highest `format` that is known
 ):
     "The value of a JSON text that follows a rule; BadInput where it is none or does not."
-    try: value = json.loads(text)
+    try:
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        why = "it is nested too deeply" if isinstance(error, RecursionError) else "it holds an absurdly long number" if "digits" in str(error) else printable(str(error), 120).rstrip(".")
+        why = (
+            "it is nested too deeply"
+            if isinstance(error, RecursionError)
+            else (
+                "it holds an absurdly long number" if "digits" in str(error) else printable(str(error), 120).rstrip(".")
+            )
+        )
         raise BadInput(f"{where} cannot be read as JSON ({why}): {then}") from None
-    if newest is not None and isinstance(value, dict) and type(value.get("format")) is int and newest < value["format"] < 10**9:
+    if (
+        newest is not None
+        and isinstance(value, dict)
+        and type(value.get("format")) is int
+        and newest < value["format"] < 10**9
+    ):
         raise BadInput(f"{where} has format {value['format']}, this version reads {newest}: update semgan_nb")
-    try: rule(value, "")
+    try:
+        rule(value, "")
     except Unfit as wrong:
         field, found, words = wrong.args
-        what = f"missing, it must be there: {words}" if isinstance(wrong, Missing) else f"{in_words(found)}, it must be {words}"
+        what = (
+            f"missing, it must be there: {words}"
+            if isinstance(wrong, Missing)
+            else f"{in_words(found)}, it must be {words}"
+        )
         raise BadInput(f"{where}: {printable(field, 120) or 'it'} is {what}: {then}") from None
     return value
 
 # %% ../nbs/01_files.ipynb #4c9de350
-def read_json(
-    path,
-    rule,
-    then: str = DAMAGED,
-    newest: int | None = None,  # as in checked_json
-):
-    "The value of a file of JSON that follows a rule, or None where there is no such file. BadInput where it is damaged or too large."
+def read_json(path, rule, then: str = DAMAGED, newest: int | None = None):  # as in checked_json
+    """The value of a file of JSON that follows a rule, or None where there is no such file. BadInput where it is
+    damaged or too large."""
     data = _bytes_of(path, json_limit(), then)
     return None if data is None else checked_json(data, rule, str(path), then, newest)
 
 # %% ../nbs/01_files.ipynb #bc8c7b48
-def read_lines(
-    path,
-    rule,
-    then: str = DAMAGED,
-) -> list:
-    "The values of a file of JSON lines, each by the rule; what follows the last line feed is unfinished and left out. Empty where there is no such file."
+def read_lines(path, rule, then: str = DAMAGED) -> list:
+    """The values of a file of JSON lines, each by the rule; what follows the last line feed is unfinished and left
+    out. Empty where there is no such file."""
     data = _bytes_of(path, 4 * json_limit(), then)
     lines = (data or b"").split(b"\n")[:-1]
     return [checked_json(line, rule, f"{path}, line {k}", then) for k, line in enumerate(lines, 1) if line.strip()]
@@ -270,27 +387,53 @@ class Refused(Exception):
 # %% ../nbs/01_files.ipynb #097fb035
 def need(ok, what: str) -> None:
     "Refused where something is not as it has to be."
-    if not ok: raise Refused(what)
+    if not ok:
+        raise Refused(what)
 
 # %% ../nbs/01_files.ipynb #47d2dcdb
-_TENSOR_NAMES = {"torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor", "torch._utils _rebuild_parameter", "collections OrderedDict", *(f"torch {kind}Storage" for kind in "Float Double Half BFloat16 Long Int Short Char Byte Bool".split())}
+_TENSOR_NAMES = {
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_tensor",
+    "torch._utils _rebuild_parameter",
+    "collections OrderedDict",
+    *(f"torch {kind}Storage" for kind in "Float Double Half BFloat16 Long Int Short Char Byte Bool".split()),
+}
+
+
 def _check_program(operations, largest=math.inf) -> None:
-    "Refuse a pickle, as its opcodes with their arguments, that names more than dense tensors, or a number above the largest."
+    """Refuse a pickle, as its opcodes with their arguments, that names more than dense tensors, or a number above
+    the largest."""
     unknown = set()
     for operation, argument, _ in operations:
-        if operation.name in ("GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"): unknown |= {str(argument)} - _TENSOR_NAMES
-        if type(argument) is int and argument > largest: raise Refused(f"it announces {in_words(argument)} of something, and has {largest} bytes")
-    need(not unknown, f"it asks for {', '.join(printable(name.replace(' ', '.'), 60) for name in sorted(unknown)[:5])}, which a file of dense tensors does not need")
+        if operation.name in ("GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
+            unknown |= {str(argument)} - _TENSOR_NAMES
+        if type(argument) is int and argument > largest:
+            raise Refused(f"it announces {in_words(argument)} of something, and has {largest} bytes")
+    need(
+        not unknown,
+        f"it asks for {', '.join(printable(name.replace(' ', '.'), 60) for name in sorted(unknown)[:5])}, which a file"
+        " of dense tensors does not need",
+    )
 
 # %% ../nbs/01_files.ipynb #47e12355
 def _check_zip(path) -> Counter:
-    "Refuse a file of torch.save that would take more memory than it has bytes, or asks for more than dense tensors; lengths of what is stored -> how often."
+    """Refuse a file of torch.save that would take more memory than it has bytes, or asks for more than dense
+    tensors; lengths of what is stored -> how often."""
     with zipfile.ZipFile(path) as file:
         entries, length = file.infolist(), os.stat(path).st_size
-        need(all(i.compress_type == zipfile.ZIP_STORED and i.file_size == i.compress_size and not i.flag_bits & 1 for i in entries), "it is packed, which torch.save never does: unpacked it might fill the memory")
+        need(
+            all(
+                i.compress_type == zipfile.ZIP_STORED and i.file_size == i.compress_size and not i.flag_bits & 1
+                for i in entries
+            ),
+            "it is packed, which torch.save never does: unpacked it might fill the memory",
+        )
         need(sum(i.file_size for i in entries) <= length, "its parts are longer than the file")
         programs = [i for i in entries if i.filename.endswith("/data.pkl")]
-        need(len(programs) == 1 and programs[0].file_size <= 1 << 26, f"it has {len(programs)} tables of contents, or one of more than {in_bytes(1 << 26)}")
+        need(
+            len(programs) == 1 and programs[0].file_size <= 1 << 26,
+            f"it has {len(programs)} tables of contents, or one of more than {in_bytes(1 << 26)}",
+        )
         _check_program(pickletools.genops(file.read(programs[0])))
     return Counter(i.file_size for i in entries if "/data/" in i.filename)
 
@@ -300,13 +443,21 @@ def _check_old(path) -> int:
     length = os.stat(path).st_size
     with open(path, "rb") as file:
         first = [list(pickletools.genops(file)) for _ in range(2)]
-        need([next((arg for op, arg, _ in part if type(arg) is int and "PROTO" not in op.name), 0) for part in first] == [0x1950A86A20F9469CFC6C, 1001], "it is no file of torch.save")
-        for largest in (math.inf, length, length): _check_program(pickletools.genops(file), largest)
+        need(
+            [next((arg for op, arg, _ in part if type(arg) is int and "PROTO" not in op.name), 0) for part in first]
+            == [0x1950A86A20F9469CFC6C, 1001],
+            "it is no file of torch.save",
+        )
+        for largest in (math.inf, length, length):
+            _check_program(pickletools.genops(file), largest)
     return length
 
 # %% ../nbs/01_files.ipynb #cee03b10
-def check_tensors(value, stored: Counter | int, room: int = 0) -> None:  # lengths of what is stored -> how often, or all together; bytes that tensors may take beyond what is stored
-    "Refuse what is no plain nest of tensors, numbers and texts, or where a tensor is larger than what was stored for it."
+def check_tensors(
+    value, stored: Counter | int, room: int = 0
+) -> None:  # lengths of what is stored -> how often, or all together; bytes that tensors may take beyond what is stored
+    """Refuse what is no plain nest of tensors, numbers and texts, or where a tensor is larger than what was stored
+    for it."""
     import torch
 
     todo, count, seen, deepest = [(value, 0)], 0, {}, 32
@@ -315,36 +466,65 @@ def check_tensors(value, stored: Counter | int, room: int = 0) -> None:  # lengt
         count += 1
         need(depth <= deepest and count <= 5_000_000, "it is nested without end")
         if isinstance(one, torch.Tensor):
-            need(one.layout == torch.strided and one.device.type == "cpu" and not one.is_quantized and not one.is_complex(), "it holds a tensor that is not a dense one of numbers")
+            need(
+                one.layout == torch.strided
+                and one.device.type == "cpu"
+                and not one.is_quantized
+                and not one.is_complex(),
+                "it holds a tensor that is not a dense one of numbers",
+            )
             storage = one.untyped_storage()
             seen[storage.data_ptr()] = storage.nbytes()
             room -= max(one.numel() * one.element_size() - storage.nbytes(), 0)
-            if room < 0: raise Refused(f"it holds a tensor of shape {printable(tuple(one.shape), 60)} that overlaps itself")
+            if room < 0:
+                raise Refused(f"it holds a tensor of shape {printable(tuple(one.shape), 60)} that overlaps itself")
         elif isinstance(one, dict):
             need(all(type(k) in (str, int) for k in one), "it has names that are no texts")
             todo += [(v, depth + 1) for v in one.values()] + [(k, depth + 1) for k in one if type(k) is str]
         elif type(one) in (list, tuple):
             todo += [(v, depth + 1) for v in one]
         else:
-            need(one is None or type(one) in (bool, float) or type(one) is int and abs(one) < 1 << 64 or type(one) is str and len(one) < 100_000, f"it holds a {type(one).__name__} that is not what it should be")
-    longer = sum(seen.values()) > stored if type(stored) is int else Counter(size for size in seen.values() if size) - stored
+            need(
+                one is None
+                or type(one) in (bool, float)
+                or type(one) is int
+                and abs(one) < 1 << 64
+                or type(one) is str
+                and len(one) < 100_000,
+                f"it holds a {type(one).__name__} that is not what it should be",
+            )
+    longer = (
+        sum(seen.values()) > stored if type(stored) is int else Counter(size for size in seen.values() if size) - stored
+    )
     need(not longer, "it holds a tensor that is longer than what was stored for it")
 
 # %% ../nbs/01_files.ipynb #13c09ea8
 def read_pt(
     path,
-    weights: bool = False,  # of a network whose shapes are known: a file of PyTorch before 1.6 is read too, and tensors may repeat themselves up to 1 GB
+    # of a network whose shapes are known: a file of PyTorch before 1.6 is read too, and tensors may repeat themselves
+    # up to 1 GB
+    weights: bool = False,
 ):
-    "The content of a file of torch.save: dense tensors, numbers and texts in dictionaries and lists. BadInput where it is anything else; nothing that is in it is run."
+    """The content of a file of torch.save: dense tensors, numbers and texts in dictionaries and lists. BadInput
+    where it is anything else; nothing that is in it is run."""
     import torch
 
     try:
         need(regular_file(path), "it is no file")
-        try: stored = (_check_old if weights and not zipfile.is_zipfile(path) else _check_zip)(path)
-        except Refused: raise
-        except Exception as error: raise Refused(f"it is damaged, or in {'another format' if weights else 'the format of PyTorch before 1.6'} ({printable(error, 120)})") from None   # zipfile and pickletools raise many kinds
-        try: content = torch.load(path, map_location="cpu", weights_only=True)
-        except (Exception, RecursionError) as error: raise Refused(f"it is damaged or something else ({type(error).__name__})") from None              # and so does torch
+        try:
+            stored = (_check_old if weights and not zipfile.is_zipfile(path) else _check_zip)(path)
+        except Refused:
+            raise
+        except Exception as error:
+            raise Refused(
+                f"it is damaged, or in {'another format' if weights else 'the format of PyTorch before 1.6'}"
+                f" ({printable(error, 120)})"
+            ) from None  # zipfile and pickletools raise many kinds
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except (Exception, RecursionError) as error:
+            raise Refused(f"it is damaged or something else ({type(error).__name__})") from None  # and so does torch
         check_tensors(content, stored, 10**9 if weights else 0)
-    except Refused as why: raise BadInput(f"{path} cannot be read without danger: {why}") from None
+    except Refused as why:
+        raise BadInput(f"{path} cannot be read without danger: {why}") from None
     return content

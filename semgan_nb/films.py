@@ -16,33 +16,49 @@ import tempfile
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 
-from .foundation import FPS, FRAMES, PSI, BadInput, Rule, atomic, checked, mark, plain_label, printable, torch_stream, writing
+from semgan_nb.foundation import (
+    FPS,
+    FRAMES,
+    PSI,
+    BadInput,
+    Rule,
+    atomic,
+    checked,
+    mark,
+    plain_label,
+    printable,
+    torch_stream,
+    writing,
+)
 from .micrographs import scale_bar
 from .latent import _at_rest, latents, parse_seeds, slerp, to_uint8_images
 
 # %% ../nbs/26_films.ipynb #c2e1b4d3
 def noise_maps(
-    G: torch.nn.Module,
-    seed: int,
-) -> dict[str, torch.Tensor]:  # by the name of the buffer in G.synthesis that holds the stored map; empty if there are no noise inputs
+    G: torch.nn.Module, seed: int
+) -> dict[
+    str, torch.Tensor
+]:  # by the name of the buffer in G.synthesis that holds the stored map; empty if there are no noise inputs
     "The noise of one seed: a Gaussian map for every layer with a noise input, float32 [r, r] on the CPU."
     maps = {}
     for name, stored in G.synthesis.named_buffers():
         if name.endswith("noise_const"):
             key = hashlib.sha256(f"{int(seed)} {name}".encode()).digest()[:4]  # the CPU's generator looks at 32 bits
-            maps[name] = torch.randn(stored.shape, generator=torch.Generator().manual_seed(int.from_bytes(key, "big")), dtype=torch.float32)
+            maps[name] = torch.randn(
+                stored.shape, generator=torch.Generator().manual_seed(int.from_bytes(key, "big")), dtype=torch.float32
+            )
     return maps
 
 # %% ../nbs/26_films.ipynb #a6c5f8b7
 def _noise_between(
-    here: dict[str, torch.Tensor],  # as noise_maps draws them
+    here: dict[str, torch.Tensor],
     there: dict[str, torch.Tensor],
-    t: float,  # 0 ... 1
+    t: float,  # as noise_maps draws them  # 0 ... 1
 ) -> dict[str, torch.Tensor]:
     "The noise maps at one position between two seeds: slerp, each map as one vector."
     return {name: slerp(noise, there[name], t, per_row=False) for name, noise in here.items()}
@@ -53,24 +69,33 @@ def walk_frames(
     G: torch.nn.Module,
     seeds: Iterable[int] | str | torch.Tensor,  # two or more seeds, text such as "0-3,7", or latent vectors [n, z_dim]
     frames: replace(FRAMES, high=math.inf) = 240,  # of the whole walk, both ends included
-    space: Rule(choices=("z", "w")) = "z",  # z: slerp between latent vectors; w: straight lines between intermediate latents
+    # z: slerp between latent vectors; w: straight lines between intermediate latents
+    space: Rule(choices=("z", "w")) = "z",
     truncation_psi: PSI = 1.0,
-    noise_mode: Rule(choices=("const", "none", "random", "walk")) = "const",  # const, none, random, or walk: from the noise of one seed to that of the next
+    # const, none, random, or walk: from the noise of one seed to that of the next
+    noise_mode: Rule(choices=("const", "none", "random", "walk")) = "const",
     batch: int = 8,  # images computed at a time
 ) -> Iterator[np.ndarray]:
-    "The frames of a walk, one at a time: uint8 [H, W], or [H, W, 3] in colour. BadInput, before the first frame, for fewer than two seeds or frames."
+    """The frames of a walk, one at a time: uint8 [H, W], or [H, W, 3] in colour. BadInput, before the first frame,
+    for fewer than two seeds or frames."""
     seeds = seeds if torch.is_tensor(seeds) else parse_seeds(seeds, 1000) if isinstance(seeds, str) else list(seeds)
     ends = seeds if torch.is_tensor(seeds) else latents(seeds, G.z_dim)
     if len(ends) < 2:
         raise BadInput(f"walk: it needs two seeds at least and got {len(ends)}; write them as 0,1 or 0-3")
     if noise_mode == "walk" and torch.is_tensor(seeds):
-        raise BadInput("walk: latent vectors were given, and noise that walks is drawn from seeds; give seeds, or choose const, none or random")
+        raise BadInput(
+            "walk: latent vectors were given, and noise that walks is drawn from seeds; give seeds, or choose const,"
+            " none or random"
+        )
     return _walk(G, ends, seeds, frames, space, truncation_psi, noise_mode, batch)
 
 # %% ../nbs/26_films.ipynb #7a324410
 def _walk(G, ends, seeds, frames, space, psi, noise_mode, batch):
     device = next(G.parameters()).device
-    noise = dict(noise_mode="const" if noise_mode == "walk" else noise_mode, generator=torch_stream(0, "flickering noise", device=device))
+    noise = dict(
+        noise_mode="const" if noise_mode == "walk" else noise_mode,
+        generator=torch_stream(0, "flickering noise", device=device),
+    )
     own = lru_cache(2)(lambda i: noise_maps(G, seeds[i]))
     if space == "w":
         with _at_rest(G):
@@ -105,11 +130,14 @@ def walk_figure(
     pixel_size_nm=None,  # nm per pixel, a number or (y, x): draws a scale bar into the last panel
     figure=None,  # a matplotlib figure to draw into; None: a new one
 ):
-    "A walk as a matplotlib figure: panels row by row, from the first at the top left to the last at the bottom right, with arrows."
+    """A walk as a matplotlib figure: panels row by row, from the first at the top left to the last at the bottom
+    right, with arrows."""
     import matplotlib.pyplot as plt
 
     images = [np.asarray(image) for image in images]
-    titles = list(titles) if titles is not None else [f"t = {k / max(len(images) - 1, 1):.3g}" for k in range(len(images))]
+    titles = (
+        list(titles) if titles is not None else [f"t = {k / max(len(images) - 1, 1):.3g}" for k in range(len(images))]
+    )
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     fresh, gap, top = figure is None, 0.3, 0.22
@@ -135,12 +163,25 @@ def walk_figure(
                 scale_bar(axes, float(np.ravel(pixel_size_nm)[-1]), image.shape[:2])
             break
         if (k + 1) % columns:
-            canvas.annotate("", (x + width + gap - 0.05, y + tall / 2), (x + width + 0.05, y + tall / 2), arrowprops=dict(arrowstyle="-|>", **line))
+            canvas.annotate(
+                "",
+                (x + width + gap - 0.05, y + tall / 2),
+                (x + width + 0.05, y + tall / 2),
+                arrowprops=dict(arrowstyle="-|>", **line),
+            )
         else:  # from the end of a row, below it, to the beginning of the next
             x2, y2 = corner(k + 1)
             bend = y + tall + gap / 2
-            canvas.plot([x + width / 2, x + width / 2, x2 + width * 0.2], [y + tall + 0.04, bend, bend], color="0.3", lw=1.3, solid_joinstyle="miter")
-            canvas.annotate("", (x2 + width * 0.2, y2 - 0.03), (x2 + width * 0.2, bend), arrowprops=dict(arrowstyle="-|>", **line))
+            canvas.plot(
+                [x + width / 2, x + width / 2, x2 + width * 0.2],
+                [y + tall + 0.04, bend, bend],
+                color="0.3",
+                lw=1.3,
+                solid_joinstyle="miter",
+            )
+            canvas.annotate(
+                "", (x2 + width * 0.2, y2 - 0.03), (x2 + width * 0.2, bend), arrowprops=dict(arrowstyle="-|>", **line)
+            )
     if fresh:
         plt.close(figure)
     return figure
@@ -166,14 +207,55 @@ def _encode(frames: Iterator[np.ndarray], first: np.ndarray, path: Path, fps: fl
 
     grey, (height, width) = first.ndim == 2, first.shape[:2]
     if kind == ".mp4":
-        coding = ["-vf", "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd,setparams=color_primaries=bt709:color_trc=bt709", "-c:v", "libx264", "-preset", "medium",
-                  "-crf", "14", "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4"]
+        coding = [
+            "-vf",
+            "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd,setparams=color_primaries=bt709:color_trc=bt709",
+            "-c:v",
+            "libx264",
+            "-preset",
+            "medium",
+            "-crf",
+            "14",
+            "-pix_fmt",
+            "yuv420p",
+            "-movflags",
+            "+faststart",
+            "-f",
+            "mp4",
+        ]
     elif grey:
         coding = ["-c:v", "gif", "-pix_fmt", "gray", "-f", "gif"]
     else:
-        coding = ["-filter_complex", "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1", "-c:v", "gif", "-f", "gif"]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "gray" if grey else "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-",
-               "-fps_mode", "passthrough", "-metadata", f"comment={mark('walk')}", *coding, str(path)]
+        coding = [
+            "-filter_complex",
+            "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1",
+            "-c:v",
+            "gif",
+            "-f",
+            "gif",
+        ]
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-y",
+        "-v",
+        "error",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "gray" if grey else "rgb24",
+        "-s",
+        f"{width}x{height}",
+        "-r",
+        str(fps),
+        "-i",
+        "-",
+        "-fps_mode",
+        "passthrough",
+        "-metadata",
+        f"comment={mark('walk')}",
+        *coding,
+        str(path),
+    ]
     count = 0
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints)
@@ -212,13 +294,19 @@ def _write_pngs(frames: Iterator[np.ndarray], folder: Path) -> int:
 
 # %% ../nbs/26_films.ipynb #833f2382
 def check_film(path) -> str:
-    "The kind of film that a name asks for: '.mp4', '.gif', or '' for a folder of frames. BadInput for another, and for a folder with something in it."
+    """The kind of film that a name asks for: '.mp4', '.gif', or '' for a folder of frames. BadInput for another, and
+    for a folder with something in it."""
     path = Path(path)
     kind = path.suffix.lower()
     if not path.name:
-        raise BadInput(f"{path} is the folder one stands in: give the name of a film, or of a new folder for its frames")
+        raise BadInput(
+            f"{path} is the folder one stands in: give the name of a film, or of a new folder for its frames"
+        )
     if kind not in (".mp4", ".gif", ""):
-        raise BadInput(f"{path}: films are written as .mp4 or .gif, single frames into a folder, whose name has no dot; choose one of these")
+        raise BadInput(
+            f"{path}: films are written as .mp4 or .gif, single frames into a folder, whose name has no dot; choose one"
+            " of these"
+        )
     if kind and path.is_dir() or not kind and path.is_file():
         raise BadInput(f"{path} is a {'folder' if kind else 'file'}: choose another name")
     if not kind and path.exists() and any(path.iterdir()):
@@ -235,7 +323,8 @@ def write_film(
     progress: bool = True,
     side: int = 256,  # films of smaller images are enlarged by a whole factor to at least this many pixels
 ) -> int:
-    "Write a film and return the number of its frames; memory does not grow with its length. BadInput for a name or a folder that cannot be used, and for no frames."
+    """Write a film and return the number of its frames; memory does not grow with its length. BadInput for a name or
+    a folder that cannot be used, and for no frames."""
     from tqdm.auto import tqdm
 
     path = Path(path)

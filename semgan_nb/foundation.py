@@ -40,11 +40,14 @@ def printable(
     limit: int | None = None,  # characters; of a longer text the rest becomes …
     keep: str = "",  # characters that stay although they have no shape, such as a line feed
 ) -> str:
-    "A text from outside, safe to show: control characters, those that turn the direction of writing, and all others without a shape of their own become escapes such as \\x1b; so do bytes of names that are not UTF-8, \\xff."
+    r"""A text from outside, safe to show: control characters, those that turn the direction of writing, and all others
+    without a shape of their own become escapes such as \x1b; so do bytes of names that are not UTF-8, \xff."""
     text = str(text)
     more, text = limit is not None and len(text) > limit, text[:limit]
     if not text.isprintable():
-        escape = lambda c: f"\\x{ord(c) - 0xdc00:x}" if "\udc80" <= c <= "\udcff" else c.encode("unicode_escape").decode()
+        escape = lambda c: (
+            f"\\x{ord(c) - 0xDC00:x}" if "\udc80" <= c <= "\udcff" else c.encode("unicode_escape").decode()
+        )
         text = "".join(c if c.isprintable() or c in keep else escape(c) for c in text)
     return text + "…" * more
 
@@ -66,28 +69,46 @@ class CannotWrite(BadInput, OSError):
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-UNWRITABLE = (*_FULL, errno.EROFS, errno.EFBIG, errno.EIO)       # the system's numbers for a disk that takes nothing, whichever file they are said of
+UNWRITABLE = (
+    *_FULL,
+    errno.EROFS,
+    errno.EFBIG,
+    errno.EIO,
+)  # the system's numbers for a disk that takes nothing, whichever file they are said of
 
 # %% ../nbs/00_foundation.ipynb #a49022ba
 @contextmanager
 def writing(path):
-    "Inside this, what the system says against writing becomes a CannotWrite that names the file: a full disk, one that is read-only, a folder without permission, a file in the place of a folder."
+    """Inside this, what the system says against writing becomes a CannotWrite that names the file: a full disk, one
+    that is read-only, a folder without permission, a file in the place of a folder."""
     try:
         yield
     except CannotWrite:
         raise
     except Exception as error:
-        number = getattr(error, "errno", None) or next((n for n in UNWRITABLE if os.strerror(n) in str(error)), None)   # some libraries have errors of their own
-        own = isinstance(error, OSError) and error.filename is not None and Path(os.fsdecode(error.filename)).parent in (Path(path).parent, *Path(path).parent.parents)
-        if number not in UNWRITABLE and not own: raise
-        fault = CannotWrite(f"{path} cannot be written ({os.strerror(number)}): free some space or choose another place" if number in _FULL else f"{path} cannot be written ({os.strerror(number)}): choose another place")
+        number = getattr(error, "errno", None) or next(
+            (n for n in UNWRITABLE if os.strerror(n) in str(error)), None
+        )  # some libraries have errors of their own
+        own = (
+            isinstance(error, OSError)
+            and error.filename is not None
+            and Path(os.fsdecode(error.filename)).parent in (Path(path).parent, *Path(path).parent.parents)
+        )
+        if number not in UNWRITABLE and not own:
+            raise
+        fault = CannotWrite(
+            f"{path} cannot be written ({os.strerror(number)}): free some space or choose another place"
+            if number in _FULL
+            else f"{path} cannot be written ({os.strerror(number)}): choose another place"
+        )
         fault.errno = number
         raise fault from error
 
 # %% ../nbs/00_foundation.ipynb #aaf04e0c
 @contextmanager
-def atomic(path):            # final name of the file; its folder is made if it is missing
-    "Yield a temporary path beside `path`; on success it becomes `path`, with the mode that the umask gives; on any exception it is removed and `path` is untouched. CannotWrite where the system refuses."
+def atomic(path):  # final name of the file; its folder is made if it is missing
+    """Yield a temporary path beside `path`; on success it becomes `path`, with the mode that the umask gives; on any
+    exception it is removed and `path` is untouched. CannotWrite where the system refuses."""
     path = Path(path)
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
     with writing(path):
@@ -97,11 +118,13 @@ def atomic(path):            # final name of the file; its folder is made if it 
             mode = stat.S_IMODE(os.fstat(made).st_mode)
             os.close(made)
             yield temporary
-            with open(temporary, "rb+") as f: os.fsync(f.fileno())
-            os.chmod(temporary, mode)                                # some libraries make files that only their owner may read
+            with open(temporary, "rb+") as f:
+                os.fsync(f.fileno())
+            os.chmod(temporary, mode)  # some libraries make files that only their owner may read
             os.replace(temporary, path)
         finally:
-            with contextlib.suppress(OSError): temporary.unlink()    # what went wrong before is what counts
+            with contextlib.suppress(OSError):
+                temporary.unlink()  # what went wrong before is what counts
 
 # %% ../nbs/00_foundation.ipynb #b6579db8
 def _json(value: dict) -> str:
@@ -133,9 +156,11 @@ def mark(verb: str) -> str:
 
 # %% ../nbs/00_foundation.ipynb #9669528d
 def made_by(path) -> str:
-    "The verb of `semgan` that a file says it was written by: its `mark` is in its first 4 MB or its last 64 kB. Empty where it says nothing, or is no file."
+    """The verb of `semgan` that a file says it was written by: its `mark` is in its first 4 MB or its last 64 kB.
+    Empty where it says nothing, or is no file."""
     path = Path(path)
-    if not path.is_file(): return ""
+    if not path.is_file():
+        return ""
     with open(path, "rb") as f:
         head = f.read(1 << 22)
         f.seek(max(os.fstat(f.fileno()).st_size - (1 << 16), 0))
@@ -147,7 +172,8 @@ def try_folder(folder) -> None:
     "CannotWrite where no file can be written into a folder, which need not exist yet; nothing is left behind."
     folder = Path(folder).absolute()
     there = next((p for p in (folder, *folder.parents) if os.path.lexists(p)), folder)
-    if not there.is_dir(): raise BadInput(f"{there} is a file, and a folder is wanted: choose another place")
+    if not there.is_dir():
+        raise BadInput(f"{there} is a file, and a folder is wanted: choose another place")
     trial = there / f".semgan-{secrets.token_hex(4)}"
     with writing(folder):
         try:
@@ -156,19 +182,25 @@ def try_folder(folder) -> None:
                 f.flush()
                 os.fsync(f.fileno())
         finally:
-            with contextlib.suppress(OSError): trial.unlink()
+            with contextlib.suppress(OSError):
+                trial.unlink()
 
 # %% ../nbs/00_foundation.ipynb #c040f789
 def keep(
-    path,                    # of a file that will be written
-    own: str | bool = False,  # whether what is there is this command's own earlier output; a verb: ask the file itself, by `made_by`
+    path,  # of a file that will be written
+    # whether what is there is this command's own earlier output; a verb: ask the file itself, by `made_by`
+    own: (str | bool) = False,
     overwrite: bool = False,  # replace it whatever it is
 ) -> None:
     "BadInput where something is at `path` that must not be replaced."
     path = Path(path)
-    if path.is_dir(): raise BadInput(f"{path} is a folder, and a file is written: choose another name")
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder, and a file is written: choose another name")
     if os.path.lexists(path) and not overwrite and not (made_by(path) == own if isinstance(own, str) else own):
-        raise BadInput(f"{path} is there already, and this command did not write it: choose another name, or add --overwrite (overwrite=True) to replace it")
+        raise BadInput(
+            f"{path} is there already, and this command did not write it: choose another name, or add --overwrite"
+            " (overwrite=True) to replace it"
+        )
 
 # %% ../nbs/00_foundation.ipynb #995ac198
 def claim(path, own: str | bool = False, overwrite: bool = False) -> None:
@@ -206,9 +238,13 @@ def room_for(
     otherwise: str = "",  # what holds if it fails: where the run will go on
 ):
     "Write something inside this: that there is no room for it becomes a RunFailed."
+
     def full(free):
         takes = f"it takes {in_bytes(needed)}, and " if needed else ""
-        return RunFailed(f"there is no room for {what} in {folder}: {takes}{in_bytes(free)} are free. {otherwise}Free some space; then the same command goes on")
+        return RunFailed(
+            f"there is no room for {what} in {folder}: {takes}{in_bytes(free)} are free. {otherwise}Free some space;"
+            " then the same command goes on"
+        )
 
     if needed and (free := free_bytes(folder)) < needed:
         raise full(free)
@@ -222,7 +258,12 @@ def room_for(
 # %% ../nbs/00_foundation.ipynb #bbc940d7
 def in_time(seconds: float) -> str:
     "A duration in words: 40 s, 12 min, 5.5 h, 21 days."
-    for unit, length, limit in (("s", 1, 120), ("min", 60, 120 * 60), ("h", 3600, 48 * 3600), ("days", 86400, float("inf"))):
+    for unit, length, limit in (
+        ("s", 1, 120),
+        ("min", 60, 120 * 60),
+        ("h", 3600, 48 * 3600),
+        ("days", 86400, float("inf")),
+    ):
         if seconds < limit:
             return f"{seconds / length:.{0 if seconds / length >= 10 else 1}f} {unit}"
 
@@ -242,40 +283,64 @@ def _time_text(seconds):
 @dataclass(frozen=True)
 class Rule:
     "What a parameter may be."
-    kind: type = float        # int, float, str or bool
-    low: float = -math.inf    # allowed itself, unless `above`
-    high: float = math.inf
-    unit: str = ""            # px, images, seconds …
-    above: bool = False       # more than low
-    below: bool = False       # less than high
-    also: tuple = ()          # what may stand in the place of a number: None, "auto" …
-    choices: tuple = ()       # words, one of which it is
-    only: str = ""            # "odd" or "power of two"
 
-    def __str__(self): return _rule_text(self)
+    kind: type = float  # int, float, str or bool
+    low: float = -math.inf  # allowed itself, unless `above`
+    high: float = math.inf
+    unit: str = ""  # px, images, seconds …
+    above: bool = False  # more than low
+    below: bool = False  # less than high
+    also: tuple = ()  # what may stand in the place of a number: None, "auto" …
+    choices: tuple = ()  # words, one of which it is
+    only: str = ""  # "odd" or "power of two"
+
+    def __str__(self):
+        return _rule_text(self)
 
     def parse(self, text):
         "From text to a value. ValueError where it is none, BadInput where it is out of bounds."
-        if text.lower() == "none" and None in self.also: return None
-        if text in self.also or self.choices or self.kind is str: return text
+        if text.lower() == "none" and None in self.also:
+            return None
+        if text in self.also or self.choices or self.kind is str:
+            return text
         return self.kind(text)
 
     def check(self, name, value):
         "The value; BadInput with one sentence where it is none of these."
-        if any(type(value) is type(other) and value == other for other in self.also): return value
-        if self.choices: good = isinstance(value, str) and value in self.choices
-        elif self.kind in (str, bool): good = isinstance(value, self.kind)
+        if any(type(value) is type(other) and value == other for other in self.also):
+            return value
+        if self.choices:
+            good = isinstance(value, str) and value in self.choices
+        elif self.kind in (str, bool):
+            good = isinstance(value, self.kind)
         else:
-            good = isinstance(value, numbers.Integral if self.kind is int else numbers.Real) and not isinstance(value, bool) and self.low <= value <= self.high and abs(value) < math.inf
-            good = good and not (self.above and value == self.low or self.below and value == self.high or self.only == "odd" and value % 2 == 0 or self.only == "power of two" and value & (value - 1))
-        if not good: raise BadInput(f"{name} is {_shown(value)}: it must be {self}{_nearest(self, value)}")
+            good = (
+                isinstance(value, numbers.Integral if self.kind is int else numbers.Real)
+                and not isinstance(value, bool)
+                and self.low <= value <= self.high
+                and abs(value) < math.inf
+            )
+            good = good and not (
+                self.above
+                and value == self.low
+                or self.below
+                and value == self.high
+                or self.only == "odd"
+                and value % 2 == 0
+                or self.only == "power of two"
+                and value & (value - 1)
+            )
+        if not good:
+            raise BadInput(f"{name} is {_shown(value)}: it must be {self}{_nearest(self, value)}")
         return value
 
 # %% ../nbs/00_foundation.ipynb #f38a32ed
 def _shown(value) -> str:
     "A value in a sentence, of limited length."
-    try: text = ascii(value)
-    except (ValueError, RecursionError): text = f"a {type(value).__name__}"
+    try:
+        text = ascii(value)
+    except (ValueError, RecursionError):
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."
 
 # %% ../nbs/00_foundation.ipynb #1916bd08
@@ -283,64 +348,94 @@ def _rule_text(rule) -> str:
     "A Rule in words, such as: a whole number from 2 to 5000 images, or none."
     number = lambda x: str(int(x)) if x == int(x) and abs(x) < 1e15 else f"{x:g}"
     several = lambda words: ", ".join(words[:-1]) + " or " + words[-1] if len(words) > 1 else words[0]
-    if rule.choices: text = several(rule.choices)
-    elif rule.kind in (str, bool): text = "true or false" if rule.kind is bool else "text"
+    if rule.choices:
+        text = several(rule.choices)
+    elif rule.kind in (str, bool):
+        text = "true or false" if rule.kind is bool else "text"
     else:
-        text = {"odd": "an odd number", "power of two": "a power of two"}.get(rule.only, "a whole number" if rule.kind is int else "a number")
+        text = {"odd": "an odd number", "power of two": "a power of two"}.get(
+            rule.only, "a whole number" if rule.kind is int else "a number"
+        )
         if rule.above or rule.below or math.inf in (-rule.low, rule.high):
-            limits = [(rule.low, "more than" if rule.above else "at least"), (rule.high, "less than" if rule.below else "at most")]
+            limits = [
+                (rule.low, "more than" if rule.above else "at least"),
+                (rule.high, "less than" if rule.below else "at most"),
+            ]
             limits = [f"{word} {number(limit)}" for limit, word in limits if abs(limit) < math.inf]
             text += ", " + " and ".join(limits) if limits else ""
-        else: text += f" from {number(rule.low)} to {number(rule.high)}"
+        else:
+            text += f" from {number(rule.low)} to {number(rule.high)}"
         text += f" {rule.unit}" if rule.unit else ""
-    return text + "".join(f", or {'none' if other is None else number(other) if isinstance(other, numbers.Real) else other}" for other in rule.also)
+    return text + "".join(
+        f", or {'none' if other is None else number(other) if isinstance(other, numbers.Real) else other}"
+        for other in rule.also
+    )
 
 # %% ../nbs/00_foundation.ipynb #59ab9cc4
 def _nearest(rule, value) -> str:
     "The powers of two beside a number that is none, in words."
-    if rule.only != "power of two" or not isinstance(value, numbers.Integral): return ""
+    if rule.only != "power of two" or not isinstance(value, numbers.Integral):
+        return ""
     down = 2 ** (int(value).bit_length() - 1) if value > 0 else 0
-    near = [str(n) for n in (down, 2 * down) if rule.low <= n <= rule.high] or [str(rule.low if value < rule.low else rule.high)]
+    near = [str(n) for n in (down, 2 * down) if rule.low <= n <= rule.high] or [
+        str(rule.low if value < rule.low else rule.high)
+    ]
     return f"; the nearest {'is' if len(near) == 1 else 'are'} {' and '.join(near)}"
 
 # %% ../nbs/00_foundation.ipynb #63e80ff6
 def checked(function):
     "The same function, which first checks its arguments by the Rules that stand as annotations beside them."
     signature = inspect.signature(function)
-    rules = {name: parameter.annotation for name, parameter in signature.parameters.items() if isinstance(parameter.annotation, Rule)}
+    rules = {
+        name: parameter.annotation
+        for name, parameter in signature.parameters.items()
+        if isinstance(parameter.annotation, Rule)
+    }
 
     @functools.wraps(function)
     def call(*args, **options):
         given = signature.bind(*args, **options).arguments
         for name, rule in rules.items():
-            if name in given: rule.check(name, given[name])
+            if name in given:
+                rule.check(name, given[name])
         return function(*args, **options)
+
     return call
 
 # %% ../nbs/00_foundation.ipynb #4580f8a0
 SEED = Rule(int, 0, 2**32 - 1)
-PSI = Rule(float, -10, 10)                                          # truncation: 1 for none, 0 for the mean image
-SIDE = Rule(int, 8, 1024, "px", only="power of two")                # of training images
+PSI = Rule(float, -10, 10)  # truncation: 1 for none, 0 for the mean image
+SIDE = Rule(int, 8, 1024, "px", only="power of two")  # of training images
 FRAMES, FPS = Rule(int, 2, 100_000, "frames, both ends included"), Rule(float, 0, 1000, "frames per second", above=True)
 WORKERS = Rule(int, 1, 256, "processes", also=(None,))
 
 # %% ../nbs/00_foundation.ipynb #8e3d21b6
-def granted_cores(root="/sys/fs/cgroup", own="/proc/self/cgroup"):   # where Linux tells of control groups; without them nothing is limited
+def granted_cores(
+    root="/sys/fs/cgroup", own="/proc/self/cgroup"
+):  # where Linux tells of control groups; without them nothing is limited
     "Processor time that the control groups around this process grant it, in cores; infinity where nothing limits it."
     granted = [math.inf]
-    try: groups = [line.split(":", 2)[1:] for line in Path(own).read_text().splitlines()]
-    except (OSError, ValueError): return math.inf
+    try:
+        groups = [line.split(":", 2)[1:] for line in Path(own).read_text().splitlines()]
+    except (OSError, ValueError):
+        return math.inf
     for kinds, path in groups:
-        if kinds and "cpu" not in kinds.split(","): continue
+        if kinds and "cpu" not in kinds.split(","):
+            continue
         base = Path(root, "cpu") if kinds else Path(root)
         inner = base / path.lstrip("/")
         for folder in [inner, *inner.parents]:
-            if folder != base and base not in folder.parents: break
+            if folder != base and base not in folder.parents:
+                break
             try:
-                if kinds: quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-                else: quota, period = (folder / "cpu.max").read_text().split()
-                if float(quota) > 0: granted.append(float(quota) / float(period))
-            except (OSError, ValueError): pass                       # no such limit here, or the word max
+                if kinds:
+                    quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+                else:
+                    quota, period = (folder / "cpu.max").read_text().split()
+                if float(quota) > 0:
+                    granted.append(float(quota) / float(period))
+            except (OSError, ValueError):
+                pass  # no such limit here, or the word max
     return min(granted)
 
 # %% ../nbs/00_foundation.ipynb #59dcf209
@@ -357,39 +452,57 @@ def _unseen():
         yield
     finally:
         main.__dict__.update(kept)
-        if masked: signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if masked:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 # %% ../nbs/00_foundation.ipynb #2e7d646c
 def _attend():
     "In a worker: Ctrl-C is the parent's affair, and without the parent there is nothing to do."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     def leave(parent):
         multiprocessing.connection.wait([parent])
         os._exit(1)
+
     threading.Thread(target=leave, args=(multiprocessing.parent_process().sentinel,), daemon=True).start()
 
 # %% ../nbs/00_foundation.ipynb #77461d32
 class Crew:
     "Worker processes for jobs that are independent of each other; without processes where one is enough."
-    def __init__(self, workers): self.workers, self.pool = workers, None
-    def __enter__(self): return self
+
+    def __init__(self, workers):
+        self.workers, self.pool = workers, None
+
+    def __enter__(self):
+        return self
+
     def __exit__(self, *error):
-        if self.pool: self.pool.shutdown(wait=True, cancel_futures=True)
+        if self.pool:
+            self.pool.shutdown(wait=True, cancel_futures=True)
 
     def map(self, function, jobs):
         "The results in order, a few jobs ahead."
-        if self.workers == 1 or function.__module__ == "__main__":   # a function typed in by hand is unknown to other processes
+        if (
+            self.workers == 1 or function.__module__ == "__main__"
+        ):  # a function typed in by hand is unknown to other processes
             yield from map(function, jobs)
             return
-        if self.pool is None: self.pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"), _attend)
+        if self.pool is None:
+            self.pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"), _attend)
         ahead = deque()
         try:
             for job in jobs:
-                with _unseen(): ahead.append(self.pool.submit(function, job))
-                if len(ahead) > 2 * self.workers: yield ahead.popleft().result()
-            while ahead: yield ahead.popleft().result()
+                with _unseen():
+                    ahead.append(self.pool.submit(function, job))
+                if len(ahead) > 2 * self.workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
         except BrokenProcessPool:
-            raise BadInput("workers: one of them was ended from outside, most likely because memory ran out: give fewer (workers=1, --workers 1 on the command line)") from None
+            raise BadInput(
+                "workers: one of them was ended from outside, most likely because memory ran out: give fewer"
+                " (workers=1, --workers 1 on the command line)"
+            ) from None
 
 # %% ../nbs/00_foundation.ipynb #c980769e
 def cores():
@@ -400,15 +513,14 @@ def cores():
 # %% ../nbs/00_foundation.ipynb #63fbd371
 def file_hash(path, kind="sha256"):
     "Hash of a file's bytes, hex digits."
-    with open(path, "rb") as f: return hashlib.file_digest(f, kind).hexdigest()
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, kind).hexdigest()
 
 # %% ../nbs/00_foundation.ipynb #b74e469e
 @contextlib.contextmanager
-def ahead(
-    source,  # an iterable
-    depth: int = 2,  # how many items are kept ready
-):
-    "An iterator over the same items, made in a thread while the last one is being used. What the source raises, the iterator raises. Leaving ends the thread."
+def ahead(source, depth: int = 2):  # an iterable  # how many items are kept ready
+    """An iterator over the same items, made in a thread while the last one is being used. What the source raises,
+    the iterator raises. Leaving ends the thread."""
     ready, over, end = queue.Queue(depth), threading.Event(), object()
 
     def put(item):
@@ -451,23 +563,52 @@ def ahead(
         thread.join()
 
 # %% ../nbs/00_foundation.ipynb #3bfb29d4
-STREAMS = {name: number for number, name in enumerate((
-    "one specimen",  # chapter 14
-    "latent vectors", "noise", "crossed latent vectors", "crossed noise", "noise columns",  # chapter 25
-    "flickering noise", "noise of a frame",  # chapters 26, 87
-    "descriptor halves", "compared halves", "leak halves",  # chapters 33, 35
-    "extrapolation", "path length",  # chapter 40
-    "yardstick", "unseen images", "as many unseen", "originals", "planted copies",  # chapter 42
-    "field fit",  # chapter 43
-    "more for blends", "blends", "near blends", "field images", "fields",  # chapter 44
-    "floor", "held-out images", "fewer images", "rungs", "phases",  # chapter 45
-    "latent_share pairs",  # chapter 46
-    "mean of w",  # chapter 53
-    "made-up images",  # chapter 56
-    "leak images", "baseline images",  # chapters 70, 73
-    "augmented images",  # chapter 82
-    "compared images", "report images", "report halves",  # chapters 89, 91
-), 1)}
+STREAMS = {
+    name: number
+    for number, name in enumerate(
+        (
+            "one specimen",  # chapter 14
+            "latent vectors",
+            "noise",
+            "crossed latent vectors",
+            "crossed noise",
+            "noise columns",  # chapter 25
+            "flickering noise",
+            "noise of a frame",  # chapters 26, 87
+            "descriptor halves",
+            "compared halves",
+            "leak halves",  # chapters 33, 35
+            "extrapolation",
+            "path length",  # chapter 40
+            "yardstick",
+            "unseen images",
+            "as many unseen",
+            "originals",
+            "planted copies",  # chapter 42
+            "field fit",  # chapter 43
+            "more for blends",
+            "blends",
+            "near blends",
+            "field images",
+            "fields",  # chapter 44
+            "floor",
+            "held-out images",
+            "fewer images",
+            "rungs",
+            "phases",  # chapter 45
+            "latent_share pairs",  # chapter 46
+            "mean of w",  # chapter 53
+            "made-up images",  # chapter 56
+            "leak images",
+            "baseline images",  # chapters 70, 73
+            "augmented images",  # chapter 82
+            "compared images",
+            "report images",
+            "report halves",  # chapters 89, 91
+        ),
+        1,
+    )
+}
 
 # %% ../nbs/00_foundation.ipynb #0d2c5018
 def _seeds(seed: int, name: str, *more: int):
@@ -477,11 +618,7 @@ def _seeds(seed: int, name: str, *more: int):
     return np.random.SeedSequence(int(seed), spawn_key=(STREAMS[name], *more))
 
 # %% ../nbs/00_foundation.ipynb #0dcf3a7a
-def stream(
-    seed: int,  # 0 or more
-    name: str,  # of STREAMS
-    *more: int,  # 0 or more each: parts of that purpose
-):
+def stream(seed: int, name: str, *more: int):  # 0 or more  # of STREAMS  # 0 or more each: parts of that purpose
     "A numpy Generator whose numbers no other purpose gets."
     import numpy as np
 
@@ -489,10 +626,10 @@ def stream(
 
 # %% ../nbs/00_foundation.ipynb #2796ae3e
 def torch_stream(
-    seed: int,  # 0 or more
-    name: str,  # of STREAMS
-    *more: int,  # 0 or more each: parts of that purpose
-    device="cpu",
+    seed: int,
+    name: str,
+    *more: int,
+    device="cpu",  # 0 or more  # of STREAMS  # 0 or more each: parts of that purpose
 ):
     "The same for torch: a Generator on a device. It is seeded by 32 bits, for PyTorch's on the CPU looks at no more."
     import torch
@@ -521,7 +658,8 @@ def _bar(**options):
 # %% ../nbs/00_foundation.ipynb #ca7b87de
 @contextlib.contextmanager
 def _image_bar(name: str, show: bool = True):
-    "A function progress(done, total, text) that moves a bar of images, which appears with the first call; None where nothing is to be shown."
+    """A function progress(done, total, text) that moves a bar of images, which appears with the first call; None
+    where nothing is to be shown."""
     bars = []
 
     def progress(done, total, text):

@@ -45,7 +45,9 @@ def walk(
     how = dict(space=space, truncation_psi=truncation_psi, noise_mode=noise_mode)
     stream = walk_frames(loaded.G, seeds, frames, **how)
     if noise_mode == "walk" and not noise_maps(loaded.G, 0):
-        print(f"note: {printable(loaded.path.name)} has no noise inputs, so only the latent vector walks", file=sys.stderr)
+        print(
+            f"note: {printable(loaded.path.name)} has no noise inputs, so only the latent vector walks", file=sys.stderr
+        )
     count = write_film(stream, out, fps, total=frames, progress=progress)
     panels = walk_figure(walk_frames(loaded.G, seeds, 6, **how), pixel_size_nm=loaded.meta.get("pixel_size_nm"))
     with atomic(figure) as part:
@@ -61,9 +63,14 @@ def _of_network(source, seeds, truncation_psi, pixel_size):
 
     numbers, loaded = parse_seeds(seeds or "0"), load(source)
     for seed in numbers:
+
         def make(seed=seed):
             image = grey_stack(sample(loaded.G, [seed], truncation_psi))[0]
-            return image, pixel_size or loaded.meta.get("pixel_size_nm"), dict(source=loaded.path.name, seed=seed, truncation_psi=truncation_psi, noise_mode="const")
+            return (
+                image,
+                pixel_size or loaded.meta.get("pixel_size_nm"),
+                dict(source=loaded.path.name, seed=seed, truncation_psi=truncation_psi, noise_mode="const"),
+            )
 
         yield f"seed{seed:04d}", f"seed {seed}", make
 
@@ -76,10 +83,18 @@ def _of_archive(source, pixel_size, images):
     data = Dataset(source)
     sizes = {record["file"]: record.get("pixel_size_nm") for record in data.manifest.get("images", [])}
     if data.manifest.get("settings", {}).get("intensity") == "match":
-        print(f"note: the grey levels in {printable(source.name)} were matched, so the shares of its phases say little", file=sys.stderr)
+        print(
+            f"note: the grey levels in {printable(source.name)} were matched, so the shares of its phases say little",
+            file=sys.stderr,
+        )
     for k, name in enumerate(data.names[:images]):
+
         def make(k=k, name=name):
-            return grey_stack(data.images(k))[0], pixel_size or sizes.get(name) or data.pixel_size_nm, dict(source=source.name, image=name, fingerprint=data.fingerprint)
+            return (
+                grey_stack(data.images(k))[0],
+                pixel_size or sizes.get(name) or data.pixel_size_nm,
+                dict(source=source.name, image=name, fingerprint=data.fingerprint),
+            )
 
         yield Path(name).stem, name, make
 
@@ -95,15 +110,21 @@ def _of_files(source, pixel_size, images, how_to_read):
     if source.is_dir() and (others := other_files(source)):
         print(f"note: {others}", file=sys.stderr)
     for path in paths:
+
         def make(path=path):
             micrograph = read_micrograph(path, **how_to_read)
-            return to_uint8(micrograph.image), pixel_size or micrograph.pixel_size_nm, dict(source=path.name, sha256=file_hash(path), bar_rows=micrograph.bar_rows)
+            return (
+                to_uint8(micrograph.image),
+                pixel_size or micrograph.pixel_size_nm,
+                dict(source=path.name, sha256=file_hash(path), bar_rows=micrograph.bar_rows),
+            )
 
         yield path.stem if source.is_file() else path.relative_to(source).with_suffix("").as_posix(), path.name, make
 
 # %% ../nbs/60_generate.ipynb #56c9d1a2
 def _to_segment(source, seeds, truncation_psi, pixel_size, images, how_to_read):
-    "For each image of a micrograph, a folder, an archive, a run or a snapshot: its name, its origin in a word, and a function that gives image uint8 [H, W], pixel size in nm or None, and what the JSON says of the origin."
+    """For each image of a micrograph, a folder, an archive, a run or a snapshot: its name, its origin in a word, and
+    a function that gives image uint8 [H, W], pixel size in nm or None, and what the JSON says of the origin."""
     source = Path(source)
     if not source.exists():
         raise BadInput(f"{source}: there is no such file or folder")
@@ -121,15 +142,27 @@ def _to_segment(source, seeds, truncation_psi, pixel_size, images, how_to_read):
 
 # %% ../nbs/60_generate.ipynb #438c854e
 def _mask_of(masks: Path, name: str, shape):
-    "The label image of that name: masks itself if it is a file, else the file in it with the same name but for the ending."
+    """The label image of that name: masks itself if it is a file, else the file in it with the same name but for the
+    ending."""
     import numpy as np
     from PIL import Image
 
     from semgan_nb.micrographs import list_images
 
-    found = [masks] if masks.is_file() else [p for p in list_images(masks) if p.relative_to(masks).with_suffix("").as_posix() == name or p.stem == Path(name).name]
+    found = (
+        [masks]
+        if masks.is_file()
+        else [
+            p
+            for p in list_images(masks)
+            if p.relative_to(masks).with_suffix("").as_posix() == name or p.stem == Path(name).name
+        ]
+    )
     if len(found) != 1:
-        raise BadInput(f"{masks}: holds {len(found) or 'no'} mask{'s' * (len(found) > 1)} for {name}: one image of the same name is wanted")
+        raise BadInput(
+            f"{masks}: holds {len(found) or 'no'} mask{'s' * (len(found) > 1)} for {name}: one image of the same name"
+            " is wanted"
+        )
     regular_file(found[0])
     try:
         with Image.open(found[0], formats=("PNG", "TIFF", "BMP", "GIF")) as picture:
@@ -139,7 +172,10 @@ def _mask_of(masks: Path, name: str, shape):
     except Exception as error:  # Pillow raises many kinds for a damaged file
         raise BadInput(f"{found[0]}: cannot be read as a label image ({str(error)[:120]})") from None
     if labels.shape != shape:
-        raise BadInput(f"{found[0]}: has the shape {list(labels.shape)}, the image {list(shape)}: a label image of one channel and the same size is wanted")
+        raise BadInput(
+            f"{found[0]}: has the shape {list(labels.shape)}, the image {list(shape)}: a label image of one channel and"
+            " the same size is wanted"
+        )
     return labels, found[0].name
 
 # %% ../nbs/60_generate.ipynb #f4dd6724
@@ -157,7 +193,8 @@ def phases(
     overwrite: bool = False,  # replace what is there; phase maps of an earlier call are replaced anyway
     **how_to_read,  # of image files: page, bar, force, print_density
 ):
-    "Write phase maps, each with a JSON beside it; yields for each a dict(name, files, phase, fraction, boundary, unit, pixel_size_nm, height, width). Nothing is written where one of the files is something else already."
+    """Write phase maps, each with a JSON beside it; yields for each a dict(name, files, phase, fraction, boundary,
+    unit, pixel_size_nm, height, width). Nothing is written where one of the files is something else already."""
     import dataclasses
 
     from semgan_nb.descriptors import Segmentation, interface_density, phase_of, segment
@@ -185,6 +222,18 @@ def phases(
             labels, about["mask"] = _mask_of(masks, name, image.shape)
             own = dataclasses.replace(own, median=0, sigma=0.0, clip=0.0)
         phase = phase_of(labels, own)
-        files = write_phases(dest / name, labels, size, own, formats, overwrite, phase_fraction=float(phase.mean()), **about)
+        files = write_phases(
+            dest / name, labels, size, own, formats, overwrite, phase_fraction=float(phase.mean()), **about
+        )
         um = None if size is None else (size if isinstance(size, (int, float)) else sum(size) / 2) / 1000
-        yield dict(name=name, files=[str(f) for f in files], phase=own.phase_word, fraction=float(phase.mean()), boundary=interface_density(phase) / (um or 1), unit="px" if um is None else "µm", pixel_size_nm=size, height=image.shape[0], width=image.shape[1])
+        yield dict(
+            name=name,
+            files=[str(f) for f in files],
+            phase=own.phase_word,
+            fraction=float(phase.mean()),
+            boundary=interface_density(phase) / (um or 1),
+            unit="px" if um is None else "µm",
+            pixel_size_nm=size,
+            height=image.shape[0],
+            width=image.shape[1],
+        )

@@ -21,7 +21,24 @@ from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from .foundation import BadInput
 from semgan_nb.vendors import (
-    _fei, _gatan, _guarded, _imagej, _number, _ome, _phenom, _positive, _sections, _settle, _short, _side_cars, _sis, _stated, _tescan, _tescan_blocks, _text, _zeiss,
+    _fei,
+    _gatan,
+    _guarded,
+    _imagej,
+    _number,
+    _ome,
+    _phenom,
+    _positive,
+    _sections,
+    _settle,
+    _short,
+    _side_cars,
+    _sis,
+    _stated,
+    _tescan,
+    _tescan_blocks,
+    _text,
+    _zeiss,
 )
 
 # %% ../nbs/11_image_files.ipynb #d4119bc7
@@ -32,27 +49,38 @@ def _row_blocks(pixels):
 
 # %% ../nbs/11_image_files.ipynb #2c446b21
 def _grey(pixels, path, tags, lossy, force):
-    "One channel of [height, width, channels] pixels, and where they are coloured (None: nowhere, or the whole is); refuses true colour."
-    if pixels.ndim == 2: return pixels, None
+    """One channel of [height, width, channels] pixels, and where they are coloured (None: nowhere, or the whole is);
+    refuses true colour."""
+    if pixels.ndim == 2:
+        return pixels, None
     count, integer = pixels.shape[2], pixels.dtype.kind in "ui"
-    if count == 1: return pixels[..., 0], None
-    if count > 4: raise BadInput(f"{path}: has {count} channels per pixel, a grey micrograph is wanted: export one of them as a grey image")
+    if count == 1:
+        return pixels[..., 0], None
+    if count > 4:
+        raise BadInput(
+            f"{path}: has {count} channels per pixel, a grey micrograph is wanted: export one of them as a grey image"
+        )
     if count in (2, 4) and (pixels[..., -1] != (np.iinfo(pixels.dtype).max if integer else 1)).any():
         tags["warnings"].append("has a further channel (transparency or a second signal), which was left out")
-    if count == 2: return pixels[..., 0], None
+    if count == 2:
+        return pixels[..., 0], None
     full = np.iinfo(pixels.dtype).max if integer else max(1.0, float(pixels.max()))
     grey, coloured = np.empty(pixels.shape[:2], pixels.dtype), np.zeros(pixels.shape[:2], bool)
     for rows in _row_blocks(pixels):
         r, g, b = (pixels[rows, :, k] for k in range(3))
         grey[rows] = r
-        if (r == g).all() and (g == b).all(): continue
+        if (r == g).all() and (g == b).all():
+            continue
         spread = np.maximum(np.maximum(r, g), b).astype(np.float64) - np.minimum(np.minimum(r, g), b)
         coloured[rows] = spread > full * (0.1 if lossy else 0.03)
         brightness = 0.299 * r + 0.587 * g + 0.114 * b
         grey[rows] = np.where(spread > 0, np.rint(brightness) if integer else brightness, r)
-    share = float(coloured[:max(1, int(0.6 * len(coloured)))].mean())
+    share = float(coloured[: max(1, int(0.6 * len(coloured)))].mean())
     if share > 0.01 and not force:
-        raise BadInput(f"{path}: is a colour image ({share:.0%} of its pixels have unequal channels), a grey micrograph is wanted: export it as grey, or pass force to take its brightness")
+        raise BadInput(
+            f"{path}: is a colour image ({share:.0%} of its pixels have unequal channels), a grey micrograph is wanted:"
+            " export it as grey, or pass force to take its brightness"
+        )
     return grey, coloured if coloured.any() and share <= 0.01 else None
 
 # %% ../nbs/11_image_files.ipynb #ec399fb8
@@ -61,12 +89,19 @@ _MOST_PIXELS = 300_000_000
 # %% ../nbs/11_image_files.ipynb #5d258710
 def _check_size(path, width, height, bytes_per_pixel, length):
     "Refuse a declared size before memory is taken for it; `length`: bytes of the file."
-    if width < 1 or height < 1 or bytes_per_pixel <= 0: raise ValueError("it has no pixels")
+    if width < 1 or height < 1 or bytes_per_pixel <= 0:
+        raise ValueError("it has no pixels")
     needed = width * height * bytes_per_pixel
     if width * height > _MOST_PIXELS or needed > 2**31:
-        raise BadInput(f"{path}: says that it has {width} x {height} pixels of {bytes_per_pixel:g} bytes, more than {_MOST_PIXELS // 10**6} million pixels or 2 GiB: the file is damaged, or cut the image into parts first")
+        raise BadInput(
+            f"{path}: says that it has {width} x {height} pixels of {bytes_per_pixel:g} bytes, more than"
+            f" {_MOST_PIXELS // 10**6} million pixels or 2 GiB: the file is damaged, or cut the image into parts first"
+        )
     if needed > 2**26 and needed > 500 * length:
-        raise BadInput(f"{path}: says that it has {width} x {height} pixels, which its {length} bytes cannot hold if it shows a specimen: the file is damaged or made to fill the memory: take it out of the folder")
+        raise BadInput(
+            f"{path}: says that it has {width} x {height} pixels, which its {length} bytes cannot hold if it shows a"
+            " specimen: the file is damaged or made to fill the memory: take it out of the folder"
+        )
 
 # %% ../nbs/11_image_files.ipynb #d90dbcc6
 def _inflate(data, most):
@@ -83,26 +118,51 @@ def _unpackbits(data, most):
     out, at = bytearray(), 0
     while at < len(data) and len(out) <= most:
         n, at = data[at], at + 1
-        if n < 128: out += data[at:at + n + 1]; at += n + 1
-        elif n > 128: out += data[at:at + 1] * (257 - n); at += 1
+        if n < 128:
+            out += data[at : at + n + 1]
+            at += n + 1
+        elif n > 128:
+            out += data[at : at + 1] * (257 - n)
+            at += 1
     return bytes(out)
 
 # %% ../nbs/11_image_files.ipynb #289d7ded
 def _unlzw(data, most):
     "Bytes of an LZW strip, by the decoder inside Pillow: the strip is presented to it as a grey image of one row."
-    tags = ((256, 4, most), (257, 4, 1), (258, 3, 8), (259, 3, 5), (262, 3, 1), (273, 4, 122), (277, 3, 1), (278, 4, 1), (279, 4, len(data)))
+    tags = (
+        (256, 4, most),
+        (257, 4, 1),
+        (258, 3, 8),
+        (259, 3, 5),
+        (262, 3, 1),
+        (273, 4, 122),
+        (277, 3, 1),
+        (278, 4, 1),
+        (279, 4, len(data)),
+    )
     table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
-    with TiffImagePlugin.TiffImageFile(io.BytesIO(b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + table + b"\0\0\0\0" + data)) as image:
+    with TiffImagePlugin.TiffImageFile(
+        io.BytesIO(b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + table + b"\0\0\0\0" + data)
+    ) as image:
         return image.tobytes()
 
 # %% ../nbs/11_image_files.ipynb #33b7866d
-_DECODERS = {1: lambda data, most: data, 5: _unlzw, 8: _inflate, 32946: _inflate, 32773: _unpackbits, 34925: _unxz}   # by the Compression tag
+_DECODERS = {
+    1: lambda data, most: data,
+    5: _unlzw,
+    8: _inflate,
+    32946: _inflate,
+    32773: _unpackbits,
+    34925: _unxz,
+}  # by the Compression tag
 
 # %% ../nbs/11_image_files.ipynb #bc96e621
 def _tag(page, code, default=None):
     "A tag's value; `default` where it is missing or broken."
-    try: value = page.tags[code].value
-    except Exception: return default
+    try:
+        value = page.tags[code].value
+    except Exception:
+        return default
     return default if value is None else value
 
 # %% ../nbs/11_image_files.ipynb #b116e4ae
@@ -116,88 +176,146 @@ def _numbers(data, rows, width, samples, bits, dtype, predictor):
     "An array [rows, width, samples] from the bytes of a strip."
     row_bytes = -(-width * samples * bits // 8)
     flat = np.frombuffer(data, np.uint8, rows * row_bytes)
-    if bits != dtype.itemsize * 8:                                   # packed bits, most significant first, rows begin on whole bytes
-        if predictor != 1: raise ValueError("packed bits with a predictor")
-        digits = np.unpackbits(flat.reshape(rows, row_bytes), axis=1)[:, :width * samples * bits].reshape(rows, width, samples, bits)
+    if bits != dtype.itemsize * 8:  # packed bits, most significant first, rows begin on whole bytes
+        if predictor != 1:
+            raise ValueError("packed bits with a predictor")
+        digits = np.unpackbits(flat.reshape(rows, row_bytes), axis=1)[:, : width * samples * bits].reshape(
+            rows, width, samples, bits
+        )
         values = np.zeros(digits.shape[:3], dtype.newbyteorder("="))
-        for k in range(bits): values = (values << 1) | digits[..., k]
+        for k in range(bits):
+            values = (values << 1) | digits[..., k]
         return values
-    if predictor == 3:                                               # floating point: bytes of equal weight stand together
-        planes = np.cumsum(flat.reshape(rows, -1, samples), axis=1, dtype=np.uint8).reshape(rows, dtype.itemsize, width * samples)
-        return np.ascontiguousarray(planes.transpose(0, 2, 1)).view(dtype.newbyteorder(">")).reshape(rows, width, samples)
+    if predictor == 3:  # floating point: bytes of equal weight stand together
+        planes = np.cumsum(flat.reshape(rows, -1, samples), axis=1, dtype=np.uint8).reshape(
+            rows, dtype.itemsize, width * samples
+        )
+        return (
+            np.ascontiguousarray(planes.transpose(0, 2, 1)).view(dtype.newbyteorder(">")).reshape(rows, width, samples)
+        )
     values = flat.view(dtype).reshape(rows, width, samples)
-    if predictor == 1: return values
-    if predictor != 2 or dtype.kind == "f": raise ValueError(f"predictor {predictor}")
+    if predictor == 1:
+        return values
+    if predictor != 2 or dtype.kind == "f":
+        raise ValueError(f"predictor {predictor}")
     return np.cumsum(values, axis=1, dtype=dtype.newbyteorder("="))
 
 # %% ../nbs/11_image_files.ipynb #2166be9c
 def _decode(page, path, length, byteorder):
-    "Pixels [height, width] or [height, width, samples] of a page of a TIFF, or None where its compression is none of ours."
+    """Pixels [height, width] or [height, width, samples] of a page of a TIFF, or None where its compression is none
+    of ours."""
     width, height, samples = page.imagewidth, page.imagelength, page.samplesperpixel
     bits, form = _one(_tag(page, 258, 1)), _one(_tag(page, 339, 1))
-    if bits is None or form is None: raise ValueError("its channels differ in depth")
+    if bits is None or form is None:
+        raise ValueError("its channels differ in depth")
     _check_size(path, width, height, samples * bits / 8, length)
-    if form in (5, 6): raise BadInput(f"{path}: holds complex numbers, a grey micrograph is wanted: export the real image")
-    if bits == 64 and form != 3: raise BadInput(f"{path}: holds 64-bit integers, which no detector gives: if it is a micrograph, save it with 16 or 32 bits")
-    if getattr(page, "imagedepth", 1) != 1: raise BadInput(f"{path}: is a volume of {page.imagedepth} slices, a single image is wanted: export one slice")
-    if any(offset + count > length for offset, count in zip(page.dataoffsets, page.databytecounts)): raise ValueError("data are missing at its end")
+    if form in (5, 6):
+        raise BadInput(f"{path}: holds complex numbers, a grey micrograph is wanted: export the real image")
+    if bits == 64 and form != 3:
+        raise BadInput(
+            f"{path}: holds 64-bit integers, which no detector gives: if it is a micrograph, save it with 16 or 32 bits"
+        )
+    if getattr(page, "imagedepth", 1) != 1:
+        raise BadInput(f"{path}: is a volume of {page.imagedepth} slices, a single image is wanted: export one slice")
+    if any(offset + count > length for offset, count in zip(page.dataoffsets, page.databytecounts)):
+        raise ValueError("data are missing at its end")
     decoder, predictor = _DECODERS.get(int(page.compression)), int(page.predictor or 1)
-    if decoder is None or not page.dataoffsets: return None
+    if decoder is None or not page.dataoffsets:
+        return None
     kind = {1: "u", 2: "i", 3: "f", 4: "u"}.get(form)
-    if kind is None or bits not in ((16, 32, 64) if kind == "f" else (8, 16, 32) if kind == "i" else (*range(1, 17), 32)): raise ValueError(f"{bits} bits of sample format {form}")
+    if kind is None or bits not in (
+        (16, 32, 64) if kind == "f" else (8, 16, 32) if kind == "i" else (*range(1, 17), 32)
+    ):
+        raise ValueError(f"{bits} bits of sample format {form}")
     dtype = np.dtype(f"{byteorder}{kind}{max(1, 2 ** math.ceil(math.log2(bits / 8)))}")
     planes = samples if page.planarconfig == 2 else 1
     inner = samples // planes
-    if page.is_tiled: rows, columns = page.tilelength, page.tilewidth
-    else: rows, columns = max(1, min(page.rowsperstrip or height, height)), width
-    if rows < 1 or columns < 1 or rows * columns > 4 * max(width * height, 2**20): raise ValueError("its tiles are larger than the image")
+    if page.is_tiled:
+        rows, columns = page.tilelength, page.tilewidth
+    else:
+        rows, columns = max(1, min(page.rowsperstrip or height, height)), width
+    if rows < 1 or columns < 1 or rows * columns > 4 * max(width * height, 2**20):
+        raise ValueError("its tiles are larger than the image")
     down, across = -(-height // rows), -(-width // columns)
-    if len(page.dataoffsets) < down * across * planes: raise ValueError("strips are missing")
+    if len(page.dataoffsets) < down * across * planes:
+        raise ValueError("strips are missing")
     out = np.empty((height, width, samples), dtype.newbyteorder("="))
     invert = bytes(int(f"{k:08b}"[::-1], 2) for k in range(256)) if _tag(page, 266, 1) == 2 else None
     with open(path, "rb") as f:
-        for k, (offset, count) in enumerate(zip(page.dataoffsets[:down * across * planes], page.databytecounts)):
+        for k, (offset, count) in enumerate(zip(page.dataoffsets[: down * across * planes], page.databytecounts)):
             plane, place = divmod(k, down * across)
             top, left = place // across * rows, place % across * columns
             real = rows if page.is_tiled else min(rows, height - top)
             wanted = real * -(-columns * inner * bits // 8)
-            if not offset or not count: raise ValueError(f"strip {k} has no data")
+            if not offset or not count:
+                raise ValueError(f"strip {k} has no data")
             f.seek(offset)
             data = f.read(count)
-            if invert: data = data.translate(invert)
-            try: data = decoder(data, wanted)
-            except (zlib.error, lzma.LZMAError, OSError) as error: raise ValueError(f"strip {k} cannot be unpacked: {_short(error)}")
-            if len(data) < wanted: raise ValueError(f"strip {k} holds {len(data)} bytes instead of {wanted}")
+            if invert:
+                data = data.translate(invert)
+            try:
+                data = decoder(data, wanted)
+            except (zlib.error, lzma.LZMAError, OSError) as error:
+                raise ValueError(f"strip {k} cannot be unpacked: {_short(error)}")
+            if len(data) < wanted:
+                raise ValueError(f"strip {k} holds {len(data)} bytes instead of {wanted}")
             part = _numbers(data, real, columns, inner, bits, dtype, predictor)
-            out[top:top + real, left:left + columns, plane * inner:plane * inner + inner] = part[:height - top, :width - left]
+            out[top : top + real, left : left + columns, plane * inner : plane * inner + inner] = part[
+                : height - top, : width - left
+            ]
     return out[..., 0] if samples == 1 else out
 
 # %% ../nbs/11_image_files.ipynb #bdbf4e54
-def _upright(pixels, size, bar, code, tags):   # [height, width(, samples)]; (y, x) or None; rows or None; what tag 274 or EXIF says
+def _upright(
+    pixels, size, bar, code, tags
+):  # [height, width(, samples)]; (y, x) or None; rows or None; what tag 274 or EXIF says
     "The same three, turned as the code says."
-    if not isinstance(code, int) or not 2 <= code <= 8: return pixels, size, bar
+    if not isinstance(code, int) or not 2 <= code <= 8:
+        return pixels, size, bar
     tags["orientation"] = int(code)
-    if code > 4: pixels = pixels.swapaxes(0, 1)                      # the first row is stored as a column
-    if code in (3, 4, 7, 8): pixels = pixels[::-1]
-    if code in (2, 3, 6, 7): pixels = pixels[:, ::-1]
+    if code > 4:
+        pixels = pixels.swapaxes(0, 1)  # the first row is stored as a column
+    if code in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if code in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
     return pixels, size[::-1] if size and code > 4 else size, bar if code == 2 else None
 
 # %% ../nbs/11_image_files.ipynb #fc94f582
-_PHOTOMETRIC = {4: "a transparency mask", 5: "a CMYK (print) image", 6: "a YCbCr image without JPEG", 8: "a CIE L*a*b* image", 9: "a CIE L*a*b* image", 10: "a CIE L*a*b* image", 32803: "a raw colour-filter image", 34892: "a raw camera image"}
+_PHOTOMETRIC = {
+    4: "a transparency mask",
+    5: "a CMYK (print) image",
+    6: "a YCbCr image without JPEG",
+    8: "a CIE L*a*b* image",
+    9: "a CIE L*a*b* image",
+    10: "a CIE L*a*b* image",
+    32803: "a raw colour-filter image",
+    34892: "a raw camera image",
+}
 
 # %% ../nbs/11_image_files.ipynb #99ecccd7
 def _by_library(page, path, number):
     "Pixels of a TIFF page of a rare compression, and whether white is 0 in them."
     name, bits = str(getattr(page.compression, "name", page.compression)), _one(_tag(page, 258, 1))
-    try: return page.asarray(maxworkers=1), True
+    try:
+        return page.asarray(maxworkers=1), True
     except Exception as error:
-        if "imagecodecs" not in str(error) and "compress" not in str(error).lower(): raise
-    if bits not in (1, 8): raise BadInput(f"{path}: is compressed by {name} with {bits} bits, which needs a further library: pip install imagecodecs, or save it without compression")
+        if "imagecodecs" not in str(error) and "compress" not in str(error).lower():
+            raise
+    if bits not in (1, 8):
+        raise BadInput(
+            f"{path}: is compressed by {name} with {bits} bits, which needs a further library: pip install imagecodecs,"
+            " or save it without compression"
+        )
     with TiffImagePlugin.TiffImageFile(path) as image:
         image.seek(number)
-        if image.mode not in ("1", "L", "P", "RGB", "YCbCr", "RGBA", "LA"): raise ValueError(f"{name} of kind {image.mode}")
+        if image.mode not in ("1", "L", "P", "RGB", "YCbCr", "RGBA", "LA"):
+            raise ValueError(f"{name} of kind {image.mode}")
         pixels, code = np.asarray(image.convert("RGB") if image.mode == "YCbCr" else image), _tag(page, 274)
-        return _upright(pixels, None, None, {6: 8, 8: 6}.get(code, code), {})[0], False          # Pillow has turned white back already, and the image, which is done later for all kinds
+        return (
+            _upright(pixels, None, None, {6: 8, 8: 6}.get(code, code), {})[0],
+            False,
+        )  # Pillow has turned white back already, and the image, which is done later for all kinds
 
 # %% ../nbs/11_image_files.ipynb #5bf12166
 def _density(page):
@@ -212,33 +330,55 @@ def _density(page):
 # %% ../nbs/11_image_files.ipynb #8377ebcc
 def _records(tif, page, path, shape, number):
     "The records of a TIFF in the order of trust: the vendor's tags, texts beside it, ImageJ or Gatan."
+
     def raw(code):
         for p in (page, tif.pages[0]):
             if code in p.tags:
                 tag = p.tags[code]
-                size = tag.count * {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8, 17: 8, 18: 8}.get(int(tag.dtype), 1)
+                size = tag.count * {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8, 17: 8, 18: 8}.get(
+                    int(tag.dtype), 1
+                )
                 with open(path, "rb") as f:
                     f.seek(tag.valueoffset)
                     return f.read(min(size, 2**24))
+
     density, unit = _density(page)
     by_print = (lambda zoom: unit / (density[0] * zoom)) if density[0] and unit else None
     fei, zeiss, phenom = raw(34682) or raw(34680), raw(34118) or raw(34119), raw(34683)
-    if fei and b"<FeiImage" in fei: phenom, fei = fei, None
-    if phenom and b"<Metadata" in phenom: fei = (fei or b"") + phenom
-    if fei is not None: yield _guarded(_fei, _text(fei), shape)
-    if zeiss is not None: yield _guarded(_zeiss, _text(zeiss) if b"\0" in zeiss[1:8:2] else zeiss.decode("latin-1"), shape)
-    if 50431 in page.tags and b"PixelSize" in (tescan := raw(50431)): yield _guarded(_tescan, _tescan_blocks(tescan), shape)
-    if phenom: yield from _phenom_pieces(phenom, shape)
+    if fei and b"<FeiImage" in fei:
+        phenom, fei = fei, None
+    if phenom and b"<Metadata" in phenom:
+        fei = (fei or b"") + phenom
+    if fei is not None:
+        yield _guarded(_fei, _text(fei), shape)
+    if zeiss is not None:
+        yield _guarded(_zeiss, _text(zeiss) if b"\0" in zeiss[1:8:2] else zeiss.decode("latin-1"), shape)
+    if 50431 in page.tags and b"PixelSize" in (tescan := raw(50431)):
+        yield _guarded(_tescan, _tescan_blocks(tescan), shape)
+    if phenom:
+        yield from _phenom_pieces(phenom, shape)
     yield from _side_cars(path, shape, by_print)
-    sis = _tag(page, 33560) or (_tag(tif.pages[0], 33560) if tif.pages[0].imagewidth == page.imagewidth else None)    # each page has a size of its own
-    if isinstance(sis, dict): yield _guarded(_sis, sis)
+    sis = _tag(page, 33560) or (
+        _tag(tif.pages[0], 33560) if tif.pages[0].imagewidth == page.imagewidth else None
+    )  # each page has a size of its own
+    if isinstance(sis, dict):
+        yield _guarded(_sis, sis)
     text = _tag(page, 270, "") or _tag(tif.pages[0], 270, "")
-    if isinstance(text, bytes): text = _text(text)
-    if isinstance(text, str) and text.startswith("ImageJ="): yield _guarded(_imagej, text, density)
+    if isinstance(text, bytes):
+        text = _text(text)
+    if isinstance(text, str) and text.startswith("ImageJ="):
+        yield _guarded(_imagej, text, density)
     first = text if isinstance(text, str) and "<OME" in text[:4000] else _tag(tif.pages[0], 270, "")
-    if isinstance(first, str) and ("<OME" in first[:4000] or "<ome:OME" in first[:4000]): yield _guarded(_ome, first, shape, number)
+    if isinstance(first, str) and ("<OME" in first[:4000] or "<ome:OME" in first[:4000]):
+        yield _guarded(_ome, first, shape, number)
     if 65009 in page.tags:
-        texts = [(_text(raw(code) or b"").strip("\0 "), str(scale[0] if isinstance(scale := _tag(page, code + 6, ""), tuple) else scale).strip("\0")) for code in (65003, 65004)]
+        texts = [
+            (
+                _text(raw(code) or b"").strip("\0 "),
+                str(scale[0] if isinstance(scale := _tag(page, code + 6, ""), tuple) else scale).strip("\0"),
+            )
+            for code in (65003, 65004)
+        ]
         yield _guarded(_gatan, [t[0] for t in texts], [t[1] for t in texts])
 
 # %% ../nbs/11_image_files.ipynb #2c585c5e
@@ -246,40 +386,74 @@ def _phenom_pieces(data, shape):
     "Record of the first <FeiImage> in some bytes."
     start = data.find(b"<FeiImage")
     end = data.find(b"</FeiImage>", start)
-    if 0 <= start < end: yield _guarded(_phenom, _text(data[start:end + 11]), shape)
+    if 0 <= start < end:
+        yield _guarded(_phenom, _text(data[start : end + 11]), shape)
 
 # %% ../nbs/11_image_files.ipynb #60e87d8b
 def _choose(path, number, pages, tags):
     "Check the page asked for, and say which one was taken."
-    if not 0 <= number < pages: raise BadInput(f"{path}: page {number} was asked for and it has {pages}{'' if pages == 1 else f', 0 to {pages - 1}'}: ask for one of them")
+    if not 0 <= number < pages:
+        raise BadInput(
+            f"{path}: page {number} was asked for and it has {pages}{'' if pages == 1 else f', 0 to {pages - 1}'}: ask"
+            " for one of them"
+        )
     if pages > 1:
         tags["pages"], tags["page"] = pages, number
-        if number == 0: tags["warnings"].append(f"has {pages} pages, the first one was taken")
+        if number == 0:
+            tags["warnings"].append(f"has {pages} pages, the first one was taken")
 
 # %% ../nbs/11_image_files.ipynb #52c46430
-def _page_kind(pages, k):        # tifffile's pages of a file
+def _page_kind(pages, k):  # tifffile's pages of a file
     "(bits per sample, columns, rows) of a page; zeros for one that is damaged, a reduced copy or a mask."
     try:
         page = pages[k]
-        if not isinstance(page, tifffile.TiffPage): page = page.aspage()
+        if not isinstance(page, tifffile.TiffPage):
+            page = page.aspage()
         small = _tag(page, 254, 0)
-        if isinstance(small, int) and small & 5 or _tag(page, 262) == 4: return 0, 0, 0
+        if isinstance(small, int) and small & 5 or _tag(page, 262) == 4:
+            return 0, 0, 0
         return _one(_tag(page, 258, 1)) or 0, int(page.imagewidth), int(page.imagelength)
-    except Exception: return 0, 0, 0
+    except Exception:
+        return 0, 0, 0
 
 # %% ../nbs/11_image_files.ipynb #8d4d524a
 def _best_page(pages, tags):
-    "Number of the page of most bits per sample, of these the one of most pixels, of these the first; the others are named in the tags."
+    """Number of the page of most bits per sample, of these the one of most pixels, of these the first; the others
+    are named in the tags."""
     kinds = [_page_kind(pages, k) for k in range(len(pages))]
     best = max(range(len(kinds)), key=lambda k: (kinds[k][0], kinds[k][1] * kinds[k][2], -k))
     if len(kinds) > 1:
-        word = lambda k: f"page {k} ({kinds[k][1]} x {kinds[k][2]} pixels, {kinds[k][0]} bits)" if kinds[k][0] else f"page {k} (a reduced copy, a mask or damaged)"
-        alike, others = sum(kind == kinds[best] for kind in kinds), [k for k in range(len(kinds)) if kinds[k] != kinds[best]]
+        word = lambda k: (
+            f"page {k} ({kinds[k][1]} x {kinds[k][2]} pixels, {kinds[k][0]} bits)"
+            if kinds[k][0]
+            else f"page {k} (a reduced copy, a mask or damaged)"
+        )
+        alike, others = (
+            sum(kind == kinds[best] for kind in kinds),
+            [k for k in range(len(kinds)) if kinds[k] != kinds[best]],
+        )
         tags["pages"], tags["page"] = len(kinds), best
-        said = f"has {len(kinds)} pages" + ("" if others else f" alike, the first one was taken ({kinds[best][1]} x {kinds[best][2]} pixels, {kinds[best][0]} bits)")
-        if others: said += f": {word(best)} was taken, the most bits and pixels; not taken: " + ", ".join(map(word, others[:3])) + (f" and {len(others) - 3} more" if others[3:] else "")
-        if others and alike > 1: said += f", and {alike - 1} like the one taken"
-        tags["warnings"].append(said + ("; page names another, and 'all' has `prepare` take them as one specimen" if alike > 1 else "; page names another"))
+        said = f"has {len(kinds)} pages" + (
+            ""
+            if others
+            else f" alike, the first one was taken ({kinds[best][1]} x {kinds[best][2]} pixels, {kinds[best][0]} bits)"
+        )
+        if others:
+            said += (
+                f": {word(best)} was taken, the most bits and pixels; not taken: "
+                + ", ".join(map(word, others[:3]))
+                + (f" and {len(others) - 3} more" if others[3:] else "")
+            )
+        if others and alike > 1:
+            said += f", and {alike - 1} like the one taken"
+        tags["warnings"].append(
+            said
+            + (
+                "; page names another, and 'all' has `prepare` take them as one specimen"
+                if alike > 1
+                else "; page names another"
+            )
+        )
     return best
 
 # %% ../nbs/11_image_files.ipynb #57d72a5f
@@ -288,15 +462,18 @@ def _stack_length(said, pages):  # the entries of ImageJ's description; tifffile
     return int(_positive(said.get("images")) or 1) if len(pages) == 1 else 1
 
 # %% ../nbs/11_image_files.ipynb #5a53cc24
-def stack_pages(path):           # of an image file
-    "Numbers of the pages that make up a stack: those like the page that would be taken by itself, in depth and size. [0] for a file of one image, or of another kind than TIFF."
+def stack_pages(path):  # of an image file
+    """Numbers of the pages that make up a stack: those like the page that would be taken by itself, in depth and
+    size. [0] for a file of one image, or of another kind than TIFF."""
     try:
         with tifffile.TiffFile(path, is_lsm=False, is_scanimage=False, is_ndpi=False) as tif:
             text = _tag(tif.pages[0], 270, "")
             said = _sections(text).get("", {}) if isinstance(text, str) and text.startswith("ImageJ=") else {}
-            if (behind := _stack_length(said, tif.pages)) > 1: return list(range(behind))
+            if (behind := _stack_length(said, tif.pages)) > 1:
+                return list(range(behind))
             kinds = [_page_kind(tif.pages, k) for k in range(len(tif.pages))]
-    except Exception: return [0]
+    except Exception:
+        return [0]
     best = max(kinds, key=lambda kind: (kind[0], kind[1] * kind[2]))
     return [k for k, kind in enumerate(kinds) if kind == best]
 
@@ -304,47 +481,76 @@ def stack_pages(path):           # of an image file
 def _read_tiff(path, number, print_density, orient, tags):
     "Pixels, pixel size and stated rows of bar of a page of a TIFF; fills tags."
     length = os.path.getsize(path)
-    with tifffile.TiffFile(path, is_lsm=False, is_scanimage=False, is_ndpi=False) as tif:    # no guesses at instruments of other kinds
+    with tifffile.TiffFile(
+        path, is_lsm=False, is_scanimage=False, is_ndpi=False
+    ) as tif:  # no guesses at instruments of other kinds
         first = tif.pages[0]
-        said = _sections(text).get("", {}) if isinstance(text := _tag(first, 270, ""), str) and text.startswith("ImageJ=") else {}
+        said = (
+            _sections(text).get("", {})
+            if isinstance(text := _tag(first, 270, ""), str) and text.startswith("ImageJ=")
+            else {}
+        )
         behind = _stack_length(said, tif.pages)
-        if number == "auto" and behind == 1: number = _best_page(tif.pages, tags)
-        else: _choose(path, number := 0 if number == "auto" else number, max(len(tif.pages), behind), tags)
+        if number == "auto" and behind == 1:
+            number = _best_page(tif.pages, tags)
+        else:
+            _choose(path, number := 0 if number == "auto" else number, max(len(tif.pages), behind), tags)
         page = tif.pages[0 if behind > 1 else number]
-        if not isinstance(page, tifffile.TiffPage): page = page.aspage()
+        if not isinstance(page, tifffile.TiffPage):
+            page = page.aspage()
         photometric, shape = _tag(page, 262, 1), (page.imagelength, page.imagewidth)
         photometric = int(photometric) if isinstance(photometric, int) else 1
         if photometric not in (0, 1, 2, 3) and not (photometric == 6 and int(page.compression) in (6, 7)):
-            raise BadInput(f"{path}: is {_PHOTOMETRIC.get(photometric, f'of a kind unknown here (photometric {photometric})')}, a grey micrograph is wanted: export it as grey")
+            raise BadInput(
+                f"{path}: is {_PHOTOMETRIC.get(photometric, f'of a kind unknown here (photometric {photometric})')}, a"
+                " grey micrograph is wanted: export it as grey"
+            )
         if behind > 1 and number:
             step = page.imagelength * page.imagewidth * page.samplesperpixel * page.bitspersample // 8
             page.dataoffsets, page.databytecounts = (page.dataoffsets[0] + number * step,), (step,)
             page.rowsperstrip = page.imagelength
-        if lossy := _lossy_tiff(page, path): tags["lossy"] = lossy
+        if lossy := _lossy_tiff(page, path):
+            tags["lossy"] = lossy
         pixels, white_is_0 = _decode(page, path, length, tif.byteorder), True
-        if pixels is None: pixels, white_is_0 = _by_library(page, path, number)
-        if pixels.shape[:2] != shape: raise ValueError(f"its pixels are {pixels.shape}")
-        if _one(_tag(page, 258, 1)) == 1: pixels = pixels.astype(bool)
+        if pixels is None:
+            pixels, white_is_0 = _by_library(page, path, number)
+        if pixels.shape[:2] != shape:
+            raise ValueError(f"its pixels are {pixels.shape}")
+        if _one(_tag(page, 258, 1)) == 1:
+            pixels = pixels.astype(bool)
         if photometric == 0 and white_is_0:
             tags["inverted"] = True
-            if pixels.dtype.kind == "b": pixels = ~pixels
-            elif pixels.dtype.kind == "f": pixels = pixels.max() + pixels.min() - pixels
-            else: pixels = ~pixels if pixels.dtype.kind == "i" else pixels.dtype.type(2 ** _one(_tag(page, 258, 1)) - 1) - pixels
-        if photometric == 3 and 34118 not in page.tags and 34119 not in page.tags: pixels = _through_palette(pixels, _tag(page, 320))
-        if said.get("c0") and _number(said["c0"]) == -32768 and pixels.dtype == np.uint16: pixels = (pixels ^ 0x8000).view(np.int16)
+            if pixels.dtype.kind == "b":
+                pixels = ~pixels
+            elif pixels.dtype.kind == "f":
+                pixels = pixels.max() + pixels.min() - pixels
+            else:
+                pixels = (
+                    ~pixels
+                    if pixels.dtype.kind == "i"
+                    else pixels.dtype.type(2 ** _one(_tag(page, 258, 1)) - 1) - pixels
+                )
+        if photometric == 3 and 34118 not in page.tags and 34119 not in page.tags:
+            pixels = _through_palette(pixels, _tag(page, 320))
+        if said.get("c0") and _number(said["c0"]) == -32768 and pixels.dtype == np.uint16:
+            pixels = (pixels ^ 0x8000).view(np.int16)
         records = [*_stated(path), *_records(tif, page, path, shape, number)]
         size, bar = _settle(records, tags)
         for name, code in (("vendor", 271), ("model", 272)):
-            if isinstance(text := _tag(first, code), str) and text.strip(): tags.setdefault(name, text.strip())
-        if print_density and size is None: size = _print_size(*_density(page), tags)
+            if isinstance(text := _tag(first, code), str) and text.strip():
+                tags.setdefault(name, text.strip())
+        if print_density and size is None:
+            size = _print_size(*_density(page), tags)
     return _upright(pixels, size, bar, _tag(page, 274) if orient else 1, tags)
 
 # %% ../nbs/11_image_files.ipynb #6e9305c5
 def _through_palette(pixels, palette):
     "Grey or RGB values of palette indices."
-    if pixels.ndim == 3: pixels = pixels[..., 0]
+    if pixels.ndim == 3:
+        pixels = pixels[..., 0]
     palette = np.asarray(palette)
-    if palette.ndim != 2 or len(palette) != 3 or palette.shape[1] <= pixels.max(): raise ValueError("its palette is damaged")
+    if palette.ndim != 2 or len(palette) != 3 or palette.shape[1] <= pixels.max():
+        raise ValueError("its palette is damaged")
     palette = (palette >> 8 if palette.max() > 255 else palette).astype(np.uint8)
     return palette[0][pixels] if (palette == palette[0]).all() else np.moveaxis(palette[:, pixels], 0, -1)
 
@@ -356,130 +562,266 @@ def _print_size(density, unit, tags):
         tags["warnings"].append("has no print density with a unit: its pixel size stays unknown")
         return None
     tags["pixel_size_from"] = f"print density ({25.4e6 * x / unit:.4g} dpi), as asked for"
-    if round(25.4e6 * x / unit) in (64, 72, 96): tags["warnings"].append(f"its print density of {25.4e6 * x / unit:.3g} dpi is what programs write when they know nothing: check the pixel size")
+    if round(25.4e6 * x / unit) in (64, 72, 96):
+        tags["warnings"].append(
+            f"its print density of {25.4e6 * x / unit:.3g} dpi is what programs write when they know nothing: check the"
+            " pixel size"
+        )
     return unit / (y or x), unit / x
 
 # %% ../nbs/11_image_files.ipynb #2cc79879
 def _png_pieces(path):
-    "Width, height, depth, colour kind of a PNG and its bytes without what is no image; raises ValueError where a check sum is wrong."
+    """Width, height, depth, colour kind of a PNG and its bytes without what is no image; raises ValueError where a
+    check sum is wrong."""
     kept, facts = [b"\x89PNG\r\n\x1a\n"], None
     with open(path, "rb") as f:
         f.seek(8)
         while True:
             head = f.read(8)
-            if len(head) < 8: raise ValueError("it ends too early")
+            if len(head) < 8:
+                raise ValueError("it ends too early")
             size, kind = struct.unpack(">I4s", head)
-            if size > 2**31 - 1: raise ValueError("a piece of absurd size")
-            if kind == b"acTL": facts += (True,)
-            if kind[0] & 32 and kind not in (b"tRNS", b"pHYs", b"eXIf"): f.seek(size + 4, 1); continue
+            if size > 2**31 - 1:
+                raise ValueError("a piece of absurd size")
+            if kind == b"acTL":
+                facts += (True,)
+            if kind[0] & 32 and kind not in (b"tRNS", b"pHYs", b"eXIf"):
+                f.seek(size + 4, 1)
+                continue
             data = f.read(size)
-            if len(data) < size or f.read(4) != struct.pack(">I", zlib.crc32(kind + data)): raise ValueError(f"the check sum of its piece {kind.decode('latin-1')} is wrong or it ends too early")
+            if len(data) < size or f.read(4) != struct.pack(">I", zlib.crc32(kind + data)):
+                raise ValueError(f"the check sum of its piece {kind.decode('latin-1')} is wrong or it ends too early")
             if kind == b"IHDR" and facts is None:
                 facts = struct.unpack(">IIBB", data[:10])
                 _check_size(path, *facts[:2], {2: 3, 4: 2, 6: 4}.get(facts[3], 1) * facts[2] / 8, os.path.getsize(path))
-                if facts[2:4] == (16, 4): data = data[:8] + b"\x08\x06" + data[10:]      # 16-bit grey and alpha: the same bytes as 8-bit RGBA
-            elif facts is None: raise ValueError("it does not begin with its size")
+                if facts[2:4] == (16, 4):
+                    data = data[:8] + b"\x08\x06" + data[10:]  # 16-bit grey and alpha: the same bytes as 8-bit RGBA
+            elif facts is None:
+                raise ValueError("it does not begin with its size")
             kept.append(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
-            if kind == b"IEND": return facts, b"".join(kept)
+            if kind == b"IEND":
+                return facts, b"".join(kept)
 
 # %% ../nbs/11_image_files.ipynb #4848e033
 def _read_png(path, tags):
     facts, data = _png_pieces(path)
-    if facts[4:]: tags["warnings"].append("is an animated PNG, its first image was taken")
+    if facts[4:]:
+        tags["warnings"].append("is an animated PNG, its first image was taken")
+
     def load(order=None):
         image = PngImagePlugin.PngImageFile(io.BytesIO(data))
-        if order: image.tile = [t._replace(args=image.mode + order) if hasattr(t, "_replace") else (*t[:3], image.mode + order) for t in image.tile]
+        if order:
+            image.tile = [
+                t._replace(args=image.mode + order) if hasattr(t, "_replace") else (*t[:3], image.mode + order)
+                for t in image.tile
+            ]
         image.load()
         return image
-    if facts[2:4] in ((16, 2), (16, 6)):                             # the high bytes, then the low ones
+
+    if facts[2:4] in ((16, 2), (16, 6)):  # the high bytes, then the low ones
         high, low = (np.asarray(load(order)).astype(np.uint16) for order in (";16B", ";16L"))
         return high << 8 | low, load
     image = load()
     if facts[2:4] == (16, 4):
         four = np.asarray(image).astype(np.uint16)
         return four[..., ::2] << 8 | four[..., 1::2], load
-    if image.mode == "P": image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     pixels = np.asarray(image)
     return pixels.astype(np.uint16) if facts[2] == 16 else pixels, load
 
 # %% ../nbs/11_image_files.ipynb #9abd83eb
-def _exif_orientation(image):    # of Pillow
+def _exif_orientation(image):  # of Pillow
     "What its EXIF says on how it is stored; 1 where it says nothing."
-    try: return int(image.getexif().get(274, 1))
-    except Exception: return 1
+    try:
+        return int(image.getexif().get(274, 1))
+    except Exception:
+        return 1
 
 # %% ../nbs/11_image_files.ipynb #a34889e8
 def _read_other(path, magic, number, print_density, orient, tags):
     "Pixels, pixel size and stated rows of bar of a PNG, JPEG or BMP; fills tags."
     _choose(path, 0 if number == "auto" else number, 1, tags)
-    if magic[:4] == b"\x89PNG": tags["format"], (pixels, load) = "PNG", _read_png(path, tags)
+    if magic[:4] == b"\x89PNG":
+        tags["format"], (pixels, load) = "PNG", _read_png(path, tags)
     else:
         kind = JpegImagePlugin.JpegImageFile if magic[:2] == b"\xff\xd8" else BmpImagePlugin.BmpImageFile
         tags["format"] = kind.format
         load = functools.partial(kind, str(path))
         with load() as image:
-            _check_size(path, *image.size, {"1": 0.125, "L": 1, "P": 1, "CMYK": 4}.get(image.mode, 3), os.path.getsize(path))
-            if image.mode == "CMYK": raise BadInput(f"{path}: is a CMYK (print) image, a grey micrograph is wanted: export it as grey")
+            _check_size(
+                path, *image.size, {"1": 0.125, "L": 1, "P": 1, "CMYK": 4}.get(image.mode, 3), os.path.getsize(path)
+            )
+            if image.mode == "CMYK":
+                raise BadInput(f"{path}: is a CMYK (print) image, a grey micrograph is wanted: export it as grey")
             image.load()
             pixels = np.asarray(image.convert("RGB") if image.mode in ("P", "YCbCr") else image)
-    with load() as image: info, code = dict(image.info), _exif_orientation(image) if orient else 1
+    with load() as image:
+        info, code = dict(image.info), _exif_orientation(image) if orient else 1
     records = list(_side_cars(path, pixels.shape[:2]))
     if tags["format"] == "JPEG":
-        with open(path, "rb") as f: tags["lossy"] = _jpeg_words(f)
-        with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data: records = [*_phenom_pieces(data, pixels.shape[:2]), *records]
+        with open(path, "rb") as f:
+            tags["lossy"] = _jpeg_words(f)
+        with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            records = [*_phenom_pieces(data, pixels.shape[:2]), *records]
     size, bar = _settle([*_stated(path), *records], tags)
     if print_density and size is None:
         density = info.get("dpi") if tags["format"] != "JPEG" or info.get("jfif_unit") in (1, 2) else None
-        size = _print_size([v if math.isfinite(v) and v > 0 else None for v in map(float, density or (0, 0))], 25.4e6, tags)
+        size = _print_size(
+            [v if math.isfinite(v) and v > 0 else None for v in map(float, density or (0, 0))], 25.4e6, tags
+        )
     return _upright(pixels, size, bar, code, tags)
 
 # %% ../nbs/11_image_files.ipynb #0987f0db
-_STEPS = (16, 11, 12, 14, 12, 10, 16, 14, 13, 14, 18, 17, 16, 19, 24, 40, 26, 24, 22, 22, 24, 49, 35, 37, 29, 40, 58, 51, 61, 60, 57, 51,
-          56, 55, 64, 72, 92, 78, 64, 68, 87, 69, 55, 56, 80, 109, 81, 87, 95, 98, 103, 104, 103, 62, 77, 113, 121, 112, 100, 120, 92, 101, 103, 99)
-def _quality(steps):             # the 64 steps of a JPEG's first table, in the order of the file
+_STEPS = (
+    16,
+    11,
+    12,
+    14,
+    12,
+    10,
+    16,
+    14,
+    13,
+    14,
+    18,
+    17,
+    16,
+    19,
+    24,
+    40,
+    26,
+    24,
+    22,
+    22,
+    24,
+    49,
+    35,
+    37,
+    29,
+    40,
+    58,
+    51,
+    61,
+    60,
+    57,
+    51,
+    56,
+    55,
+    64,
+    72,
+    92,
+    78,
+    64,
+    68,
+    87,
+    69,
+    55,
+    56,
+    80,
+    109,
+    81,
+    87,
+    95,
+    98,
+    103,
+    104,
+    103,
+    62,
+    77,
+    113,
+    121,
+    112,
+    100,
+    120,
+    92,
+    101,
+    103,
+    99,
+)
+
+
+def _quality(steps):  # the 64 steps of a JPEG's first table, in the order of the file
     "(quality from 1 to 100, whether the table is exactly that of it)."
     scaled = lambda q: np.clip((np.array(_STEPS) * (5000 // q if q < 50 else 200 - 2 * q) + 50) // 100, 1, 255)
     off = [int(np.abs(scaled(q) - np.minimum(steps, 255)).sum()) for q in range(1, 101)]
     return off.index(min(off)) + 1, min(off) == 0
 
 # %% ../nbs/11_image_files.ipynb #aa55c05b
-def _jpeg_words(f):              # an open file or stream that stands at the beginning of JPEG data
+def _jpeg_words(f):  # an open file or stream that stands at the beginning of JPEG data
     "Such as 'JPEG, quality 85', from its tables; 'JPEG' where there are none before its pixels."
     if f.read(2) == b"\xff\xd8":
         while len(head := f.read(4)) == 4 and head[0] == 255 and head[1] not in (0xD9, 0xDA):
             data, at = f.read(max(int.from_bytes(head[2:], "big") - 2, 0)), 0
-            while head[1] == 0xDB and at < len(data):                # a table: its depth and number in a byte, then 64 numbers of one byte or two
+            while head[1] == 0xDB and at < len(
+                data
+            ):  # a table: its depth and number in a byte, then 64 numbers of one byte or two
                 wide, number = divmod(data[at], 16)
-                steps, at = np.frombuffer(data[at + 1:at + 1 + 64 * (1 + (wide > 0))], ">u2" if wide else "u1"), at + 1 + 64 * (1 + (wide > 0))
+                steps, at = (
+                    np.frombuffer(data[at + 1 : at + 1 + 64 * (1 + (wide > 0))], ">u2" if wide else "u1"),
+                    at + 1 + 64 * (1 + (wide > 0)),
+                )
                 if number == 0 and len(steps) == 64:
                     quality, exact = _quality(steps.astype(int))
                     return f"JPEG, quality {'' if exact else 'about '}{quality}"
     return "JPEG"
 
 # %% ../nbs/11_image_files.ipynb #556b9757
-_LOSSY = {6: "JPEG", 7: "JPEG", 33003: "JPEG 2000", 33004: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000", 34892: "JPEG", 50001: "WebP", 34927: "WebP", 50002: "JPEG XL"}
+_LOSSY = {
+    6: "JPEG",
+    7: "JPEG",
+    33003: "JPEG 2000",
+    33004: "JPEG 2000",
+    33005: "JPEG 2000",
+    34712: "JPEG 2000",
+    34892: "JPEG",
+    50001: "WebP",
+    34927: "WebP",
+    50002: "JPEG XL",
+}
+
+
 def _lossy_tiff(page, path):
     "How a page of a TIFF may have lost detail, in words; None where it has lost none."
     kind = _LOSSY.get(int(page.compression))
-    if kind != "JPEG": return kind and f"{kind}, which may have lost detail"
+    if kind != "JPEG":
+        return kind and f"{kind}, which may have lost detail"
     tables = _tag(page, 347)
-    if isinstance(tables, bytes): return _jpeg_words(io.BytesIO(tables))
+    if isinstance(tables, bytes):
+        return _jpeg_words(io.BytesIO(tables))
     with open(path, "rb") as f:
         f.seek(page.dataoffsets[0] if page.dataoffsets else 0)
         return _jpeg_words(f)
 
 # %% ../nbs/11_image_files.ipynb #3c0f82c3
-_OTHER_KINDS = {b"GIF8": "a GIF image", b"RIFF": "a WebP image or a film", b"%PDF": "a PDF", b"PK\3\4": "a ZIP archive", b"\x1f\x8b": "a gzip archive", b"\x89HDF": "an HDF5 file", b"ZISRAWFILE": "a Zeiss CZI file",
-                b"\0\0\0\x0cjP": "a JPEG 2000 image", b"\0\0\0\3\0\0": "a Gatan DM3 file", b"\0\0\0\4\0\0": "a Gatan DM4 file", b"\xd0\xcf\x11\xe0": "an old Office or vendor container"}
+_OTHER_KINDS = {
+    b"GIF8": "a GIF image",
+    b"RIFF": "a WebP image or a film",
+    b"%PDF": "a PDF",
+    b"PK\3\4": "a ZIP archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x89HDF": "an HDF5 file",
+    b"ZISRAWFILE": "a Zeiss CZI file",
+    b"\0\0\0\x0cjP": "a JPEG 2000 image",
+    b"\0\0\0\3\0\0": "a Gatan DM3 file",
+    b"\0\0\0\4\0\0": "a Gatan DM4 file",
+    b"\xd0\xcf\x11\xe0": "an old Office or vendor container",
+}
 
 # %% ../nbs/11_image_files.ipynb #1c35150c
 def _what_is_it(path):
     "A few words on a file that is no image, or None where it begins like one."
-    with open(path, "rb") as f: head = f.read(512)
-    if not head: return "is empty (0 bytes): copy it again from its source"
-    if head.startswith(b"version https://git-lfs"): return "is a Git LFS pointer, not the image itself: fetch the image with `git lfs pull`"
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")): return "is a web page, not an image: the download went wrong, fetch the file itself"
+    with open(path, "rb") as f:
+        head = f.read(512)
+    if not head:
+        return "is empty (0 bytes): copy it again from its source"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the image itself: fetch the image with `git lfs pull`"
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "is a web page, not an image: the download went wrong, fetch the file itself"
     for magic, name in _OTHER_KINDS.items():
-        if head.startswith(magic): return f"is {name}: TIFF, PNG, JPEG or BMP is wanted, export it as TIFF"
-    if all(b in b"\t\n\r\f" or 32 <= b < 127 or b >= 128 for b in head) and head[:2] not in (b"BM", b"\xff\xd8"): return "is a text file, not an image: rename it or take it out of the folder"
+        if head.startswith(magic):
+            return f"is {name}: TIFF, PNG, JPEG or BMP is wanted, export it as TIFF"
+    if all(b in b"\t\n\r\f" or 32 <= b < 127 or b >= 128 for b in head) and head[:2] not in (b"BM", b"\xff\xd8"):
+        return "is a text file, not an image: rename it or take it out of the folder"
     return None

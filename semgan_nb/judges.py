@@ -22,12 +22,15 @@ from .microstructure import DESCRIPTORS, TOPOLOGY, image_values, measure
 from .scores import latent_words, parse_metric
 from .memorisation import Memory, _LOOKS, look
 from .reference_sets import RUNGS
-from .evaluation import Judge, _DRAWN, _about, _foreign, _framed, _read_arrays, _write_arrays
+from .evaluation import Judge, _DRAWN, _about, _foreign, _framed
 
 # %% ../nbs/46_judges.ipynb #1a11b850
 class MemoryJudge(Memory, Judge):
-    """What `Judge` is for a metric such as aligned_memory500_subset: judges whether generated images are copies of the training images, `subset` being those that the run saw.
-    The value of its records is the share of generated images that are more like a training image than LIKENESS_QUANTILE of real images are like another one."""
+    """What `Judge` is for a metric such as aligned_memory500_subset: judges whether generated images are copies of
+    the training images, `subset` being those that the run saw.
+    The value of its records is the share of generated images that are more like a training image than
+    LIKENESS_QUANTILE of real images are like another one.
+    """
 
     def __init__(
         self,
@@ -37,40 +40,82 @@ class MemoryJudge(Memory, Judge):
         seed: int = 0,  # of the draws of images
         cache=None,  # folder to keep the yardstick in; None = nowhere
         subset_seed: int = None,  # seed by which the run chose its subset; None = seed
-        device="cpu", weights=None, mirror: bool = False,  # as of Judge, without effect
+        device="cpu",
+        weights=None,
+        mirror: bool = False,  # as of Judge, without effect
     ):
         self.parsed, self.extractor = parse_metric(metric), _LOOKS
         if self.parsed.stat != "memory":
-            raise BadInput(f"{metric} is no metric of memorisation: write aligned_memoryCOUNT_subset, such as aligned_memory500_subset")
+            raise BadInput(
+                f"{metric} is no metric of memorisation: write aligned_memoryCOUNT_subset, such as"
+                " aligned_memory500_subset"
+            )
         self.metric, self.num_gen = self.parsed.name, self.parsed.count
         self.dataset = Dataset(data_path)
         self.data = self.dataset.fingerprint
-        names, groups, subset_seed = self.dataset.names, self.dataset.groups, int(seed) if subset_seed is None else int(subset_seed)
+        names, groups, subset_seed = (
+            self.dataset.names,
+            self.dataset.groups,
+            int(seed) if subset_seed is None else int(subset_seed),
+        )
         place = {name: i for i, name in enumerate(names)}
         train = np.array([place[name] for name in Dataset(data_path, part="train").names])
         own = train[subset_indices(len(train), subset, subset_seed)] if subset and subset < len(train) else train
         unused = np.setdiff1d(train, own)
         unseen = unused if len(unused) >= 10 else np.setdiff1d(np.arange(len(place)), train)
         if len(own) < 10:
-            raise BadInput(f"{data_path}: {len(own)} training images are too few to say how alike real ones are, {self.metric} wants at least 10: take an archive with more images")
-        looks = np.concatenate([look(self.dataset.images(np.arange(at, min(at + 64, len(place))))) for at in range(0, len(place), 64)])
+            raise BadInput(
+                f"{data_path}: {len(own)} training images are too few to say how alike real ones are, {self.metric}"
+                " wants at least 10: take an archive with more images"
+            )
+        looks = np.concatenate(
+            [look(self.dataset.images(np.arange(at, min(at + 64, len(place))))) for at in range(0, len(place), 64)]
+        )
         about = {entry["file"]: entry for entry in self.dataset.manifest.get("images", [])}
         pick = lambda values, numbers: [values[i] for i in numbers]
         records = [about.get(name, {}) for name in names]
         originals = self.dataset.images(np.sort(stream(seed, "originals").permutation(own)[:200]))
-        super().__init__(looks[own], looks[unseen], pick(groups, own), pick(names, own), pick(records, own), pick(records, unseen), unseen is unused, originals, seed)
+        super().__init__(
+            looks[own],
+            looks[unseen],
+            pick(groups, own),
+            pick(names, own),
+            pick(records, own),
+            pick(records, unseen),
+            unseen is unused,
+            originals,
+            seed,
+        )
         self.num_real = len(own)
         self._yardstick_file = None
         if cache:
-            depends = dict(format=_DRAWN, extractor=self.extractor.sha256, data=self.data, seed=self.seed, reals=self.reals, subset=len(own), subset_seed=subset_seed if len(unused) else None)
-            self._yardstick_file = Path(cache) / f"memory-{hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:20]}.json"
+            depends = dict(
+                format=_DRAWN,
+                extractor=self.extractor.sha256,
+                data=self.data,
+                seed=self.seed,
+                reals=self.reals,
+                subset=len(own),
+                subset_seed=subset_seed if len(unused) else None,
+            )
+            self._yardstick_file = (
+                Path(cache)
+                / f"memory-{hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:20]}.json"
+            )
 
     def measured(self, progress=None) -> dict:
         "As `Memory.measured`, kept in the cache."
         if self._kept is None and self._yardstick_file is not None and self._yardstick_file.exists():
             try:
-                kept = read_json(self._yardstick_file, table_of(list_of(number(finite=False))), "it is measured again") or {}
-                self._kept = {name: [float(x) for x in kept[name]] for name in ("yardstick", "unseen", "copies") if name in kept} if "yardstick" in kept else None
+                kept = (
+                    read_json(self._yardstick_file, table_of(list_of(number(finite=False))), "it is measured again")
+                    or {}
+                )
+                self._kept = (
+                    {name: [float(x) for x in kept[name]] for name in ("yardstick", "unseen", "copies") if name in kept}
+                    if "yardstick" in kept
+                    else None
+                )
             except BadInput:
                 self._kept = None
         if self._kept is None:
@@ -89,11 +134,27 @@ class MemoryJudge(Memory, Judge):
         "None: the yardstick is in the limit already."
 
     def ladder(self, progress=None) -> dict:
-        "As `Judge.ladder`, with two rungs: the share beyond the limit of real images that were never seen, and of planted copies, of which all should be found."
+        """As `Judge.ladder`, with two rungs: the share beyond the limit of real images that were never seen, and of
+        planted copies, of which all should be found."""
         measured, stick = self.measured(progress), self.yardstick(progress)
         share = lambda name: float(stick.beyond(measured[name]).mean())
-        return dict(metric=self.metric, **_about(self.extractor), real=self.parsed.real, num_real=self.num_real, num_gen=self.num_gen, seed=self.seed, data=self.data, floor=None, warnings=[],
-                    rungs=[dict(key="floor", name=RUNGS["floor"], value=share("unseen" if measured.get("unseen") else "yardstick")), dict(key="copies", name=RUNGS["copies"], value=share("copies"))])
+        return dict(
+            metric=self.metric,
+            **_about(self.extractor),
+            real=self.parsed.real,
+            num_real=self.num_real,
+            num_gen=self.num_gen,
+            seed=self.seed,
+            data=self.data,
+            floor=None,
+            warnings=[],
+            rungs=[
+                dict(
+                    key="floor", name=RUNGS["floor"], value=share("unseen" if measured.get("unseen") else "yardstick")
+                ),
+                dict(key="copies", name=RUNGS["copies"], value=share("copies")),
+            ],
+        )
 
     def _record(self, seen, began, progress=None):
         result = self.compare(seen, progress)
@@ -101,8 +162,11 @@ class MemoryJudge(Memory, Judge):
 
 # %% ../nbs/46_judges.ipynb #a9f771e9
 class LatentJudge(Judge):
-    """What `Judge` is for `latent_share`: judges who decides what is seen in a generator's images. Results: diversity and ends, and where there are noise inputs z and noise (chapter 25), all of pixels.
-    Records also have features (the same of `lite0` features), icc (descriptor -> intraclass correlation over z) and real_ends."""
+    """What `Judge` is for `latent_share`: judges who decides what is seen in a generator's images. Results:
+    diversity and ends, and where there are noise inputs z and noise (chapter 25), all of pixels.
+    Records also have features (the same of `lite0` features), icc (descriptor -> intraclass correlation over z) and
+    real_ends.
+    """
 
     def __init__(
         self,
@@ -112,17 +176,27 @@ class LatentJudge(Judge):
         seed: int = 0,  # of the draws of real images, latent vectors and noise
         cache=None,  # folder to keep what was measured of the real images in; None = nowhere
         subset_seed: int = None,  # seed by which the run chose its subset; None = seed
-        device="cpu", weights=None,  # as of Judge
+        device="cpu",
+        weights=None,  # as of Judge
         mirror: bool = False,  # without effect
     ):
         self.parsed, self.extractor, self.seed = parse_metric(metric), get_extractor("lite0", device), int(seed)
         self.metric, self.num_gen = self.parsed.name, 4 * self.parsed.count
         self.dataset = Dataset(data_path, part="train")
         self.data, n = self.dataset.fingerprint, len(self.dataset)
-        own = subset_indices(n, subset, self.seed if subset_seed is None else int(subset_seed)) if subset and subset < n else np.arange(n)
+        own = (
+            subset_indices(n, subset, self.seed if subset_seed is None else int(subset_seed))
+            if subset and subset < n
+            else np.arange(n)
+        )
         if len(own) < 2:
-            raise BadInput(f"{data_path}: {len(own)} training image makes no pair, {self.metric} compares with pairs: take an archive with more images")
-        self._pairs = stream(self.seed, "latent_share pairs").choice(own, (self.parsed.count, 2), replace=len(own) < 2 * self.parsed.count)
+            raise BadInput(
+                f"{data_path}: {len(own)} training image makes no pair, {self.metric} compares with pairs: take an"
+                " archive with more images"
+            )
+        self._pairs = stream(self.seed, "latent_share pairs").choice(
+            own, (self.parsed.count, 2), replace=len(own) < 2 * self.parsed.count
+        )
         self.num_real, self._who, self._kept = self._pairs.size, dict(pairs=self._pairs.tolist()), {}
         self._cache = Path(cache) if cache else None
         self._load()
@@ -132,7 +206,14 @@ class LatentJudge(Judge):
         if "apart" not in self._kept:
             images = self.dataset.images(self._pairs.ravel()).reshape(*self._pairs.shape, *self._shape())
             seen = self._looks(images[: self._half])
-            self._kept |= {name: np.float64(value) for name, value in (("apart", apart_in_pairs(images)), ("features", apart_in_pairs(seen)), ("ends", correlation(images)))}
+            self._kept |= {
+                name: np.float64(value)
+                for name, value in (
+                    ("apart", apart_in_pairs(images)),
+                    ("features", apart_in_pairs(seen)),
+                    ("ends", correlation(images)),
+                )
+            }
             self._save()
         return {name: float(self._kept[name]) for name in ("apart", "features", "ends")}
 
@@ -154,17 +235,28 @@ class LatentJudge(Judge):
         crossed = images[:, :, :2]
         (apart, *decides), (far, *felt) = shares(crossed), shares(self._looks(crossed[: self._half], told))
         ratio = lambda a, b: a / b if b else 0.0
-        results = {f"{self.metric}_diversity": ratio(apart, real["apart"]), f"{self.metric}_ends": correlation(images[:, :, 2])}
+        results = {
+            f"{self.metric}_diversity": ratio(apart, real["apart"]),
+            f"{self.metric}_ends": correlation(images[:, :, 2]),
+        }
         features = dict(diversity=ratio(far, real["features"]))
         if noisy:
             results |= {f"{self.metric}_z": decides[0], f"{self.metric}_noise": decides[1]}
             features |= dict(z=felt[0], noise=felt[1])
-        record = _framed(self, results, began, real_ends=real["ends"], features=features, icc=_fixed(crossed) if noisy else "no noise")
+        record = _framed(
+            self,
+            results,
+            began,
+            real_ends=real["ends"],
+            features=features,
+            icc=_fixed(crossed) if noisy else "no noise",
+        )
         return record | dict(text=latent_words(record))
 
 # %% ../nbs/46_judges.ipynb #c609fdd3
 def _fixed(images) -> dict:
-    "descriptor -> intraclass correlation over z (None where it cannot be told), of uint8 images [pairs, 2, noises, C, H, W] of at least 8 px."
+    """descriptor -> intraclass correlation over z (None where it cannot be told), of uint8 images [pairs, 2, noises,
+    C, H, W] of at least 8 px."""
     if min(images.shape[-2:]) < 8:
         return {}
     flat = images.reshape(-1, *images.shape[-3:])
@@ -175,6 +267,7 @@ def _fixed(images) -> dict:
 # %% ../nbs/46_judges.ipynb #e394cd83
 class Plain:
     "The images themselves in the place of features: a LeakMeter wants them all at once."
+
     name, genuine, about, preprocessing = "augment", False, "", ""
     sha256 = hashlib.sha256(json.dumps(["augment 1", *TRANSFORMS]).encode()).hexdigest()
 
@@ -188,7 +281,8 @@ _PLAIN = Plain()
 
 # %% ../nbs/46_judges.ipynb #e3ce338b
 class LeakJudge(Judge):
-    "What `Judge` is for a metric such as augment_leak500_subset: judges whether an augmentation has leaked into generated images. Results: the share of images of each transform of TRANSFORMS."
+    """What `Judge` is for a metric such as augment_leak500_subset: judges whether an augmentation has leaked into
+    generated images. Results: the share of images of each transform of TRANSFORMS."""
 
     def __init__(
         self,
@@ -198,19 +292,30 @@ class LeakJudge(Judge):
         seed: int = 0,  # of the draws
         cache=None,  # without effect: what is measured of the real images takes a second
         subset_seed: int = None,  # seed by which the run chose its subset; None = seed
-        device="cpu", weights=None,  # without effect
+        device="cpu",
+        weights=None,  # without effect
         mirror: bool = False,  # whether training mirrored its images
     ):
         self.parsed, self.extractor, self.seed = parse_metric(metric), _PLAIN, int(seed)
         self.metric, self.num_gen, self._cache, self._kept = self.parsed.name, self.parsed.count, None, {}
         everything = Dataset(data_path, mirror=bool(mirror))
         if self.parsed.real == "holdout" and not everything.has_holdout:
-            raise BadInput(f"{data_path}: has no hold-out part, which {self.metric} compares with: use {self.parsed._replace(real='subset').name}")
-        part = dict(holdout=dict(part="holdout"), subset=dict(part="train", subset=subset, seed=self.seed if subset_seed is None else int(subset_seed)), full={})[self.parsed.real]
+            raise BadInput(
+                f"{data_path}: has no hold-out part, which {self.metric} compares with: use"
+                f" {self.parsed._replace(real='subset').name}"
+            )
+        part = dict(
+            holdout=dict(part="holdout"),
+            subset=dict(part="train", subset=subset, seed=self.seed if subset_seed is None else int(subset_seed)),
+            full={},
+        )[self.parsed.real]
         self.dataset, self.data = Dataset(data_path, mirror=bool(mirror), **part), everything.fingerprint
         chosen = np.sort(stream(self.seed, "leak images").permutation(len(self.dataset))[:1000])
         if len(chosen) < 8:
-            raise BadInput(f"{data_path}: {len(chosen)} real image{'s' * (len(chosen) != 1)} do not tell what an augmentation changes, {self.metric} wants at least 8: take an archive with more images")
+            raise BadInput(
+                f"{data_path}: {len(chosen)} real image{'s' * (len(chosen) != 1)} do not tell what an augmentation"
+                f" changes, {self.metric} wants at least 8: take an archive with more images"
+            )
         self._chosen, self.num_real = chosen, len(chosen)
 
     def real_side(self, progress=None) -> LeakMeter:
@@ -223,12 +328,25 @@ class LeakJudge(Judge):
 
     def ladder(self, progress=None) -> dict:
         "As `Judge.ladder`, without rungs: a share has no known sets to stand among."
-        return dict(metric=self.metric, **_about(self.extractor), real=self.parsed.real, num_real=self.num_real, num_gen=self.num_gen, seed=self.seed, data=self.data, floor=None, warnings=[], rungs=[])
+        return dict(
+            metric=self.metric,
+            **_about(self.extractor),
+            real=self.parsed.real,
+            num_real=self.num_real,
+            num_gen=self.num_gen,
+            seed=self.seed,
+            data=self.data,
+            floor=None,
+            warnings=[],
+            rungs=[],
+        )
 
     def _record(self, seen, began, progress=None):
         found = self.real_side()(seen)
         results = {f"{self.metric}_{name}": one["value"] for name, one in found["leaks"].items()}
-        return _framed(self, results, began) | {name: found[name] for name in ("leaks", "verdict", "apart", "explained", "text")}
+        return _framed(self, results, began) | {
+            name: found[name] for name in ("leaks", "verdict", "apart", "explained", "text")
+        }
 
 # %% ../nbs/46_judges.ipynb #c29a316b
 def get_judge(
@@ -236,5 +354,8 @@ def get_judge(
     data_path,  # archive: zip or folder
     **options,  # as of Judge
 ) -> Judge:
-    "The judge of that metric on an archive: a MemoryJudge for a metric of memorisation, a LatentJudge for latent_share, a LeakJudge for augment_leak, else a Judge. Raises BadInput as they do."
-    return dict(memory=MemoryJudge, share=LatentJudge, leak=LeakJudge).get(parse_metric(metric).stat, Judge)(metric, data_path, **options)
+    """The judge of that metric on an archive: a MemoryJudge for a metric of memorisation, a LatentJudge for
+    latent_share, a LeakJudge for augment_leak, else a Judge. Raises BadInput as they do."""
+    return dict(memory=MemoryJudge, share=LatentJudge, leak=LeakJudge).get(parse_metric(metric).stat, Judge)(
+        metric, data_path, **options
+    )

@@ -8,7 +8,7 @@ __all__ = ['parse_seeds', 'latents', 'to_uint8_images', 'sample', 'random_images
 
 # %% ../nbs/25_latent.ipynb #17aede9c
 from contextlib import contextmanager
-from typing import Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from .layers import full_float32
 
 # %% ../nbs/25_latent.ipynb #e0a6370b
 def parse_seeds(
-    text: str,  # numbers and inclusive ranges, such as "0-3,7"
-    most: int = 100_000,  # how many there may be
+    text: str,
+    most: int = 100_000,  # numbers and inclusive ranges, such as "0-3,7"  # how many there may be
 ) -> list[int]:
     "The seeds that `text` names, in its order. BadInput if it cannot be read, or names too many."
     seeds = []
@@ -30,25 +30,25 @@ def parse_seeds(
         except ValueError:
             low, high = 1, 0
         if not 0 <= low <= high < 2**32:
-            raise BadInput(f"seeds: {_shown(text)} holds {_shown(part.strip())}; write whole numbers and rising ranges with commas, such as 0-3,7")
+            raise BadInput(
+                f"seeds: {_shown(text)} holds {_shown(part.strip())}; write whole numbers and rising ranges with"
+                " commas, such as 0-3,7"
+            )
         if len(seeds) + high + 1 - low > most:
-            raise BadInput(f"seeds: {_shown(text)} names {len(seeds) + high + 1 - low} seeds or more; write at most {most}")
+            raise BadInput(
+                f"seeds: {_shown(text)} names {len(seeds) + high + 1 - low} seeds or more; write at most {most}"
+            )
         seeds.extend(range(low, high + 1))
     return seeds
 
 # %% ../nbs/25_latent.ipynb #df0fc88e
-def latents(
-    seeds: Iterable[int],  # each 0 ... 2^32 - 1
-    z_dim: int = 512,
-) -> torch.Tensor:
+def latents(seeds: Iterable[int], z_dim: int = 512) -> torch.Tensor:  # each 0 ... 2^32 - 1
     "The latent vectors of some seeds: float32 [n, z_dim]."
     rows = [np.random.RandomState(seed).randn(1, z_dim) for seed in seeds]
     return torch.from_numpy(np.concatenate(rows).astype(np.float32)) if rows else torch.empty(0, z_dim)
 
 # %% ../nbs/25_latent.ipynb #e2f441f7
-def to_uint8_images(
-    x: torch.Tensor,  # network output, nominally -1 ... 1
-) -> torch.Tensor:
+def to_uint8_images(x: torch.Tensor) -> torch.Tensor:  # network output, nominally -1 ... 1
     "Network output as uint8 grey levels, same shape."
     return (x.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
@@ -82,7 +82,13 @@ def sample(
     with _at_rest(G):
         for i in range(0, len(z), batch):
             labels = None if c is None else c[i : i + batch].to(device)
-            x = G(z[i : i + batch].to(device), labels, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, noise_mode=noise_mode)
+            x = G(
+                z[i : i + batch].to(device),
+                labels,
+                truncation_psi=truncation_psi,
+                truncation_cutoff=truncation_cutoff,
+                noise_mode=noise_mode,
+            )
             images.append(to_uint8_images(x).cpu().numpy())
     return np.concatenate(images)
 
@@ -134,7 +140,8 @@ def slerp(
     normalize: bool = False,  # turn at constant speed also when the lengths differ
     per_row: bool = True,  # an angle for each row; False: one for the whole array
 ) -> np.ndarray | torch.Tensor:
-    "From `a` at t = 0 to `b` at t = 1 along the arc; kind, dtype and device are those of `a`. ValueError for a vector of zeros."
+    """From `a` at t = 0 to `b` at t = 1 along the arc; kind, dtype and device are those of `a`. ValueError for a
+    vector of zeros."""
     rows_a, rows_b = (np.asarray(x.detach().cpu() if torch.is_tensor(x) else x, np.float64) for x in (a, b))
     if rows_a.shape != rows_b.shape:
         raise ValueError(f"slerp: the ends have shapes {rows_a.shape} and {rows_b.shape}; they must be the same")
@@ -147,7 +154,9 @@ def slerp(
     def at(value):
         if not normalize or value in (0, 1):
             return np.stack([_turn(p, q, value) for p, q in zip(rows_a, rows_b)]).reshape(shape)
-        turned = [_turn(p / n, q / m, value) * ((1 - value) * n + value * m) for p, q, n, m in zip(rows_a, rows_b, *lengths)]
+        turned = [
+            _turn(p / n, q / m, value) * ((1 - value) * n + value * m) for p, q, n, m in zip(rows_a, rows_b, *lengths)
+        ]
         return np.stack(turned).reshape(shape)
 
     result = at(float(t)) if np.ndim(t) == 0 else np.stack([at(float(value)) for value in t])
@@ -189,21 +198,24 @@ def crossed_images(
     seed: int = 0,
     batch: int = 32,  # pairs computed at a time; it is part of what makes the images the same again
 ) -> np.ndarray:
-    "uint8 [pairs, 2, 3, C, H, W]: two latent vectors, each with the same two draws of noise, and with the stored noise."
+    """uint8 [pairs, 2, 3, C, H, W]: two latent vectors, each with the same two draws of noise, and with the stored
+    noise."""
     device = next(G.parameters()).device
     draw, out = torch_stream(seed, "crossed latent vectors"), []
     with _at_rest(G):
         for at in range(0, pairs, batch):
             z = torch.randn(min(batch, pairs - at), 2, G.z_dim, generator=draw).to(device)
             make = lambda i, **noise: to_uint8_images(G(z[:, i], None, **noise)).cpu().numpy()
-            fresh = lambda i, k: make(i, noise_mode="random", generator=torch_stream(seed, "crossed noise", at, k, device=device))
-            out.append(np.stack([np.stack([fresh(i, 0), fresh(i, 1), make(i, noise_mode="const")], 1) for i in (0, 1)], 1))
+            fresh = lambda i, k: make(
+                i, noise_mode="random", generator=torch_stream(seed, "crossed noise", at, k, device=device)
+            )
+            out.append(
+                np.stack([np.stack([fresh(i, 0), fresh(i, 1), make(i, noise_mode="const")], 1) for i in (0, 1)], 1)
+            )
     return np.concatenate(out)
 
 # %% ../nbs/25_latent.ipynb #637fc4fb
-def apart_in_pairs(
-    pairs: Iterable,  # of two arrays of one shape
-) -> float:
+def apart_in_pairs(pairs: Iterable) -> float:  # of two arrays of one shape
     "Mean squared difference of pairs of images or features."
     return float(np.mean([np.mean((np.asarray(a, np.float64) - b) ** 2) for a, b in pairs]))
 
@@ -211,7 +223,8 @@ def apart_in_pairs(
 def shares(
     x: np.ndarray,  # [pairs, 2, 2, ...]: pixels or features of two latent vectors with two draws of noise
 ) -> tuple[float, float, float]:
-    "(both, z, noise): the mean squared difference where both differ, and those where z alone and noise alone differ as a share of it; 1 and 0 where nothing differs."
+    """(both, z, noise): the mean squared difference where both differ, and those where z alone and noise alone
+    differ as a share of it; 1 and 0 where nothing differs."""
     apart = lambda pick: apart_in_pairs(pair for four in x for pair in pick(four))
     both = apart(lambda f: ((f[0, 0], f[1, 1]), (f[0, 1], f[1, 0])))
     z = apart(lambda f: ((f[0, 0], f[1, 0]), (f[0, 1], f[1, 1])))
@@ -219,9 +232,7 @@ def shares(
     return (both, z / both, noise / both) if both else (0.0, 1.0, 0.0)
 
 # %% ../nbs/25_latent.ipynb #e852fb00
-def correlation(
-    pairs: np.ndarray,  # [n, 2, ...]
-) -> float:
+def correlation(pairs: np.ndarray) -> float:  # [n, 2, ...]
     "Mean correlation coefficient of pairs of images; images without any contrast count as uncorrelated."
     found = []
     for a, b in pairs.reshape(len(pairs), 2, -1).astype(np.float64):
@@ -234,7 +245,8 @@ def correlation(
 def intraclass(
     values: np.ndarray,  # [latent vectors, images of each], NaN where there is nothing to measure
 ) -> float | None:
-    "The intraclass correlation ICC(1), at most 1, of rows without NaN; None where less than three rows are left or all values are equal."
+    """The intraclass correlation ICC(1), at most 1, of rows without NaN; None where less than three rows are left or
+    all values are equal."""
     v = values[np.isfinite(values).all(1)]
     if len(v) < 3:
         return None
@@ -252,5 +264,13 @@ def noise_draws(
     device = next(G.parameters()).device
     z = latents(parse_seeds(seeds) if isinstance(seeds, str) else seeds, G.z_dim).to(device)
     with _at_rest(G):
-        columns = [torch.cat([G(one[None], None, noise_mode="random", generator=torch_stream(k, "noise columns", device=device)) for one in z]) for k in range(draws)]
+        columns = [
+            torch.cat(
+                [
+                    G(one[None], None, noise_mode="random", generator=torch_stream(k, "noise columns", device=device))
+                    for one in z
+                ]
+            )
+            for k in range(draws)
+        ]
     return to_uint8_images(torch.stack(columns, 1)).cpu().numpy()

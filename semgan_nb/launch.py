@@ -28,16 +28,30 @@ from .trainer import check_ranks
 from .training import train
 
 # %% ../nbs/58_launch.ipynb #de997ccb
-_WORDS = dict(r1_gamma="gamma", total_kimg="kimg", batch_size="batch", aug="", p="p", ada_target="target", augpipe="")  # field -> the official word before its value
+_WORDS = dict(
+    r1_gamma="gamma", total_kimg="kimg", batch_size="batch", aug="", p="p", ada_target="target", augpipe=""
+)  # field -> the official word before its value
 
 
 def describe(config: Config, data_name: str, resolution: int, gpus: int = 1) -> str:
     "The official short description of a run: data, preset, and what differs from it."
     start = preset(config.preset, resolution, gpus) if config.preset in PRESETS else Config()
-    differs = [(word, getattr(config, field)) for field, word in _WORDS.items() if getattr(config, field) != getattr(start, field)]
-    parts = [data_name, f"subset{config.subset}" if config.subset else "", "mirror" if config.mirror else "", f"auto{gpus}" if config.preset == "auto" else config.preset]
+    differs = [
+        (word, getattr(config, field))
+        for field, word in _WORDS.items()
+        if getattr(config, field) != getattr(start, field)
+    ]
+    parts = [
+        data_name,
+        f"subset{config.subset}" if config.subset else "",
+        "mirror" if config.mirror else "",
+        f"auto{gpus}" if config.preset == "auto" else config.preset,
+    ]
     parts += [f"{word}{value}" if isinstance(value, str) else f"{word}{value:g}" for word, value in differs]
-    parts += ["resumecustom" if config.init_from else "", f"freezed{config.freezed}" if config.freezed else ""]  # the official words
+    parts += [
+        "resumecustom" if config.init_from else "",
+        f"freezed{config.freezed}" if config.freezed else "",
+    ]  # the official words
     return "-".join(filter(None, parts))
 
 # %% ../nbs/58_launch.ipynb #7f3ff2ac
@@ -59,25 +73,37 @@ def _rank(settings: dict) -> None:
     module, name = settings["loop"].split(":")
     status = 0
     try:
-        getattr(importlib.import_module(module), name)(Config.from_dict(settings["config"]), settings["data"], settings["out"], **settings["options"])
+        getattr(importlib.import_module(module), name)(
+            Config.from_dict(settings["config"]), settings["data"], settings["out"], **settings["options"]
+        )
     except BaseException as e:
         status = 1
-        kind = next((k.__name__ for k in (KeyboardInterrupt, BadInput, OtherRankFailed, RunFailed) if isinstance(e, k)), "Exception")
+        kind = next(
+            (k.__name__ for k in (KeyboardInterrupt, BadInput, OtherRankFailed, RunFailed) if isinstance(e, k)),
+            "Exception",
+        )
         if kind == "Exception":
             traceback.print_exc()
-        Path(settings["words"].format(os.environ["RANK"])).write_text(json.dumps([kind, str(e) if kind != "Exception" else f"{type(e).__name__}: {e}"]), encoding="utf-8")
+        Path(settings["words"].format(os.environ["RANK"])).write_text(
+            json.dumps([kind, str(e) if kind != "Exception" else f"{type(e).__name__}: {e}"]), encoding="utf-8"
+        )
     _part()
     sys.stdout.flush(), sys.stderr.flush()
     os._exit(status)
 
 # %% ../nbs/58_launch.ipynb #d66c2079
 def check_gpus(gpus: int, first_gpu: int = 0) -> None:
-    "BadInput where a machine has not so many GPUs; one without any takes its processor, and then there is none to begin with."
+    """BadInput where a machine has not so many GPUs; one without any takes its processor, and then there is none to
+    begin with."""
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if there and first_gpu + gpus > there:
-        raise BadInput(f"gpus is {gpus} and first_gpu {first_gpu}, and this machine has {there} GPUs: they are counted from 0")
+        raise BadInput(
+            f"gpus is {gpus} and first_gpu {first_gpu}, and this machine has {there} GPUs: they are counted from 0"
+        )
     if not there and first_gpu:
-        raise BadInput(f"first_gpu is {first_gpu} (--first-gpu), and this machine has no GPU that PyTorch can use: leave it out")
+        raise BadInput(
+            f"first_gpu is {first_gpu} (--first-gpu), and this machine has no GPU that PyTorch can use: leave it out"
+        )
 
 # %% ../nbs/58_launch.ipynb #8ceae600
 @checked
@@ -87,7 +113,8 @@ def launch(
     out,
     gpus: GPUS,  # one a GPU, or on a machine without GPUs so many that share its cores
     first_gpu: FIRST_GPU = 0,
-    loop: str = "semgan_nb.launch:train_silently",  # module and function that each process calls with config, data, out and the options
+    # module and function that each process calls with config, data, out and the options
+    loop: str = "semgan_nb.launch:train_silently",
     **options,  # of that function
 ) -> None:
     "Train in several processes of this machine, and wait for their end. Raises what the one that failed first raised."
@@ -97,8 +124,22 @@ def launch(
     with tempfile.TemporaryDirectory() as meet:
         meet = Path(meet)
         words = str(meet / "words-{}.json")
-        settings = json.dumps(dict(config=config.to_dict(), data=str(data), out=str(out), loop=loop, words=words, options=dict(options, first_gpu=first_gpu)))
-        environment = {**os.environ, "WORLD_SIZE": str(gpus), "SEMGAN_RENDEZVOUS": (meet / "meet").as_uri(), "SEMGAN_PARENT": str(os.getpid())}
+        settings = json.dumps(
+            dict(
+                config=config.to_dict(),
+                data=str(data),
+                out=str(out),
+                loop=loop,
+                words=words,
+                options=dict(options, first_gpu=first_gpu),
+            )
+        )
+        environment = {
+            **os.environ,
+            "WORLD_SIZE": str(gpus),
+            "SEMGAN_RENDEZVOUS": (meet / "meet").as_uri(),
+            "SEMGAN_PARENT": str(os.getpid()),
+        }
         if sys.platform.startswith("linux"):
             environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
         if not cuda:
@@ -106,10 +147,22 @@ def launch(
         code = "import json, sys; from semgan_nb.launch import _rank; _rank(json.loads(sys.argv[1]))"
         processes, told = [], []
         here = threading.current_thread() is threading.main_thread()
-        old = {s: signal.signal(s, lambda number, frame: told.append(number)) for s in (signal.SIGINT, signal.SIGTERM)} if here else {}
+        old = (
+            {s: signal.signal(s, lambda number, frame: told.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+            if here
+            else {}
+        )
         try:
-            for rank in range(gpus):  # in sessions of their own: Ctrl-C in a terminal reaches them once, through this process
-                processes.append(subprocess.Popen([sys.executable, "-c", code, settings], env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}, start_new_session=True))
+            for rank in range(
+                gpus
+            ):  # in sessions of their own: Ctrl-C in a terminal reaches them once, through this process
+                processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-c", code, settings],
+                        env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                        start_new_session=True,
+                    )
+                )
             first = since = None
             while any(p.poll() is None for p in processes):
                 while told:
@@ -118,7 +171,9 @@ def launch(
                         p.send_signal(number)
                 if since is None and any(p.poll() for p in processes):
                     first, since = next(k for k, p in enumerate(processes) if p.poll()), time.monotonic()
-                if since is not None and time.monotonic() - since > 15:  # the others have had time to see it for themselves
+                if (
+                    since is not None and time.monotonic() - since > 15
+                ):  # the others have had time to see it for themselves
                     for p in processes:
                         p.kill() if time.monotonic() - since > 30 else p.terminate()
                     time.sleep(1)
@@ -130,22 +185,35 @@ def launch(
             for s, handler in old.items():
                 signal.signal(s, handler)
         said = {}
-        for rank, p in enumerate(processes):
+        for rank in range(len(processes)):
             if Path(words.format(rank)).exists():
                 said[rank] = json.loads(Path(words.format(rank)).read_text(encoding="utf-8"))
         if all(p.returncode == 0 for p in processes):
             return
         if first is not None and processes[first].returncode < 0 and first not in said:
-            raise RunFailed(f"process {first} of {gpus} ({processes[first].pid}) was killed by signal {-processes[first].returncode}" + (", as systems do where memory runs out" if processes[first].returncode == -9 else ""))
+            raise RunFailed(
+                f"process {first} of {gpus} ({processes[first].pid}) was killed by signal"
+                f" {-processes[first].returncode}"
+                + (", as systems do where memory runs out" if processes[first].returncode == -9 else "")
+            )
         for wanted in (BadInput, KeyboardInterrupt, RunFailed, Exception, OtherRankFailed):
             for rank, (kind, text) in said.items():
                 if kind == wanted.__name__:
-                    raise KeyboardInterrupt if wanted is KeyboardInterrupt else wanted(text) if wanted in (BadInput, RunFailed, OtherRankFailed) else RunFailed(f"process {rank} of {gpus}: {text}")
+                    raise (
+                        KeyboardInterrupt
+                        if wanted is KeyboardInterrupt
+                        else (
+                            wanted(text)
+                            if wanted in (BadInput, RunFailed, OtherRankFailed)
+                            else RunFailed(f"process {rank} of {gpus}: {text}")
+                        )
+                    )
         raise RunFailed(f"process {first} of {gpus} ended with status {processes[first].returncode}")
 
 # %% ../nbs/58_launch.ipynb #a960c99b
 def evaluate(
-    run,  # a run directory, or one snapshot of it; or a snapshot that lies anywhere, then `data` and `metrics` are needed
+    # a run directory, or one snapshot of it; or a snapshot that lies anywhere, then `data` and `metrics` are needed
+    run,
     metrics: list[str] | None = None,  # names; None: those of the run's configuration
     every: bool = False,  # all snapshots; else the newest only
     data=None,  # the archive; None: the one the run was trained on
@@ -153,8 +221,11 @@ def evaluate(
     weights=None,  # file or folder of weights that the extractors need
     device=None,  # None: a GPU if there is one
 ) -> list[dict]:
-    """Judge snapshots and return the records asked for, those that were there included. Records of a run are appended to its metric-*.jsonl; those of a lone snapshot are only returned.
-    Metrics that need the same images and features share them. What is there is not repeated, so an evaluation that was cut short goes on."""
+    """Judge snapshots and return the records asked for, those that were there included. Records of a run are
+    appended to its metric-*.jsonl; those of a lone snapshot are only returned.
+    Metrics that need the same images and features share them. What is there is not repeated, so an evaluation that
+    was cut short goes on.
+    """
     import filelock
 
     from semgan_nb.checkpoints import data_of, load
@@ -173,7 +244,10 @@ def evaluate(
         run, only = (run.parent, run) if is_run(run.parent) and run.suffix == ".safetensors" else (None, run)
     if run is None:
         if not data or not metrics:
-            raise BadInput(f"{only} lies in no run, which could say what to judge it by: name the archive with --data and the metrics with --metrics")
+            raise BadInput(
+                f"{only} lies in no run, which could say what to judge it by: name the archive with --data and the"
+                " metrics with --metrics"
+            )
         judges = [get_judge(name, data, cache=default_cache(), weights=weights, device=device) for name in metrics]
         loaded = load(only)
         with _image_bar(only.name, progress) as bar:
@@ -186,9 +260,16 @@ def evaluate(
     found = [only] if only else snapshots(run) if every else snapshots(run)[-1:]
     if not found:
         raise BadInput(f"{run} holds no snapshot yet: train it longer")
-    names = [check_metric(name, weights) for name in metrics if name not in ("none", "")] if metrics else choose_metrics(config, data, Dataset(data, part="train", subset=config.subset, seed=config.seed))
+    names = (
+        [check_metric(name, weights) for name in metrics if name not in ("none", "")]
+        if metrics
+        else choose_metrics(config, data, Dataset(data, part="train", subset=config.subset, seed=config.seed))
+    )
     if not names:
-        raise BadInput(f"{run} has nothing to be judged by: its configuration names no metric; name one, such as --metrics lite0_fd500_full")
+        raise BadInput(
+            f"{run} has nothing to be judged by: its configuration names no metric; name one, such as --metrics"
+            " lite0_fd500_full"
+        )
     lock = filelock.FileLock(str(run / "lock"))
     try:
         lock.acquire(timeout=0)
@@ -197,8 +278,21 @@ def evaluate(
     try:
         there = read_metrics(run)
         known = {name: {record["snapshot_pkl"]: record for record in there.get(name, [])} for name in names}
-        judges = {name: get_judge(name, data, subset=config.subset, seed=0, subset_seed=config.seed, cache=default_cache(), weights=weights, device=device, mirror=config.mirror)
-                  for name in known if any(path.name not in known[name] for path in found)}
+        judges = {
+            name: get_judge(
+                name,
+                data,
+                subset=config.subset,
+                seed=0,
+                subset_seed=config.seed,
+                cache=default_cache(),
+                weights=weights,
+                device=device,
+                mirror=config.mirror,
+            )
+            for name in known
+            if any(path.name not in known[name] for path in found)
+        }
         for k, path in enumerate(found):
             todo = [judge for name, judge in judges.items() if path.name not in known[name]]
             if not todo:
@@ -206,7 +300,9 @@ def evaluate(
             loaded = load(path)
             label = f"{path.stem}" + (f" ({k + 1} of {len(found)})" if len(found) > 1 else "")
             with _image_bar(label, progress) as bar:
-                for record in judge_snapshot(todo, run, loaded.G.to(device), path, loaded.meta.get("cur_nimg", image_number(path)), bar):
+                for record in judge_snapshot(
+                    todo, run, loaded.G.to(device), path, loaded.meta.get("cur_nimg", image_number(path)), bar
+                ):
                     known[record["metric"]][path.name] = record
         return [known[name][path.name] for name in names for path in found]
     finally:
@@ -214,15 +310,30 @@ def evaluate(
 
 # %% ../nbs/58_launch.ipynb #a335a8c2
 def record_lines(record: dict, ladder: dict | None = None) -> list[str]:
-    "What a metric record says, a line for each result: its value, where it stands among the known sets, and, indented, floor, extrapolated value and warnings."
+    """What a metric record says, a line for each result: its value, where it stands among the known sets, and,
+    indented, floor, extrapolated value and warnings."""
     from semgan_nb.scores import between_rungs, number_text
 
     lines = []
     for name, value in record["results"].items():
-        rungs = [dict(rung, value=rung.get("values", {}).get(name, rung["value"])) for rung in (ladder or {}).get("rungs", [])]
-        lines.append(f"{name}  {number_text(name, value)}" + (f", {between_rungs(dict(rungs=rungs), value)}" if rungs and not name.endswith("_std") and value == value else ""))
+        rungs = [
+            dict(rung, value=rung.get("values", {}).get(name, rung["value"]))
+            for rung in (ladder or {}).get("rungs", [])
+        ]
+        lines.append(
+            f"{name}  {number_text(name, value)}"
+            + (
+                f", {between_rungs(dict(rungs=rungs), value)}"
+                if rungs and not name.endswith("_std") and value == value
+                else ""
+            )
+        )
     floor = (record.get("floor") or {}).get("results", {})
-    said = [f"real against real, halves of {record['floor']['num']}: {floor[name]['mean']:.3g} ± {floor[name]['std']:.2g}" for name in list(record["results"])[-1:] if name in floor]
+    said = [
+        f"real against real, halves of {record['floor']['num']}: {floor[name]['mean']:.3g} ± {floor[name]['std']:.2g}"
+        for name in list(record["results"])[-1:]
+        if name in floor
+    ]
     if record.get("extrapolated") is not None and record["metric"] in record["results"]:
         said.append(f"for infinitely many images: {number_text(record['metric'], record['extrapolated'])}")
     if "extrapolated" in (record.get("floor") or {}):
@@ -242,6 +353,11 @@ def summary_lines(run) -> list[str]:
     lines = []
     for row in summary(read_metrics(run)):
         if row["result"].endswith("_recall"):
-            at = "; ".join(f"{one['value']:.3g} at {one['kimg']:g} kimg, where {name} is best" for name, one in row["at_best"].items())
-            lines.append(f"{row['result']}: best {row['value']:.3g} at {row['kimg']:g} kimg" + (f"; {at}" if at else ""))
+            at = "; ".join(
+                f"{one['value']:.3g} at {one['kimg']:g} kimg, where {name} is best"
+                for name, one in row["at_best"].items()
+            )
+            lines.append(
+                f"{row['result']}: best {row['value']:.3g} at {row['kimg']:g} kimg" + (f"; {at}" if at else "")
+            )
     return lines

@@ -21,9 +21,12 @@ import torch.nn.functional as F
 
 # %% ../nbs/20_layers.ipynb #ed55e560
 def keep_memory() -> bool:
-    """Ask the C library (glibc on Linux) to keep freed blocks for reuse; a speed-up of CPU training, no effect on results.
+    """Ask the C library (glibc on Linux) to keep freed blocks for reuse; a speed-up of CPU training, no effect on
+    results.
 
-    Returns True where the thresholds were set. Does nothing elsewhere, or when the environment has `SEMGAN_KEEP_MALLOC=1`."""
+    Returns True where the thresholds were set. Does nothing elsewhere, or when the environment has
+    `SEMGAN_KEEP_MALLOC=1`.
+    """
     if not sys.platform.startswith("linux") or os.environ.get("SEMGAN_KEEP_MALLOC") == "1":
         return False
     try:
@@ -36,7 +39,8 @@ def keep_memory() -> bool:
 # %% ../nbs/20_layers.ipynb #df48f0e0
 @contextlib.contextmanager
 def full_float32(device):
-    "On a GPU, convolutions and products in full float32, the same ones each time: TF32 would change features in the fourth digit. These switches belong to the whole process, its other threads too."
+    """On a GPU, convolutions and products in full float32, the same ones each time: TF32 would change features in
+    the fourth digit. These switches belong to the whole process, its other threads too."""
     if torch.device(device).type != "cuda":
         yield
         return
@@ -92,10 +96,9 @@ def bias_act(
     return limited(x, clamp)
 
 # %% ../nbs/20_layers.ipynb #400cafad
-def fir_filter(
-    taps=(1, 3, 3, 1),  # 1-D taps, or a 2-D kernel; None: no filter
-) -> torch.Tensor:
-    "A filter normalised to sum one: 1-D taps fewer than 8 become a 2-D outer product; 8 or more stay 1-D and act on each axis in turn."
+def fir_filter(taps=(1, 3, 3, 1)) -> torch.Tensor:  # 1-D taps, or a 2-D kernel; None: no filter
+    """A filter normalised to sum one: 1-D taps fewer than 8 become a 2-D outer product; 8 or more stay 1-D and act
+    on each axis in turn."""
     f = torch.as_tensor(np.atleast_1d(np.asarray(1 if taps is None else taps, dtype=np.float32)))
     if f.ndim == 1 and len(f) < 8:
         f = torch.outer(f, f)
@@ -115,13 +118,16 @@ def _resample_2d(x, kernel, up, down, pad, flip):
         if left == right >= 0 and top == bottom >= 0:
             return F.conv2d(x, k, stride=(dy, dx), padding=(top, left), groups=c)
         return F.conv2d(_pad_or_crop(x, left, right, top, bottom), k, stride=(dy, dx), groups=c)
-    # Transposed convolution gives the full convolution of the zero-stuffed image; the wanted part starts at kernel - 1 - pad.
+    # Transposed convolution gives the full convolution of the zero-stuffed image; the wanted part starts at kernel - 1
+    # - pad.
     k = (kernel.flip([0, 1]) if flip else kernel).expand(c, 1, kh, kw)
     h, w = x.shape[2:]
     begin = (kh - 1 - top, kw - 1 - left)
     size = (h * uy + top + bottom - kh + 1, w * ux + left + right - kw + 1)
     end = ((h - 1) * uy + kh - begin[0] - size[0], (w - 1) * ux + kw - begin[1] - size[1])
-    crop = tuple(max(min(b, e), 0) for b, e in zip(begin, end))  # the operator itself can leave out as much on both sides
+    crop = tuple(
+        max(min(b, e), 0) for b, e in zip(begin, end)
+    )  # the operator itself can leave out as much on both sides
     y = F.conv_transpose2d(x, k, stride=(uy, ux), padding=crop, groups=c)
     y = _pad_or_crop(y, crop[1] - begin[1], crop[1] - end[1], crop[0] - begin[0], crop[0] - end[0])
     return y[:, :, ::dy, ::dx] if (dx, dy) != (1, 1) else y
@@ -155,13 +161,22 @@ def _taps(f):
 def upsample2d(x: torch.Tensor, f: torch.Tensor, flip_filter: bool = False) -> torch.Tensor:
     "Twice the size, smoothly: [N, C, H, W] -> [N, C, 2H, 2W]."
     nx, ny = _taps(f)
-    return upfirdn2d(x, f, up=2, padding=((nx + 1) // 2, (nx - 2) // 2, (ny + 1) // 2, (ny - 2) // 2), flip_filter=flip_filter, gain=4)
+    return upfirdn2d(
+        x,
+        f,
+        up=2,
+        padding=((nx + 1) // 2, (nx - 2) // 2, (ny + 1) // 2, (ny - 2) // 2),
+        flip_filter=flip_filter,
+        gain=4,
+    )
 
 # %% ../nbs/20_layers.ipynb #cee08edd
 def downsample2d(x: torch.Tensor, f: torch.Tensor, flip_filter: bool = False) -> torch.Tensor:
     "Half the size, without aliasing: [N, C, H, W] -> [N, C, H/2, W/2]."
     nx, ny = _taps(f)
-    return upfirdn2d(x, f, down=2, padding=((nx - 1) // 2, (nx - 2) // 2, (ny - 1) // 2, (ny - 2) // 2), flip_filter=flip_filter)
+    return upfirdn2d(
+        x, f, down=2, padding=((nx - 1) // 2, (nx - 2) // 2, (ny - 1) // 2, (ny - 2) // 2), flip_filter=flip_filter
+    )
 
 # %% ../nbs/20_layers.ipynb #2e23a4ee
 def conv2d_resample(
@@ -220,7 +235,11 @@ def modulated_conv2d(
     if fused:
         n, c, h, wide = x.shape
         own = w[None] * styles[:, None, :, None, None]  # [N, out, in, k, k]
-        own = own * (demodulation(w, styles) if demodulate else torch.ones_like(styles[:, :1]))[:, :, None, None, None] * gain
+        own = (
+            own
+            * (demodulation(w, styles) if demodulate else torch.ones_like(styles[:, :1]))[:, :, None, None, None]
+            * gain
+        )
         y = torch.cat([conv2d_resample(xi[None], wi, f, up=up) for xi, wi in zip(x, own.to(x.dtype))])
         return y if noise is None else y + noise.to(x.dtype)
     y = conv2d_resample(x * styles[:, :, None, None].to(x.dtype), w.to(x.dtype), f, up=up)
@@ -273,7 +292,9 @@ class Conv2dLayer(nn.Module):
         self.activation, self.up, self.down, self.conv_clamp = activation, up, down, conv_clamp
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
         self.register_buffer("resample_filter", fir_filter(resample_filter))
-        weight = torch.randn(out_channels, in_channels, kernel_size, kernel_size).contiguous(memory_format=torch.channels_last)
+        weight = torch.randn(out_channels, in_channels, kernel_size, kernel_size).contiguous(
+            memory_format=torch.channels_last
+        )
         for name, value in (("weight", weight), ("bias", torch.zeros(out_channels) if bias else None)):
             if trainable or value is None:
                 self.register_parameter(name, None if value is None else nn.Parameter(value))
@@ -287,7 +308,8 @@ class Conv2dLayer(nn.Module):
         b = (b * fold if fold != 1 else b).to(x.dtype) if b is not None else None
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         if w.shape[1] == 1 and w.shape[2] == 1 and self.up == self.down == 1:
-            # One channel in: an outer product, taken in NHWC order so that all that follows keeps the fast memory layout.
+            # One channel in: an outer product, taken in NHWC order so that all that follows keeps the fast memory
+            # layout.
             y = x.permute(0, 2, 3, 1) * w.view(1, 1, 1, -1)
             y = y if b is None else y + b
             if self.activation == "lrelu":  # before the view: in place on a view, autograd would copy the whole
@@ -306,13 +328,10 @@ class Conv2dLayer(nn.Module):
 
 # %% ../nbs/20_layers.ipynb #f6b37c34
 class MinibatchStd(nn.Module):
-    "Append `num_channels` maps with the mean standard deviation over each group: [N, C, H, W] -> [N, C + num_channels, H, W]."
+    """Append `num_channels` maps with the mean standard deviation over each group: [N, C, H, W] -> [N, C +
+    num_channels, H, W]."""
 
-    def __init__(
-        self,
-        group_size: int | None,  # images in a group; None: the whole batch
-        num_channels: int = 1,
-    ):
+    def __init__(self, group_size: int | None, num_channels: int = 1):  # images in a group; None: the whole batch
         super().__init__()
         self.group_size, self.num_channels = group_size, num_channels
 
@@ -320,7 +339,10 @@ class MinibatchStd(nn.Module):
         n, c, h, w = x.shape
         g, f = min(self.group_size or n, n), self.num_channels
         if n % g:
-            raise ValueError(f"a batch of {n} images cannot be split into groups of {g}: choose a batch that is a multiple of mbstd_group_size")
+            raise ValueError(
+                f"a batch of {n} images cannot be split into groups of {g}: choose a batch that is a multiple of"
+                " mbstd_group_size"
+            )
         y = x.reshape(g, n // g, f, c // f, h, w)
         y = ((y - y.mean(dim=0)).square().mean(dim=0) + 1e-8).sqrt()  # [n/g, f, c/f, h, w]
         y = y.mean(dim=[2, 3, 4]).reshape(1, n // g, f, 1, 1).expand(g, -1, -1, h, w).reshape(n, f, h, w)

@@ -16,15 +16,15 @@ from .foundation import BadInput, stream
 from .descriptors import grey_stack, radial_spectrum
 
 # %% ../nbs/35_leak.ipynb #615e0ae6
-def directions(
-    images,  # uint8 [N, H, W], also [H, W] or [N, C, H, W]
-    bins: int = 18,
-) -> tuple:
-    "(angle [bins] of the edges in degrees, 0 along the rows, counter-clockwise as seen, 0 to 180; share of squared gradient in each [bins], sum 1)."
+def directions(images, bins: int = 18) -> tuple:  # uint8 [N, H, W], also [H, W] or [N, C, H, W]
+    """(angle [bins] of the edges in degrees, 0 along the rows, counter-clockwise as seen, 0 to 180; share of squared
+    gradient in each [bins], sum 1)."""
     weight = np.zeros(bins)
     for image in grey_stack(images).astype(float):
         gy, gx = np.gradient(ndimage.gaussian_filter(image, 1))
-        along = np.degrees(np.arctan2(-gy, gx) + np.pi / 2) % 180  # an edge runs across its gradient; rows count downwards
+        along = (
+            np.degrees(np.arctan2(-gy, gx) + np.pi / 2) % 180
+        )  # an edge runs across its gradient; rows count downwards
         weight += np.bincount((along * bins / 180).astype(int).ravel() % bins, (gx**2 + gy**2).ravel(), minlength=bins)
     return (np.arange(bins) + 0.5) * 180 / bins, weight / max(weight.sum(), 1e-300)
 
@@ -44,26 +44,32 @@ def _reduced(images, side: int = 64) -> np.ndarray:
         raise BadInput(f"leak_meter: the images have {x.shape[1]} × {x.shape[2]} px, at least 8 × 8 are wanted")
     top, left, by = (x.shape[1] - square) // 2, (x.shape[2] - square) // 2, -(-square // side)
     h = square // by
-    x = x[:, top:top + h * by, left:left + h * by].astype(np.float32)
+    x = x[:, top : top + h * by, left : left + h * by].astype(np.float32)
     return x if by == 1 else x.reshape(len(x), h, by, h, by).mean((2, 4))
 
 # %% ../nbs/35_leak.ipynb #751d9af1
-def image_traits(
-    x,  # float32 [N, h, h], 0 to 255
-) -> tuple[np.ndarray, np.ndarray]:
+def image_traits(x) -> tuple[np.ndarray, np.ndarray]:  # float32 [N, h, h], 0 to 255
     "(traits [N, 69] whose means over a set are compared, single numbers [N, 7] whose distributions are)."
     n, h = len(x), x.shape[1]
     mean, std = x.mean((1, 2)), x.std((1, 2))
     flat = x - mean[:, None, None]
     edges = np.linspace(0, h, 7).astype(int)
-    layout = np.add.reduceat(np.add.reduceat(flat, edges[:-1], 1), edges[:-1], 2) / np.outer(np.diff(edges), np.diff(edges))
+    layout = np.add.reduceat(np.add.reduceat(flat, edges[:-1], 1), edges[:-1], 2) / np.outer(
+        np.diff(edges), np.diff(edges)
+    )
     smooth = ndimage.gaussian_filter(x, (0, 1, 1))
     gx, gy = (smooth[:, 1:-1, 2:] - smooth[:, 1:-1, :-2]) / 2, (smooth[:, 2:, 1:-1] - smooth[:, :-2, 1:-1]) / 2
     size = np.hypot(gx, gy)
     unit = (gx - 1j * gy) / np.maximum(size, 1e-6)  # the way uphill, counter-clockwise as seen
     share = lambda weight, turn: (weight * turn).sum((1, 2)) / np.maximum(weight.sum((1, 2)), 1e-6)
     double = unit * unit
-    facing = [share(size**2, unit), share(size**2, double), share(size**2, double * unit), share(size**2, double * double), share(size**3, unit)]
+    facing = [
+        share(size**2, unit),
+        share(size**2, double),
+        share(size**2, double * unit),
+        share(size**2, double * double),
+        share(size**3, unit),
+    ]
     level = lambda g: np.log2((g**2).mean((1, 2)) + 1e-2)
     window = np.hanning(h + 2)[1:-1].astype(np.float32)
     power = np.abs(np.fft.rfft2(flat * window[:, None] * window)) ** 2
@@ -73,8 +79,18 @@ def image_traits(
     rings = np.log2(power.reshape(n, -1).astype(np.float32) @ member[:, 1:8] / total[:, None] + 1e-5)
     grey = np.stack([np.bincount(one, minlength=16) for one in (x.reshape(n, -1) // 16).astype(int).clip(0, 15)]) / h**2
     across, along = level(gx), level(gy)
-    numbers = [np.abs(facing[1]), np.log2(total / ((power * frequency).sum((1, 2)) + 1e-3)), (across + along) / 2 - np.log2(std**2 + 1e-2), across - along, level(gx + gy) - level(gx - gy), mean, std]
-    return np.concatenate([layout.reshape(n, -1), *(part[:, None] for one in facing for part in (one.real, one.imag)), rings, grey], 1), np.stack(numbers, 1)
+    numbers = [
+        np.abs(facing[1]),
+        np.log2(total / ((power * frequency).sum((1, 2)) + 1e-3)),
+        (across + along) / 2 - np.log2(std**2 + 1e-2),
+        across - along,
+        level(gx + gy) - level(gx - gy),
+        mean,
+        std,
+    ]
+    return np.concatenate(
+        [layout.reshape(n, -1), *(part[:, None] for one in facing for part in (one.real, one.imag)), rings, grey], 1
+    ), np.stack(numbers, 1)
 
 # %% ../nbs/35_leak.ipynb #6c06e56e
 TRANSFORMS = {  # transform -> (what it does to images, the augmentations that do it)
@@ -91,17 +107,25 @@ TRANSFORMS = {  # transform -> (what it does to images, the augmentations that d
 
 # %% ../nbs/35_leak.ipynb #d82722d7
 def _resampled(x, matrix, shift=0.0) -> np.ndarray:
-    "Images [N, h, h] as seen through a matrix [N, 2, 2] about their centre, output to input, and a shift [N, 2] in halves of the side; borders reflected."
+    """Images [N, h, h] as seen through a matrix [N, 2, 2] about their centre, output to input, and a shift [N, 2] in
+    halves of the side; borders reflected."""
     n, h = len(x), x.shape[1]
     theta = torch.zeros(n, 2, 3)
     theta[:, :, :2], theta[:, :, 2] = torch.from_numpy(matrix), torch.as_tensor(shift)
     grid = F.affine_grid(theta, (n, 1, h, h), align_corners=False)
-    seen = F.grid_sample(torch.from_numpy(np.ascontiguousarray(x))[:, None], grid, mode="bicubic", padding_mode="reflection", align_corners=False)
+    seen = F.grid_sample(
+        torch.from_numpy(np.ascontiguousarray(x))[:, None],
+        grid,
+        mode="bicubic",
+        padding_mode="reflection",
+        align_corners=False,
+    )
     return seen[:, 0].numpy().round().clip(0, 255)
 
 # %% ../nbs/35_leak.ipynb #9c841714
 def _transformed(x, rng):
-    "Yield (names of the transforms, slice of the images, those images as the transforms make them), of float32 images [N, h, h]. What changes little is done to all, the rest to every other one."
+    """Yield (names of the transforms, slice of the images, those images as the transforms make them), of float32
+    images [N, h, h]. What changes little is done to all, the rest to every other one."""
     n, half, diagonal = len(x), slice(None, None, 2), lambda a, b: np.stack([a, 0 * a, 0 * b, b], -1).reshape(-1, 2, 2)
     y = x[half]
     yield ("mirror",), half, y[:, :, ::-1]
@@ -110,7 +134,13 @@ def _transformed(x, rng):
         yield ("mirror", name), half, np.rot90(y[:, :, ::-1], quarters, (1, 2))
     for middle in (30, 60, 120, 150, 210, 240, 300, 330):
         angle = np.radians(middle + rng.uniform(-15, 15, len(y)))
-        yield ("turn",), half, _resampled(y, np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], -1).reshape(-1, 2, 2))
+        yield (
+            ("turn",),
+            half,
+            _resampled(
+                y, np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], -1).reshape(-1, 2, 2)
+            ),
+        )
     strength = np.abs(rng.standard_normal(n)) * 0.2  # as strong as chapter 23 has them
     for sign in (1, -1):
         factor, few = np.exp2(sign * strength), sign * strength[half, None, None]
@@ -123,7 +153,8 @@ def _transformed(x, rng):
 
 # %% ../nbs/35_leak.ipynb #3e38a681
 class LeakMeter:
-    "Which augmentations have leaked into generated images; what needs only the real ones is done once. BadInput where there are fewer than 4."
+    """Which augmentations have leaked into generated images; what needs only the real ones is done once. BadInput
+    where there are fewer than 4."""
 
     def __init__(
         self,
@@ -133,20 +164,37 @@ class LeakMeter:
         most: int = 400,  # real images at most that are transformed
     ):
         if len(grey_stack(real)) < 4:
-            raise BadInput(f"leak_meter: {len(real)} real image{'s were' if len(real) != 1 else ' was'} given, at least 4 are wanted")
+            raise BadInput(
+                f"leak_meter: {len(real)} real image{'s were' if len(real) != 1 else ' was'} given, at least 4 are"
+                " wanted"
+            )
         x, rng = _reduced(real), stream(seed, "leak halves")
         traits, numbers = image_traits(x)
-        self.num, self.side, self.middle, self.width = len(x), x.shape[1], np.median(numbers, 0), np.maximum(numbers.std(0), 1e-3)
+        self.num, self.side, self.middle, self.width = (
+            len(x),
+            x.shape[1],
+            np.median(numbers, 0),
+            np.maximum(numbers.std(0), 1e-3),
+        )
         self.cuts = [np.unique(np.quantile(column, np.arange(1, 6) / 6)) for column in numbers.T]
         rows = self._rows(traits, numbers)
         some = np.sort(rng.permutation(len(x))[:most])
         base = rows[some]
-        self.names, places, seen = zip(*((names, place, self._of(images)) for names, place, images in _transformed(x[some], rng)))
+        self.names, places, seen = zip(
+            *((names, place, self._of(images)) for names, place, images in _transformed(x[some], rng))
+        )
         self.mean, self.root = rows.mean(0), _whitening([base, *seen])
         half = x[some][::2]
-        spoilt = [*(ndimage.gaussian_filter(half, (0, s, s)) for s in (0.5, 1)), (half + rng.normal(0, 8, half.shape)).clip(0, 255)]
-        spoilt.append(_resampled(half, np.eye(2)[None].repeat(len(half), 0), rng.uniform(-1, 1, (len(half), 2)) / self.side))  # by up to half a pixel: what resampling itself does
-        self.root = _without(self.root, np.stack([(self._of(images) - base[::2]).mean(0) @ self.root for images in spoilt]))
+        spoilt = [
+            *(ndimage.gaussian_filter(half, (0, s, s)) for s in (0.5, 1)),
+            (half + rng.normal(0, 8, half.shape)).clip(0, 255),
+        ]
+        spoilt.append(
+            _resampled(half, np.eye(2)[None].repeat(len(half), 0), rng.uniform(-1, 1, (len(half), 2)) / self.side)
+        )  # by up to half a pixel: what resampling itself does
+        self.root = _without(
+            self.root, np.stack([(self._of(images) - base[::2]).mean(0) @ self.root for images in spoilt])
+        )
         changes = [(one - base[place]) @ self.root for one, place in zip(seen, places)]
         self.signatures = np.stack([one.mean(0) for one in changes], 1)
         self.seen = np.array([_repeats(one) for one in changes])
@@ -163,15 +211,18 @@ class LeakMeter:
         sixths = [np.eye(6)[np.digitize(column, cut)] for column, cut in zip(numbers.T, self.cuts)]
         return np.concatenate([traits, *sixths, (((numbers - self.middle) / self.width) ** 2).clip(max=9)], 1)
 
-    def __call__(
-        self,
-        generated,  # as the real ones, at least 2
-    ) -> dict:
-        """leaks (transform -> dict(value (share of the images), floor, leaks, seen)), verdict ('leak', 'none', 'collapsed', or 'unlike': too far from real images to tell),
-        apart (how far the means are, in what chance gives: about 1 for real images), explained (share of that which transforms explain), text (all that in a sentence), num_real, num_gen."""
+    def __call__(self, generated) -> dict:  # as the real ones, at least 2
+        """leaks (transform -> dict(value (share of the images), floor, leaks, seen)), verdict ('leak', 'none',
+        'collapsed', or 'unlike': too far from real images to tell),
+        apart (how far the means are, in what chance gives: about 1 for real images), explained (share of that which
+        transforms explain), text (all that in a sentence), num_real, num_gen.
+        """
         x = _reduced(generated)
         if len(x) < 2 or x.shape[1] != self.side:
-            raise BadInput(f"leak_meter: {len(x)} generated image{'s' * (len(x) != 1)} of {x.shape[1]} px were given, at least 2 of the size of the real ones ({self.side} px, reduced) are wanted")
+            raise BadInput(
+                f"leak_meter: {len(x)} generated image{'s' * (len(x) != 1)} of {x.shape[1]} px were given, at least 2"
+                f" of the size of the real ones ({self.side} px, reduced) are wanted"
+            )
         white = (self._of(x) - self.mean) @ self.root
         found = _told(self, white.mean(0), len(x), self.nearest > 1e-6 and _nearest(white) < 0.4 * self.nearest)
         return found | dict(text=leak_text(found))
@@ -191,7 +242,15 @@ def _shares(meter, change, among) -> tuple[dict, float]:
         found[use], rest = nnls(meter.signatures[:, use], change)
     share = {name: float(sum(s for names, s in zip(meter.names, found) if name in names)) for name in TRANSFORMS}
     eighth = share["turn"] / 8  # the sectors of free turns leave out the quarters, which free turns have too
-    return share | dict(turn=12 * eighth, half_turn=max(share["half_turn"] - eighth, 0.0), quarter_turn=max(share["quarter_turn"] - 2 * eighth, 0.0)), rest**2
+    return (
+        share
+        | dict(
+            turn=12 * eighth,
+            half_turn=max(share["half_turn"] - eighth, 0.0),
+            quarter_turn=max(share["quarter_turn"] - 2 * eighth, 0.0),
+        ),
+        rest**2,
+    )
 
 # %% ../nbs/35_leak.ipynb #cfa8a2b5
 def _sparsest(meter, change, spare: float) -> tuple[dict, float]:
@@ -208,7 +267,9 @@ def _sparsest(meter, change, spare: float) -> tuple[dict, float]:
     return share, rest
 
 # %% ../nbs/35_leak.ipynb #fe81cb9f
-_LEAST = dict(scale=0.4, stretch=0.4, shift=0.4)  # share of images that makes a leak, of transforms that change little; of others 0.1
+_LEAST = dict(
+    scale=0.4, stretch=0.4, shift=0.4
+)  # share of images that makes a leak, of transforms that change little; of others 0.1
 
 # %% ../nbs/35_leak.ipynb #8dbf6d5a
 def _told(meter, change, count: int, collapsed: bool) -> dict:
@@ -222,14 +283,20 @@ def _told(meter, change, count: int, collapsed: bool) -> dict:
         floor = np.sqrt(few) * max(_shares(meter, half, [name])[0][name] for half in meter.halves)
         enough = not collapsed and (explains(rest) > 0.6 or explains(_shares(meter, change, [name])[1]) > 0.35)
         visible = any(seen for names, seen in zip(meter.names, meter.seen) if names == (name,))
-        found[name] = dict(value=float(share[name]), floor=float(floor), leaks=bool(enough and share[name] > max(2 * floor, _LEAST.get(name, 0.1))), seen=bool(visible))
+        found[name] = dict(
+            value=float(share[name]),
+            floor=float(floor),
+            leaks=bool(enough and share[name] > max(2 * floor, _LEAST.get(name, 0.1))),
+            seen=bool(visible),
+        )
     apart, leak = float(np.sqrt(total / max(chance, 1e-12))), any(one["leaks"] for one in found.values())
     verdict = "collapsed" if collapsed else "leak" if leak else "unlike" if apart > 4 else "none"
     return dict(leaks=found, verdict=verdict, apart=apart, explained=explains(rest), num_real=meter.num, num_gen=count)
 
 # %% ../nbs/35_leak.ipynb #84f88513
 def _whitening(sets) -> np.ndarray:
-    "[F, F]: brings rows [n, F] of several sets, each about its own mean, to unit variance and, but for a ridge of 0.1, no correlation."
+    """[F, F]: brings rows [n, F] of several sets, each about its own mean, to unit variance and, but for a ridge of
+    0.1, no correlation."""
     scale = np.maximum(np.concatenate(sets).std(0), 1e-3)
     within = np.concatenate([one - one.mean(0) for one in sets]) / scale
     values, vectors = np.linalg.eigh(0.9 * within.T @ within / len(within) + 0.1 * np.eye(len(scale)))
@@ -252,29 +319,42 @@ def _nearest(rows, most: int = 500) -> float:
     return float(np.median(np.sqrt(apart.min(1).clip(0))))
 
 # %% ../nbs/35_leak.ipynb #af7ced47
-def leak_text(
-    found: dict,  # of a LeakMeter, or a record that holds it
-) -> str:
+def leak_text(found: dict) -> str:  # of a LeakMeter, or a record that holds it
     "What a leak meter found, in a sentence."
     if found["verdict"] == "collapsed":
         return "the generated images are nearly all alike (collapse), so nothing is said of leaks"
     if found["verdict"] == "unlike":
-        return f"the generated images are {found['apart']:.0f} times as far from real ones as chance gives, in ways of which augmentation explains {100 * found['explained']:.0f} %: the network is not trained yet, or badly, so nothing is said of leaks"
-    leaked = sorted((name for name, one in found["leaks"].items() if one["leaks"]), key=lambda name: -found["leaks"][name]["value"])
+        return (
+            f"the generated images are {found['apart']:.0f} times as far from real ones as chance gives, in ways of"
+            f" which augmentation explains {100 * found['explained']:.0f} %: the network is not trained yet, or badly,"
+            " so nothing is said of leaks"
+        )
+    leaked = sorted(
+        (name for name, one in found["leaks"].items() if one["leaks"]), key=lambda name: -found["leaks"][name]["value"]
+    )
     hidden = [TRANSFORMS[name][0] for name, one in found["leaks"].items() if not one["seen"]]
     if leaked:
-        share = lambda name: f"about {100 * min(found['leaks'][name]['value'], 1):.0f} % are {TRANSFORMS[name][0]} (augmentation {TRANSFORMS[name][1]})"
-        text = f"an augmentation has leaked into the {found['num_gen']} generated images: {', '.join(map(share, leaked))}" + ("; scale and aniso change images so little that one may stand for the other" if {"scale", "stretch"} & set(leaked) else "")
+        share = lambda name: (
+            f"about {100 * min(found['leaks'][name]['value'], 1):.0f} % are {TRANSFORMS[name][0]} (augmentation"
+            f" {TRANSFORMS[name][1]})"
+        )
+        text = (
+            f"an augmentation has leaked into the {found['num_gen']} generated images: {', '.join(map(share, leaked))}"
+            + (
+                "; scale and aniso change images so little that one may stand for the other"
+                if {"scale", "stretch"} & set(leaked)
+                else ""
+            )
+        )
     else:
-        text = f"no augmentation has leaked into the {found['num_gen']} generated images, as far as {found['num_real']} real ones can tell"
+        text = (
+            f"no augmentation has leaked into the {found['num_gen']} generated images, as far as {found['num_real']}"
+            " real ones can tell"
+        )
     return text + (f"; images that are {', or '.join(hidden)}, could not be told from the real ones" if hidden else "")
 
 # %% ../nbs/35_leak.ipynb #2dd62c4d
-def leak_meter(
-    real,  # as for `LeakMeter`
-    generated,  # as real
-    splits: int = 16,
-    seed: int = 0,
-) -> dict:
-    "transform -> dict(value, floor, leaks, seen) of one set against another; `LeakMeter(real)(generated)` also says it in a sentence."
+def leak_meter(real, generated, splits: int = 16, seed: int = 0) -> dict:  # as for `LeakMeter`  # as real
+    """transform -> dict(value, floor, leaks, seen) of one set against another; `LeakMeter(real)(generated)` also
+    says it in a sentence."""
     return LeakMeter(real, splits, seed)(generated)["leaks"]

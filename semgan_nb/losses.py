@@ -13,7 +13,8 @@ import torch.nn.functional as F
 
 # %% ../nbs/24_losses.ipynb #a603815b
 def loss_as_real(logits: torch.Tensor) -> torch.Tensor:
-    "softplus(-logit) per sample: small where the discriminator says real. G's loss on its images, D's loss on real ones."
+    """softplus(-logit) per sample: small where the discriminator says real. G's loss on its images, D's loss on real
+    ones."""
     return F.softplus(-logits)
 
 # %% ../nbs/24_losses.ipynb #c337638c
@@ -26,7 +27,8 @@ def r1_penalty(
     logits: torch.Tensor,  # [N, 1] of D on `images`
     images: torch.Tensor,  # [N, C, H, W] that require a gradient, before augmentation
 ) -> torch.Tensor:  # [N]
-    "Squared norm of the gradient of D's output with respect to each image, itself differentiable; without the factor gamma / 2."
+    """Squared norm of the gradient of D's output with respect to each image, itself differentiable; without the
+    factor gamma / 2."""
     (grad,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return grad.square().sum(dim=[1, 2, 3])
 
@@ -43,11 +45,12 @@ def path_lengths(
 
 # %% ../nbs/24_losses.ipynb #c99032ea
 def path_penalty(
-    lengths: torch.Tensor,  # [N]
-    pl_mean: torch.Tensor,  # moving average so far, a scalar
-    decay: float = 0.01,
+    lengths: torch.Tensor,
+    pl_mean: torch.Tensor,
+    decay: float = 0.01,  # [N]  # moving average so far, a scalar
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    "(lengths - a)^2 per sample, and a moved towards the batch; the moved a, with its gradient, is the one used. Without the weight 2."
+    """(lengths - a)^2 per sample, and a moved towards the batch; the moved a, with its gradient, is the one used.
+    Without the weight 2."""
     moved = pl_mean.lerp(lengths.mean(), decay)
     return (lengths - moved).square(), moved
 

@@ -78,7 +78,8 @@ def two_points(
     pixel_size_nm=None,  # nm per pixel, a number or (y, x): distances in µm
     figure: Figure | None = None,
 ) -> Figure:
-    "Two-point correlation S2 of the light phase in two sets of grey images: mean, and the band of 90 % of the images: grey between thin lines for the first set, between broken lines for the second."
+    """Two-point correlation S2 of the light phase in two sets of grey images: mean, and the band of 90 % of the
+    images: grey between thin lines for the first set, between broken lines for the second."""
     figure = _figure(figure, (5.2, 2.8))
     axes = figure.add_subplot()
     scale = 1 if pixel_size_nm is None else float(np.mean(pixel_size_nm)) / 1000
@@ -107,7 +108,8 @@ def descriptor_figure(
     labels: tuple[str, str] = ("real", "generated"),
     figure: Figure | None = None,
 ) -> Figure:
-    "One descriptor of two sets: both distributions, and their distance beside what halves of the real images are apart."
+    """One descriptor of two sets: both distributions, and their distance beside what halves of the real images are
+    apart."""
     one = found["descriptors"][key]
     figure = _figure(figure, (6.4, 3.2))
     main, beside = figure.subplots(1, 2, width_ratios=(4, 1))
@@ -116,14 +118,22 @@ def descriptor_figure(
         has = one[side]
         if one["kind"] == "number":
             values = np.sort(has["values"])
-            main.plot(values, (np.arange(len(values)) + 0.5) / len(values), color=colour, lw=1.4, label=plain_label(label))
+            main.plot(
+                values, (np.arange(len(values)) + 0.5) / len(values), color=colour, lw=1.4, label=plain_label(label)
+            )
             main.plot(has["quantiles"], (0.05, 0.5, 0.95), "o", color=colour, ms=4)
         elif one["kind"] == "curve":
             low, middle, high = has["curves"]
             main.fill_between(one["places"], low, high, color=colour, alpha=0.13, lw=0)
             main.plot(one["places"], middle, "-", color=colour, lw=1.4, label=plain_label(label))
         elif one["kind"] == "angles":
-            main.stairs(has["share"], np.append(np.array(one["places"]) - 90 / len(has["share"]), 180), color=colour, lw=1.4, label=plain_label(label))
+            main.stairs(
+                has["share"],
+                np.append(np.array(one["places"]) - 90 / len(has["share"]), 180),
+                color=colour,
+                lw=1.4,
+                label=plain_label(label),
+            )
         else:
             places, share = np.array(one["places"]), np.cumsum(has["share"])
             main.step(places, share, where="post", color=colour, lw=1.4, label=plain_label(label))
@@ -131,7 +141,15 @@ def descriptor_figure(
     if one["kind"] == "number":
         _tidy(main, one["title"] + unit, "share of images")
     elif one["kind"] == "curve":
-        _tidy(main, "wave number, cycles per length" + f" ({one['along']})" if key == "spectrum" else f"distance ({one['along']})", one["title"] + unit)
+        _tidy(
+            main,
+            (
+                "wave number, cycles per length" + f" ({one['along']})"
+                if key == "spectrum"
+                else f"distance ({one['along']})"
+            ),
+            one["title"] + unit,
+        )
         if key == "spectrum":
             main.set_xscale("log")
     elif one["kind"] == "angles":
@@ -143,26 +161,37 @@ def descriptor_figure(
         seen = np.array(one["places"])[(np.array(one["real"]["share"]) + np.array(one["gen"]["share"])) > 0]
         if len(seen):
             main.set_xlim(min(seen[0], 0) if seen[0] < 0.2 * seen[-1] else seen[0], seen[-1] * 1.02)
-        _tidy(main, one["title"] + unit, "share of the area" if key in ("island_size", "perimeter", "aspect") else "share of pixels" if key == "grey" else "share of all")
+        _tidy(
+            main,
+            one["title"] + unit,
+            (
+                "share of the area"
+                if key in ("island_size", "perimeter", "aspect")
+                else "share of pixels"
+                if key == "grey"
+                else "share of all"
+            ),
+        )
     if one["kind"] in ("number", "histogram"):
         main.set_ylim(0, 1)
     main.legend(fontsize=8, frameon=False, loc="best")
     if one["distance"] is not None:
         beside.bar((0, 1), (one["floor"], one["distance"]), color=("0.75", _VERDICT_COLOURS[one["verdict"]]), width=0.7)
         beside.axhline(one["floor_high"], color=QUIET, lw=0.8, ls="--")
-        beside.set_title("cannot be read" if one["verdict"] == "unread" else f"{one['ratio']:.2g} x the floor", fontsize=9)
+        beside.set_title(
+            "cannot be read" if one["verdict"] == "unread" else f"{one['ratio']:.2g} x the floor", fontsize=9
+        )
     beside.set_xticks((0, 1), ("halves of\nthe real", "to the\ngenerated"))
     _tidy(beside, "", "distance" + unit)
     beside.tick_params(axis="x", labelsize=7)
     return figure
 
 # %% ../nbs/82_material_plots.ipynb #2f55bc0d
-def material_figure(
-    found: dict,  # of `compare_microstructures`
-    figure: Figure | None = None,
-) -> Figure:
+def material_figure(found: dict, figure: Figure | None = None) -> Figure:  # of `compare_microstructures`
     "All descriptors of two sets: distances in units of their floor, the farthest on top. Grey: what cannot be read."
-    read = sorted((one for one in found["descriptors"].values() if one["verdict"] != "unread"), key=lambda one: one["ratio"])
+    read = sorted(
+        (one for one in found["descriptors"].values() if one["verdict"] != "unread"), key=lambda one: one["ratio"]
+    )
     figure = _figure(figure, (6.4, 0.9 + 0.2 * len(found["descriptors"])))
     axes = figure.add_subplot()
     for k, one in enumerate(read):
@@ -195,10 +224,17 @@ def extremes(
     labels: tuple[str, str] = ("real", "generated"),
     figure: Figure | None = None,
 ) -> Figure:
-    "The micrographs at both ends of a descriptor, of two sets, with the boundary of the phase as it was found (by grey levels; of given masks none is drawn)."
+    """The micrographs at both ends of a descriptor, of two sets, with the boundary of the phase as it was found (by
+    grey levels; of given masks none is drawn)."""
     values = image_values(*measured, key)
     d, pixel_um = DESCRIPTORS[key], measured[0].pixel_um or measured[1].pixel_um
-    unit = "°" if d.kind == "angles" else f" {unit_of(key, pixel_um)}" if d.kind in ("number", "histogram") and unit_of(key, pixel_um) else ""
+    unit = (
+        "°"
+        if d.kind == "angles"
+        else f" {unit_of(key, pixel_um)}"
+        if d.kind in ("number", "histogram") and unit_of(key, pixel_um)
+        else ""
+    )
     figure = _figure(figure, (1.35 * 2 * count + 0.4, 3.5))
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     panels = figure.subplots(2, 2 * count, squeeze=False)
@@ -206,7 +242,11 @@ def extremes(
         images = grey_stack(images)
         order = np.argsort(own, kind="stable")
         order = order[: np.isfinite(own).sum()]
-        chosen = [*order[:count], *[None] * (2 * count - len(order[:count]) - len(order[count:][-count:])), *order[count:][-count:]]
+        chosen = [
+            *order[:count],
+            *[None] * (2 * count - len(order[:count]) - len(order[count:][-count:])),
+            *order[count:][-count:],
+        ]
         for k, (axes, which) in enumerate(zip(row, chosen)):
             axes.set_xticks([])
             axes.set_yticks([])
@@ -224,7 +264,9 @@ def extremes(
                 axes.set_ylabel(plain_label(label), fontsize=9)
             if pixel_um is not None and k == 2 * count - 1:
                 scale_bar(axes, 1000 * pixel_um, image.shape)
-    word = {"angles": "away from the direction of the real images", "curve": "first component"}.get(d.kind, "mean of the image" if d.kind == "histogram" else "")
+    word = {"angles": "away from the direction of the real images", "curve": "first component"}.get(
+        d.kind, "mean of the image" if d.kind == "histogram" else ""
+    )
     figure.suptitle(f"{d.title}{f', {word}' if word else ''}: lowest on the left, highest on the right", fontsize=9)
     return figure
 
@@ -269,9 +311,18 @@ def grey_levels(
     panels = figure.subplots(2, 1, sharex=True)
     for axes, counts, word in zip(panels, (before, after), ("before", "after")):
         for k, one in enumerate(np.asarray(counts, float).reshape(-1, 256)):
-            axes.plot(np.arange(256), np.cumsum(one) / max(one.sum(), 1), color=COLOURS[1], lw=0.9, alpha=0.7, label=f"each micrograph, {word}" if not k else None)
+            axes.plot(
+                np.arange(256),
+                np.cumsum(one) / max(one.sum(), 1),
+                color=COLOURS[1],
+                lw=0.9,
+                alpha=0.7,
+                label=f"each micrograph, {word}" if not k else None,
+            )
         if target is not None:
-            axes.plot(np.arange(256), np.cumsum(target) / np.sum(target), color=REAL, lw=1.4, ls="--", label="reference")
+            axes.plot(
+                np.arange(256), np.cumsum(target) / np.sum(target), color=REAL, lw=1.4, ls="--", label="reference"
+            )
         axes.set_xlim(0, 255)
         axes.set_ylim(0, 1)
         if axes.lines:
@@ -344,14 +395,15 @@ def augmentation_effect(
     return figure
 
 # %% ../nbs/82_material_plots.ipynb #d6b0c573
-def controller_series(
-    run,  # a run directory
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def controller_series(run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # a run directory
     "kimg, r_t (NaN where it is not known) and p of each record of a run, float64 [T] each."
     records = [r for r in read_stats(run) if "Loss/signs/real" in r and "Progress/augment" in r]
     if not records:
         raise BadInput(f"{run}: holds no r_t yet: train it longer")
-    return tuple(np.array([r[key]["mean"] for r in records], float) for key in ("Progress/kimg", "Loss/signs/real", "Progress/augment"))
+    return tuple(
+        np.array([r[key]["mean"] for r in records], float)
+        for key in ("Progress/kimg", "Loss/signs/real", "Progress/augment")
+    )
 
 # %% ../nbs/82_material_plots.ipynb #b7c108b1
 def controller_figure(
@@ -361,22 +413,39 @@ def controller_figure(
     window: tuple | None = None,  # kimg, from and to: r_t there is drawn as a distribution; None: all
     figure: Figure | None = None,
 ) -> Figure:
-    "The r_t of a run, p as it was and as this controller would have moved it, and how r_t is distributed over a window."
+    """The r_t of a run, p as it was and as this controller would have moved it, and how r_t is distributed over a
+    window."""
     kimg, rt, p = controller_series(run)
     low, high = window or (kimg.min(), kimg.max())
     inside = (kimg >= low) & (kimg <= high) & np.isfinite(rt)
     figure = _figure(figure, (7.6, 3.6))
     grid = figure.add_gridspec(2, 2, width_ratios=(3, 1))
-    above, below, beside = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[:, 1])
+    above, below, beside = (
+        figure.add_subplot(grid[0, 0]),
+        figure.add_subplot(grid[1, 0]),
+        figure.add_subplot(grid[:, 1]),
+    )
     above.plot(kimg, rt, color=COLOURS[1], lw=1)
     above.axhline(target, color=GENERATED, lw=1, ls=":")
     above.axvspan(low, high, color="0.93", lw=0)
     below.plot(kimg, p, color=QUIET, lw=1.2, label="as it was")
-    below.plot(kimg, replay(kimg, rt, target, ada_kimg), color=GENERATED, lw=1.4, label=f"target {target:g}, horizon {ada_kimg:g} kimg")
+    below.plot(
+        kimg,
+        replay(kimg, rt, target, ada_kimg),
+        color=GENERATED,
+        lw=1.4,
+        label=f"target {target:g}, horizon {ada_kimg:g} kimg",
+    )
     strength_axis(below)
     below.legend(fontsize=8, frameon=False)
     if inside.any():
-        beside.hist(rt[inside], bins=np.linspace(min(rt[inside].min(), 0), 1, 25), orientation="horizontal", color=COLOURS[1], alpha=0.7)
+        beside.hist(
+            rt[inside],
+            bins=np.linspace(min(rt[inside].min(), 0), 1, 25),
+            orientation="horizontal",
+            color=COLOURS[1],
+            alpha=0.7,
+        )
         share = float((rt[inside] > target).mean())
         beside.set_title(f"{share:.0%} above the target", fontsize=9)
     beside.axhline(target, color=GENERATED, lw=1, ls=":")

@@ -22,18 +22,13 @@ from .distances import blur
 LOOK_SIDE, LOOK_REACH = 32, 1 / 8  # px; share of the side by which a copy may be displaced
 
 # %% ../nbs/42_memorisation.ipynb #d8adb19c
-def turned(
-    images,  # [.., H, W]
-    k: int,  # 0 .. 7: quarter turns, from 4 on reflected as well
-) -> np.ndarray:
+def turned(images, k: int) -> np.ndarray:  # [.., H, W]  # 0 .. 7: quarter turns, from 4 on reflected as well
     "One of the eight symmetries of a square (a view)."
     images = np.rot90(images, k % 4, (-2, -1))
     return images[..., ::-1] if k >= 4 else images
 
 # %% ../nbs/42_memorisation.ipynb #3e92c89c
-def look(
-    images,  # uint8 [N, H, H] or [N, C, H, H]; float32 [N, h, h] is taken for looks and returned
-) -> np.ndarray:
+def look(images) -> np.ndarray:  # uint8 [N, H, H] or [N, C, H, H]; float32 [N, h, h] is taken for looks and returned
     "What `likeness` compares: float32 [N, h, h], side at most LOOK_SIDE, without the finest grain and slow shading."
     if getattr(images, "dtype", None) == np.float32:
         return images
@@ -53,14 +48,22 @@ def _unit(windows) -> np.ndarray:
 
 # %% ../nbs/42_memorisation.ipynb #92a5ba45
 def _placements(a, b, reach):
-    "The middles of a in eight turns [N, 8, d]; a function of the images of b: their windows [shifts, n, d]; the shifts (dy, dx)."
+    """The middles of a in eight turns [N, 8, d]; a function of the images of b: their windows [shifts, n, d]; the
+    shifts (dy, dx)."""
     if a.shape[1] != a.shape[2] or a.shape[1:] != b.shape[1:]:
-        raise BadInput(f"Images of {a.shape[1]}x{a.shape[2]} and {b.shape[1]}x{b.shape[2]} pixels cannot be laid on each other: give square ones of one size")
+        raise BadInput(
+            f"Images of {a.shape[1]}x{a.shape[2]} and {b.shape[1]}x{b.shape[2]} pixels cannot be laid on each other:"
+            " give square ones of one size"
+        )
     m = round(reach * a.shape[1])
     side = a.shape[1] - 2 * m
-    middle = np.stack([_unit(turned(a[:, m:m + side, m:m + side], k)) for k in range(8)], 1)
+    middle = np.stack([_unit(turned(a[:, m : m + side, m : m + side], k)) for k in range(8)], 1)
     shifts = [(dy, dx) for dy in range(2 * m + 1) for dx in range(2 * m + 1)]
-    return middle, lambda x: np.stack([_unit(x[:, dy:dy + side, dx:dx + side]) for dy, dx in shifts]), [(dy - m, dx - m) for dy, dx in shifts]
+    return (
+        middle,
+        lambda x: np.stack([_unit(x[:, dy : dy + side, dx : dx + side]) for dy, dx in shifts]),
+        [(dy - m, dx - m) for dy, dx in shifts],
+    )
 
 # %% ../nbs/42_memorisation.ipynb #a812b70f
 def likeness(
@@ -69,25 +72,28 @@ def likeness(
     reach: float = LOOK_REACH,
     progress=None,  # called with the number of others done so far
 ) -> np.ndarray:
-    "float32 [N, M]: the largest correlation of each image with each other over eight turns and all displacements, -1 to 1."
+    """float32 [N, M]: the largest correlation of each image with each other over eight turns and all displacements,
+    -1 to 1."""
     a, b = look(images), look(others)
     middle, windows, shifts = _placements(a, b, reach)
     out = np.empty((len(a), len(b)), np.float32)
     for at in range(0, len(b), 128):
-        there = windows(b[at:at + 128])
+        there = windows(b[at : at + 128])
         flat = np.ascontiguousarray(there.reshape(-1, there.shape[-1]).T)
         for row in range(0, len(a), 32):
-            part = middle[row:row + 32]
-            out[row:row + 32, at:at + 128] = (part.reshape(-1, part.shape[-1]) @ flat).reshape(len(part), 8, len(shifts), -1).max((1, 2))
+            part = middle[row : row + 32]
+            out[row : row + 32, at : at + 128] = (
+                (part.reshape(-1, part.shape[-1]) @ flat).reshape(len(part), 8, len(shifts), -1).max((1, 2))
+            )
         if progress is not None:
             progress(min(at + 128, len(b)))
     return out
 
 # %% ../nbs/42_memorisation.ipynb #95e80477
 def lay(
-    image,  # [H, H]
-    turn: int,  # of the one that it is laid on, 0 .. 7
-    shift,  # (dy, dx): shares of the side
+    image,
+    turn: int,
+    shift,  # [H, H]  # of the one that it is laid on, 0 .. 7  # (dy, dx): shares of the side
 ) -> np.ndarray:
     "An image moved by -shift and then turned back; uint8 [H, H], its border repeated."
     moved = shift_image(np.asarray(image, float), [-d * np.shape(image)[0] for d in shift], order=1, mode="nearest")
@@ -96,19 +102,21 @@ def lay(
     return np.rint(turned(moved, back)).clip(0, 255).astype(np.uint8)
 
 # %% ../nbs/42_memorisation.ipynb #d304d05e
-def laid_on(
-    image,  # uint8 [H, H] or [C, H, H]
-    other,  # uint8 [H, H] or [C, H, H]
-    reach: float = LOOK_REACH,
-) -> dict:
-    "How the image lies on the other where they are most alike: likeness, turn (0 .. 7, see `turned`), shift (dy, dx) as a share of the side, and `other` laid on the image, uint8 [H, H], its border repeated."
+def laid_on(image, other, reach: float = LOOK_REACH) -> dict:  # uint8 [H, H] or [C, H, H]  # uint8 [H, H] or [C, H, H]
+    """How the image lies on the other where they are most alike: likeness, turn (0 .. 7, see `turned`), shift (dy,
+    dx) as a share of the side, and `other` laid on the image, uint8 [H, H], its border repeated."""
     image, other = grey_stack(np.asarray(image)[None]), grey_stack(np.asarray(other)[None])
     middle, windows, shifts = _placements(look(image), look(other), reach)
     fit = middle[0] @ windows(look(other))[:, 0].T
     turn, place = np.unravel_index(fit.argmax(), fit.shape)
     side = other.shape[-1]
     dy, dx = (d / min(side, LOOK_SIDE) for d in shifts[place])
-    return dict(likeness=float(fit.max()), turn=int(turn), shift=(float(dy), float(dx)), image=lay(other[0], int(turn), (dy, dx)))
+    return dict(
+        likeness=float(fit.max()),
+        turn=int(turn),
+        shift=(float(dy), float(dx)),
+        image=lay(other[0], int(turn), (dy, dx)),
+    )
 
 # %% ../nbs/42_memorisation.ipynb #32dc57b0
 def plant(
@@ -117,7 +125,8 @@ def plant(
     blurred: float = 0.5,  # px
     noise: float = 4.0,  # grey levels
 ) -> np.ndarray:
-    "Copies as a network might make them: turned, mirrored, moved by up to a sixteenth of the side, blurred and noisy; uint8."
+    """Copies as a network might make them: turned, mirrored, moved by up to a sixteenth of the side, blurred and
+    noisy; uint8."""
     out, far = np.empty_like(images), max(images.shape[-1] // 16, 1)
     for i, image in enumerate(images):
         out[i] = np.roll(turned(image, int(rng.integers(8))), rng.integers(-far, far + 1, 2), (-2, -1))
@@ -128,28 +137,27 @@ def plant(
 LIKENESS_QUANTILE, PLAIN_COPY = 0.99, 0.01  # of real images; expected number of such pairs by chance in the whole set
 
 # %% ../nbs/42_memorisation.ipynb #64da920a
-def shares_pixels(
-    records,  # of images: the manifest's entries, or {} where there are none
-    others,
-) -> np.ndarray:
+def shares_pixels(records, others) -> np.ndarray:  # of images: the manifest's entries, or {} where there are none
     "bool [n, m]: whether two images were cut from one micrograph (same sha256) and overlap."
+
     def table(entries):
         source = np.array([str(entry.get("source_sha256") or "") for entry in entries])
         crop = np.array([entry.get("crop") or (0, 0, 0, 0) for entry in entries], float).reshape(-1, 4)
         return source, crop
 
     (s, c), (t, d) = table(records), table(others)
-    near = [(c[:, None, k] < d[None, :, k] + d[None, :, k + 2]) & (d[None, :, k] < c[:, None, k] + c[:, None, k + 2]) for k in (0, 1)]
+    near = [
+        (c[:, None, k] < d[None, :, k] + d[None, :, k + 2]) & (d[None, :, k] < c[:, None, k] + c[:, None, k + 2])
+        for k in (0, 1)
+    ]
     return (s[:, None] == t) & (s != "")[:, None] & near[0] & near[1]
 
 # %% ../nbs/42_memorisation.ipynb #5f46d479
 class Yardstick:
-    "How alike real images are to the training images: built from the largest likeness of each to a training image that is not itself."
+    """How alike real images are to the training images: built from the largest likeness of each to a training image
+    that is not itself."""
 
-    def __init__(
-        self,
-        nearest,  # [n] largest likeness of real images to others
-    ):
+    def __init__(self, nearest):  # [n] largest likeness of real images to others
         self.nearest = np.sort(np.asarray(nearest, float))
         self.limit = float(np.quantile(self.nearest, LIKENESS_QUANTILE, method="higher"))
         z = np.arctanh(self.nearest.clip(-0.9999, 0.9999))
@@ -196,8 +204,16 @@ class Memory:
         self.groups = [""] * n if groups is None else [str(group) for group in groups]
         self.names = [str(i) for i in range(n)] if names is None else list(names)
         self.records = [{}] * n if records is None else records
-        self.unseen_records = None if self.unseen is None else [{}] * len(self.unseen) if unseen_records is None else unseen_records
-        self.same_groups, self.seed, self.reals, self._originals, self._kept = bool(same_groups), int(seed), int(reals), originals, None
+        self.unseen_records = (
+            None if self.unseen is None else [{}] * len(self.unseen) if unseen_records is None else unseen_records
+        )
+        self.same_groups, self.seed, self.reals, self._originals, self._kept = (
+            bool(same_groups),
+            int(seed),
+            int(reals),
+            originals,
+            None,
+        )
         if originals is None and np.asarray(train).dtype == np.uint8:
             self._originals = np.asarray(train)[self._draw(n, 200, "originals")]
 
@@ -215,7 +231,7 @@ class Memory:
         images, among = look(images), self.train if among is None else among
         best, which = np.full(len(images), -1, np.float32), np.full(len(images), -1)
         for at in range(0, len(among), 512):
-            found = likeness(images, among[at:at + 512])
+            found = likeness(images, among[at : at + 512])
             if exclude is not None:
                 found[exclude(at, at + found.shape[1])] = -1
             row = found.argmax(1)
@@ -226,25 +242,38 @@ class Memory:
                 progress(at + found.shape[1])
         return best, which
 
-    def measured(
-        self,
-        progress=None,  # called as progress(done, total, text)
-    ) -> dict:
-        "Likenesses to the training images: yardstick (of training images to others, and of up to as many unseen ones of the same micrographs), unseen, copies (planted)."
+    def measured(self, progress=None) -> dict:  # called as progress(done, total, text)
+        """Likenesses to the training images: yardstick (of training images to others, and of up to as many unseen
+        ones of the same micrographs), unseen, copies (planted)."""
         if self._kept is not None:
             return self._kept
         n, extra = len(self.train), 0 if self.unseen is None else len(self.unseen)
         own = self._draw(n, self.reals, "yardstick")
         more = self._draw(extra, min(self.reals, 500), "unseen images") if extra else []
         copies = None if self._originals is None else plant(self._originals, stream(self.seed, "planted copies"))
-        sets = dict(yardstick=(self.train[own], lambda at, to: (own[:, None] == np.arange(at, to)) | shares_pixels([self.records[i] for i in own], self.records[at:to])))
+        sets = dict(
+            yardstick=(
+                self.train[own],
+                lambda at, to: (
+                    (own[:, None] == np.arange(at, to))
+                    | shares_pixels([self.records[i] for i in own], self.records[at:to])
+                ),
+            )
+        )
         if extra:
-            sets["unseen"] = self.unseen[more], lambda at, to: shares_pixels([self.unseen_records[i] for i in more], self.records[at:to])
+            sets["unseen"] = (
+                self.unseen[more],
+                lambda at, to: shares_pixels([self.unseen_records[i] for i in more], self.records[at:to]),
+            )
         if copies is not None:
             sets["copies"] = copies, None
         self._kept = {}
         for k, (name, (images, exclude)) in enumerate(sets.items()):
-            told = None if progress is None else lambda done: progress(k * n + done, len(sets) * n, "how alike real images are")
+            told = (
+                None
+                if progress is None
+                else lambda done: progress(k * n + done, len(sets) * n, "how alike real images are")
+            )
             found = self.nearest(images, exclude=exclude, progress=told)[0]
             self._kept[name] = found[found > -1].round(5).tolist()
         return self._kept
@@ -256,15 +285,22 @@ class Memory:
 
     def compare(
         self,
-        generated,  # uint8 [n, C, H, H] or [n, H, H]
-        progress=None,  # called as progress(done, total, text)
+        generated,
+        progress=None,  # uint8 [n, C, H, H] or [n, H, H]  # called as progress(done, total, text)
     ) -> dict:
-        """share (beyond the limit), limit, quantile, p_value, likeness (medians of generated and of real images), plain (number of plain copies), found (share of planted copies beyond the limit),
-        nearer (share more like a training image than like an unseen one, or None), nearer_fair (what it is without a bias), num_unseen (as many as training images, or all there are), same_groups (whether those unseen are of the same groups), num_real, num_gen,
-        groups (copies by the group of the training image), worst (the ten most alike: image, train, group, likeness), text."""
+        """share (beyond the limit), limit, quantile, p_value, likeness (medians of generated and of real images),
+        plain (number of plain copies), found (share of planted copies beyond the limit),
+        nearer (share more like a training image than like an unseen one, or None), nearer_fair (what it is without a
+        bias), num_unseen (as many as training images, or all there are), same_groups (whether those unseen are of
+        the same groups), num_real, num_gen,
+        groups (copies by the group of the training image), worst (the ten most alike: image, train, group,
+        likeness), text.
+        """
         stick, n, extra = self.yardstick(progress), len(self.train), 0 if self.unseen is None else len(self.unseen)
         fair, generated = min(n, extra), look(generated)
-        told = lambda start: None if progress is None else lambda done: progress(start + done, n + fair, "generated images")
+        told = lambda start: (
+            None if progress is None else lambda done: progress(start + done, n + fair, "generated images")
+        )
         like, which = self.nearest(generated, progress=told(0))
         nearer = None
         if fair >= 10:
@@ -274,40 +310,77 @@ class Memory:
         for i in which[beyond]:
             groups[self.groups[i]] = groups.get(self.groups[i], 0) + 1
         copies = self.measured().get("copies")
-        found = dict(share=float(beyond.mean()), limit=stick.limit, quantile=LIKENESS_QUANTILE, p_value=stick.p_value(like), likeness=[float(np.median(like)), float(np.median(stick.nearest))],
-                     plain=int((stick.chance(like) < PLAIN_COPY / len(like)).sum()), found=None if copies is None else float(stick.beyond(copies).mean()),
-                     nearer=nearer, nearer_fair=n / (n + fair), num_unseen=fair, same_groups=self.same_groups, num_real=n, num_gen=len(like), groups=dict(sorted(groups.items(), key=lambda item: -item[1])),
-                     worst=[dict(image=int(k), train=self.names[which[k]], group=self.groups[which[k]], likeness=float(like[k])) for k in np.argsort(-like, kind="stable")[:10]])
+        found = dict(
+            share=float(beyond.mean()),
+            limit=stick.limit,
+            quantile=LIKENESS_QUANTILE,
+            p_value=stick.p_value(like),
+            likeness=[float(np.median(like)), float(np.median(stick.nearest))],
+            plain=int((stick.chance(like) < PLAIN_COPY / len(like)).sum()),
+            found=None if copies is None else float(stick.beyond(copies).mean()),
+            nearer=nearer,
+            nearer_fair=n / (n + fair),
+            num_unseen=fair,
+            same_groups=self.same_groups,
+            num_real=n,
+            num_gen=len(like),
+            groups=dict(sorted(groups.items(), key=lambda item: -item[1])),
+            worst=[
+                dict(image=int(k), train=self.names[which[k]], group=self.groups[which[k]], likeness=float(like[k]))
+                for k in np.argsort(-like, kind="stable")[:10]
+            ],
+        )
         return found | dict(text=memory_text(found))
 
 # %% ../nbs/42_memorisation.ipynb #ac8af8f1
-def memory_text(
-    found: dict,  # of Memory.compare, or a record of MemoryJudge
-) -> str:
+def memory_text(found: dict) -> str:  # of Memory.compare, or a record of MemoryJudge
     "The verdict on memorisation, in two or three sentences."
     n, share = found["num_gen"], found["share"] if "share" in found else found["results"][found["metric"]]
-    text = (f"{round(share * n)} of {n} generated images ({100 * share:.1f} %) are more like one of the {found['num_real']} training images than {100 * found['quantile']:.0f} % of real images are like another one "
-            f"(likeness above {found['limit']:.3f}); of fresh images about {100 - 100 * found['quantile']:.0f} % would be")
+    text = (
+        f"{round(share * n)} of {n} generated images ({100 * share:.1f} %) are more like one of the {found['num_real']}"
+        f" training images than {100 * found['quantile']:.0f} % of real images are like another one (likeness above"
+        f" {found['limit']:.3f}); of fresh images about {100 - 100 * found['quantile']:.0f} % would be"
+    )
     if found["p_value"] < 0.001:
-        chance = f"p = {found['p_value']:.1g}" if found["p_value"] > 0 else "p below 1e-300, the least a computer tells from 0"
+        chance = (
+            f"p = {found['p_value']:.1g}"
+            if found["p_value"] > 0
+            else "p below 1e-300, the least a computer tells from 0"
+        )
         group, most = next(iter(found["groups"].items()))
-        text += f": the network reproduces training images ({chance})" + (f", most of all of group {group} ({most})" if len(found["groups"]) > 1 else "")
+        text += f": the network reproduces training images ({chance})" + (
+            f", most of all of group {group} ({most})" if len(found["groups"]) > 1 else ""
+        )
         text += f"; {found['plain']} are plain copies" if found["plain"] else ""
     elif found["plain"]:
-        text += f": no more than chance gives, yet {found['plain']} of them are too alike for chance: look at the worst pairs"
+        text += (
+            f": no more than chance gives, yet {found['plain']} of them are too alike for chance: look at the worst"
+            " pairs"
+        )
     else:
         text += ": no sign of copies"
     if found["found"] is not None and found["found"] < 0.8:
-        text += f". Of planted copies only {100 * found['found']:.0f} % were found, because the training images are so alike: less of a verdict here"
+        text += (
+            f". Of planted copies only {100 * found['found']:.0f} % were found, because the training images are so"
+            " alike: less of a verdict here"
+        )
     if found["nearer"] is not None:
         fair = f"{100 * found['nearer_fair']:.0f} %"
-        text += (f". {100 * found['nearer']:.0f} % are more like a training image than like any of {found['num_unseen']} real images it has not seen"
-                 + (f"; without a bias it would be {fair}" if found["same_groups"] else f" (of other groups; with groups all alike and without a bias it would be {fair})"))
+        text += (
+            f". {100 * found['nearer']:.0f} % are more like a training image than like any of {found['num_unseen']}"
+            " real images it has not seen"
+            + (
+                f"; without a bias it would be {fair}"
+                if found["same_groups"]
+                else f" (of other groups; with groups all alike and without a bias it would be {fair})"
+            )
+        )
     return text + "."
 
 # %% ../nbs/42_memorisation.ipynb #42973609
 class Looks:
     "`look` in the place of an extractor."
+
     name, genuine, about, preprocessing = "aligned", False, "", ""
     sha256 = hashlib.sha256(f"aligned 1 {LOOK_SIDE} {LOOK_REACH}".encode()).hexdigest()
 

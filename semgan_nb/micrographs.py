@@ -29,100 +29,160 @@ from .image_files import _grey, _read_other, _read_tiff, _row_blocks, _what_is_i
 @dataclass(frozen=True, eq=False)
 class Micrograph:
     "A grey image and what its file says about it."
-    pixels: np.ndarray                       # [height, width], original depth, the whole file
-    pixel_size_nm: tuple | None = None       # (y, x), nanometres per pixel, or None where the file has no vendor record of it
-    bar_rows: int = 0                        # rows of data bar at the bottom, 0 = none
-    source: str = ""                         # the file it came from
-    tags: dict = field(default_factory=dict) # what the file said: vendor, voltage_kv, working_distance_mm, pages ...
-    coloured: np.ndarray | None = None       # bool [height, width]: where a grey file has coloured pixels, which somebody drew; None = nowhere
+
+    pixels: np.ndarray  # [height, width], original depth, the whole file
+    pixel_size_nm: tuple | None = (
+        None  # (y, x), nanometres per pixel, or None where the file has no vendor record of it
+    )
+    bar_rows: int = 0  # rows of data bar at the bottom, 0 = none
+    source: str = ""  # the file it came from
+    tags: dict = field(default_factory=dict)  # what the file said: vendor, voltage_kv, working_distance_mm, pages ...
+    coloured: np.ndarray | None = (
+        None  # bool [height, width]: where a grey file has coloured pixels, which somebody drew; None = nowhere
+    )
 
     @property
     def image(self):
         "The pixels without the data bar."
-        return self.pixels[:self.pixels.shape[0] - self.bar_rows]
+        return self.pixels[: self.pixels.shape[0] - self.bar_rows]
 
     def __repr__(self):
         h, w = self.image.shape
         scale = "unknown scale" if self.pixel_size_nm is None else f"{self.pixel_size_nm[1]:.4g} nm/px"
-        return f"Micrograph({Path(self.source).name or 'array'}: {w} x {h} px, {self.pixels.dtype}, {scale}, bar {self.bar_rows} rows)"
+        return (
+            f"Micrograph({Path(self.source).name or 'array'}: {w} x {h} px, {self.pixels.dtype}, {scale}, bar"
+            f" {self.bar_rows} rows)"
+        )
 
 # %% ../nbs/12_micrographs.ipynb #fd94c3ca
 IMAGE_ENDINGS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 
 # %% ../nbs/12_micrographs.ipynb #6e008c24
 def _is_utf8(text):
-    try: text.encode("utf-8")
-    except UnicodeEncodeError: return False
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
     return True
 
 # %% ../nbs/12_micrographs.ipynb #215170f5
-def list_images(folder):     # str or Path
-    "All image files below `folder`, sorted by their path relative to it as a string. Raises BadInput where there is no such folder."
+def list_images(folder):  # str or Path
+    """All image files below `folder`, sorted by their path relative to it as a string. Raises BadInput where there
+    is no such folder."""
     folder = Path(folder)
-    if not folder.exists(): raise BadInput(f"{folder}: there is no such folder: check the path")
-    if not folder.is_dir(): raise BadInput(f"{folder}: is a file, a folder of images is wanted: give the folder that holds it")
-    found = [p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and not p.name.startswith("._") and p.is_file()]
+    if not folder.exists():
+        raise BadInput(f"{folder}: there is no such folder: check the path")
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: is a file, a folder of images is wanted: give the folder that holds it")
+    found = [
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in IMAGE_ENDINGS and not p.name.startswith("._") and p.is_file()
+    ]
     strange = [p.relative_to(folder).as_posix() for p in found if not _is_utf8(str(p.relative_to(folder)))]
-    if strange: raise BadInput(f"{folder}: {len(strange)} names are not UTF-8 ({', '.join(map(printable, sorted(strange)[:5]))}{' …' if strange[5:] else ''}): rename these files, no manifest could name them")
+    if strange:
+        raise BadInput(
+            f"{folder}: {len(strange)} names are not UTF-8"
+            f" ({', '.join(map(printable, sorted(strange)[:5]))}{' …' if strange[5:] else ''}): rename these files, no"
+            " manifest could name them"
+        )
     return sorted(found, key=lambda p: p.relative_to(folder).as_posix())
 
 # %% ../nbs/12_micrographs.ipynb #bb4cf79d
-_KINDS = {".dm3": "Gatan files", ".dm4": "Gatan files", ".heic": "photographs of a telephone", ".heif": "photographs of a telephone", ".webp": "WebP images", ".gif": "GIF images", ".jp2": "JPEG 2000 images", ".svg": "drawings", ".pdf": "documents", ".emd": "Velox files", ".ser": "TIA files", ".czi": "ZEISS files", ".lif": "Leica files", ".nd2": "Nikon files", ".raw": "raw files"}
+_KINDS = {
+    ".dm3": "Gatan files",
+    ".dm4": "Gatan files",
+    ".heic": "photographs of a telephone",
+    ".heif": "photographs of a telephone",
+    ".webp": "WebP images",
+    ".gif": "GIF images",
+    ".jp2": "JPEG 2000 images",
+    ".svg": "drawings",
+    ".pdf": "documents",
+    ".emd": "Velox files",
+    ".ser": "TIA files",
+    ".czi": "ZEISS files",
+    ".lif": "Leica files",
+    ".nd2": "Nikon files",
+    ".raw": "raw files",
+}
 _PACKED = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 
 
 def other_files(folder) -> str:
-    "What else is in a folder that may have been meant as micrographs: one sentence, empty where there is nothing of the kind. Hidden files, texts and tables are not counted."
+    """What else is in a folder that may have been meant as micrographs: one sentence, empty where there is nothing
+    of the kind. Hidden files, texts and tables are not counted."""
     kinds, packed, broken = {}, [], []
     for path in sorted(Path(folder).rglob("*")):
         ending = path.suffix.lower()
-        if path.name.startswith("."): continue
-        if path.is_symlink() and not path.exists(): broken.append(path.name)
-        elif ending in _PACKED and path.is_file(): packed.append(path.name)
-        elif ending in _KINDS and path.is_file(): kinds.setdefault(ending, []).append(path.name)
+        if path.name.startswith("."):
+            continue
+        if path.is_symlink() and not path.exists():
+            broken.append(path.name)
+        elif ending in _PACKED and path.is_file():
+            packed.append(path.name)
+        elif ending in _KINDS and path.is_file():
+            kinds.setdefault(ending, []).append(path.name)
     parts = [f"{len(names)} {ending}" for ending, names in sorted(kinds.items())]
     said = [f"{', '.join(parts)} (export them as TIFF or PNG)"] if kinds else []
     said += [f"{len(packed)} packed, e.g. {printable(packed[0])} (unpack them)"] if packed else []
-    said += [f"{len(broken)} dangling links, e.g. {printable(broken[0])} (restore what they point to)"] if broken else []
+    said += (
+        [f"{len(broken)} dangling links, e.g. {printable(broken[0])} (restore what they point to)"] if broken else []
+    )
     return "files that are not read are in the folder: " + "; ".join(said) if said else ""
 
 # %% ../nbs/12_micrographs.ipynb #f89da871
-def embedded(name="superalloy"):  # 'superalloy': 18 micrographs of a nickel superalloy, 512 x 512, MIT licence (notice beside them)
+def embedded(
+    name="superalloy",
+):  # 'superalloy': 18 micrographs of a nickel superalloy, 512 x 512, MIT licence (notice beside them)
     "The folder of a set of micrographs that is shipped inside the package."
     folder = Path(str(resources.files("semgan_nb"))) / name
-    if not folder.is_dir(): raise BadInput(f"no embedded set is called '{name}': there is 'superalloy'")
+    if not folder.is_dir():
+        raise BadInput(f"no embedded set is called '{name}': there is 'superalloy'")
     return folder
 
 # %% ../nbs/12_micrographs.ipynb #c4126203
-GREY_RANGE = (0.1, 99.9)     # percentiles that become 0 and 255 where a file has more than 8 bits
+GREY_RANGE = (0.1, 99.9)  # percentiles that become 0 and 255 where a file has more than 8 bits
 
 
-def grey_range(pixels):      # [height, width], any real dtype, without the data bar
-    "(black, white): the values that become 0 and 255. 0 and 255 for 8-bit images; the full scale of an 8-bit image that was saved with 16; else the percentiles `GREY_RANGE` of all but marks at the very ends of the scale, or the extremes where these are equal."
+def grey_range(pixels):  # [height, width], any real dtype, without the data bar
+    """(black, white): the values that become 0 and 255. 0 and 255 for 8-bit images; the full scale of an 8-bit image
+    that was saved with 16; else the percentiles `GREY_RANGE` of all but marks at the very ends of the scale, or the
+    extremes where these are equal."""
     pixels = np.asarray(pixels)
-    if pixels.dtype == np.uint8: return 0, 255
+    if pixels.dtype == np.uint8:
+        return 0, 255
     if pixels.dtype == np.uint16:
         for step in (257, 256):
-            if not (pixels[:1] % step).any() and not (pixels % step).any(): return 0, 255 * step
-    black, white = (float(v) for v in np.percentile(pixels.astype(np.float64) if pixels.dtype == np.float16 else pixels, GREY_RANGE))
+            if not (pixels[:1] % step).any() and not (pixels % step).any():
+                return 0, 255 * step
+    black, white = (
+        float(v) for v in np.percentile(pixels.astype(np.float64) if pixels.dtype == np.float16 else pixels, GREY_RANGE)
+    )
     if pixels.dtype.kind in "ui":
         ends = np.iinfo(pixels.dtype)
         inside = (pixels != ends.min) & (pixels != ends.max)
-        if 0.95 < inside.mean() < 1:                                 # few pixels at the ends of the scale: marks, where they stand apart
+        if 0.95 < inside.mean() < 1:  # few pixels at the ends of the scale: marks, where they stand apart
             low, high = (float(v) for v in np.percentile(pixels[inside], GREY_RANGE))
-            black, white = (new if away > 0.1 * (high - low) > 0 else old for new, away, old in ((low, low - ends.min, black), (high, ends.max - high, white)))
+            black, white = (
+                new if away > 0.1 * (high - low) > 0 else old
+                for new, away, old in ((low, low - ends.min, black), (high, ends.max - high, white))
+            )
     return (black, white) if white > black else (float(pixels.min()), float(pixels.max()))
 
 # %% ../nbs/12_micrographs.ipynb #aad150ed
 def to_uint8(
-    pixels,            # [height, width], any real dtype
-    white=None,        # the value that becomes 255; None = see `grey_range`
-    black=None,        # the value that becomes 0; None = see `grey_range`
+    pixels,  # [height, width], any real dtype
+    white=None,  # the value that becomes 255; None = see `grey_range`
+    black=None,  # the value that becomes 0; None = see `grey_range`
 ):
-    "8-bit version [height, width] of an image: one gain and one offset, rounded, what lies outside clipped. 8-bit images are returned as they are."
+    """8-bit version [height, width] of an image: one gain and one offset, rounded, what lies outside clipped. 8-bit
+    images are returned as they are."""
     pixels = np.asarray(pixels)
-    if pixels.dtype == bool: return pixels.astype(np.uint8) * 255
-    if pixels.dtype == np.uint8 and white in (None, 255) and black in (None, 0): return pixels
+    if pixels.dtype == bool:
+        return pixels.astype(np.uint8) * 255
+    if pixels.dtype == np.uint8 and white in (None, 255) and black in (None, 0):
+        return pixels
     if white is None or black is None:
         low, high = grey_range(pixels)
         white, black = high if white is None else white, low if black is None else black
@@ -130,37 +190,55 @@ def to_uint8(
     return np.clip(np.floor(scaled + 0.5), 0, 255).astype(np.uint8)
 
 # %% ../nbs/12_micrographs.ipynb #1c840bb8
-def find_bar(pixels):        # [height, width], any real dtype
+def find_bar(pixels):  # [height, width], any real dtype
     "Rows of data bar at the bottom of an image; 0 where there is none."
     pixels = np.asarray(pixels)
     height, width = pixels.shape
     low, high = float(pixels.min()), float(pixels.max())
-    if min(height, width) < 48 or not high > low: return 0
-    limit = int(0.42 * height)                                       # no bar takes more
+    if min(height, width) < 48 or not high > low:
+        return 0
+    limit = int(0.42 * height)  # no bar takes more
     if pixels.dtype != np.uint8:
-        black, white = grey_range(pixels[:height - limit])
-        rows = _bar_rows(to_uint8(pixels[height - limit:], white, black).astype(np.int16), height) if white > black else 0
-        if rows and np.unique(pixels[height - rows:], return_counts=True)[1].max() > 0.3 * rows * width: return rows
-    return _bar_rows(np.rint((pixels[height - limit:].astype(np.float32) - low) * (255 / (high - low))).astype(np.int16), height)
+        black, white = grey_range(pixels[: height - limit])
+        rows = (
+            _bar_rows(to_uint8(pixels[height - limit :], white, black).astype(np.int16), height) if white > black else 0
+        )
+        if rows and np.unique(pixels[height - rows :], return_counts=True)[1].max() > 0.3 * rows * width:
+            return rows
+    return _bar_rows(
+        np.rint((pixels[height - limit :].astype(np.float32) - low) * (255 / (high - low))).astype(np.int16), height
+    )
 
 # %% ../nbs/12_micrographs.ipynb #147249b1
-def _bar_rows(q, height):    # int16 [rows, width] from 0 to 255: the lowest rows of an image of this height
+def _bar_rows(q, height):  # int16 [rows, width] from 0 to 255: the lowest rows of an image of this height
     "Rows of data bar in them."
     limit = len(q)
-    counts = np.bincount(q[-max(8, height // 40):].ravel(), minlength=256)
+    counts = np.bincount(q[-max(8, height // 40) :].ravel(), minlength=256)
     levels = [int(counts.argmax())]
-    counts[max(0, levels[0] - 16):levels[0] + 17] = 0
+    counts[max(0, levels[0] - 16) : levels[0] + 17] = 0
     levels.append(int(counts.argmax()))
     modes = np.array([np.bincount(row, minlength=256).argmax() for row in q])
-    ruled = (np.abs(q - modes[:, None]) <= 3).mean(1) >= 0.95       # full-width lines of any level ...
-    ruled &= ~(ndimage.binary_opening(ruled, np.ones(9)) & (np.abs(modes[:, None] - levels).min(1) > 16))   # ... but no more than 8 rows thick
-    rows = max(_bar_start(np.abs(q - level), ruled, tolerance) for level in levels for tolerance in (1, 16))  # 1 lossless, 16 JPEG
+    ruled = (np.abs(q - modes[:, None]) <= 3).mean(1) >= 0.95  # full-width lines of any level ...
+    ruled &= ~(
+        ndimage.binary_opening(ruled, np.ones(9)) & (np.abs(modes[:, None] - levels).min(1) > 16)
+    )  # ... but no more than 8 rows thick
+    rows = max(
+        _bar_start(np.abs(q - level), ruled, tolerance) for level in levels for tolerance in (1, 16)
+    )  # 1 lossless, 16 JPEG
     start = limit - rows
-    if rows and start > 16:                                          # rows blurred by JPEG: still even, and of no value that the image has
-        above = q[max(0, start - 32):start - 8]
-        usual, least, most = np.median(np.subtract(*np.percentile(above, [90, 10], axis=1))), *np.percentile(above, [2, 98])
+    if rows and start > 16:  # rows blurred by JPEG: still even, and of no value that the image has
+        above = q[max(0, start - 32) : start - 8]
+        usual, least, most = (
+            np.median(np.subtract(*np.percentile(above, [90, 10], axis=1))),
+            *np.percentile(above, [2, 98]),
+        )
         top = start
-        while top > start - 8 and np.subtract(*np.percentile(q[top - 1], [90, 10])) < 0.25 * usual and not least <= np.median(q[top - 1]) <= most: top -= 1
+        while (
+            top > start - 8
+            and np.subtract(*np.percentile(q[top - 1], [90, 10])) < 0.25 * usual
+            and not least <= np.median(q[top - 1]) <= most
+        ):
+            top -= 1
         rows = limit - top
     return rows
 
@@ -173,19 +251,27 @@ def _bar_start(away, ruled, tolerance):
     plain = (away <= tolerance).mean(1)
     flat = np.where(ruled, 1, plain)
     for r in range(4, len(flat) - 7):
-        if flat[r] < 0.8 or np.median(flat[r:r + 3]) < 0.8 or flat[r] - flat[r - 1] < 0.2: continue
-        if plain[r:].mean() < 0.6 or (flat[r:] >= 0.4).mean() < 0.85: continue
+        if flat[r] < 0.8 or np.median(flat[r : r + 3]) < 0.8 or flat[r] - flat[r - 1] < 0.2:
+            continue
+        if plain[r:].mean() < 0.6 or (flat[r:] >= 0.4).mean() < 0.85:
+            continue
         written = strokes[r:].sum() >= 4 and exact[r:].mean() > 0.3
         blank = exact[r:].min() > 0.999 and flat[r - 1] < 0.5
-        if written or blank: return len(flat) - r
+        if written or blank:
+            return len(flat) - r
     return 0
 
 # %% ../nbs/12_micrographs.ipynb #d5e7b7e2
 def _values(pixels):
     "The distinct values of an image, all of them where they are 16 or fewer."
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2:
-        return np.flatnonzero(sum(np.bincount(pixels[rows].ravel(), minlength=2 ** (8 * pixels.dtype.itemsize)) for rows in _row_blocks(pixels)))
-    some = np.unique(pixels.ravel()[::max(1, pixels.size // 50_000)])
+        return np.flatnonzero(
+            sum(
+                np.bincount(pixels[rows].ravel(), minlength=2 ** (8 * pixels.dtype.itemsize))
+                for rows in _row_blocks(pixels)
+            )
+        )
+    some = np.unique(pixels.ravel()[:: max(1, pixels.size // 50_000)])
     return some if len(some) > 16 else np.unique(pixels)
 
 # %% ../nbs/12_micrographs.ipynb #96d24cf5
@@ -198,7 +284,8 @@ def _quiet(name):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    finally: log.disabled = before
+    finally:
+        log.disabled = before
 
 # %% ../nbs/12_micrographs.ipynb #5d4cfaf5
 class LabelMap(BadInput):
@@ -209,87 +296,149 @@ BAR, PAGE = Rule(int, 0, 1 << 16, "rows", also=("auto",)), Rule(int, 0, 1 << 16,
 
 # %% ../nbs/12_micrographs.ipynb #051bc517
 _FEW_LEVELS = 32
-def _tell_levels(micrograph, values):   # a Micrograph; how many distinct values it has, at least
+
+
+def _tell_levels(micrograph, values):  # a Micrograph; how many distinct values it has, at least
     "Into its tags: the grey levels in use, the range they stand for, and a sentence where they are few."
     image, tags = micrograph.image, micrograph.tags
-    if image.dtype != np.uint8: tags["grey_range"] = list(grey_range(image))
-    tags["levels"] = values if image.dtype == np.uint8 else int(np.count_nonzero(np.bincount(to_uint8(image, *tags["grey_range"][::-1]).ravel())))
+    if image.dtype != np.uint8:
+        tags["grey_range"] = list(grey_range(image))
+    tags["levels"] = (
+        values
+        if image.dtype == np.uint8
+        else int(np.count_nonzero(np.bincount(to_uint8(image, *tags["grey_range"][::-1]).ravel())))
+    )
     if values > 16 and tags["levels"] < _FEW_LEVELS:
-        of = f" between its values {tags['grey_range'][0]:g} and {tags['grey_range'][1]:g}" if "grey_range" in tags else ""
-        tags["warnings"].append(f"uses only {tags['levels']} of 256 grey levels{of}: a network would learn their steps, so export it again with more of its range, or take it out")
+        of = (
+            f" between its values {tags['grey_range'][0]:g} and {tags['grey_range'][1]:g}"
+            if "grey_range" in tags
+            else ""
+        )
+        tags["warnings"].append(
+            f"uses only {tags['levels']} of 256 grey levels{of}: a network would learn their steps, so export it again"
+            " with more of its range, or take it out"
+        )
 
 # %% ../nbs/12_micrographs.ipynb #6e8cf5f3
 @checked
 def read_micrograph(
-    path,                # TIFF, PNG, JPEG or BMP; the kind is told from its first bytes
-    bar: BAR = "auto",   # 'auto': as the file says, else as `find_bar` finds; or rows to cut; 0 = none
-    force=False,         # take label maps, colour images and blank ones too
-    page: PAGE = "auto", # of a file of several, counted from 0; 'auto': the one of most bits, then of most pixels, and the others are named
-    print_density=False, # take the dpi of a file without any record as its pixel size
-    orient=True,         # turn the pixels as the Orientation of the TIFF or EXIF says
+    path,  # TIFF, PNG, JPEG or BMP; the kind is told from its first bytes
+    bar: BAR = "auto",  # 'auto': as the file says, else as `find_bar` finds; or rows to cut; 0 = none
+    force=False,  # take label maps, colour images and blank ones too
+    # of a file of several, counted from 0; 'auto': the one of most bits, then of most pixels, and the others are named
+    page: PAGE = "auto",
+    print_density=False,  # take the dpi of a file without any record as its pixel size
+    orient=True,  # turn the pixels as the Orientation of the TIFF or EXIF says
 ):
     """Read a file into a `Micrograph`. Raises BadInput on anything that is no grey micrograph.
 
-    `tags` holds, where the file says so: format, bits, vendor, model, detector, magnification, voltage_kv, working_distance_mm, date,
-    pixel_size_from, pages and page, inverted, orientation, lossy (JPEG and its quality); where it has more than 8 bits, grey_range, the values that become 0 and 255; and always levels, the grey levels in use
+    `tags` holds, where the file says so: format, bits, vendor, model, detector, magnification, voltage_kv,
+    working_distance_mm, date,
+    pixel_size_from, pages and page, inverted, orientation, lossy (JPEG and its quality); where it has more than 8
+    bits, grey_range, the values that become 0 and 255; and always levels, the grey levels in use
     out of 256, and `warnings`, a list of sentences on what looked wrong."""
     path = Path(path)
-    if not path.exists(): raise BadInput(f"{path}: there is no such file: check the path")
-    if path.is_dir(): raise BadInput(f"{path}: is a folder, an image file is wanted: name a file in it")
+    if not path.exists():
+        raise BadInput(f"{path}: there is no such file: check the path")
+    if path.is_dir():
+        raise BadInput(f"{path}: is a folder, an image file is wanted: name a file in it")
     regular_file(path)
     tags = {"format": "TIFF", "warnings": []}
     try:
-        with open(path, "rb") as f: magic = f.read(16)
+        with open(path, "rb") as f:
+            magic = f.read(16)
         with _quiet("tifffile"):
-            if magic[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"): pixels, size, stated = _read_tiff(path, page, print_density, orient, tags)
-            elif magic.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")): pixels, size, stated = _read_other(path, magic, page, print_density, orient, tags)
-            else: raise ValueError("its first bytes are of no image known here")
-    except BadInput: raise
-    except PermissionError: raise BadInput(f"{path}: may not be read: check its permissions")
+            if magic[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+                pixels, size, stated = _read_tiff(path, page, print_density, orient, tags)
+            elif magic.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")):
+                pixels, size, stated = _read_other(path, magic, page, print_density, orient, tags)
+            else:
+                raise ValueError("its first bytes are of no image known here")
+    except BadInput:
+        raise
+    except PermissionError:
+        raise BadInput(f"{path}: may not be read: check its permissions")
     except Exception as error:
         what = _what_is_it(path)
-        if what: raise BadInput(f"{path}: {what}")
-        raise BadInput(f"{path}: cannot be read as an image, it is damaged, cut off or of an unknown kind ({_short(error)}): copy it again or export it as TIFF or PNG")
-    if pixels.dtype.kind == "b": pixels = pixels.astype(np.uint8) * 255
-    if pixels.dtype.kind == "f" and (bad := sum(int((~np.isfinite(pixels[rows])).sum()) for rows in _row_blocks(pixels))):
-        raise BadInput(f"{path}: {bad} of its values are not finite numbers (NaN or infinite): replace them and save it again")
+        if what:
+            raise BadInput(f"{path}: {what}")
+        raise BadInput(
+            f"{path}: cannot be read as an image, it is damaged, cut off or of an unknown kind ({_short(error)}): copy"
+            " it again or export it as TIFF or PNG"
+        )
+    if pixels.dtype.kind == "b":
+        pixels = pixels.astype(np.uint8) * 255
+    if pixels.dtype.kind == "f" and (
+        bad := sum(int((~np.isfinite(pixels[rows])).sum()) for rows in _row_blocks(pixels))
+    ):
+        raise BadInput(
+            f"{path}: {bad} of its values are not finite numbers (NaN or infinite): replace them and save it again"
+        )
     pixels, coloured = _grey(pixels, path, tags, tags["format"] == "JPEG", force)
     pixels = np.ascontiguousarray(pixels)
     tags["bits"] = pixels.dtype.itemsize * 8
     if bar == "auto":
         rows = found = find_bar(pixels)
-        if stated is not None and stated >= pixels.shape[0]: tags["warnings"].append(f"its record states {stated} rows of data bar, which is all of it: not used")
+        if stated is not None and stated >= pixels.shape[0]:
+            tags["warnings"].append(f"its record states {stated} rows of data bar, which is all of it: not used")
         elif stated is not None and stated >= 0:
             rows = stated
-            if abs(found - stated) > 2: tags["warnings"].append(f"its record states {stated or 'no'} rows of data bar and {found or 'none'} can be seen: the stated ones were cut")
+            if abs(found - stated) > 2:
+                tags["warnings"].append(
+                    f"its record states {stated or 'no'} rows of data bar and {found or 'none'} can be seen: the stated"
+                    " ones were cut"
+                )
     else:
         rows = int(bar)
-        if rows >= pixels.shape[0]: raise BadInput(f"{path}: a bar of {rows} rows was asked for, the image has {pixels.shape[0]}: give fewer rows")
+        if rows >= pixels.shape[0]:
+            raise BadInput(
+                f"{path}: a bar of {rows} rows was asked for, the image has {pixels.shape[0]}: give fewer rows"
+            )
     result = Micrograph(pixels, size, rows, str(path), tags, coloured)
     values = _values(result.image)
     if len(values) == 1 and not force:
-        above, scale = f" above the data bar of {rows} rows" if rows else "", f"; its pixel size is {size[1]:.4g} nm" if size else ""
-        raise BadInput(f"{path}: every pixel{above} has the value {values[0]}, there is nothing to see{scale}: take it out of the folder, or pass force to read it all the same")
+        above, scale = (
+            f" above the data bar of {rows} rows" if rows else "",
+            (f"; its pixel size is {size[1]:.4g} nm" if size else ""),
+        )
+        raise BadInput(
+            f"{path}: every pixel{above} has the value {values[0]}, there is nothing to see{scale}: take it out of the"
+            " folder, or pass force to read it all the same"
+        )
     if len(values) <= 16 and not force:
-        raise LabelMap(f"{path}: has only {len(values)} distinct grey values, so it looks like a label map rather than a micrograph: take it out, or pass force to use it all the same")
+        raise LabelMap(
+            f"{path}: has only {len(values)} distinct grey values, so it looks like a label map rather than a"
+            " micrograph: take it out, or pass force to use it all the same"
+        )
     _tell_levels(result, len(values))
     return result
 
 # %% ../nbs/12_micrographs.ipynb #5292156f
 def write_scale(
-    image,                # the file it is about, or a folder: then for all its images that have no file of their own
-    pixel_size_nm=None,   # (y, x) or a number: nm per pixel; None = not stated
-    bar_rows=None,        # rows of data bar; None = not stated
-    by="",                # who says so, and from what
+    image,  # the file it is about, or a folder: then for all its images that have no file of their own
+    pixel_size_nm=None,  # (y, x) or a number: nm per pixel; None = not stated
+    bar_rows=None,  # rows of data bar; None = not stated
+    by="",  # who says so, and from what
 ):
     "Write what somebody states about an image, for `read_micrograph` to believe; returns the path of the file."
     image = Path(image)
-    if not image.exists(): raise BadInput(f"{image}: there is no such file or folder: check the path")
-    if pixel_size_nm is None and bar_rows is None: raise BadInput(f"{image}: neither pixel_size_nm nor bar_rows was given: state at least one")
+    if not image.exists():
+        raise BadInput(f"{image}: there is no such file or folder: check the path")
+    if pixel_size_nm is None and bar_rows is None:
+        raise BadInput(f"{image}: neither pixel_size_nm nor bar_rows was given: state at least one")
     own, short, _ = scale_files(image)
-    shared = not image.is_dir() and any(p.stem == image.stem and p.name != image.name and p.suffix.lower() in IMAGE_ENDINGS for p in image.parent.iterdir())
+    shared = not image.is_dir() and any(
+        p.stem == image.stem and p.name != image.name and p.suffix.lower() in IMAGE_ENDINGS
+        for p in image.parent.iterdir()
+    )
     path = image / "scale.json" if image.is_dir() else own if shared or own.exists() else short
-    said = dict(pixel_size_nm=pixel_size_nm if pixel_size_nm is None or np.ndim(pixel_size_nm) == 0 else [float(v) for v in pixel_size_nm], bar_rows=bar_rows, by=by)
+    said = dict(
+        pixel_size_nm=(
+            pixel_size_nm if pixel_size_nm is None or np.ndim(pixel_size_nm) == 0 else [float(v) for v in pixel_size_nm]
+        ),
+        bar_rows=bar_rows,
+        by=by,
+    )
     checked_json(json.dumps(said), SCALE, str(path), "give other values")
     write_json(path, said)
     return path
@@ -300,7 +449,8 @@ def micrograph_line(path) -> str:
     try:
         m = read_micrograph(path)
         return f"{m}, {m.tags['lossy']}" if "lossy" in m.tags else str(m)
-    except BadInput as error: return f"refused: {error}"
+    except BadInput as error:
+        return f"refused: {error}"
 
 # %% ../nbs/12_micrographs.ipynb #5bd11e78
 def _round_length(target):
@@ -312,45 +462,74 @@ def _round_length(target):
 def scale_bar(ax, pixel_size_nm, shape):  # a matplotlib axes showing an image of this shape; nm per pixel along x
     "Draw a scale bar of a round length, about a quarter of the image wide, into the lower right corner."
     from matplotlib.patches import Rectangle
+
     height, width = shape
     length = _round_length(0.35 * width * pixel_size_nm)
     text = f"{length / 1000:g} µm" if length >= 1000 else f"{length:g} nm"
     pixels = length / pixel_size_nm
     x, y = width * 0.96 - pixels - 0.5, height * 0.955 - 0.5
-    ax.add_patch(Rectangle((x, y - 0.015 * height), pixels, 0.025 * height, facecolor="white", edgecolor="black", linewidth=0.5))
-    ax.text(x + pixels / 2, y - 0.035 * height, text, color="white", ha="center", va="bottom", fontsize=7,
-            bbox=dict(facecolor="black", alpha=0.55, linewidth=0, pad=1))
+    ax.add_patch(
+        Rectangle((x, y - 0.015 * height), pixels, 0.025 * height, facecolor="white", edgecolor="black", linewidth=0.5)
+    )
+    ax.text(
+        x + pixels / 2,
+        y - 0.035 * height,
+        text,
+        color="white",
+        ha="center",
+        va="bottom",
+        fontsize=7,
+        bbox=dict(facecolor="black", alpha=0.55, linewidth=0, pad=1),
+    )
 
 # %% ../nbs/12_micrographs.ipynb #9aea6903
 def show(
-    images,                # one image or many: [height, width] arrays or Micrographs; boolean maps are drawn black and white
-    titles=None,           # a text per image
-    pixel_size_nm=None,    # nm per pixel, a number or a (y, x) pair; Micrographs bring their own
-    columns=None,          # images in a row; None = up to 6
-    width=1.7,             # of one image, inches
+    images,  # one image or many: [height, width] arrays or Micrographs; boolean maps are drawn black and white
+    titles=None,  # a text per image
+    pixel_size_nm=None,  # nm per pixel, a number or a (y, x) pair; Micrographs bring their own
+    columns=None,  # images in a row; None = up to 6
+    width=1.7,  # of one image, inches
     dpi=90,
 ):
     "A matplotlib figure of grey images, 8-bit ones on the scale 0..255."
     import matplotlib.pyplot as plt
-    if isinstance(images, Micrograph) or (isinstance(images, np.ndarray) and images.ndim == 2): images = [images]
+
+    if isinstance(images, Micrograph) or (isinstance(images, np.ndarray) and images.ndim == 2):
+        images = [images]
     images = list(images)
     titles = [titles] if isinstance(titles, str) else list(titles or [])
     columns = min(len(images), columns or 6)
     rows = -(-len(images) // columns)
     first = images[0].image if isinstance(images[0], Micrograph) else np.asarray(images[0])
     tall = width * first.shape[0] / first.shape[1] + (0.22 if titles else 0.04)
-    fig, axes = plt.subplots(rows, columns, figsize=(columns * width, rows * tall), dpi=dpi, squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(
+        rows, columns, figsize=(columns * width, rows * tall), dpi=dpi, squeeze=False, layout="constrained"
+    )
     fig.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
     for k, ax in enumerate(axes.flat):
         ax.axis("off")
-        if k >= len(images): continue
+        if k >= len(images):
+            continue
         size, image = pixel_size_nm, images[k]
-        if isinstance(image, Micrograph): size, image = size or image.pixel_size_nm, image.image
+        if isinstance(image, Micrograph):
+            size, image = size or image.pixel_size_nm, image.image
         image = np.asarray(image)
-        low, high = (0, 255) if image.dtype == np.uint8 else (0, 1) if image.dtype == bool else grey_range(image) if isinstance(images[k], Micrograph) else (image.min(), image.max())
+        low, high = (
+            (0, 255)
+            if image.dtype == np.uint8
+            else (
+                (0, 1)
+                if image.dtype == bool
+                else grey_range(image)
+                if isinstance(images[k], Micrograph)
+                else (image.min(), image.max())
+            )
+        )
         ax.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-        if k < len(titles): ax.set_title(plain_label(titles[k]), fontsize=8, pad=2)
-        if size is not None: scale_bar(ax, float(np.ravel(size)[-1]), image.shape)
+        if k < len(titles):
+            ax.set_title(plain_label(titles[k]), fontsize=8, pad=2)
+        if size is not None:
+            scale_bar(ax, float(np.ravel(size)[-1]), image.shape)
     plt.close(fig)
     return fig
 

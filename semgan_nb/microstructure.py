@@ -18,66 +18,90 @@ from scipy.stats import wasserstein_distance
 from .foundation import BadInput, Crew, cores, stream
 from .preprocess import histogram
 from semgan_nb.descriptors import (
-    DIRECTIONS, Segmentation, _path, _runs, _weights, betti, covariogram, fraction_quantiles, grey_stack, interface_density, islands, persistence,
-    phase_of, principal_components, radial_spectrum, scores, segment,
+    DIRECTIONS,
+    Segmentation,
+    _path,
+    _runs,
+    _weights,
+    betti,
+    covariogram,
+    fraction_quantiles,
+    grey_stack,
+    interface_density,
+    islands,
+    persistence,
+    phase_of,
+    principal_components,
+    radial_spectrum,
+    scores,
+    segment,
 )
 
 # %% ../nbs/33_microstructure.ipynb #6b865fe5
 class Descriptor(NamedTuple):
     "What is known of a descriptor beforehand."
+
     key: str
-    title: str                   # in words
-    kind: str                    # 'number', 'histogram', 'angles' or 'curve'
-    power: int = 0               # the values are lengths to this power
-    along: int = 0               # the bins of a histogram or the places of a curve are lengths to this power
-    unit: str = ""               # where it is no length
-    grey: bool = False           # says nothing after the grey levels were matched
-    words: str = ""              # what its value is, for a sentence
+    title: str  # in words
+    kind: str  # 'number', 'histogram', 'angles' or 'curve'
+    power: int = 0  # the values are lengths to this power
+    along: int = 0  # the bins of a histogram or the places of a curve are lengths to this power
+    unit: str = ""  # where it is no length
+    grey: bool = False  # says nothing after the grey levels were matched
+    words: str = ""  # what its value is, for a sentence
 
 # %% ../nbs/33_microstructure.ipynb #a246960b
 _LENGTH = "chord length of {} along {}"
-DESCRIPTORS = {d.key: d for d in (
-    Descriptor("fraction", "phase fraction", "number", grey=True),
-    Descriptor("islands", "islands per area", "number", -2),
-    Descriptor("island_size", "island diameter", "histogram", along=1),
-    Descriptor("perimeter", "island perimeter", "histogram", along=1),
-    Descriptor("aspect", "aspect ratio of islands", "histogram"),
-    Descriptor("orientation", "orientation of islands", "angles", unit="°"),
-    *(Descriptor(f"chord_{key}_{way}", _LENGTH.format(name, lines), "histogram", along=1)
-      for key, name in (("phase", "the phase"), ("rest", "the rest")) for way, lines in (("rows", "rows"), ("columns", "columns"), ("diagonals", "diagonals"))),
-    Descriptor("two_point", "two-point correlation", "curve", along=1),
-    Descriptor("sc1", "first component of the two-point correlation", "number"),
-    Descriptor("sc2", "second component of the two-point correlation", "number"),
-    Descriptor("path_phase", "lineal path of the phase", "curve", along=1),
-    Descriptor("path_rest", "lineal path of the rest", "curve", along=1),
-    Descriptor("covariogram_rows", "covariogram along rows", "curve", along=1),
-    Descriptor("covariogram_columns", "covariogram along columns", "curve", along=1),
-    Descriptor("interface", "phase boundary per area", "number", -1),
-    Descriptor("betti0", "pieces per area (b0)", "number", -2),
-    Descriptor("betti1", "holes per area (b1)", "number", -2),
-    Descriptor("spectrum", "radial power spectrum", "curve", along=-1, unit="decades"),
-    Descriptor("grey", "grey levels", "histogram", unit="grey levels", grey=True),
-    Descriptor("grey_mean", "mean grey level", "number", unit="grey levels", grey=True),
-    Descriptor("grey_std", "standard deviation of grey levels", "number", unit="grey levels", grey=True),
-    Descriptor("grey_skew", "skewness of grey levels", "number", grey=True),
-    Descriptor("contrast", "contrast of the phases", "number", unit="grey levels", grey=True),
-    Descriptor("persistence0", "persistence of pieces", "histogram", along=1),
-    Descriptor("persistence1", "persistence of holes", "histogram", along=1),
-)}
+DESCRIPTORS = {
+    d.key: d
+    for d in (
+        Descriptor("fraction", "phase fraction", "number", grey=True),
+        Descriptor("islands", "islands per area", "number", -2),
+        Descriptor("island_size", "island diameter", "histogram", along=1),
+        Descriptor("perimeter", "island perimeter", "histogram", along=1),
+        Descriptor("aspect", "aspect ratio of islands", "histogram"),
+        Descriptor("orientation", "orientation of islands", "angles", unit="°"),
+        *(
+            Descriptor(f"chord_{key}_{way}", _LENGTH.format(name, lines), "histogram", along=1)
+            for key, name in (("phase", "the phase"), ("rest", "the rest"))
+            for way, lines in (("rows", "rows"), ("columns", "columns"), ("diagonals", "diagonals"))
+        ),
+        Descriptor("two_point", "two-point correlation", "curve", along=1),
+        Descriptor("sc1", "first component of the two-point correlation", "number"),
+        Descriptor("sc2", "second component of the two-point correlation", "number"),
+        Descriptor("path_phase", "lineal path of the phase", "curve", along=1),
+        Descriptor("path_rest", "lineal path of the rest", "curve", along=1),
+        Descriptor("covariogram_rows", "covariogram along rows", "curve", along=1),
+        Descriptor("covariogram_columns", "covariogram along columns", "curve", along=1),
+        Descriptor("interface", "phase boundary per area", "number", -1),
+        Descriptor("betti0", "pieces per area (b0)", "number", -2),
+        Descriptor("betti1", "holes per area (b1)", "number", -2),
+        Descriptor("spectrum", "radial power spectrum", "curve", along=-1, unit="decades"),
+        Descriptor("grey", "grey levels", "histogram", unit="grey levels", grey=True),
+        Descriptor("grey_mean", "mean grey level", "number", unit="grey levels", grey=True),
+        Descriptor("grey_std", "standard deviation of grey levels", "number", unit="grey levels", grey=True),
+        Descriptor("grey_skew", "skewness of grey levels", "number", grey=True),
+        Descriptor("contrast", "contrast of the phases", "number", unit="grey levels", grey=True),
+        Descriptor("persistence0", "persistence of pieces", "histogram", along=1),
+        Descriptor("persistence1", "persistence of holes", "histogram", along=1),
+    )
+}
 TOPOLOGY = ("persistence0", "persistence1")
 
 # %% ../nbs/33_microstructure.ipynb #4fc586ca
 def _edges(n):
     "First pixel of each bin of lengths 1 ... n, and n + 1: single ones up to 32, then 3 % wide."
     edges = [1]
-    while edges[-1] <= n: edges.append(edges[-1] + max(1, int(edges[-1] * 0.03)))
+    while edges[-1] <= n:
+        edges.append(edges[-1] + max(1, int(edges[-1] * 0.03)))
     return np.array([*edges[:-1], n + 1]) if edges[-2] != n + 1 else np.array(edges[:-1])
 
 # %% ../nbs/33_microstructure.ipynb #8f3033f3
 def _fine(n):
     "Edges of bins for lengths that are no whole pixels, 0 to n: half a pixel up to 8 px, then 6 % wide."
     edges = list(np.arange(0, 8, 0.5))
-    while edges[-1] < n: edges.append(edges[-1] * 1.06)
+    while edges[-1] < n:
+        edges.append(edges[-1] * 1.06)
     return np.array(edges)
 
 # %% ../nbs/33_microstructure.ipynb #fb125200
@@ -85,27 +109,41 @@ def _fine(n):
 def _bins(shape):
     "key -> edges of the bins of a histogram that counts no whole pixels."
     size = _fine(1.2 * max(shape))
-    return dict(island_size=size, perimeter=_fine(4 * np.hypot(*shape)), aspect=np.concatenate((np.arange(1, 4, 0.1), np.geomspace(4, 40, 24))), orientation=np.arange(0, 181, 10.0),
-                persistence0=size, persistence1=size)
+    return dict(
+        island_size=size,
+        perimeter=_fine(4 * np.hypot(*shape)),
+        aspect=np.concatenate((np.arange(1, 4, 0.1), np.geomspace(4, 40, 24))),
+        orientation=np.arange(0, 181, 10.0),
+        persistence0=size,
+        persistence1=size,
+    )
 
 # %% ../nbs/33_microstructure.ipynb #4911336c
 @functools.lru_cache(8)
-def layout(
-    shape,                       # (H, W)
-    persistent: bool = False,    # with persistence
-) -> dict:
-    "key -> (slice of the row, what its bins or places are: float array in px, cycles/px, degrees ..., or None for a number)."
+def layout(shape, persistent: bool = False) -> dict:  # (H, W)  # with persistence
+    """key -> (slice of the row, what its bins or places are: float array in px, cycles/px, degrees ..., or None for
+    a number)."""
     side, longest = min(shape), max(shape)
     edges, r = _edges(longest), np.concatenate(([0], _edges(side // 2)[:-1]))
     middle = (edges[:-1] + edges[1:] - 1) / 2
     waves = _edges(side // 2)
     places = {key: (e[:-1] + e[1:]) / 2 for key, e in _bins(shape).items()}
-    places |= dict(two_point=r, path_phase=r, path_rest=r, covariogram_rows=r, covariogram_columns=r, spectrum=(waves[:-1] + waves[1:] - 1) / 2 / side, grey=np.arange(256.0))
+    places |= dict(
+        two_point=r,
+        path_phase=r,
+        path_rest=r,
+        covariogram_rows=r,
+        covariogram_columns=r,
+        spectrum=(waves[:-1] + waves[1:] - 1) / 2 / side,
+        grey=np.arange(256.0),
+    )
     for d in DESCRIPTORS.values():
-        if d.key.startswith("chord"): places[d.key] = middle * (np.sqrt(2) if d.key.endswith("diagonals") else 1)
+        if d.key.startswith("chord"):
+            places[d.key] = middle * (np.sqrt(2) if d.key.endswith("diagonals") else 1)
     found, at = {}, 0
     for key, d in DESCRIPTORS.items():
-        if key in ("sc1", "sc2") or key in TOPOLOGY and not persistent: continue
+        if key in ("sc1", "sc2") or key in TOPOLOGY and not persistent:
+            continue
         n = 1 if d.kind == "number" else len(places[key])
         found[key], at = (slice(at, at + n), places.get(key)), at + n
     return found
@@ -122,7 +160,7 @@ def _grids(shape):
     twice = np.where(dx == 0, 1.0, 2.0) * np.ones((len(dy), 1))  # the other half is the same
     pairs = (h - np.abs(dy))[:, None] * (w - dx)
     keep = ring <= reach
-    fade = np.outer(*(np.sin(np.pi * (np.arange(n) + 0.5) / n)**2 for n in shape))
+    fade = np.outer(*(np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in shape))
     fade = (fade / np.sqrt((fade**2).mean())).astype(np.float32)
     side = min(shape)
     wave = np.rint(side * np.hypot(fft.fftfreq(h)[:, None], fft.rfftfreq(w))).astype(int)
@@ -132,14 +170,26 @@ def _grids(shape):
     bins[wave == 0] = len(edges) - 1
     both = np.full(wave.shape, 2.0)
     both[:, 0] = 1
-    if w % 2 == 0: both[:, -1] = 1
-    return dict(reach=reach, size=size, dy=dy, ring=ring[keep], weight=(twice / pairs)[keep], count=np.bincount(ring[keep], twice[keep]), keep=keep, fade=fade,
-                bins=bins.ravel(), both=both.ravel(), waves=np.bincount(bins.ravel(), both.ravel())[:-1])
+    if w % 2 == 0:
+        both[:, -1] = 1
+    return dict(
+        reach=reach,
+        size=size,
+        dy=dy,
+        ring=ring[keep],
+        weight=(twice / pairs)[keep],
+        count=np.bincount(ring[keep], twice[keep]),
+        keep=keep,
+        fade=fade,
+        bins=bins.ravel(),
+        both=both.ravel(),
+        waves=np.bincount(bins.ravel(), both.ravel())[:-1],
+    )
 
 # %% ../nbs/33_microstructure.ipynb #7c31c4cd
 def _fast_two_point(m, g):
     spectrum = fft.rfft2(m.astype(np.float32), g["size"])
-    s2 = fft.irfft2(spectrum.real**2 + spectrum.imag**2, g["size"])[g["dy"], :g["reach"] + 1]
+    s2 = fft.irfft2(spectrum.real**2 + spectrum.imag**2, g["size"])[g["dy"], : g["reach"] + 1]
     return np.bincount(g["ring"], s2[g["keep"]] * g["weight"]) / g["count"]
 
 # %% ../nbs/33_microstructure.ipynb #10c25bb4
@@ -151,7 +201,8 @@ def _row(job):
     g, where = _grids(shape), layout(shape, persistent)
     row = np.zeros(list(where.values())[-1][0].stop, np.float32)
 
-    def put(key, value): row[where[key][0]] = value
+    def put(key, value):
+        row[where[key][0]] = value
 
     def into(key, values, weights=None):
         place, edges = where[key][0], _bins(shape)[key]
@@ -161,8 +212,18 @@ def _row(job):
     b0, b1 = betti(m)
     found = islands(m)
     a = found["area"]
-    put("fraction", m.mean()), put("islands", (len(a) - found["cut"].sum() / 2) / area), put("interface", interface_density(m)), put("betti0", b0 / area), put("betti1", b1 / area)
-    into("island_size", found["diameter"], a), into("perimeter", found["perimeter"], a), into("aspect", found["aspect"], a)
+    (
+        put("fraction", m.mean()),
+        put("islands", (len(a) - found["cut"].sum() / 2) / area),
+        put("interface", interface_density(m)),
+        put("betti0", b0 / area),
+        put("betti1", b1 / area),
+    )
+    (
+        into("island_size", found["diameter"], a),
+        into("perimeter", found["perimeter"], a),
+        into("aspect", found["aspect"], a),
+    )
     into("orientation", found["angle"] % 180, a * (1 - 1 / found["aspect"]))
     edges, r = _edges(max(shape)), where["two_point"][1].astype(int)
     paths, diagonal = {0: [], 1: []}, {0: 0, 1: 0}
@@ -172,21 +233,39 @@ def _row(job):
         for phase, name in ((1, "phase"), (0, "rest")):
             own = length[(value == phase) & ~cut]
             n = np.bincount(own, minlength=edges[-1])
-            n = np.add.reduceat(n[1:edges[-1]] * np.pad(weights, (0, max(edges[-1] - len(weights), 0)))[1:edges[-1]], edges[:-1] - 1)
+            n = np.add.reduceat(
+                n[1 : edges[-1]] * np.pad(weights, (0, max(edges[-1] - len(weights), 0)))[1 : edges[-1]], edges[:-1] - 1
+            )
             if way in ("rows", "columns"):
                 put(f"chord_{name}_{way}", n)
                 paths[phase].append(_path(length[value == phase], shape, way, g["reach"]))
-            else: diagonal[phase] = diagonal[phase] + n
+            else:
+                diagonal[phase] = diagonal[phase] + n
     for phase, name in ((1, "phase"), (0, "rest")):
         put(f"chord_{name}_diagonals", diagonal[phase]), put(f"path_{name}", np.mean(paths[phase], 0)[r])
     put("two_point", _fast_two_point(m, g)[r])
-    for key, curve in zip(("covariogram_rows", "covariogram_columns"), covariogram(m, g["reach"])): put(key, curve[r] / area)
+    for key, curve in zip(("covariogram_rows", "covariogram_columns"), covariogram(m, g["reach"])):
+        put(key, curve[r] / area)
     x = image.astype(np.float32)
     mean, std = x.mean(), x.std()
     power = fft.rfft2((x - mean) * g["fade"])
-    put("spectrum", np.log10(np.maximum(np.bincount(g["bins"], (power.real**2 + power.imag**2).ravel() * g["both"])[:len(g["waves"])] / g["waves"] / area, 1e-6)))
-    put("grey", histogram(np.rint(image).astype(np.uint8) if image.dtype != np.uint8 else image)), put("grey_mean", mean), put("grey_std", std)
-    put("grey_skew", ((x - mean)**3).mean() / std**3 if std > 1e-3 else 0)
+    put(
+        "spectrum",
+        np.log10(
+            np.maximum(
+                np.bincount(g["bins"], (power.real**2 + power.imag**2).ravel() * g["both"])[: len(g["waves"])]
+                / g["waves"]
+                / area,
+                1e-6,
+            )
+        ),
+    )
+    (
+        put("grey", histogram(np.rint(image).astype(np.uint8) if image.dtype != np.uint8 else image)),
+        put("grey_mean", mean),
+        put("grey_std", std),
+    )
+    put("grey_skew", ((x - mean) ** 3).mean() / std**3 if std > 1e-3 else 0)
     put("contrast", x[m].mean() - x[~m].mean() if 0 < m.sum() < area else 0)
     if persistent:
         for key, intervals in zip(TOPOLOGY, persistence(m)):
@@ -198,16 +277,19 @@ def _row(job):
 @dataclass(frozen=True, eq=False)
 class Measured:
     "The descriptors of a set of images."
-    rows: np.ndarray             # float32 [N, D], in px
-    shape: tuple                 # (H, W) of the images
-    how: Segmentation            # filters written out
+
+    rows: np.ndarray  # float32 [N, D], in px
+    shape: tuple  # (H, W) of the images
+    how: Segmentation  # filters written out
     pixel_um: float | None = None
     persistent: bool = False
 
-    def __len__(self): return len(self.rows)
+    def __len__(self):
+        return len(self.rows)
 
     @property
-    def keys(self) -> list: return list(layout(self.shape, self.persistent))
+    def keys(self) -> list:
+        return list(layout(self.shape, self.persistent))
 
     def take(self, which) -> "Measured":
         "The same of some of the images."
@@ -218,10 +300,12 @@ class Measured:
         part = self.rows[:, layout(self.shape, self.persistent)[key][0]]
         return part[:, 0] if DESCRIPTORS[key].kind == "number" else part
 
-    def _scale(self, power): return 1.0 if not power or self.pixel_um is None else self.pixel_um**power
+    def _scale(self, power):
+        return 1.0 if not power or self.pixel_um is None else self.pixel_um**power
 
     def values(self, key) -> np.ndarray:
-        "[N] or [N, K]: the numbers, the weights of the bins, or the values of the curve; lengths in um where the pixel size is known."
+        """[N] or [N, K]: the numbers, the weights of the bins, or the values of the curve; lengths in um where the
+        pixel size is known."""
         return self.raw(key) * self._scale(DESCRIPTORS[key].power)
 
     def places(self, key):
@@ -230,93 +314,129 @@ class Measured:
         return None if x is None else x * self._scale(DESCRIPTORS[key].along)
 
     def per_image(self, key) -> np.ndarray:
-        "[N], one number an image: the value, the mean of the histogram, the direction of orientation, or the mean of the curve. NaN where there is nothing to measure."
+        """[N], one number an image: the value, the mean of the histogram, the direction of orientation, or the mean
+        of the curve. NaN where there is nothing to measure."""
         d, value = DESCRIPTORS[key], self.values(key)
-        if d.kind == "number": return value.astype(float)
-        if d.kind == "curve": return value.mean(1).astype(float)
+        if d.kind == "number":
+            return value.astype(float)
+        if d.kind == "curve":
+            return value.mean(1).astype(float)
         total = value.sum(1)
         empty = np.where(total > 0, total, np.nan)
-        if d.kind == "histogram": return (value @ self.places(key)) / empty
-        return np.where(total > 0, np.degrees(np.angle(value @ np.exp(2j * np.radians(self.places(key))))) / 2 % 180, np.nan)
+        if d.kind == "histogram":
+            return (value @ self.places(key)) / empty
+        return np.where(
+            total > 0, np.degrees(np.angle(value @ np.exp(2j * np.radians(self.places(key))))) / 2 % 180, np.nan
+        )
 
 # %% ../nbs/33_microstructure.ipynb #ec203668
 def unit_of(
     key: str,
-    pixel_um=None,               # None: lengths are in px
-    along: bool = False,         # of the bins or places instead of the values
+    pixel_um=None,  # None: lengths are in px
+    along: bool = False,  # of the bins or places instead of the values
 ) -> str:
     "The unit in which a descriptor is given, '' for none."
     d, length = DESCRIPTORS[key], "px" if pixel_um is None else "µm"
-    if d.kind in ("histogram", "angles"): along = True
+    if d.kind in ("histogram", "angles"):
+        along = True
     power = d.along if along else d.power
-    if power: return {1: length, 2: f"{length}²", -1: f"1/{length}", -2: f"1/{length}²"}[power]
+    if power:
+        return {1: length, 2: f"{length}²", -1: f"1/{length}", -2: f"1/{length}²"}[power]
     return "" if along and d.kind == "curve" else d.unit
 
 # %% ../nbs/33_microstructure.ipynb #335fa49c
 def _pixel_nm(pixel_size_nm):
     "(height, width) of a pixel, two floats."
-    try: y, x = (float(v) for v in np.broadcast_to(np.asarray(pixel_size_nm, float).ravel(), 2))
-    except (TypeError, ValueError): y = x = np.nan
-    if not 0 < min(x, y) <= max(x, y) < np.inf: raise BadInput(f"pixel_size_nm: {pixel_size_nm!r} was given, nanometres above 0 are wanted, a number or (height, width) of a pixel")
+    try:
+        y, x = (float(v) for v in np.broadcast_to(np.asarray(pixel_size_nm, float).ravel(), 2))
+    except (TypeError, ValueError):
+        y = x = np.nan
+    if not 0 < min(x, y) <= max(x, y) < np.inf:
+        raise BadInput(
+            f"pixel_size_nm: {pixel_size_nm!r} was given, nanometres above 0 are wanted, a number or (height, width) of"
+            " a pixel"
+        )
     return y, x
 
 # %% ../nbs/33_microstructure.ipynb #47dd0920
-def one_pixel_um(
-    pixel_size_nm,  # a number, (height, width) of a pixel, or None
-) -> float | None:
-    "Side of a pixel in micrometres, None where it is not known. Raises BadInput for pixels that are not square (within 2 %), or no size at all."
-    if pixel_size_nm is None: return None
+def one_pixel_um(pixel_size_nm) -> float | None:  # a number, (height, width) of a pixel, or None
+    """Side of a pixel in micrometres, None where it is not known. Raises BadInput for pixels that are not square
+    (within 2 %), or no size at all."""
+    if pixel_size_nm is None:
+        return None
     y, x = _pixel_nm(pixel_size_nm)
-    if abs(y / x - 1) > 0.02: raise BadInput(f"pixel_size_nm: {y:g} x {x:g} nm (height, width) was given, square pixels are wanted: prepare the micrographs to one scale")
+    if abs(y / x - 1) > 0.02:
+        raise BadInput(
+            f"pixel_size_nm: {y:g} x {x:g} nm (height, width) was given, square pixels are wanted: prepare the"
+            " micrographs to one scale"
+        )
     return float(np.sqrt(x * y)) / 1000
 
 # %% ../nbs/33_microstructure.ipynb #5ab89ffa
 def measure(
-    images,                      # uint8 [N, H, W] or [N, C, H, W], also [H, W]; or an iterable of such
-    pixel_size_nm=None,          # a number or (y, x), where known
+    images,  # uint8 [N, H, W] or [N, C, H, W], also [H, W]; or an iterable of such
+    pixel_size_nm=None,  # a number or (y, x), where known
     how: Segmentation = Segmentation(),
-    masks=None,                  # labels [N, H, W] that were drawn or known; they are taken instead of grey levels
-    persistent: bool = False,    # with persistence, which takes gudhi and several times as long
+    masks=None,  # labels [N, H, W] that were drawn or known; they are taken instead of grey levels
+    persistent: bool = False,  # with persistence, which takes gudhi and several times as long
     workers: int | None = None,  # processes; None: one per core where there is much to do
-    progress=None,               # called as progress(n) with the images that are done
+    progress=None,  # called as progress(n) with the images that are done
 ) -> Measured:
     "All descriptors of each image. Images at least 8 px high and wide, all of one size."
     images = grey_stack(images)
-    if images.min() < 0 or images.max() > 255: raise BadInput(f"images: grey levels from {images.min():g} to {images.max():g} were given, 0 to 255 are wanted: `to_uint8` of chapter 12 makes them")
+    if images.min() < 0 or images.max() > 255:
+        raise BadInput(
+            f"images: grey levels from {images.min():g} to {images.max():g} were given, 0 to 255 are wanted: `to_uint8`"
+            " of chapter 12 makes them"
+        )
     shape = images.shape[1:]
-    if min(shape) < 8: raise BadInput(f"Images of {shape[0]} x {shape[1]} px are too small to be measured: give at least 8 px")
+    if min(shape) < 8:
+        raise BadInput(f"Images of {shape[0]} x {shape[1]} px are too small to be measured: give at least 8 px")
     if masks is not None:
         masks = np.asarray(masks)[None] if np.ndim(masks) == 2 else np.asarray(masks)
-        if masks.shape != images.shape: raise BadInput(f"masks: they have the shape {list(masks.shape)}, the images {list(images.shape)}: give one mask of the same size for each image")
+        if masks.shape != images.shape:
+            raise BadInput(
+                f"masks: they have the shape {list(masks.shape)}, the images {list(images.shape)}: give one mask of the"
+                " same size for each image"
+            )
         how = replace(how, method="mask", median=0, sigma=0.0, flatten=0, clip=0.0, min_px=0)
-    elif how.method == "mask": raise BadInput("method: mask was given, and no masks: give them, or choose otsu, multiotsu or kmeans")
+    elif how.method == "mask":
+        raise BadInput("method: mask was given, and no masks: give them, or choose otsu, multiotsu or kmeans")
     how = how.at(min(shape))
-    if persistent: persistence(np.eye(3))
-    if workers is None: workers = min(cores(), 8) if images.size > 2**25 else 1
+    if persistent:
+        persistence(np.eye(3))
+    if workers is None:
+        workers = min(cores(), 8) if images.size > 2**25 else 1
     jobs = ((image, None if masks is None else masks[k], how, persistent) for k, image in enumerate(images))
     rows = []
     with Crew(workers) as crew:
         for row in crew.map(_row, jobs):
             rows.append(row)
-            if progress: progress(len(rows))
+            if progress:
+                progress(len(rows))
     return Measured(np.stack(rows), tuple(shape), how, one_pixel_um(pixel_size_nm), persistent)
 
 # %% ../nbs/33_microstructure.ipynb #8c3e5de5
 def wasserstein(
-    a, b,                        # numbers [n], curves [n, K], or the weights of bins [n, K] (pooled over n)
-    kind: str = "number",        # of DESCRIPTORS
-    places=None,                 # [K], for a histogram or angles (degrees, evenly spaced over 180)
+    a,
+    b,  # numbers [n], curves [n, K], or the weights of bins [n, K] (pooled over n)
+    kind: str = "number",  # of DESCRIPTORS
+    places=None,  # [K], for a histogram or angles (degrees, evenly spaced over 180)
 ) -> float:
     "The Wasserstein distance of two sets, in the unit of the values or of the places; NaN where one of them is empty."
     a, b = np.asarray(a, float), np.asarray(b, float)
     if kind in ("number", "curve"):
-        if kind == "number": a, b = a[:, None], b[:, None]
-        if len(a) != len(b): return float(np.mean([wasserstein_distance(u, v) for u, v in zip(a.T, b.T)]))
+        if kind == "number":
+            a, b = a[:, None], b[:, None]
+        if len(a) != len(b):
+            return float(np.mean([wasserstein_distance(u, v) for u, v in zip(a.T, b.T)]))
         return float(np.abs(np.sort(a, 0) - np.sort(b, 0)).mean())
     p, q = a.reshape(-1, a.shape[-1]).sum(0), b.reshape(-1, b.shape[-1]).sum(0)
-    if not p.sum() > 0 or not q.sum() > 0: return float("nan")
+    if not p.sum() > 0 or not q.sum() > 0:
+        return float("nan")
     gap = np.cumsum(p / p.sum() - q / q.sum())
-    if kind == "angles": return float(np.abs(gap - np.median(gap)).sum() * 180 / len(gap))
+    if kind == "angles":
+        return float(np.abs(gap - np.median(gap)).sum() * 180 / len(gap))
     return float((np.abs(gap[:-1]) * np.diff(places)).sum())
 
 # %% ../nbs/33_microstructure.ipynb #90d09a6a
@@ -329,10 +449,10 @@ def _halves(n, k, groups, rng):
     "Two disjoint choices of k of n, of different groups where there are any."
     if groups is None:
         order = rng.permutation(n)
-        return order[:k], order[k:2 * k]
+        return order[:k], order[k : 2 * k]
     names = rng.permutation(np.unique(groups))
     size = np.array([(groups == name).sum() for name in names])
-    first = np.isin(groups, names[:max(1, int(np.searchsorted(np.cumsum(size), n / 2)))])
+    first = np.isin(groups, names[: max(1, int(np.searchsorted(np.cumsum(size), n / 2)))])
     return tuple(rng.permutation(np.flatnonzero(side))[:k] for side in (first, ~first))
 
 # %% ../nbs/33_microstructure.ipynb #b51cbb12
@@ -341,52 +461,86 @@ def _seen(d, a, x):
     if d.kind == "number":
         q = [float(v) for v in np.quantile(a, (0.05, 0.5, 0.95))]
         return dict(values=a.tolist(), quantiles=q)
-    if d.kind == "curve": return dict(curves=np.quantile(a, (0.05, 0.5, 0.95), axis=0).tolist())
+    if d.kind == "curve":
+        return dict(curves=np.quantile(a, (0.05, 0.5, 0.95), axis=0).tolist())
     p = a.sum(0)
     share = (p / p.sum() if p.sum() > 0 else p).tolist()
-    if d.kind == "histogram": return dict(share=share, quantiles=_quantiles(p, x))
+    if d.kind == "histogram":
+        return dict(share=share, quantiles=_quantiles(p, x))
     turn = share @ np.exp(2j * np.radians(x))
     return dict(share=share, direction=float(np.degrees(np.angle(turn)) / 2 % 180), strength=float(abs(turn)))
 
 # %% ../nbs/33_microstructure.ipynb #0eef48ef
-VERDICTS = dict(same="the same, as far as these images tell", close="close, but told apart", different="different", unread="cannot be read")
+VERDICTS = dict(
+    same="the same, as far as these images tell",
+    close="close, but told apart",
+    different="different",
+    unread="cannot be read",
+)
 
 # %% ../nbs/33_microstructure.ipynb #5fa9c533
 def _sentence(d, unit, one, names, yardstick):
     u = f" {unit}" if unit and unit != "°" else unit
-    if one["verdict"] == "unread": return f"{d.title}: cannot be read, for " + one["why"]
+    if one["verdict"] == "unread":
+        return f"{d.title}: cannot be read, for " + one["why"]
     real, gen = one["real"], one["gen"]
-    if d.kind == "angles": said = [f"{side['direction']:.0f}° (strength {side['strength']:.2f})" for side in (real, gen)]
+    if d.kind == "angles":
+        said = [f"{side['direction']:.0f}° (strength {side['strength']:.2f})" for side in (real, gen)]
     elif d.kind == "curve":
         a, b = np.array(real["curves"])[1], np.array(gen["curves"])[1]
         at = int(np.abs(a - b).argmax())
-        said = [f"{v[at]:.3g}" + (f" at {one['places'][at]:.3g} {one['along']}" if k == 0 else "") for k, v in enumerate((a, b))]
-    else: said = ["{1:.3g} ({0:.3g} to {2:.3g})".format(*side["quantiles"]) + u for side in (real, gen)]
-    return (f"{d.title}: {VERDICTS[one['verdict']]}. {names[0][:1].upper() + names[0][1:]} {said[0]}, {names[1]} {said[1]}; random parts of the two are apart by {one['distance']:.2g}{u}, "
-            f"{one['ratio']:.2g} times what {yardstick} are among themselves ({one['floor']:.2g}{u})")
+        said = [
+            f"{v[at]:.3g}" + (f" at {one['places'][at]:.3g} {one['along']}" if k == 0 else "")
+            for k, v in enumerate((a, b))
+        ]
+    else:
+        said = ["{1:.3g} ({0:.3g} to {2:.3g})".format(*side["quantiles"]) + u for side in (real, gen)]
+    return (
+        f"{d.title}: {VERDICTS[one['verdict']]}. {names[0][:1].upper() + names[0][1:]} {said[0]}, {names[1]} {said[1]};"
+        f" random parts of the two are apart by {one['distance']:.2g}{u}, {one['ratio']:.2g} times what {yardstick} are"
+        f" among themselves ({one['floor']:.2g}{u})"
+    )
 
 # %% ../nbs/33_microstructure.ipynb #2ecc2ca1
 def compare_microstructures(
-    real: Measured,              # at least 4 images
-    generated: Measured,         # at least 2, of the same size and scale
-    matched: bool | None = None, # were the grey levels matched? Then fractions and grey levels are not judged
-    groups=None,                 # [N] of the real images: halves are of whole groups
-    splits: int = 16,            # of the real images into halves
+    real: Measured,  # at least 4 images
+    generated: Measured,  # at least 2, of the same size and scale
+    matched: bool | None = None,  # were the grey levels matched? Then fractions and grey levels are not judged
+    groups=None,  # [N] of the real images: halves are of whole groups
+    splits: int = 16,  # of the real images into halves
     seed: int = 0,
     names: tuple = ("real", "generated"),  # of the two, in the sentences
 ) -> dict:
-    """Each descriptor of two sets beside its floor, in plain numbers: num_real, num_gen, at_once (images in a half), matched, pixel_um, segmentation, value (geometric mean of the ratios), worst (its key), text, and
-    descriptors: key -> title, unit, kind, places (bins, or where a curve is measured, in the unit `along`), real and gen (values or share or curves, quantiles), distance, floor, floor_high (95 % of the halves), ratio, verdict
+    """Each descriptor of two sets beside its floor, in plain numbers: num_real, num_gen, at_once (images in a half),
+    matched, pixel_um, segmentation, value (geometric mean of the ratios), worst (its key), text, and
+    descriptors: key -> title, unit, kind, places (bins, or where a curve is measured, in the unit `along`), real and
+    gen (values or share or curves, quantiles), distance, floor, floor_high (95 % of the halves), ratio, verdict
     (same, close, different, unread), sentence. Raises BadInput where the sets cannot be compared."""
-    if real.shape != generated.shape: raise BadInput(f"Real images are {real.shape[0]}x{real.shape[1]}, generated ones {generated.shape[0]}x{generated.shape[1]} pixels: compare images of one size")
-    if real.persistent != generated.persistent: raise BadInput("persistent: one set was measured with persistence and the other without: measure both alike")
+    if real.shape != generated.shape:
+        raise BadInput(
+            f"Real images are {real.shape[0]}x{real.shape[1]}, generated ones {generated.shape[0]}x{generated.shape[1]}"
+            " pixels: compare images of one size"
+        )
+    if real.persistent != generated.persistent:
+        raise BadInput("persistent: one set was measured with persistence and the other without: measure both alike")
     if real.pixel_um and generated.pixel_um and abs(real.pixel_um / generated.pixel_um - 1) > 0.02:
-        raise BadInput(f"pixel_size_nm: a pixel is {1000 * real.pixel_um:.4g} nm on one side and {1000 * generated.pixel_um:.4g} nm on the other: prepare both to one scale")
-    if len(real) < 4 or len(generated) < 2: raise BadInput(f"compare_microstructures: {len(real)} real and {len(generated)} generated images were given, at least 4 and 2 are wanted")
+        raise BadInput(
+            f"pixel_size_nm: a pixel is {1000 * real.pixel_um:.4g} nm on one side and {1000 * generated.pixel_um:.4g}"
+            " nm on the other: prepare both to one scale"
+        )
+    if len(real) < 4 or len(generated) < 2:
+        raise BadInput(
+            f"compare_microstructures: {len(real)} real and {len(generated)} generated images were given, at least 4"
+            " and 2 are wanted"
+        )
     if groups is not None:
         groups = np.asarray(groups).astype(str)
-        if len(groups) != len(real): raise BadInput(f"groups: {len(groups)} names were given for {len(real)} images")
-        if len(np.unique(groups)) < 2: raise BadInput("groups: all real images are of one group, so halves cannot be of different ones: leave groups out")
+        if len(groups) != len(real):
+            raise BadInput(f"groups: {len(groups)} names were given for {len(real)} images")
+        if len(np.unique(groups)) < 2:
+            raise BadInput(
+                "groups: all real images are of one group, so halves cannot be of different ones: leave groups out"
+            )
     pixel_um = real.pixel_um or generated.pixel_um
     real, generated = replace(real, pixel_um=pixel_um), replace(generated, pixel_um=pixel_um)
     rng, n, m = stream(seed, "descriptor halves"), len(real), len(generated)
@@ -394,52 +548,113 @@ def compare_microstructures(
     draws = [(*_halves(n, k, groups, rng), rng.permutation(m)) for _ in range(splits)]
     basis = principal_components(real.raw("two_point"))
     sc = [scores(side.raw("two_point"), basis) for side in (real, generated)]
-    found, yardstick = {}, f"{'groups' if groups is not None else 'images'} of {names[0]}" if names[0] != "real" else "real groups" if groups is not None else "real images"
+    found, yardstick = (
+        {},
+        (
+            f"{'groups' if groups is not None else 'images'} of {names[0]}"
+            if names[0] != "real"
+            else "real groups"
+            if groups is not None
+            else "real images"
+        ),
+    )
     for key, d in DESCRIPTORS.items():
-        if key in TOPOLOGY and not real.persistent: continue
+        if key in TOPOLOGY and not real.persistent:
+            continue
         pc = {"sc1": 0, "sc2": 1}.get(key)
         a, b = (real.values(key), generated.values(key)) if pc is None else (s[:, min(pc, s.shape[1] - 1)] for s in sc)
         x, unit = None if pc is not None else real.places(key), unit_of(key, pixel_um)
         floors, ways = [], []
         for left, right, order in draws:
             size = min(len(left), len(right))
-            floors.append(wasserstein(a[left[:size]], a[right[:size]], d.kind, x)), ways.append(wasserstein(a[left[:size]], b[order[:size]], d.kind, x))
-        one = dict(title=d.title, unit=unit, kind=d.kind, places=None if x is None else x.tolist(), along=unit_of(key, pixel_um, along=True), real=_seen(d, a, x), gen=_seen(d, b, x))
+            (
+                floors.append(wasserstein(a[left[:size]], a[right[:size]], d.kind, x)),
+                ways.append(wasserstein(a[left[:size]], b[order[:size]], d.kind, x)),
+            )
+        one = dict(
+            title=d.title,
+            unit=unit,
+            kind=d.kind,
+            places=None if x is None else x.tolist(),
+            along=unit_of(key, pixel_um, along=True),
+            real=_seen(d, a, x),
+            gen=_seen(d, b, x),
+        )
         finite = [pair for pair in zip(ways, floors) if np.isfinite(pair).all()]
         if finite:
             distance, floor = np.mean(finite, 0)
-            least = 1e-3 * float((np.abs(a).mean() + np.abs(b).mean()) / 2 if d.kind in ("number", "curve") else np.abs(x).mean() / 10) + 1e-12  # real images may be all alike
+            least = (
+                1e-3
+                * float(
+                    (np.abs(a).mean() + np.abs(b).mean()) / 2
+                    if d.kind in ("number", "curve")
+                    else np.abs(x).mean() / 10
+                )
+                + 1e-12
+            )  # real images may be all alike
             high = max(float(np.quantile([f for _, f in finite], 0.95)), least)
-            one |= dict(distance=float(distance), floor=float(floor), floor_high=high, ratio=float(max(distance, least) / max(floor, least)))
+            one |= dict(
+                distance=float(distance),
+                floor=float(floor),
+                floor_high=high,
+                ratio=float(max(distance, least) / max(floor, least)),
+            )
             one["verdict"] = "same" if distance <= high else "close" if one["ratio"] <= 3 else "different"
-        else: one |= dict(distance=None, floor=None, floor_high=None, ratio=None, verdict="unread", why="there is nothing to measure in one of the sets")
-        if matched and d.grey: one |= dict(verdict="unread", why="the grey levels of the micrographs were matched, which makes it alike whatever the specimen had")
+        else:
+            one |= dict(
+                distance=None,
+                floor=None,
+                floor_high=None,
+                ratio=None,
+                verdict="unread",
+                why="there is nothing to measure in one of the sets",
+            )
+        if matched and d.grey:
+            one |= dict(
+                verdict="unread",
+                why="the grey levels of the micrographs were matched, which makes it alike whatever the specimen had",
+            )
         one["sentence"] = _sentence(d, unit, one, names, yardstick)
         found[key] = one
     ratios = {key: one["ratio"] for key, one in found.items() if one["verdict"] != "unread"}
-    result = dict(num_real=n, num_gen=m, at_once=k, matched=matched, by_groups=groups is not None, pixel_um=pixel_um, segmentation=[asdict(real.how), asdict(generated.how)],
-                  value=float(np.exp(np.mean(np.log(list(ratios.values()))))), worst=max(ratios, key=ratios.get), descriptors=found)
-    notes = [f"all in all {result['value']:.3g} times what {yardstick} are among themselves; farthest is the {found[result['worst']]['title']}"]
-    if real.rows.shape == generated.rows.shape and np.array_equal(real.rows, generated.rows, equal_nan=True): notes.append("both sets are the same images: what their random parts are apart by is chance alone")
-    if real.how != generated.how: notes.append("the two sets were segmented differently, and part of what is found may come from that")
+    result = dict(
+        num_real=n,
+        num_gen=m,
+        at_once=k,
+        matched=matched,
+        by_groups=groups is not None,
+        pixel_um=pixel_um,
+        segmentation=[asdict(real.how), asdict(generated.how)],
+        value=float(np.exp(np.mean(np.log(list(ratios.values()))))),
+        worst=max(ratios, key=ratios.get),
+        descriptors=found,
+    )
+    notes = [
+        f"all in all {result['value']:.3g} times what {yardstick} are among themselves; farthest is the"
+        f" {found[result['worst']]['title']}"
+    ]
+    if real.rows.shape == generated.rows.shape and np.array_equal(real.rows, generated.rows, equal_nan=True):
+        notes.append("both sets are the same images: what their random parts are apart by is chance alone")
+    if real.how != generated.how:
+        notes.append("the two sets were segmented differently, and part of what is found may come from that")
     result["text"] = "\n".join(notes + [one["sentence"] for one in found.values()])
     return result
 
 # %% ../nbs/33_microstructure.ipynb #6f736e3e
-def image_values(
-    real: Measured,
-    generated: Measured,
-    key: str,                    # of DESCRIPTORS
-) -> tuple:
-    "([N], [M]): a number for each real and each generated image by which it can be put in order; NaN where there is nothing to measure."
+def image_values(real: Measured, generated: Measured, key: str) -> tuple:  # of DESCRIPTORS
+    """([N], [M]): a number for each real and each generated image by which it can be put in order; NaN where there
+    is nothing to measure."""
     d, pixel_um = DESCRIPTORS[key], real.pixel_um or generated.pixel_um
     real, generated = replace(real, pixel_um=pixel_um), replace(generated, pixel_um=pixel_um)
     if d.kind == "curve" or key in ("sc1", "sc2"):
         curve, which = ("two_point", int(key[-1]) - 1) if key in ("sc1", "sc2") else (key, 0)
         basis = principal_components(real.raw(curve))
-        return tuple(scores(side.raw(curve), basis)[:, min(which, len(basis["components"]) - 1)] for side in (real, generated))
+        return tuple(
+            scores(side.raw(curve), basis)[:, min(which, len(basis["components"]) - 1)] for side in (real, generated)
+        )
     values = tuple(side.per_image(key) for side in (real, generated))
-    if d.kind != "angles": return values
+    if d.kind != "angles":
+        return values
     weights = real.values(key).sum(0)
     main = np.degrees(np.angle(weights @ np.exp(2j * np.radians(real.places(key))))) / 2
     return tuple(np.abs((v - main + 90) % 180 - 90) for v in values)
@@ -452,20 +667,27 @@ def compare(
     real,  # uint8 [N, C, H, W] or [N, H, W]
     generated,  # the same, of the same height and width
     matched: bool = None,  # was the data histogram-matched? True, False, None = not known
-    descriptors: bool = True,  # all those of chapter 33 too; a few milliseconds an image, at 512 px a few hundredths of a second
+    # all those of chapter 33 too; a few milliseconds an image, at 512 px a few hundredths of a second
+    descriptors: bool = True,
     pixel_size_nm=None,  # a number or (y, x): lengths in um
     how: Segmentation = Segmentation(),
     groups=None,  # [N] of the real images: floors between specimens
     workers: int = None,  # processes; None: one per core where there is much to do
 ) -> dict:
     """Phase fraction and radial spectrum of generated against real images, all plain numbers:
-    num_real, num_gen, matched, text, and two dicts. With `descriptors`, `material` is what `compare_microstructures` says: both distributions of each, distance, floor, ratio and a sentence; it takes 4 real images and 2 generated ones, else it is None.
+    num_real, num_gen, matched, text, and two dicts. With `descriptors`, `material` is what `compare_microstructures`
+    says: both distributions of each, distance, floor, ratio and a sentence; it takes 4 real images and 2 generated
+    ones, else it is None.
     fraction: quantiles (5, 50, 95 %), real, gen, difference (largest), floor, limit, reached.
-    spectrum: frequency (cycles/px), real, gen, difference (per bin, decades, generated - real), largest (of all bins but the last), last, floor, limit, reached.
+    spectrum: frequency (cycles/px), real, gen, difference (per bin, decades, generated - real), largest (of all bins
+    but the last), last, floor, limit, reached.
     floor is the same largest difference between two random halves of the real images."""
     real, generated = grey_stack(real), grey_stack(generated)
     if real.shape[1:] != generated.shape[1:]:
-        raise BadInput(f"Real images are {real.shape[1]}x{real.shape[2]}, generated ones {generated.shape[1]}x{generated.shape[2]} pixels: compare images of one size")
+        raise BadInput(
+            f"Real images are {real.shape[1]}x{real.shape[2]}, generated ones {generated.shape[1]}x{generated.shape[2]}"
+            " pixels: compare images of one size"
+        )
 
     def differ(a, b):
         (qa, qb), (sa, sb) = (fraction_quantiles(x) for x in (a, b)), (radial_spectrum(x)[1] for x in (a, b))
@@ -481,16 +703,40 @@ def compare(
         half = differ(real[order[::2]], real[order[1::2]])
         fraction_floor, spectrum_floor = half[2], largest(half[5])
     result = dict(
-        num_real=len(real), num_gen=len(generated), matched=matched,
-        fraction=dict(quantiles=[0.05, 0.5, 0.95], real=list(qr), gen=list(qg), difference=fraction, floor=fraction_floor,
-                      limit=FRACTION_LIMIT, reached=fraction <= FRACTION_LIMIT),
-        spectrum=dict(frequency=radial_spectrum(real[:1])[0].tolist(), real=sr.tolist(), gen=sg.tolist(), difference=spectrum.tolist(),
-                      largest=largest(spectrum), last=float(spectrum[-1]), floor=spectrum_floor,
-                      limit=SPECTRUM_LIMIT, reached=largest(spectrum) <= SPECTRUM_LIMIT))
+        num_real=len(real),
+        num_gen=len(generated),
+        matched=matched,
+        fraction=dict(
+            quantiles=[0.05, 0.5, 0.95],
+            real=list(qr),
+            gen=list(qg),
+            difference=fraction,
+            floor=fraction_floor,
+            limit=FRACTION_LIMIT,
+            reached=fraction <= FRACTION_LIMIT,
+        ),
+        spectrum=dict(
+            frequency=radial_spectrum(real[:1])[0].tolist(),
+            real=sr.tolist(),
+            gen=sg.tolist(),
+            difference=spectrum.tolist(),
+            largest=largest(spectrum),
+            last=float(spectrum[-1]),
+            floor=spectrum_floor,
+            limit=SPECTRUM_LIMIT,
+            reached=largest(spectrum) <= SPECTRUM_LIMIT,
+        ),
+    )
     result["text"] = _comparison_text(result)
     if descriptors:
         enough = len(real) >= 4 and len(generated) >= 2
-        result["material"] = compare_microstructures(*(measure(x, pixel_size_nm, how, workers=workers) for x in (real, generated)), matched, groups) if enough else None
+        result["material"] = (
+            compare_microstructures(
+                *(measure(x, pixel_size_nm, how, workers=workers) for x in (real, generated)), matched, groups
+            )
+            if enough
+            else None
+        )
     return result
 
 # %% ../nbs/33_microstructure.ipynb #1e358758
@@ -499,13 +745,31 @@ def _comparison_text(result):
     three = lambda q: "/".join(f"{x:.3f}" for x in q)
     verdict = lambda part: "reached" if part["reached"] else "not reached"
     floor = lambda x, form: "" if x is None else f"; two halves of the real images differ by {x:{form}}"
-    lines = [f"phase fraction 5/50/95 %: generated {three(fraction['gen'])}, real {three(fraction['real'])}: differs by up to {fraction['difference']:.3f}, "
-             f"wanted {fraction['limit']}: {verdict(fraction)}{floor(fraction['floor'], '.3f')}",
-             f"radial spectrum: differs by up to {spectrum['largest']:.2f} decades but for the last bin ({spectrum['last']:+.2f}), "
-             f"wanted {spectrum['limit']}: {verdict(spectrum)}{floor(spectrum['floor'], '.2f')}"]
+    lines = [
+        (
+            f"phase fraction 5/50/95 %: generated {three(fraction['gen'])}, real {three(fraction['real'])}: differs by"
+            f" up to {fraction['difference']:.3f}, wanted {fraction['limit']}:"
+            f" {verdict(fraction)}{floor(fraction['floor'], '.3f')}"
+        ),
+        (
+            f"radial spectrum: differs by up to {spectrum['largest']:.2f} decades but for the last bin"
+            f" ({spectrum['last']:+.2f}), wanted {spectrum['limit']}:"
+            f" {verdict(spectrum)}{floor(spectrum['floor'], '.2f')}"
+        ),
+    ]
     if result["num_real"] < 4 or result["num_gen"] < 2:
-        few = " and ".join(f"{count} {kind} image{'s' * (count != 1)}" for count, kind in ((result["num_real"], "real"), (result["num_gen"], "generated")))
-        lines.insert(0, f"{few}: too few to judge a material by, so these numbers compare single images; from 4 real and 2 generated ones on, all descriptors are compared beside what halves of the real ones are apart")
+        few = " and ".join(
+            f"{count} {kind} image{'s' * (count != 1)}"
+            for count, kind in ((result["num_real"], "real"), (result["num_gen"], "generated"))
+        )
+        lines.insert(
+            0,
+            f"{few}: too few to judge a material by, so these numbers compare single images; from 4 real and 2"
+            " generated ones on, all descriptors are compared beside what halves of the real ones are apart",
+        )
     if result["matched"]:
-        lines.append("the micrographs were histogram-matched, which makes their fractions alike: agreement of fractions says less here")
+        lines.append(
+            "the micrographs were histogram-matched, which makes their fractions alike: agreement of fractions says"
+            " less here"
+        )
     return "\n".join(lines)

@@ -36,6 +36,7 @@ _CRC = [_crc_entry(n) for n in range(256)]
 # %% ../nbs/59_monitoring.ipynb #77aa26cb
 def _field(number: int, value) -> bytes:
     "One field of a protocol buffer: a float for float32, a struct of 8 bytes given as ('d', x), an int, or bytes."
+
     def varint(n):
         out = b""
         while n > 127:
@@ -52,7 +53,8 @@ def _field(number: int, value) -> bytes:
 
 # %% ../nbs/59_monitoring.ipynb #1dd6be53
 class EventFile:
-    "The curves of a run as an event file of TensorBoard, in `tensorboard/` of the run directory; `update` adds what is new."
+    """The curves of a run as an event file of TensorBoard, in `tensorboard/` of the run directory; `update` adds
+    what is new."""
 
     def __init__(self, run):
         self.run, self.path, self.written = Path(run), None, {}
@@ -64,10 +66,15 @@ class EventFile:
 
     def _scalar(self, tag, value, step, when) -> bytes:
         value = max(min(float(value), 3e38), -3e38)  # of float32; NaN stays
-        return self._record(_field(1, ("d", when)) + _field(2, int(step)) + _field(5, _field(1, _field(1, tag.encode()) + _field(2, value))))
+        return self._record(
+            _field(1, ("d", when))
+            + _field(2, int(step))
+            + _field(5, _field(1, _field(1, tag.encode()) + _field(2, value)))
+        )
 
     def update(self) -> int:
-        "Write what the logs hold and the file does not; returns how many numbers. A run that went back to an earlier state gets a new file."
+        """Write what the logs hold and the file does not; returns how many numbers. A run that went back to an
+        earlier state gets a new file."""
         logs = {"": read_stats(self.run), **read_metrics(self.run)}
         if self.path is None or any(len(lines) < self.written.get(name, 0) for name, lines in logs.items()):
             folder = self.run / "tensorboard"
@@ -81,10 +88,17 @@ class EventFile:
             for line in lines[self.written.get(name, 0) :]:
                 when = line.get("timestamp", 0.0)
                 if name:
-                    found += [self._scalar(f"Metrics/{tag}", value, line.get("cur_nimg", 0), when) for tag, value in line["results"].items()]
+                    found += [
+                        self._scalar(f"Metrics/{tag}", value, line.get("cur_nimg", 0), when)
+                        for tag, value in line["results"].items()
+                    ]
                 else:
                     step = round(1000 * line["Progress/kimg"]["mean"])
-                    found += [self._scalar(tag, value["mean"], step, when) for tag, value in line.items() if isinstance(value, dict)]
+                    found += [
+                        self._scalar(tag, value["mean"], step, when)
+                        for tag, value in line.items()
+                        if isinstance(value, dict)
+                    ]
             self.written[name] = len(lines)
         if found:
             with open(self.path, "ab") as f:
@@ -112,6 +126,7 @@ def _train(config, data, out, progress: bool = True, tensorboard: bool = False, 
     over = threading.Event()
     form = "{desc}: {percentage:3.0f}%|{bar}| {n:.4g}/{total:g} kimg [{elapsed}<{remaining}{postfix}]"
     with _bar(total=config.total_kimg, initial=began, desc="training", bar_format=form) as bar:
+
         def watch():
             while not over.wait(1):
                 bar.set_description_str(read_status(out).get("message", "") or "training", refresh=_watched())
@@ -142,9 +157,17 @@ def _train(config, data, out, progress: bool = True, tensorboard: bool = False, 
 
 # %% ../nbs/59_monitoring.ipynb #52130cbb
 def left_out(run) -> list[str]:
-    "A sentence on the files metric-*.jsonl of metrics that this version does not know, which no reader looks into; none where there are none."
+    """A sentence on the files metric-*.jsonl of metrics that this version does not know, which no reader looks into;
+    none where there are none."""
     names = [printable(path.name, 80) for path in sorted(Path(run).glob("metric-*.jsonl")) if not is_metric_file(path)]
-    return [f"{', '.join(names[:5])}{' …' * (len(names) > 5)}: no metric that this version knows, so {'they are' if len(names) > 1 else 'it is'} left out; a newer version may know more"] if names else []
+    return (
+        [
+            f"{', '.join(names[:5])}{' …' * (len(names) > 5)}: no metric that this version knows, so"
+            f" {'they are' if len(names) > 1 else 'it is'} left out; a newer version may know more"
+        ]
+        if names
+        else []
+    )
 
 # %% ../nbs/59_monitoring.ipynb #f8074a4a
 def _run_info(run: Path) -> str:
@@ -152,14 +175,28 @@ def _run_info(run: Path) -> str:
     from semgan_nb.scores import between_rungs, headline, in_words, number_text
 
     config, status = read_config(run), read_status(run)
-    total, state = config["resolved"]["total_kimg"], "stopped without a word" if status["state"] == "lost" else status["state"]
-    said = status["message"] if status.get("message") else "its process is gone; the same command goes on from the last state that was saved" if status["state"] == "lost" else ""
+    total, state = (
+        config["resolved"]["total_kimg"],
+        ("stopped without a word" if status["state"] == "lost" else status["state"]),
+    )
+    said = (
+        status["message"]
+        if status.get("message")
+        else (
+            "its process is gone; the same command goes on from the last state that was saved"
+            if status["state"] == "lost"
+            else ""
+        )
+    )
     lines = [f"{run}: {state} at {status['kimg']:g} of {total:g} kimg" + (f" ({said})" if said else "")]
     settings = config["requested"] | ({"total_kimg": total} if "total_kimg" in config["requested"] else {})
     lines.append("  settings: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
     if status.get("warning"):
         lines.append(f"  warning: {status['warning']}")
-    lines.append(f"  data: {config['data']['path']}, {config['data']['count']} image{'s' * (config['data']['count'] != 1)} of {config['data']['resolution']} px")
+    lines.append(
+        f"  data: {config['data']['path']}, {config['data']['count']} image{'s' * (config['data']['count'] != 1)} of"
+        f" {config['data']['resolution']} px"
+    )
     lines += [f"  {line}" for line in config.get("init", {}).get("lines", [])]
     lines.append(f"  snapshots: {len(found := snapshots(run))}" + (f", the newest {found[-1].name}" if found else ""))
     for name, records in read_metrics(run).items():
@@ -167,6 +204,9 @@ def _run_info(run: Path) -> str:
             lines.append(f"  {name}: {records[-1]['text']}")
             continue
         value, ladder = records[-1]["results"][headline(records[-1])], read_ladder(run, name)
-        lines.append(f"  {headline(records[-1])}: {number_text(headline(records[-1]), value)}" + (f", {between_rungs(ladder, value)}" if ladder else ""))
+        lines.append(
+            f"  {headline(records[-1])}: {number_text(headline(records[-1]), value)}"
+            + (f", {between_rungs(ladder, value)}" if ladder else "")
+        )
     lines += [f"  {line}" for line in summary_lines(run)] + [f"  note: {line}" for line in left_out(run)]
     return "\n".join(lines)

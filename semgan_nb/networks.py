@@ -15,14 +15,23 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from semgan_nb.layers import (
-    Conv2dLayer, FullyConnected, GAIN_PASSES, MinibatchStd, bias_act, conv2d_resample, default_gain, demodulation, downsample2d, fir_filter, limited,
-    tame_for_half, upsample2d,
+    Conv2dLayer,
+    FullyConnected,
+    GAIN_PASSES,
+    MinibatchStd,
+    bias_act,
+    conv2d_resample,
+    default_gain,
+    demodulation,
+    downsample2d,
+    fir_filter,
+    limited,
+    tame_for_half,
+    upsample2d,
 )
 
 # %% ../nbs/21_networks.ipynb #6094aedd
-def resolutions(
-    img_resolution: int,  # a power of two, 4 or more
-) -> list[int]:
+def resolutions(img_resolution: int) -> list[int]:  # a power of two, 4 or more
     "The sizes of the blocks: 4, 8, …, img_resolution."
     n = int(math.log2(img_resolution))
     if img_resolution < 4 or 2**n != img_resolution:
@@ -62,7 +71,14 @@ class MappingNetwork(nn.Module):
         activation: str = "lrelu",
     ):
         super().__init__()
-        self.z_dim, self.c_dim, self.w_dim, self.num_ws, self.num_layers, self.w_avg_beta = z_dim, c_dim, w_dim, num_ws, num_layers, w_avg_beta
+        self.z_dim, self.c_dim, self.w_dim, self.num_ws, self.num_layers, self.w_avg_beta = (
+            z_dim,
+            c_dim,
+            w_dim,
+            num_ws,
+            num_layers,
+            w_avg_beta,
+        )
         width = z_dim
         if c_dim:
             self.embed = FullyConnected(c_dim, embed_features or w_dim)
@@ -72,7 +88,9 @@ class MappingNetwork(nn.Module):
             setattr(self, f"fc{i}", FullyConnected(width, out, activation, lr_multiplier))
             width = out
         if width != w_dim:
-            raise ValueError(f"mapping_layers is 0, so w is as wide as its input, {width}, and w_dim must be that, not {w_dim}")
+            raise ValueError(
+                f"mapping_layers is 0, so w is as wide as its input, {width}, and w_dim must be that, not {w_dim}"
+            )
         if num_ws is not None:
             self.register_buffer("w_avg", torch.zeros(w_dim))
 
@@ -110,14 +128,30 @@ class SynthesisLayer(nn.Module):
     "Modulated convolution + noise + bias + activation: [N, in, H, W], w [N, w_dim] -> [N, out, r, r]."
 
     def __init__(
-        self, in_channels: int, out_channels: int, w_dim: int, resolution: int, up: int = 1, conv_clamp: float | None = None,
-        activation: str = "lrelu", resample_filter=(1, 3, 3, 1), use_noise: bool = True,
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        up: int = 1,
+        conv_clamp: float | None = None,
+        activation: str = "lrelu",
+        resample_filter=(1, 3, 3, 1),
+        use_noise: bool = True,
     ):
         super().__init__()
-        self.resolution, self.up, self.conv_clamp, self.activation, self.use_noise = resolution, up, conv_clamp, activation, use_noise
+        self.resolution, self.up, self.conv_clamp, self.activation, self.use_noise = (
+            resolution,
+            up,
+            conv_clamp,
+            activation,
+            use_noise,
+        )
         self.register_buffer("resample_filter", fir_filter(resample_filter))
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1)
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3).contiguous(memory_format=torch.channels_last))
+        self.weight = nn.Parameter(
+            torch.randn(out_channels, in_channels, 3, 3).contiguous(memory_format=torch.channels_last)
+        )
         if use_noise:
             self.noise_strength = nn.Parameter(torch.zeros([]))
         self.bias = nn.Parameter(torch.zeros(out_channels))
@@ -141,11 +175,15 @@ class SynthesisLayer(nn.Module):
         gain_after = gain * default_gain(self.activation)
         g = gain_after if self.activation in GAIN_PASSES else 1.0
         d = demodulation(weight, styles) * g
-        y = conv2d_resample(x * styles[:, :, None, None].to(x.dtype), weight.to(x.dtype), self.resample_filter, up=self.up)
+        y = conv2d_resample(
+            x * styles[:, :, None, None].to(x.dtype), weight.to(x.dtype), self.resample_filter, up=self.up
+        )
         y = torch.addcmul((self.bias * g).view(1, -1, 1, 1).to(x.dtype), y, d[:, :, None, None].to(x.dtype))
         if self.use_noise and noise_mode == "random":
             r = self.resolution
-            y += (torch.randn(x.shape[0], 1, r, r, generator=generator, device=x.device) * (self.noise_strength * g)).to(x.dtype)
+            y += (
+                torch.randn(x.shape[0], 1, r, r, generator=generator, device=x.device) * (self.noise_strength * g)
+            ).to(x.dtype)
         elif self.use_noise and noise_mode == "const":
             y += (self.noise_const * (self.noise_strength * g)).to(x.dtype)
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
@@ -165,11 +203,14 @@ class ToRGB(nn.Module):
         self.weight = nn.Parameter(torch.randn(img_channels, in_channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(img_channels))
 
-    def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:  # -> [N, img_channels, H, W], never in half precision
+    def forward(
+        self, x: torch.Tensor, w: torch.Tensor
+    ) -> torch.Tensor:  # -> [N, img_channels, H, W], never in half precision
         styles = self.affine(w) * self.weight_gain
         kernel = self.weight[None, :, :, 0, 0] * styles[:, None, :]  # [N, img, in]
         n, c, h, w_ = x.shape
-        # A product over channels in NHWC order: with one or three outputs it is faster than a convolution and keeps the layout.
+        # A product over channels in NHWC order: with one or three outputs it is faster than a convolution and keeps the
+        # layout.
         y = torch.bmm(x.permute(0, 2, 3, 1).reshape(n, h * w_, c), kernel.transpose(1, 2).to(x.dtype))
         y = _full(y.view(n, h, w_, -1).permute(0, 3, 1, 2)) + self.bias.view(1, -1, 1, 1)
         return limited(y, self.conv_clamp)
@@ -182,7 +223,8 @@ def first_half_resolution(img_resolution: int, num_fp16_res: int) -> float:
 # %% ../nbs/21_networks.ipynb #66a8c48e
 def use_half(
     network: nn.Module,  # Generator or Discriminator
-    dtype: torch.dtype | None,  # torch.float16, torch.bfloat16 or torch.float32; None: float16 on a GPU, float32 elsewhere
+    # torch.float16, torch.bfloat16 or torch.float32; None: float16 on a GPU, float32 elsewhere
+    dtype: (torch.dtype | None),
 ) -> nn.Module:
     "Choose the number format of the blocks that num_fp16_res marks; returns the network."
     for module in network.modules():
@@ -214,9 +256,19 @@ class SynthesisBlock(nn.Module):
     "One resolution of the synthesis network."
 
     def __init__(
-        self, in_channels: int, out_channels: int, w_dim: int, resolution: int, img_channels: int,
-        is_last: bool, architecture: str = "skip", conv_clamp: float | None = None, use_fp16: bool = False,
-        activation: str = "lrelu", resample_filter=(1, 3, 3, 1), use_noise: bool = True,
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        img_channels: int,
+        is_last: bool,
+        architecture: str = "skip",
+        conv_clamp: float | None = None,
+        use_fp16: bool = False,
+        activation: str = "lrelu",
+        resample_filter=(1, 3, 3, 1),
+        use_noise: bool = True,
     ):  # in_channels 0: the first block, which starts from the learned constant
         super().__init__()
         self.in_channels, self.architecture, self.use_fp16, self.half = in_channels, architecture, use_fp16, None
@@ -231,12 +283,18 @@ class SynthesisBlock(nn.Module):
         if is_last or architecture == "skip":
             self.torgb = ToRGB(out_channels, img_channels, w_dim, conv_clamp)
         if in_channels and architecture == "resnet":
-            self.skip = Conv2dLayer(in_channels, out_channels, 1, bias=False, activation="linear", up=2, resample_filter=resample_filter)
+            self.skip = Conv2dLayer(
+                in_channels, out_channels, 1, bias=False, activation="linear", up=2, resample_filter=resample_filter
+            )
 
     def forward(self, x, img, ws, force_fp32=False, **noise):
         "x [N, in, r/2, r/2] or None, img of the blocks before or None, ws [N, num_conv + 1, w_dim] -> x, img."
         if self.in_channels == 0:
-            x = _cast(self, self.const, force_fp32)[None].repeat(len(ws), 1, 1, 1).contiguous(memory_format=torch.channels_last)
+            x = (
+                _cast(self, self.const, force_fp32)[None]
+                .repeat(len(ws), 1, 1, 1)
+                .contiguous(memory_format=torch.channels_last)
+            )
             x = self.conv1(x, ws[:, 0], **noise)
         else:
             x = _cast(self, x, force_fp32)
@@ -257,9 +315,20 @@ class SynthesisNetwork(nn.Module):
     "ws [N, num_ws, w_dim] -> images [N, img_channels, R, R], nominally in [-1, 1] but not limited to it."
 
     def __init__(
-        self, w_dim: int, img_resolution: int, img_channels: int, channel_base: int = 32768, channel_max: int = 512,
-        architecture: str = "skip", conv_clamp: float | None = None, num_fp16_res: int = 0,
-        activation: str = "lrelu", resample_filter=(1, 3, 3, 1), use_noise: bool = True, block_channels=None, noise_from: int = 4,
+        self,
+        w_dim: int,
+        img_resolution: int,
+        img_channels: int,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        architecture: str = "skip",
+        conv_clamp: float | None = None,
+        num_fp16_res: int = 0,
+        activation: str = "lrelu",
+        resample_filter=(1, 3, 3, 1),
+        use_noise: bool = True,
+        block_channels=None,
+        noise_from: int = 4,
     ):
         super().__init__()
         _check_architecture(architecture)
@@ -268,12 +337,26 @@ class SynthesisNetwork(nn.Module):
         self.num_ws = 2 * len(self.block_resolutions)
         widths = block_channels or [channels(r, channel_base, channel_max) for r in self.block_resolutions]
         if len(widths) != len(self.block_resolutions):
-            raise ValueError(f"block_channels are {len(widths)} numbers: an image of {img_resolution} px has {len(self.block_resolutions)} blocks, {', '.join(map(str, self.block_resolutions))} px")
+            raise ValueError(
+                f"block_channels are {len(widths)} numbers: an image of {img_resolution} px has"
+                f" {len(self.block_resolutions)} blocks, {', '.join(map(str, self.block_resolutions))} px"
+            )
         previous = 0
         for r, ch in zip(self.block_resolutions, widths):
             half = r >= first_half_resolution(img_resolution, num_fp16_res)
             block = SynthesisBlock(
-                previous, ch, w_dim, r, img_channels, r == img_resolution, architecture, conv_clamp, half, activation, resample_filter, use_noise and r >= noise_from,
+                previous,
+                ch,
+                w_dim,
+                r,
+                img_channels,
+                r == img_resolution,
+                architecture,
+                conv_clamp,
+                half,
+                activation,
+                resample_filter,
+                use_noise and r >= noise_from,
             )
             setattr(self, f"b{r}", block)
             previous = ch
@@ -291,7 +374,9 @@ class SynthesisNetwork(nn.Module):
         for r in self.block_resolutions:
             block = getattr(self, f"b{r}")
             # A block's torgb and the next block's first layer share an entry.
-            x, img = block(x, img, ws[:, i : i + block.num_conv + 1], force_fp32, noise_mode=noise_mode, generator=generator)
+            x, img = block(
+                x, img, ws[:, i : i + block.num_conv + 1], force_fp32, noise_mode=noise_mode, generator=generator
+            )
             i += block.num_conv
             yield r, x, img
 
@@ -302,7 +387,7 @@ class SynthesisNetwork(nn.Module):
         generator: torch.Generator | None = None,
         force_fp32: bool = False,  # True: half-precision blocks run in float32
     ) -> torch.Tensor:
-        for _, _, img in self.blocks(ws, noise_mode, generator, force_fp32):
+        for _, _, img in self.blocks(ws, noise_mode, generator, force_fp32):  # noqa: B007
             pass
         return img
 
@@ -335,20 +420,63 @@ class Generator(nn.Module):
         noise_from: int = 4,  # px; blocks below this resolution have no noise inputs
     ):
         super().__init__()
-        self.z_dim, self.c_dim, self.w_dim, self.img_resolution, self.img_channels = z_dim, c_dim, w_dim, img_resolution, img_channels
+        self.z_dim, self.c_dim, self.w_dim, self.img_resolution, self.img_channels = (
+            z_dim,
+            c_dim,
+            w_dim,
+            img_resolution,
+            img_channels,
+        )
         self.init_kwargs = dict(
-            z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, img_resolution=img_resolution, img_channels=img_channels, mapping_layers=mapping_layers,
-            channel_base=channel_base, channel_max=channel_max, architecture=architecture, conv_clamp=conv_clamp, num_fp16_res=num_fp16_res,
-            mapping_activation=mapping_activation, mapping_lr_multiplier=mapping_lr_multiplier, w_avg_beta=w_avg_beta, embed_features=embed_features,
-            layer_features=layer_features, activation=activation, resample_filter=_plain(resample_filter), use_noise=use_noise,
-            **(dict(block_channels=[int(ch) for ch in block_channels]) if block_channels else {}), **(dict(noise_from=noise_from) if noise_from != 4 else {}),
+            z_dim=z_dim,
+            c_dim=c_dim,
+            w_dim=w_dim,
+            img_resolution=img_resolution,
+            img_channels=img_channels,
+            mapping_layers=mapping_layers,
+            channel_base=channel_base,
+            channel_max=channel_max,
+            architecture=architecture,
+            conv_clamp=conv_clamp,
+            num_fp16_res=num_fp16_res,
+            mapping_activation=mapping_activation,
+            mapping_lr_multiplier=mapping_lr_multiplier,
+            w_avg_beta=w_avg_beta,
+            embed_features=embed_features,
+            layer_features=layer_features,
+            activation=activation,
+            resample_filter=_plain(resample_filter),
+            use_noise=use_noise,
+            **(dict(block_channels=[int(ch) for ch in block_channels]) if block_channels else {}),
+            **(dict(noise_from=noise_from) if noise_from != 4 else {}),
         )
         self.synthesis = SynthesisNetwork(
-            w_dim, img_resolution, img_channels, channel_base, channel_max, architecture, conv_clamp, num_fp16_res, activation, resample_filter, use_noise, block_channels, noise_from,
+            w_dim,
+            img_resolution,
+            img_channels,
+            channel_base,
+            channel_max,
+            architecture,
+            conv_clamp,
+            num_fp16_res,
+            activation,
+            resample_filter,
+            use_noise,
+            block_channels,
+            noise_from,
         )
         self.num_ws = self.synthesis.num_ws
         self.mapping = MappingNetwork(
-            z_dim, c_dim, w_dim, self.num_ws, mapping_layers, mapping_lr_multiplier, w_avg_beta, embed_features, layer_features, mapping_activation,
+            z_dim,
+            c_dim,
+            w_dim,
+            self.num_ws,
+            mapping_layers,
+            mapping_lr_multiplier,
+            w_avg_beta,
+            embed_features,
+            layer_features,
+            mapping_activation,
         )
 
     def forward(
@@ -369,8 +497,18 @@ class DiscriminatorBlock(nn.Module):
     "One resolution of the discriminator: [N, in, r, r] -> [N, out, r/2, r/2]."
 
     def __init__(
-        self, in_channels: int, tmp_channels: int, out_channels: int, img_channels: int, first_layer: int, architecture: str = "resnet",
-        conv_clamp: float | None = None, freeze_layers: int = 0, use_fp16: bool = False, activation: str = "lrelu", resample_filter=(1, 3, 3, 1),
+        self,
+        in_channels: int,
+        tmp_channels: int,
+        out_channels: int,
+        img_channels: int,
+        first_layer: int,
+        architecture: str = "resnet",
+        conv_clamp: float | None = None,
+        freeze_layers: int = 0,
+        use_fp16: bool = False,
+        activation: str = "lrelu",
+        resample_filter=(1, 3, 3, 1),
     ):  # in_channels 0: the first block, which reads the image
         super().__init__()
         self.in_channels, self.architecture, self.use_fp16, self.half = in_channels, architecture, use_fp16, None
@@ -380,7 +518,9 @@ class DiscriminatorBlock(nn.Module):
         def layer(*sizes, **more):  # layers are numbered from the image on; the first freeze_layers are constants
             self.num_layers += 1
             more = {**dict(activation=activation, conv_clamp=conv_clamp), **more}
-            return Conv2dLayer(*sizes, trainable=first_layer + self.num_layers > freeze_layers, resample_filter=resample_filter, **more)
+            return Conv2dLayer(
+                *sizes, trainable=first_layer + self.num_layers > freeze_layers, resample_filter=resample_filter, **more
+            )
 
         if in_channels == 0 or architecture == "skip":
             self.fromrgb = layer(img_channels, tmp_channels, 1)
@@ -405,15 +545,24 @@ class DiscriminatorEpilogue(nn.Module):
     "The end at 4×4: minibatch deviation, one convolution, two fully connected layers; always in float32."
 
     def __init__(
-        self, in_channels: int, cmap_dim: int, img_channels: int, architecture: str, conv_clamp: float | None,
-        mbstd_group_size: int | None, mbstd_num_channels: int, activation: str = "lrelu",
+        self,
+        in_channels: int,
+        cmap_dim: int,
+        img_channels: int,
+        architecture: str,
+        conv_clamp: float | None,
+        mbstd_group_size: int | None,
+        mbstd_num_channels: int,
+        activation: str = "lrelu",
     ):
         super().__init__()
         self.cmap_dim, self.architecture = cmap_dim, architecture
         if architecture == "skip":
             self.fromrgb = Conv2dLayer(img_channels, in_channels, 1, activation=activation)
         self.mbstd = MinibatchStd(mbstd_group_size, mbstd_num_channels) if mbstd_num_channels else None
-        self.conv = Conv2dLayer(in_channels + mbstd_num_channels, in_channels, 3, activation=activation, conv_clamp=conv_clamp)
+        self.conv = Conv2dLayer(
+            in_channels + mbstd_num_channels, in_channels, 3, activation=activation, conv_clamp=conv_clamp
+        )
         self.fc = FullyConnected(in_channels * 16, in_channels, activation)
         self.out = FullyConnected(in_channels, cmap_dim or 1)
 
@@ -456,11 +605,26 @@ class Discriminator(nn.Module):
         _check_architecture(architecture)
         self.c_dim, self.img_resolution, self.img_channels = c_dim, img_resolution, img_channels
         self.init_kwargs = dict(
-            c_dim=c_dim, img_resolution=img_resolution, img_channels=img_channels, channel_base=channel_base, channel_max=channel_max,
-            architecture=architecture, conv_clamp=conv_clamp, mapping_layers=mapping_layers, mbstd_group_size=mbstd_group_size,
-            mbstd_num_channels=mbstd_num_channels, freeze_layers=freeze_layers, num_fp16_res=num_fp16_res, cmap_dim=cmap_dim, activation=activation,
-            epilogue_activation=epilogue_activation, resample_filter=_plain(resample_filter), mapping_activation=mapping_activation,
-            mapping_lr_multiplier=mapping_lr_multiplier, embed_features=embed_features, layer_features=layer_features,
+            c_dim=c_dim,
+            img_resolution=img_resolution,
+            img_channels=img_channels,
+            channel_base=channel_base,
+            channel_max=channel_max,
+            architecture=architecture,
+            conv_clamp=conv_clamp,
+            mapping_layers=mapping_layers,
+            mbstd_group_size=mbstd_group_size,
+            mbstd_num_channels=mbstd_num_channels,
+            freeze_layers=freeze_layers,
+            num_fp16_res=num_fp16_res,
+            cmap_dim=cmap_dim,
+            activation=activation,
+            epilogue_activation=epilogue_activation,
+            resample_filter=_plain(resample_filter),
+            mapping_activation=mapping_activation,
+            mapping_lr_multiplier=mapping_lr_multiplier,
+            embed_features=embed_features,
+            layer_features=layer_features,
         )
         self.block_resolutions = resolutions(img_resolution)[:0:-1]
         first_layer = 0
@@ -468,7 +632,17 @@ class Discriminator(nn.Module):
             tmp, out = channels(r, channel_base, channel_max), channels(r // 2, channel_base, channel_max)
             half = r >= first_half_resolution(img_resolution, num_fp16_res)
             block = DiscriminatorBlock(
-                tmp if r < img_resolution else 0, tmp, out, img_channels, first_layer, architecture, conv_clamp, freeze_layers, half, activation, resample_filter,
+                tmp if r < img_resolution else 0,
+                tmp,
+                out,
+                img_channels,
+                first_layer,
+                architecture,
+                conv_clamp,
+                freeze_layers,
+                half,
+                activation,
+                resample_filter,
             )
             setattr(self, f"b{r}", block)
             first_layer += block.num_layers
@@ -476,9 +650,26 @@ class Discriminator(nn.Module):
         cmap_dim = (ch4 if cmap_dim is None else cmap_dim) if c_dim else 0
         if c_dim:
             self.mapping = MappingNetwork(
-                0, c_dim, cmap_dim, None, mapping_layers, mapping_lr_multiplier, embed_features=embed_features, layer_features=layer_features, activation=mapping_activation,
+                0,
+                c_dim,
+                cmap_dim,
+                None,
+                mapping_layers,
+                mapping_lr_multiplier,
+                embed_features=embed_features,
+                layer_features=layer_features,
+                activation=mapping_activation,
             )
-        self.b4 = DiscriminatorEpilogue(ch4, cmap_dim, img_channels, architecture, conv_clamp, mbstd_group_size, mbstd_num_channels, epilogue_activation)
+        self.b4 = DiscriminatorEpilogue(
+            ch4,
+            cmap_dim,
+            img_channels,
+            architecture,
+            conv_clamp,
+            mbstd_group_size,
+            mbstd_num_channels,
+            epilogue_activation,
+        )
 
     def forward(
         self,
@@ -500,10 +691,11 @@ def count_parameters(module: nn.Module) -> int:
 # %% ../nbs/21_networks.ipynb #e007748e
 def layer_table(
     module: nn.Module,
-    *inputs,  # of its forward; on the same device, which may be `meta`
-    **options,  # of its forward
+    *inputs,
+    **options,  # of its forward; on the same device, which may be `meta`  # of its forward
 ) -> str:
-    "Layer by layer in the order of computation: the shape it puts out, the shapes of its weights, the number of its parameters."
+    """Layer by layer in the order of computation: the shape it puts out, the shapes of its weights, the number of
+    its parameters."""
     rows, hooks, seen = [], [], set()
 
     def note(name, child):
@@ -512,7 +704,15 @@ def layer_table(
                 seen.add(name)
                 out = out[0] if isinstance(out, tuple) else out
                 own = [p for _, p in child.named_parameters(recurse=False)]
-                rows.append((name, "×".join(map(str, out.shape)), sum(p.numel() for p in own), "  ".join("×".join(map(str, p.shape)) or "1" for p in own)))
+                rows.append(
+                    (
+                        name,
+                        "×".join(map(str, out.shape)),
+                        sum(p.numel() for p in own),
+                        "  ".join("×".join(map(str, p.shape)) or "1" for p in own),
+                    )
+                )
+
         return hook
 
     for name, child in module.named_modules():

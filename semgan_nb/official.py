@@ -21,16 +21,31 @@ import torch
 from .foundation import BadInput, atomic, keep, try_folder
 from .files import Refused, need, read_pt
 from .networks import Discriminator, Generator, count_parameters
-from .checkpoints import Networks, _make_network, _quoted, _read_snapshot, digest, find_snapshot, read_state, save_snapshot
+from semgan_nb.checkpoints import (
+    Networks,
+    _make_network,
+    _quoted,
+    _read_snapshot,
+    digest,
+    find_snapshot,
+    read_state,
+    save_snapshot,
+)
 
 # %% ../nbs/52_official.ipynb #908ea359
 _OPCODES = {op.code.encode("latin-1")[0]: op for op in pickletools.opcodes}
-_LENGTH = {pickletools.TAKEN_FROM_ARGUMENT1: 1, pickletools.TAKEN_FROM_ARGUMENT4: 4, pickletools.TAKEN_FROM_ARGUMENT4U: 4, pickletools.TAKEN_FROM_ARGUMENT8U: 8}
+_LENGTH = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
 _STEPS = 300_000  # opcodes in one file; an official pickle of 1024 px has about 60 000
 _USED = frozenset(
-    "PROTO FRAME STOP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 "
-    "EMPTY_DICT EMPTY_LIST EMPTY_SET EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 MARK TUPLE APPEND APPENDS ADDITEMS SETITEM SETITEMS BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET "
-    "GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID".split()
+    "PROTO FRAME STOP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE"
+    " BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_DICT EMPTY_LIST EMPTY_SET EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3"
+    " MARK TUPLE APPEND APPENDS ADDITEMS SETITEM SETITEMS BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL"
+    " STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID".split()
 )
 _LONG_TEXT = 1 << 16  # longer texts stay bytes: the only ones there are, are programs and (in protocol 2) tensors
 
@@ -51,7 +66,8 @@ class _Name:
 
 # %% ../nbs/52_official.ipynb #c222ef49
 class _Pickle:
-    "Reads pickles as data: every opcode makes at most one plain container or record, no object of another kind ever comes into being."
+    """Reads pickles as data: every opcode makes at most one plain container or record, no object of another kind
+    ever comes into being."""
 
     def __init__(self, data, allowed: dict[str, str], steps: int = _STEPS):
         self.data, self.at, self.allowed, self.steps, self.protocol = memoryview(data), 0, allowed, steps, None
@@ -77,10 +93,15 @@ class _Pickle:
             raise Refused("it is damaged: a global has no name")
         if module.split(".")[0] in ("tfutil", "tensorflow") or module.startswith("dnnlib.tflib"):
             raise Refused(
-                "it is a network of the TensorFlow era (dnnlib.tflib), which holds TensorFlow's program and not plain weights: convert it with legacy.py of stylegan2-ada-pytorch, on a machine that you would let it run on, and give the result"
+                "it is a network of the TensorFlow era (dnnlib.tflib), which holds TensorFlow's program and not plain"
+                " weights: convert it with legacy.py of stylegan2-ada-pytorch, on a machine that you would let it run"
+                " on, and give the result"
             )
         if f"{module} {name}" not in self.allowed:
-            raise Refused(f"it asks for {_quoted(module)}.{_quoted(name)}, which no network pickle needs: it would run as a program elsewhere")
+            raise Refused(
+                f"it asks for {_quoted(module)}.{_quoted(name)}, which no network pickle needs: it would run as a"
+                " program elsewhere"
+            )
         return _Name(self.allowed[f"{module} {name}"])
 
     def call(self, function, args):
@@ -108,7 +129,11 @@ class _Pickle:
                 raise Refused(f"it has more than {_STEPS} opcodes, no network pickle has")
             op = _OPCODES.get(self.take(1)[0])
             if op is None or op.name not in _USED:
-                raise Refused(f"it uses the opcode {op.name}, which no network pickle needs" if op else f"it is damaged near byte {self.at}")
+                raise Refused(
+                    f"it uses the opcode {op.name}, which no network pickle needs"
+                    if op
+                    else f"it is damaged near byte {self.at}"
+                )
             name, arg = op.name, None if op.name == "GLOBAL" else self.argument(op)
             match name:
                 case "PROTO":
@@ -212,7 +237,13 @@ _GLOBALS = {
     "_codecs encode": "bytes",  # … and protocol 2 none for bytes
     "__builtin__ bytes": "bytes",
 }
-_STORAGES = {"persistent": "persistent", "torch FloatStorage": "<f4", "torch DoubleStorage": "<f8", "torch HalfStorage": "<f2", "collections OrderedDict": "dict"}
+_STORAGES = {
+    "persistent": "persistent",
+    "torch FloatStorage": "<f4",
+    "torch DoubleStorage": "<f8",
+    "torch HalfStorage": "<f2",
+    "collections OrderedDict": "dict",
+}
 _LEGACY = (0x1950A86A20F9469CFC6C, 1001)  # how torch.save begins in its old format: a magic number, a version
 
 # %% ../nbs/52_official.ipynb #413929a7
@@ -255,14 +286,33 @@ class _OfficialFile:
         inner = _Pickle(self.bytes_of(value.args[0]), _STORAGES, self.pickle.steps)
         magic, version, system, storage, keys = (inner.read() for _ in range(5))
         self.pickle.steps = inner.steps
-        need((magic, version) == _LEGACY and type(system) is dict and system.get("little_endian") is True, "a tensor's data have an unknown format")
-        need(isinstance(storage, _Call) and storage.name == "persistent" and isinstance(storage.args[0], tuple) and len(storage.args[0]) in (5, 6), "a tensor's data have an unknown format")
+        need(
+            (magic, version) == _LEGACY and type(system) is dict and system.get("little_endian") is True,
+            "a tensor's data have an unknown format",
+        )
+        need(
+            isinstance(storage, _Call)
+            and storage.name == "persistent"
+            and isinstance(storage.args[0], tuple)
+            and len(storage.args[0]) in (5, 6),
+            "a tensor's data have an unknown format",
+        )
         word, kind, key, _, count, *view = storage.args[0]
-        need(word == "storage" and isinstance(kind, _Name) and kind.name in ("<f4", "<f8", "<f2") and view in ([], [None]) and type(key) is str, "a tensor's data have an unknown format")
+        need(
+            word == "storage"
+            and isinstance(kind, _Name)
+            and kind.name in ("<f4", "<f8", "<f2")
+            and view in ([], [None])
+            and type(key) is str,
+            "a tensor's data have an unknown format",
+        )
         need(type(keys) is list and len(keys) == 1 and keys[0] == key, "a tensor's data have an unknown format")
         dtype = np.dtype(kind.name)
         raw = inner.take(8)
-        need(_size(count) and int.from_bytes(raw, "little") == count, "a tensor's data have another length than announced")
+        need(
+            _size(count) and int.from_bytes(raw, "little") == count,
+            "a tensor's data have another length than announced",
+        )
         raw = inner.take(len(inner.data) - inner.at)
         need(len(raw) == count * dtype.itemsize, "a tensor's data have another length than announced")
         return dtype, raw
@@ -272,11 +322,20 @@ class _OfficialFile:
         if isinstance(value, _Call) and value.name == "parameter":
             need(len(value.args) == 3, "a parameter is not what it should be")
             value = value.args[0]
-        need(isinstance(value, _Call) and value.name == "tensor" and len(value.args) in (6, 7), "a parameter is not what it should be")
+        need(
+            isinstance(value, _Call) and value.name == "tensor" and len(value.args) in (6, 7),
+            "a parameter is not what it should be",
+        )
         storage, offset, shape, strides = value.args[:4]
         need(len(value.args) == 6 or not value.args[6], "a tensor has unknown properties")
-        need(isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) <= 6, "a tensor's shape is not what it should be")
-        need(_size(offset) and all(map(_size, shape)) and all(map(_size, strides)) and math.prod(shape) < 1 << 40, "a tensor's shape is absurd")
+        need(
+            isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) <= 6,
+            "a tensor's shape is not what it should be",
+        )
+        need(
+            _size(offset) and all(map(_size, shape)) and all(map(_size, strides)) and math.prod(shape) < 1 << 40,
+            "a tensor's shape is absurd",
+        )
         extent = 1
         for stride, n in sorted((s, n) for s, n in zip(strides, shape) if n > 1):
             need(stride >= extent, "a tensor overlaps itself")
@@ -307,10 +366,23 @@ class _OfficialFile:
 
     def state(self, value) -> tuple[str, dict]:
         "A module -> its class name and its attributes."
-        need(isinstance(value, _Call) and value.name == "module" and len(value.args) == 1 and type(value.args[0]) is dict, "a network is not what it should be")
+        need(
+            isinstance(value, _Call)
+            and value.name == "module"
+            and len(value.args) == 1
+            and type(value.args[0]) is dict,
+            "a network is not what it should be",
+        )
         meta = value.args[0]
-        need(meta.get("type") == "class" and type(meta.get("class_name")) is str and type(meta.get("state")) is dict, "a network is not what it should be")
-        need(meta.get("version") == 6, f"it has version {_quoted(meta.get('version')) if type(meta.get('version')) is int else 'unknown'} of the official format, 6 is read")
+        need(
+            meta.get("type") == "class" and type(meta.get("class_name")) is str and type(meta.get("state")) is dict,
+            "a network is not what it should be",
+        )
+        need(
+            meta.get("version") == 6,
+            f"it has version {_quoted(meta.get('version')) if type(meta.get('version')) is int else 'unknown'} of the"
+            " official format, 6 is read",
+        )
         return meta["class_name"], meta["state"]
 
     def tensors(self, value, prefix: str = "", depth: int = 0) -> dict[str, _Call]:
@@ -327,16 +399,31 @@ class _OfficialFile:
                 need(len(name) <= 64 and name.isidentifier(), f"a part has the name {_quoted(name, 20)!r}")
                 if entry is None or kind == "_buffers" and name in skip:
                     continue
-                found.update(self.tensors(entry, f"{prefix}{name}.", depth + 1) if kind == "_modules" else {prefix + name: entry})
+                found.update(
+                    self.tensors(entry, f"{prefix}{name}.", depth + 1) if kind == "_modules" else {prefix + name: entry}
+                )
         return found
 
     def differences(self, value, own: torch.nn.Module, prefix: str = "") -> list[str]:
-        "Properties of layers that a file gives other values than ours have: a fork whose program differs where its arguments do not."
+        """Properties of layers that a file gives other values than ours have: a fork whose program differs where its
+        arguments do not."""
         state, plain = self.state(value)[1], (int, float, str, bool, type(None))
         found = [
             f"{attribute} of {prefix.rstrip('.')} is {_quoted(there, 40)} there and {here} here"
-            for attribute in ("activation", "up", "down", "conv_clamp", "use_noise", "architecture", "group_size", "num_channels", "bias_gain")
-            if attribute in state and type(there := state[attribute]) in plain and there != (here := getattr(own, attribute, there))
+            for attribute in (
+                "activation",
+                "up",
+                "down",
+                "conv_clamp",
+                "use_noise",
+                "architecture",
+                "group_size",
+                "num_channels",
+                "bias_gain",
+            )
+            if attribute in state
+            and type(there := state[attribute]) in plain
+            and there != (here := getattr(own, attribute, there))
         ]
         for name, child in own.named_children():
             if state["_modules"].get(name) is not None:
@@ -345,29 +432,55 @@ class _OfficialFile:
 
 # %% ../nbs/52_official.ipynb #89938a44
 _COMMON = dict(c_dim="c_dim", img_resolution="img_resolution", img_channels="img_channels")
-_MAPPING = dict(num_layers="mapping_layers", embed_features="embed_features", layer_features="layer_features", activation="mapping_activation", lr_multiplier="mapping_lr_multiplier")
-_SHARED = dict(channel_base="channel_base", channel_max="channel_max", num_fp16_res="num_fp16_res", conv_clamp="conv_clamp", architecture="architecture")
+_MAPPING = dict(
+    num_layers="mapping_layers",
+    embed_features="embed_features",
+    layer_features="layer_features",
+    activation="mapping_activation",
+    lr_multiplier="mapping_lr_multiplier",
+)
+_SHARED = dict(
+    channel_base="channel_base",
+    channel_max="channel_max",
+    num_fp16_res="num_fp16_res",
+    conv_clamp="conv_clamp",
+    architecture="architecture",
+)
 _BLOCK = dict(resample_filter="resample_filter", activation="activation")
 _SAME = ("fp16_channels_last", "fused_modconv_default")  # how it is computed, not what
 OFFICIAL_OPTIONS = {  # official keyword, or group of keywords -> ours
     "Generator": {
-        **_COMMON, "z_dim": "z_dim", "w_dim": "w_dim",
+        **_COMMON,
+        "z_dim": "z_dim",
+        "w_dim": "w_dim",
         "mapping_kwargs": {**_MAPPING, "w_avg_beta": "w_avg_beta"},
         "synthesis_kwargs": {**_SHARED, **_BLOCK, "use_noise": "use_noise"},
     },
     "Discriminator": {
-        **_COMMON, **_SHARED, "cmap_dim": "cmap_dim",
+        **_COMMON,
+        **_SHARED,
+        "cmap_dim": "cmap_dim",
         "block_kwargs": {**_BLOCK, "freeze_layers": "freeze_layers"},
         "mapping_kwargs": _MAPPING,
-        "epilogue_kwargs": dict(mbstd_group_size="mbstd_group_size", mbstd_num_channels="mbstd_num_channels", activation="epilogue_activation"),
+        "epilogue_kwargs": dict(
+            mbstd_group_size="mbstd_group_size",
+            mbstd_num_channels="mbstd_num_channels",
+            activation="epilogue_activation",
+        ),
     },
 }
-_POSITIONS = {"Generator": ("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels"), "Discriminator": ("c_dim", "img_resolution", "img_channels")}
+_POSITIONS = {
+    "Generator": ("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels"),
+    "Discriminator": ("c_dim", "img_resolution", "img_channels"),
+}
 
 # %% ../nbs/52_official.ipynb #657e8356
 def official_arguments(kind: str, args: tuple, kwargs: dict) -> dict:
     "The arguments an official Generator or Discriminator was made with, as ours; an unknown one is refused by name."
-    need(type(kwargs) is dict and isinstance(args, tuple) and len(args) <= len(_POSITIONS[kind]), f"the arguments of its {kind} are not what they should be")
+    need(
+        type(kwargs) is dict and isinstance(args, tuple) and len(args) <= len(_POSITIONS[kind]),
+        f"the arguments of its {kind} are not what they should be",
+    )
     found = {"mapping_layers": 8}  # the official default
 
     def read(given, table, where):
@@ -389,15 +502,26 @@ def official_arguments(kind: str, args: tuple, kwargs: dict) -> dict:
 # %% ../nbs/52_official.ipynb #cbe1527b
 def _plain_entries(value) -> dict:
     "The numbers and short texts of a dictionary from a pickle."
-    return {_quoted(k): v if type(v) is not str else _quoted(v, 200) for k, v in value.items() if type(v) in (int, float, bool, str, type(None))} if type(value) is dict else {}
+    return (
+        {
+            _quoted(k): v if type(v) is not str else _quoted(v, 200)
+            for k, v in value.items()
+            if type(v) in (int, float, bool, str, type(None))
+        }
+        if type(value) is dict
+        else {}
+    )
 
 # %% ../nbs/52_official.ipynb #19ad03ca
 def load_official(
     path,  # a network pickle of the official PyTorch implementation, or of a fork that keeps its format
 ) -> Networks:
-    """The networks of an official pickle; nothing that is in it is run or imported. Raises BadInput for everything else.
+    """The networks of an official pickle; nothing that is in it is run or imported. Raises BadInput for everything
+    else.
 
-    `meta`: `training_set` (what the file says about its data), `p` (of its augmentation), `protocol`, `unread` (entries that were left alone), `sha256` of the file."""
+    `meta`: `training_set` (what the file says about its data), `p` (of its augmentation), `protocol`, `unread`
+    (entries that were left alone), `sha256` of the file.
+    """
     path = Path(path)
     try:
         if not path.is_file():
@@ -422,12 +546,18 @@ def load_official(
             records = file.tensors(top[key])
             net = _make_network(cls, arguments, {n: file.shape(r) for n, r in records.items()}, key)
             differences = file.differences(top[key], net, f"{key}.")
-            need(not differences, f"it comes from a program that computes something else: {'; '.join(differences[:20])}")
+            need(
+                not differences, f"it comes from a program that computes something else: {'; '.join(differences[:20])}"
+            )
             with torch.no_grad():
                 for name, own in net.state_dict().items():
                     own.copy_(file.tensor(records[name]))
             nets[key] = net.eval().requires_grad_(False)
-        meta = dict(training_set=_plain_entries(top.get("training_set_kwargs")), protocol=file.pickle.protocol, sha256=hashlib.sha256(data).hexdigest())
+        meta = dict(
+            training_set=_plain_entries(top.get("training_set_kwargs")),
+            protocol=file.pickle.protocol,
+            sha256=hashlib.sha256(data).hexdigest(),
+        )
         pipe = top.get("augment_pipe")
         if isinstance(pipe, _Call) and pipe.name == "module":
             p = file.tensors(pipe).get("p")
@@ -460,12 +590,32 @@ def network_lines(networks: Networks) -> list[str]:
         if (net := getattr(networks, name)) is None:
             continue
         usual = {k: p.default for k, p in inspect.signature(type(net)).parameters.items()}
-        shown = ("img_resolution", "img_channels", "z_dim", "w_dim", "c_dim", "mapping_layers", "channel_base", "channel_max")
+        shown = (
+            "img_resolution",
+            "img_channels",
+            "z_dim",
+            "w_dim",
+            "c_dim",
+            "mapping_layers",
+            "channel_base",
+            "channel_max",
+        )
         plain = lambda v: list(v) if isinstance(v, tuple) else v
-        other = [f"{k} {v}" for k, v in net.init_kwargs.items() if k not in shown and plain(v) != plain(usual[k]) and not (isinstance(v, list) and v == [1, 3, 3, 1])]
+        other = [
+            f"{k} {v}"
+            for k, v in net.init_kwargs.items()
+            if k not in shown and plain(v) != plain(usual[k]) and not (isinstance(v, list) and v == [1, 3, 3, 1])
+        ]
         colour = {1: "grey", 3: "RGB"}.get(net.img_channels, f"{net.img_channels} channels")
-        sizes = [f"{k} {net.init_kwargs[k]}" for k in shown[2:] if net.init_kwargs.get(k) and (name != "D" or k != "mapping_layers" or net.c_dim)]
-        lines.append(f"{name}: {net.img_resolution} px, {colour}, {', '.join(sizes + other)}, {count_parameters(net):,} parameters")
+        sizes = [
+            f"{k} {net.init_kwargs[k]}"
+            for k in shown[2:]
+            if net.init_kwargs.get(k) and (name != "D" or k != "mapping_layers" or net.c_dim)
+        ]
+        lines.append(
+            f"{name}: {net.img_resolution} px, {colour}, {', '.join(sizes + other)}, {count_parameters(net):,}"
+            " parameters"
+        )
     return lines
 
 # %% ../nbs/52_official.ipynb #790e0220
@@ -488,7 +638,10 @@ def convert(
     "Write the networks of one file in another format; what was written, in lines."
     source, dest = Path(source), Path(dest)
     if dest.suffix not in (".safetensors", ".pt"):
-        raise BadInput(f"{dest} ends in {dest.suffix or 'nothing'!r}: a snapshot ends in .safetensors, a plain state dict in .pt; network pickles are read, not written")
+        raise BadInput(
+            f"{dest} ends in {dest.suffix or 'nothing'!r}: a snapshot ends in .safetensors, a plain state dict in .pt;"
+            " network pickles are read, not written"
+        )
     if dest.is_dir() or dest.exists() and source.exists() and dest.samefile(find_snapshot(source)):
         raise BadInput(f"{dest} is the source itself, or a folder: choose another name")
     try_folder(dest.parent)
@@ -499,42 +652,84 @@ def convert(
         with atomic(dest) as part:
             torch.save({name: {k: v.clone() for k, v in net.state_dict().items()} for name, net in nets.items()}, part)
         own = [name for name in ("block_channels", "noise_from") if name in networks.G_ema.init_kwargs]
-        note = [f"other tools have no place for {' and '.join(own)}: they can read these tensors, and not build the network that they belong to"] if own else []
-        return [f"{dest}: plain state dicts of {', '.join(nets)}, for torch.load(..., weights_only=True)", *network_lines(networks), *note]
+        note = (
+            [
+                f"other tools have no place for {' and '.join(own)}: they can read these tensors, and not build the"
+                " network that they belong to"
+            ]
+            if own
+            else []
+        )
+        return [
+            f"{dest}: plain state dicts of {', '.join(nets)}, for torch.load(..., weights_only=True)",
+            *network_lines(networks),
+            *note,
+        ]
     about = {k: v for k, v in networks.meta.items() if k not in ("G", "D", "version", "kind")}
     if networks.meta["kind"] != "snapshot":
-        about = dict(cur_nimg=0, data_fingerprint=None, pixel_size_nm=None, converted_from=dict(name=networks.path.name, **networks.meta))
+        about = dict(
+            cur_nimg=0,
+            data_fingerprint=None,
+            pixel_size_nm=None,
+            converted_from=dict(name=networks.path.name, **networks.meta),
+        )
     keep(dest, _holds(dest, networks, about), overwrite)
     save_snapshot(dest, networks.G_ema, networks.D, networks.G, **about)
     return [f"{dest}: snapshot with {', '.join(nets)}", *network_lines(networks)]
 
 # %% ../nbs/52_official.ipynb #b0b9d934
-def file_lines(
-    path,  # an official network pickle, a snapshot, a state of a run, or plain state dicts
-) -> list[str]:
+def file_lines(path) -> list[str]:  # an official network pickle, a snapshot, a state of a run, or plain state dicts
     "What a file of weights is and holds: the first line says what, the others more."
     path = Path(path)
     if path.suffix in (".pt", ".pth"):
         content = read_pt(path)
         if isinstance(content, dict) and ("trainer" in content or content.keys() == {"sha256", "state"}):
             trainer = read_state(path).get("trainer")
-            if isinstance(trainer, dict) and type(trainer.get("cur_nimg")) is int and 0 <= trainer["cur_nimg"] < 1 << 53:
+            if (
+                isinstance(trainer, dict)
+                and type(trainer.get("cur_nimg")) is int
+                and 0 <= trainer["cur_nimg"] < 1 << 53
+            ):
                 return [
-                    f"state of a run at {trainer['cur_nimg'] / 1000:g} kimg", f"holds: {', '.join(_quoted(name) for name in trainer)}",
-                    "its checksum is right" if "sha256" in content else "it has no checksum: an earlier version wrote it", "the run goes on from it by itself: semgan train DATA --out RUN",
+                    f"state of a run at {trainer['cur_nimg'] / 1000:g} kimg",
+                    f"holds: {', '.join(_quoted(name) for name in trainer)}",
+                    (
+                        "its checksum is right"
+                        if "sha256" in content
+                        else "it has no checksum: an earlier version wrote it"
+                    ),
+                    "the run goes on from it by itself: semgan train DATA --out RUN",
                 ]
-        groups = content if isinstance(content, dict) and content and all(isinstance(v, dict) for v in content.values()) else {"": content}
-        counts = {name: [t for t in v.values() if isinstance(t, torch.Tensor)] for name, v in groups.items() if isinstance(v, dict)}
+        groups = (
+            content
+            if isinstance(content, dict) and content and all(isinstance(v, dict) for v in content.values())
+            else {"": content}
+        )
+        counts = {
+            name: [t for t in v.values() if isinstance(t, torch.Tensor)]
+            for name, v in groups.items()
+            if isinstance(v, dict)
+        }
         if not any(counts.values()):
             raise BadInput(f"{path} holds no tensors by name: it is no file of weights")
-        return ["plain state dict", *(f"{_quoted(name) or 'holds'}: {len(v)} tensors, {sum(t.numel() for t in v):,} numbers" for name, v in counts.items())]
+        return [
+            "plain state dict",
+            *(
+                f"{_quoted(name) or 'holds'}: {len(v)} tensors, {sum(t.numel() for t in v):,} numbers"
+                for name, v in counts.items()
+            ),
+        ]
     networks = load_networks(path)
     meta = networks.meta
     lines = network_lines(networks)
     if meta["kind"] == "snapshot":
         rest = {k: v for k, v in meta.items() if k not in ("G", "D", "kind")}
         return ["snapshot, whole", *lines, *(f"{_quoted(k)}: {_quoted(v, 300)}" for k, v in rest.items())]
-    lines += [f"training set: {', '.join(f'{k} {v}' for k, v in meta['training_set'].items())}"] if meta["training_set"] else []
+    lines += (
+        [f"training set: {', '.join(f'{k} {v}' for k, v in meta['training_set'].items())}"]
+        if meta["training_set"]
+        else []
+    )
     lines += [f"augmentation p: {meta['p']:g}"] if "p" in meta else []
     lines += [f"left unread: {', '.join(meta['unread'])}"] if meta["unread"] else []
     return [f"official network pickle, protocol {meta['protocol']}; nothing in it was run", *lines]

@@ -21,7 +21,24 @@ GOES_ON = ("demo", "train", "study", "fetch", "baselines")
 
 # %% ../nbs/93_options.ipynb #2ded8554
 ALIASES = dict(r1_gamma=["--gamma"], ada_target=["--target"], total_kimg=["--kimg"], batch_size=["--batch"])
-COMMON = ("init_from", "init_adapt", "freezed", "total_kimg", "batch_size", "batch_gpu", "r1_gamma", "subset", "mirror", "aug", "augpipe", "ada_target", "ada_kimg", "snap", "metrics", "seed")
+COMMON = (
+    "init_from",
+    "init_adapt",
+    "freezed",
+    "total_kimg",
+    "batch_size",
+    "batch_gpu",
+    "r1_gamma",
+    "subset",
+    "mirror",
+    "aug",
+    "augpipe",
+    "ada_target",
+    "ada_kimg",
+    "snap",
+    "metrics",
+    "seed",
+)
 
 # %% ../nbs/93_options.ipynb #e0095906
 class _Parser(argparse.ArgumentParser):
@@ -36,7 +53,8 @@ class _Parser(argparse.ArgumentParser):
         raise BadInput(message if message.endswith("?") else f"{message}; {self.prog} --help says what there is")
 
     def read(self, args: list[str]) -> argparse.Namespace:
-        "Parse all of `args`; an unknown option is refused with the nearest known one. What begins with a minus and a digit is a value, such as -5nm."
+        """Parse all of `args`; an unknown option is refused with the nearest known one. What begins with a minus and
+        a digit is a value, such as -5nm."""
         joined = []
         for arg in args:
             takes = joined and getattr(self._option_string_actions.get(joined[-1]), "nargs", 0) is None
@@ -45,32 +63,50 @@ class _Parser(argparse.ArgumentParser):
         for arg in args:
             name = arg.partition("=")[0]
             if name == "--resume" and self.prog.split()[-1] in GOES_ON:
-                raise BadInput("--resume can mean two things: an interrupted run goes on exactly, without any option, when its directory is given with --out; a new run that begins from other weights, which is what the official --resume does, is begun with --init-from FILE")
+                raise BadInput(
+                    "--resume can mean two things: an interrupted run goes on exactly, without any option, when its"
+                    " directory is given with --out; a new run that begins from other weights, which is what the"
+                    " official --resume does, is begun with --init-from FILE"
+                )
             if name.startswith("--") and name not in self._option_string_actions:
                 near = self._near(name)
-                self.error(f"{self.prog.split()[-1]} has no option {name}" + (f": did you mean {' or '.join(near)}?" if near else ""))
+                self.error(
+                    f"{self.prog.split()[-1]} has no option {name}"
+                    + (f": did you mean {' or '.join(near)}?" if near else "")
+                )
         return self.parse_args(args)
 
     def _near(self, name: str) -> list[str]:
-        "Options that an unknown one may be meant for: those whose name, or that of their parameter, begins like it; else the most alike."
+        """Options that an unknown one may be meant for: those whose name, or that of their parameter, begins like
+        it; else the most alike."""
         stem, found = name.lstrip("-").replace("-", "_").lower(), []
         for action in self._actions:
             begins = any(flag.lstrip("-").replace("-", "_").startswith(stem) for flag in action.option_strings)
-            if action.option_strings and action.help != argparse.SUPPRESS and stem and (begins or action.dest.lower().startswith(stem)):
+            if (
+                action.option_strings
+                and action.help != argparse.SUPPRESS
+                and stem
+                and (begins or action.dest.lower().startswith(stem))
+            ):
                 found.append(action.option_strings[0])
         return found[:3] or difflib.get_close_matches(name, self._option_string_actions, 1)
 
 # %% ../nbs/93_options.ipynb #1f020057
 def _reader(rule: Rule) -> typing.Callable[[str], object]:
     "From text to a value that a Rule allows."
+
     def read(text):
         value = rule.parse(text)
         try:
             return rule.check("", value)
         except BadInput:
-            raise argparse.ArgumentTypeError(f"{_shown(text)[1:-1]} was given, it must be {rule}{_nearest(rule, value)}") from None
+            raise argparse.ArgumentTypeError(
+                f"{_shown(text)[1:-1]} was given, it must be {rule}{_nearest(rule, value)}"
+            ) from None
 
-    read.__name__ = {int: "whole number", float: "number"}.get(rule.kind, "text") + "".join(f" (or {other})" for other in rule.also if isinstance(other, str))
+    read.__name__ = {int: "whole number", float: "number"}.get(rule.kind, "text") + "".join(
+        f" (or {other})" for other in rule.also if isinstance(other, str)
+    )
     return read
 
 # %% ../nbs/93_options.ipynb #768af2d1
@@ -80,22 +116,41 @@ def _listed(text: str) -> tuple[str, ...]:
 
 # %% ../nbs/93_options.ipynb #48221fca
 def _option(parser: argparse.ArgumentParser, function, name: str, *flags: str, help: str, **more) -> None:
-    "An option for a parameter of a function (or a field of a dataclass): its kind, bounds, unit and default are those that stand there."
+    """An option for a parameter of a function (or a field of a dataclass): its kind, bounds, unit and default are
+    those that stand there."""
     parameter = inspect.signature(function).parameters[name]
     rule, default = parameter.annotation, None if parameter.default is parameter.empty else parameter.default
     if isinstance(rule, Rule):
-        more = dict(metavar={"px": "PX", "seconds": "S", "GB": "GB", "µm": "UM", "rows": "ROWS"}.get(rule.unit, "N" if rule.kind is int else "X")) | more
+        more = (
+            dict(
+                metavar={"px": "PX", "seconds": "S", "GB": "GB", "µm": "UM", "rows": "ROWS"}.get(
+                    rule.unit, "N" if rule.kind is int else "X"
+                )
+            )
+            | more
+        )
         if rule.choices:
             more = dict(more, choices=rule.choices, metavar=None)
         else:
             more["type"] = _reader(rule)
-    said = "" if default is None or "(default" in help else f" (default {','.join(map(str, default)) if isinstance(default, tuple) else default})"
-    parser.add_argument(*(flags or ["--" + name.replace("_", "-")]), **dict(dict(dest=name, default=default, help=(help + said).replace("%", "%%")), **more))
+    said = (
+        ""
+        if default is None or "(default" in help
+        else f" (default {','.join(map(str, default)) if isinstance(default, tuple) else default})"
+    )
+    parser.add_argument(
+        *(flags or ["--" + name.replace("_", "-")]),
+        **dict(dict(dest=name, default=default, help=(help + said).replace("%", "%%")), **more),
+    )
 
 # %% ../nbs/93_options.ipynb #28748e45
 def _overwrite(parser: argparse.ArgumentParser) -> None:
     "The option that every command has which writes files under a name of the user's choice."
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there; what this command wrote earlier is replaced anyway")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace what is there; what this command wrote earlier is replaced anyway",
+    )
 
 # %% ../nbs/93_options.ipynb #e0507ca2
 def _scales(parser: argparse.ArgumentParser) -> None:
@@ -117,7 +172,9 @@ def _add_settings(parser: argparse.ArgumentParser, several: bool = False) -> Non
         flags = ["--" + field.name.replace("_", "-").lower(), *ALIASES.get(field.name, [])]
         help = field.metadata["help"].replace("%", "%%") if field.name in COMMON else argparse.SUPPRESS
         if field.type is bool:
-            parser.add_argument(*flags, dest=field.name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help)
+            parser.add_argument(
+                *flags, dest=field.name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help
+            )
         else:
             rule = config_rules().get(field.name)
             read = _listed if rule is None else _several(_reader(rule)) if several else _reader(rule)
@@ -132,7 +189,12 @@ def _add_settings(parser: argparse.ArgumentParser, several: bool = False) -> Non
                 print(f"  {flag:22}{default!s:8}{text}")
             parser.exit()
 
-    parser.add_argument("--help-settings", action=HelpSettings, nargs=0, help=f"list the other {len(rare)} settings, such as --g-lr and --ema-kimg")
+    parser.add_argument(
+        "--help-settings",
+        action=HelpSettings,
+        nargs=0,
+        help=f"list the other {len(rare)} settings, such as --g-lr and --ema-kimg",
+    )
 
 # %% ../nbs/93_options.ipynb #2f9d4f5c
 def _settings(options: argparse.Namespace) -> dict:
@@ -141,7 +203,11 @@ def _settings(options: argparse.Namespace) -> dict:
 
     from semgan_nb.runs import Config
 
-    found = {field.name: getattr(options, field.name) for field in dataclasses.fields(Config) if field.name != "preset" and hasattr(options, field.name)}
+    found = {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(Config)
+        if field.name != "preset" and hasattr(options, field.name)
+    }
     if "batch_size" in found:
         found.setdefault("batch_gpu", found["batch_size"])
     return found
@@ -160,6 +226,7 @@ _pair.__name__ = "pair of numbers, such as 5,95"
 # %% ../nbs/93_options.ipynb #0f5feffc
 def _several(read: typing.Callable[[str], object]) -> typing.Callable[[str], list]:
     "From text with commas to a list of values."
+
     def many(text):
         return [read(part) for part in text.split(",")]
 
@@ -180,10 +247,20 @@ def _fields_of(text: str) -> dict:
         name, value = (name.strip().replace("-", "_"), value) if equals else ("aug", part.strip())
         if name not in kinds:
             near = difflib.get_close_matches(name, kinds, 1)
-            raise BadInput(f"--with {text}: there is no setting {name!r}" + (f": did you mean {near[0]!r}?" if near else ""))
+            raise BadInput(
+                f"--with {text}: there is no setting {name!r}" + (f": did you mean {near[0]!r}?" if near else "")
+            )
         try:
             rule = config_rules().get(name)
-            fields[name] = _listed(value) if rule is None else {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[value.lower()] if rule.kind is bool else _reader(rule)(value)
+            fields[name] = (
+                _listed(value)
+                if rule is None
+                else (
+                    {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[value.lower()]
+                    if rule.kind is bool
+                    else _reader(rule)(value)
+                )
+            )
         except argparse.ArgumentTypeError as error:
             raise BadInput(f"--with {text}: of {name}, {error}") from None
         except (ValueError, KeyError):
@@ -192,7 +269,8 @@ def _fields_of(text: str) -> dict:
 
 # %% ../nbs/93_options.ipynb #03629641
 def _say(*texts, sep: str = "\n") -> None:
-    "Print what a verb found. Texts and names from files come by here, so what would act on a terminal is shown as an escape."
+    """Print what a verb found. Texts and names from files come by here, so what would act on a terminal is shown as
+    an escape."""
     print(*(printable(text, keep="\n") for text in texts), sep=sep)
 
 # %% ../nbs/93_options.ipynb #61b63c4b

@@ -24,26 +24,37 @@ from .foundation import printable
 
 # %% ../nbs/90_pages.ipynb #21761655
 def shown(text) -> Markup:
-    "A text for a page: markup in it is shown and not obeyed, as are characters without a shape. What is Markup already stays."
+    """A text for a page: markup in it is shown and not obeyed, as are characters without a shape. What is Markup
+    already stays."""
     return text if isinstance(text, Markup) else escape(printable(text, keep="\n\u202f\xa0"))
 
 # %% ../nbs/90_pages.ipynb #f2c66c2f
 def policy(style: str) -> str:
     "The Content-Security-Policy of a page that has this style, pictures and films inside, and nothing else."
     digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
-    return f"default-src 'none'; img-src data:; media-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    return (
+        f"default-src 'none'; img-src data:; media-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action"
+        " 'none'"
+    )
 
 # %% ../nbs/90_pages.ipynb #91ebdd42
 def page(
     name: str,  # of a template in templates/, with its style beside it: NAME.html, NAME.css
-    filters: dict = {},  # further filters and functions of the template, by name
+    filters: dict = None,  # further filters and functions of the template, by name
     **values,
 ) -> str:
     "A page from a template of this package: all values are escaped but what is Markup."
     import jinja2
 
+    if filters is None:
+        filters = {}
     folder = Path(__file__).parent / "templates"
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined, finalize=lambda value: shown(value) if type(value) is str else value)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: shown(value) if type(value) is str else value,
+    )
     environment.filters.update(filters)
     style = (folder / f"{name}.css").read_text(encoding="utf-8")
     return environment.get_template(f"{name}.html").render(style=Markup(style), policy=Markup(policy(style)), **values)
@@ -76,7 +87,9 @@ def _scale_bar(pixel_size_nm, pixels: int) -> Markup:
     wide = pixels * float(np.ravel(pixel_size_nm)[-1])
     length = max((m * 10.0**e for e in range(-1, 8) for m in (1, 2, 5) if m * 10.0**e <= wide / 4), default=wide / 4)
     text = f"{length / 1000:g} µm" if length >= 1000 else f"{length:g} nm"
-    return Markup('<div class="scale"><svg aria-hidden="true"><rect width="{}" height="100%"/></svg> {}</div>').format(f"{100 * length / wide:.2f}%", text)
+    return Markup('<div class="scale"><svg aria-hidden="true"><rect width="{}" height="100%"/></svg> {}</div>').format(
+        f"{100 * length / wide:.2f}%", text
+    )
 
 # %% ../nbs/90_pages.ipynb #a2c0331c
 def micrographs_html(
@@ -91,16 +104,16 @@ def micrographs_html(
     content, (width, height) = _sheet_png(images, columns)
     bar = _scale_bar(pixel_size_nm, columns * (images.shape[-1] + 1) - 1)
     words = Markup("<figcaption>{}</figcaption>").format(shown(caption)) if caption else ""
-    picture = Markup('<img src="{}" alt="{}" width="{}" height="{}">').format(data_uri(content, "image/png"), shown(alt), width, height)
+    picture = Markup('<img src="{}" alt="{}" width="{}" height="{}">').format(
+        data_uri(content, "image/png"), shown(alt), width, height
+    )
     return Markup("<figure>{}{}{}</figure>").format(picture, bar, words)
 
 # %% ../nbs/90_pages.ipynb #ffb7ec6f
 PAPER, INK = (255, 27), (0, 230)  # grey levels of background and text: by day, by night
 
 # %% ../nbs/90_pages.ipynb #fdf07a04
-def chart_svg(
-    figure: Figure,
-) -> bytes:
+def chart_svg(figure: Figure) -> bytes:
     "A chart as SVG whose greys follow the reader's choice of a light or dark screen."
     buffer = BytesIO()
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "semgan"}):
@@ -111,7 +124,8 @@ def chart_svg(
     svg = re.sub(r"#([0-9a-f]{2})\1\1\b", r"var(--g\1)", svg)
     night = lambda grey: round(INK[1] + (PAPER[1] - INK[1]) * int(grey, 16) / 255)
     values = lambda shade: ";".join(f"--g{grey}:#{3 * f'{shade(grey):02x}'}" for grey in greys)
-    style = f"svg{{fill:var(--g00);{values(lambda grey: int(grey, 16))}}}@media(prefers-color-scheme:dark){{svg{{{values(night)}}}}}"
+    light = values(lambda grey: int(grey, 16))
+    style = f"svg{{fill:var(--g00);{light}}}@media(prefers-color-scheme:dark){{svg{{{values(night)}}}}}"
     return re.sub(r"(<svg[^>]*>)", rf"\1<style>{style}</style>", svg, count=1).encode("utf-8")
 
 # %% ../nbs/90_pages.ipynb #cedd7abf
@@ -139,5 +153,7 @@ def chart_html(
     small = chart_svg(_fold_labels(figure))
     words = Markup("<figcaption>{}</figcaption>").format(shown(caption)) if caption else ""
     source = Markup('<source media="(max-width: 600px)" srcset="{}">').format(data_uri(small, "image/svg+xml"))
-    picture = Markup('<img src="{}" alt="{}" width="{}" height="{}">').format(data_uri(wide, "image/svg+xml"), shown(alt), width, height)
+    picture = Markup('<img src="{}" alt="{}" width="{}" height="{}">').format(
+        data_uri(wide, "image/svg+xml"), shown(alt), width, height
+    )
     return Markup('<figure class="chart"><picture>{}{}</picture>{}</figure>').format(source, picture, words)

@@ -25,10 +25,24 @@ def _vti(labels, pixel_um):
     h, w = labels.shape
     step, body = (pixel_um or (1.0, 1.0)), np.ascontiguousarray(labels[::-1]).tobytes()
     packed = base64.b64encode(len(body).to_bytes(8, "little") + body).decode()
-    return "\n".join(['<?xml version="1.0"?>', '<VTKFile type="ImageData" version="1.0" byte_order="LittleEndian" header_type="UInt64">',
-                      f'  <ImageData WholeExtent="0 {w} 0 {h} 0 1" Origin="0 0 0" Spacing="{step[1]:.10g} {step[0]:.10g} {min(step):.10g}" Direction="1 0 0 0 1 0 0 0 1">',
-                      f'    <Piece Extent="0 {w} 0 {h} 0 1">', '      <CellData Scalars="phase">', f'        <DataArray type="UInt8" Name="phase" NumberOfComponents="1" format="binary">{packed}</DataArray>',
-                      '      </CellData>', '    </Piece>', '  </ImageData>', '</VTKFile>', ''])
+    return "\n".join(
+        [
+            '<?xml version="1.0"?>',
+            '<VTKFile type="ImageData" version="1.0" byte_order="LittleEndian" header_type="UInt64">',
+            (
+                f'  <ImageData WholeExtent="0 {w} 0 {h} 0 1" Origin="0 0 0" Spacing="{step[1]:.10g} {step[0]:.10g}'
+                f' {min(step):.10g}" Direction="1 0 0 0 1 0 0 0 1">'
+            ),
+            f'    <Piece Extent="0 {w} 0 {h} 0 1">',
+            '      <CellData Scalars="phase">',
+            f'        <DataArray type="UInt8" Name="phase" NumberOfComponents="1" format="binary">{packed}</DataArray>',
+            "      </CellData>",
+            "    </Piece>",
+            "  </ImageData>",
+            "</VTKFile>",
+            "",
+        ]
+    )
 
 # %% ../nbs/34_phase_maps.ipynb #2601a411
 FORMATS = ("tif", "png", "vti", "npy")
@@ -38,37 +52,48 @@ PHASE_FORMATS = ("tif", "vti", "npy")  # without being asked
 PHASES_FORMAT = "semgan phases 1"
 
 # %% ../nbs/34_phase_maps.ipynb #75bdd15c
-def claim_phases(
-    dest,                        # path without ending
-    formats=PHASE_FORMATS,
-    overwrite=False,
-) -> list:
-    "The files of one phase map, the JSON last. BadInput for an unknown format, and where one is there that the JSON beside it does not name as a phase map of ours."
+def claim_phases(dest, formats=PHASE_FORMATS, overwrite=False) -> list:  # path without ending
+    """The files of one phase map, the JSON last. BadInput for an unknown format, and where one is there that the
+    JSON beside it does not name as a phase map of ours."""
     unknown = [f for f in formats if f not in FORMATS]
-    if unknown or not formats: raise BadInput(f"formats: {', '.join(map(repr, unknown)) or 'none'} was given, known are {', '.join(FORMATS)}")
+    if unknown or not formats:
+        raise BadInput(f"formats: {', '.join(map(repr, unknown)) or 'none'} was given, known are {', '.join(FORMATS)}")
     paths = [Path(dest).with_name(f"{Path(dest).name}.{f}") for f in (*formats, "json")]
     ours = []
     if paths[-1].is_file() and paths[-1].stat().st_size < 1 << 24:
-        try: said = json.loads(paths[-1].read_text(encoding="utf-8"))
-        except (ValueError, RecursionError): said = None
-        if isinstance(said, dict) and said.get("format") == PHASES_FORMAT and isinstance(said.get("files"), list): ours = [*said["files"], paths[-1].name]
-    for path in paths: keep(path, path.name in ours, overwrite)
+        try:
+            said = json.loads(paths[-1].read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            said = None
+        if isinstance(said, dict) and said.get("format") == PHASES_FORMAT and isinstance(said.get("files"), list):
+            ours = [*said["files"], paths[-1].name]
+    for path in paths:
+        keep(path, path.name in ours, overwrite)
     return paths
 
 # %% ../nbs/34_phase_maps.ipynb #a4f02355
 def write_phases(
-    dest,                        # path without ending; its folder is made
-    labels,                      # [H, W], whole numbers from 0 to 255
-    pixel_size_nm=None,          # a number or (y, x)
+    dest,  # path without ending; its folder is made
+    labels,  # [H, W], whole numbers from 0 to 255
+    pixel_size_nm=None,  # a number or (y, x)
     how: Segmentation | None = None,  # how they were found
     formats=PHASE_FORMATS,
-    overwrite=False,             # True: replace what is there; a phase map of an earlier call is replaced anyway
-    **about,                     # what else the JSON is to say: source, seed ...
+    overwrite=False,  # True: replace what is there; a phase map of an earlier call is replaced anyway
+    **about,  # what else the JSON is to say: source, seed ...
 ) -> list:
     "Write a phase map and, beside it, a JSON on how it was made; returns the paths, the JSON last."
     labels, dest = np.asarray(labels), Path(dest)
-    if labels.ndim != 2 or not (labels.dtype == bool or np.issubdtype(labels.dtype, np.integer)) or labels.size == 0 or labels.min() < 0 or labels.max() > 255:
-        raise BadInput(f"labels: an array of type {labels.dtype} and shape {list(labels.shape)} was given, whole numbers from 0 to 255 in two dimensions are wanted")
+    if (
+        labels.ndim != 2
+        or not (labels.dtype == bool or np.issubdtype(labels.dtype, np.integer))
+        or labels.size == 0
+        or labels.min() < 0
+        or labels.max() > 255
+    ):
+        raise BadInput(
+            f"labels: an array of type {labels.dtype} and shape {list(labels.shape)} was given, whole numbers from 0 to"
+            " 255 in two dimensions are wanted"
+        )
     labels = labels.astype(np.uint8)
     nm = None if pixel_size_nm is None else _pixel_nm(pixel_size_nm)
     paths = claim_phases(dest, formats, overwrite)
@@ -76,15 +101,37 @@ def write_phases(
     for path in paths:
         with atomic(path) as part:
             kind = path.suffix[1:]
-            if kind == "tif": tifffile.imwrite(part, labels, imagej=True, **(dict(resolution=(1 / um[1], 1 / um[0]), metadata=dict(unit="um")) if um else {}))
-            elif kind == "png": Image.fromarray(labels).save(part, format="PNG", **(dict(dpi=(25.4e6 / nm[1], 25.4e6 / nm[0])) if nm else {}))
-            elif kind == "vti": part.write_text(_vti(labels, um), encoding="ascii")
+            if kind == "tif":
+                tifffile.imwrite(
+                    part,
+                    labels,
+                    imagej=True,
+                    **(dict(resolution=(1 / um[1], 1 / um[0]), metadata=dict(unit="um")) if um else {}),
+                )
+            elif kind == "png":
+                Image.fromarray(labels).save(
+                    part, format="PNG", **(dict(dpi=(25.4e6 / nm[1], 25.4e6 / nm[0])) if nm else {})
+                )
+            elif kind == "vti":
+                part.write_text(_vti(labels, um), encoding="ascii")
             elif kind == "npy":
-                with open(part, "wb") as f: np.save(f, labels)
+                with open(part, "wb") as f:
+                    np.save(f, labels)
             else:
                 share = np.bincount(labels.ravel()) / labels.size
-                said = dict(format=PHASES_FORMAT, files=[p.name for p in paths[:-1]], height=labels.shape[0], width=labels.shape[1], pixel_size_nm=nm and list(nm), spacing_unit="um" if nm else "px",
-                            order="labels count from the darkest phase, 0; the first row is the top one, in .vti the last", share={str(k): float(v) for k, v in enumerate(share) if v},
-                            segmentation=None if how is None else asdict(how)) | about
+                said = (
+                    dict(
+                        format=PHASES_FORMAT,
+                        files=[p.name for p in paths[:-1]],
+                        height=labels.shape[0],
+                        width=labels.shape[1],
+                        pixel_size_nm=nm and list(nm),
+                        spacing_unit="um" if nm else "px",
+                        order="labels count from the darkest phase, 0; the first row is the top one, in .vti the last",
+                        share={str(k): float(v) for k, v in enumerate(share) if v},
+                        segmentation=None if how is None else asdict(how),
+                    )
+                    | about
+                )
                 part.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     return paths

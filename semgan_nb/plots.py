@@ -25,7 +25,15 @@ from .studies import read_samples
 
 # %% ../nbs/80_plots.ipynb #7e8da7cf
 REAL, GENERATED, QUIET = "black", "#D55E00", "0.45"
-PAPER_COLOURS = dict(noaug="tab:blue", blit="tab:orange", geom="tab:green", color="tab:red", filter="tab:purple", noise="tab:brown", cutout="tab:pink")
+PAPER_COLOURS = dict(
+    noaug="tab:blue",
+    blit="tab:orange",
+    geom="tab:green",
+    color="tab:red",
+    filter="tab:purple",
+    noise="tab:brown",
+    cutout="tab:pink",
+)
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 # %% ../nbs/80_plots.ipynb #ee0d24ae
@@ -126,7 +134,12 @@ def image_grid(
     "Images in rows."
     images = planes(images)
     figure = _figure(figure, (4, 4))
-    _place(figure, [sheet(images, min(columns, len(images)))], [title + _width_note(images, pixel_size_nm)], zoom or max(64 // images.shape[2], 1))
+    _place(
+        figure,
+        [sheet(images, min(columns, len(images)))],
+        [title + _width_note(images, pixel_size_nm)],
+        zoom or max(64 // images.shape[2], 1),
+    )
     return figure
 
 # %% ../nbs/80_plots.ipynb #037abfa7
@@ -144,7 +157,12 @@ def real_and_generated(
     n = min(columns * rows, len(real), len(generated))
     real, generated = planes(real)[:n], planes(generated)[:n]
     figure = _figure(figure, (8, 4))
-    _place(figure, [sheet(real, columns), sheet(generated, columns)], [titles[0] + _width_note(real, pixel_size_nm), titles[1]], zoom or max(64 // real.shape[2], 1))
+    _place(
+        figure,
+        [sheet(real, columns), sheet(generated, columns)],
+        [titles[0] + _width_note(real, pixel_size_nm), titles[1]],
+        zoom or max(64 // real.shape[2], 1),
+    )
     return figure
 
 # %% ../nbs/80_plots.ipynb #11024ec3
@@ -158,7 +176,8 @@ def ladder_figure(
     records: list[dict] = (),  # metric records of a run, in the order of training
     figure: Figure | None = None,
 ) -> Figure:
-    "The known sets as grey bars, best on top, the generated images (last snapshot, and best if it is another) among them in colour."
+    """The known sets as grey bars, best on top, the generated images (last snapshot, and best if it is another)
+    among them in colour."""
     bars = [(rung["value"], rung["name"], "0.75") for rung in ladder["rungs"]]
     records, higher, word = list(records), False, word_of(ladder["metric"])
     if records:
@@ -172,17 +191,38 @@ def ladder_figure(
     axes = figure.add_subplot()
     if not bars:
         axes.set_axis_off()
-        axes.text(0.5, 0.5, plain_label(f"{ladder['metric']} has no known sets"), ha="center", va="center", color=QUIET, fontsize=9)
+        axes.text(
+            0.5,
+            0.5,
+            plain_label(f"{ladder['metric']} has no known sets"),
+            ha="center",
+            va="center",
+            color=QUIET,
+            fontsize=9,
+        )
         return figure
     values, names, colours = zip(*bars)
     axes.barh(range(len(bars)), values, color=colours, height=0.7)
-    for k, (value, name, colour) in enumerate(bars):
+    for k, (value, name, _colour) in enumerate(bars):
         axes.text(value, k, f" {number_text(ladder['metric'], value, 3)}", va="center", fontsize=8)
-        axes.text(-0.01, k, plain_label(name), transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=8, weight="bold" if name.startswith("generated") else "normal")
+        axes.text(
+            -0.01,
+            k,
+            plain_label(name),
+            transform=axes.get_yaxis_transform(),
+            ha="right",
+            va="center",
+            fontsize=8,
+            weight="bold" if name.startswith("generated") else "normal",
+        )
     axes.invert_yaxis()
     axes.set_yticks([])
     axes.set_xlim(min(0, 1.1 * min(values)), 1.1 * max(*values, 1e-12))
-    _tidy(axes, f"{plain_label(ladder['metric'])}: {word} {'to' if word == 'distance' else 'of'} {ladder['num_real']} {'training' if word == 'share of copies' else 'real'} images")
+    _tidy(
+        axes,
+        f"{plain_label(ladder['metric'])}: {word} {'to' if word == 'distance' else 'of'} {ladder['num_real']}"
+        f" {'training' if word == 'share of copies' else 'real'} images",
+    )
     return figure
 
 # %% ../nbs/80_plots.ipynb #3d0dc3e1
@@ -191,7 +231,8 @@ def feature_clouds(
     others: dict,  # name -> features [m, d] of another set
     figure: Figure | None = None,
 ) -> Figure:
-    "Each set beside the real one, along the two directions in which all sets together are widest, with the two-sigma ellipse of the Gaussian that stands for each; the titles have the Fréchet distances in all dimensions."
+    """Each set beside the real one, along the two directions in which all sets together are widest, with the
+    two-sigma ellipse of the Gaussian that stands for each; the titles have the Fréchet distances in all dimensions."""
     everything = np.concatenate([real, *others.values()]).astype(np.float64)
     middle = everything.mean(0)
     directions = np.linalg.svd(everything - middle, full_matrices=False)[2][:2].T
@@ -205,7 +246,9 @@ def feature_clouds(
         first = first or axes
         for points, colour in ((flat(real), "0.55"), (flat(features), GENERATED)):
             values, vectors = np.linalg.eigh(np.cov(points.T))
-            ellipse = points.mean(0) + 2 * np.stack([np.cos(turn), np.sin(turn)], 1) * np.sqrt(values.clip(0)) @ vectors.T
+            ellipse = (
+                points.mean(0) + 2 * np.stack([np.cos(turn), np.sin(turn)], 1) * np.sqrt(values.clip(0)) @ vectors.T
+            )
             axes.plot(*points.T, "o", ms=2.5, color=colour, alpha=0.7)
             axes.plot(*ellipse.T, color=colour, lw=1.2)
         _tidy(axes)
@@ -215,7 +258,8 @@ def feature_clouds(
 
 # %% ../nbs/80_plots.ipynb #aad86df7
 def _apart(positions: list[float], gap: float) -> list[float]:
-    "Positions moved as little as needed so that neighbours in their order are `gap` apart, within 0 ... 1 where there is room."
+    """Positions moved as little as needed so that neighbours in their order are `gap` apart, within 0 ... 1 where
+    there is room."""
     order = np.argsort(positions, kind="stable")
     moved = [positions[k] for k in order]
     for _ in range(200):
@@ -239,15 +283,43 @@ def _rung_lines(axes, ladder: dict, result: str | None = None) -> None:
     "Horizontal lines at the rungs, each named at the right; the y limits must be set."
     along = axes.yaxis.get_transform().transform
     low, high = along(np.array(axes.get_ylim()))
-    places = [float((along(np.array([_rung_value(rung, result) if axes.get_yscale() == "linear" else max(_rung_value(rung, result), 1e-12)]))[0] - low) / (high - low)) for rung in ladder["rungs"]]
+    places = [
+        float(
+            (
+                along(
+                    np.array(
+                        [
+                            (
+                                _rung_value(rung, result)
+                                if axes.get_yscale() == "linear"
+                                else max(_rung_value(rung, result), 1e-12)
+                            )
+                        ]
+                    )
+                )[0]
+                - low
+            )
+            / (high - low)
+        )
+        for rung in ladder["rungs"]
+    ]
     for rung, place, label in zip(ladder["rungs"], places, _apart(places, 0.068)):
         axes.axhline(_rung_value(rung, result), color="0.8", lw=0.8, zorder=0)
         axes.plot([1, 1.03], [place, label], transform=axes.transAxes, color="0.8", lw=0.8, clip_on=False)
-        axes.text(1.04, label, f"{plain_label(rung['name'])}  {number_text(result or ladder['metric'], _rung_value(rung, result), 3)}", transform=axes.transAxes, va="center", fontsize=7.5, color=QUIET)
+        axes.text(
+            1.04,
+            label,
+            f"{plain_label(rung['name'])}  {number_text(result or ladder['metric'], _rung_value(rung, result), 3)}",
+            transform=axes.transAxes,
+            va="center",
+            fontsize=7.5,
+            color=QUIET,
+        )
 
 # %% ../nbs/80_plots.ipynb #4088d83c
 def _labelled(runs) -> dict:
-    "A run directory, a list of them or a dict, as a dict: label -> run directory. Runs of one name are told apart by their folders."
+    """A run directory, a list of them or a dict, as a dict: label -> run directory. Runs of one name are told apart
+    by their folders."""
     if isinstance(runs, (str, Path)):
         runs = [runs]
     if isinstance(runs, Mapping):
@@ -258,12 +330,16 @@ def _labelled(runs) -> dict:
 
 # %% ../nbs/80_plots.ipynb #76cf694f
 def _metric_groups(runs: dict) -> dict:
-    "(metric, result, extractor, counts, real side, archive) -> label of run -> its records: only what may share a curve."
+    """(metric, result, extractor, counts, real side, archive) -> label of run -> its records: only what may share a
+    curve."""
     groups = {}
     for label, run in runs.items():
         for metric, records in read_metrics(run).items():
             for record in records:
-                about = [record.get(name) for name in ("extractor", "extractor_sha256", "num_real", "num_gen", "real", "data")]
+                about = [
+                    record.get(name)
+                    for name in ("extractor", "extractor_sha256", "num_real", "num_gen", "real", "data")
+                ]
                 for result in record["results"]:
                     if not result.endswith("_std"):
                         groups.setdefault((metric, result, *about), {}).setdefault(label, []).append(record)
@@ -271,31 +347,57 @@ def _metric_groups(runs: dict) -> dict:
 
 # %% ../nbs/80_plots.ipynb #4486fdfd
 def _draw_shares(axes, by_run: dict, colours: dict) -> None:
-    "Diversity (dotted), share of z (solid) and of noise (dashed) over kimg, on an axis that never moves; a network without noise inputs has a diversity only."
+    """Diversity (dotted), share of z (solid) and of noise (dashed) over kimg, on an axis that never moves; a network
+    without noise inputs has a diversity only."""
     for label, records in by_run.items():
         for ending, style in (("z", "-"), ("noise", "--"), ("diversity", ":")):
-            found = [(record["kimg"], value) for record in records for name, value in record["results"].items() if name.endswith(f"_{ending}")]
+            found = [
+                (record["kimg"], value)
+                for record in records
+                for name, value in record["results"].items()
+                if name.endswith(f"_{ending}")
+            ]
             if found:
                 axes.plot(*zip(*found), style, color=colours[label], lw=1.3)
     for ending, style in (("share of z", "-"), ("share of noise", "--"), ("diversity", ":")):
         axes.plot([], [], style, color=QUIET, lw=1.3, label=ending)
     axes.set_ylim(0, 1.3)
     axes.set_yticks([0, 0.5, 1])
-    axes.legend(fontsize=7.5, framealpha=1, edgecolor="none", loc="center left", bbox_to_anchor=(1.0, 0.5), borderpad=0.1, handlelength=1.6)
+    axes.legend(
+        fontsize=7.5,
+        framealpha=1,
+        edgecolor="none",
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+        borderpad=0.1,
+        handlelength=1.6,
+    )
     _tidy(axes, "", "who decides")
 
 # %% ../nbs/80_plots.ipynb #8273f7d4
 def _draw_metric(axes, metric: str, result: str, by_run: dict, runs: dict, colours: dict) -> None:
-    "One result of a metric over kimg, of each run that has it, with the ladder; on a logarithmic scale where smaller is better."
+    """One result of a metric over kimg, of each run that has it, with the ladder; on a logarithmic scale where
+    smaller is better."""
     ladder = next((found for label in by_run if (found := read_ladder(runs[label], metric))), None)
-    values = [value_of(record, result) for records in by_run.values() for record in records] + [_rung_value(rung, result) for rung in (ladder or {}).get("rungs", [])]
+    values = [value_of(record, result) for records in by_run.values() for record in records] + [
+        _rung_value(rung, result) for rung in (ladder or {}).get("rungs", [])
+    ]
     values = [value for value in values if math.isfinite(value)]
     share = better_of(result) != "lower"
     for label, records in by_run.items():
         kimg, y = zip(*((record["kimg"], value_of(record, result)) for record in records))
         axes.plot(kimg, y, "o-", color=colours[label], ms=3.5, lw=1.4, label=label)
         if len(runs) == 1:
-            axes.annotate(number_text(result, y[-1], 3), (kimg[-1], y[-1]), xytext=(-2, 6), textcoords="offset points", ha="right", fontsize=8, color=colours[label], weight="bold")
+            axes.annotate(
+                number_text(result, y[-1], 3),
+                (kimg[-1], y[-1]),
+                xytext=(-2, 6),
+                textcoords="offset points",
+                ha="right",
+                fontsize=8,
+                color=colours[label],
+                weight="bold",
+            )
     if share or any(value <= 0 for value in values):  # precision, recall and copies; a kernel distance may be negative
         room = 0.05 * ((max(values) - min(values)) or 1) if values else 0
         axes.set_ylim(*((min(values) - room, max(values) + room) if values else (0, 1)))
@@ -314,7 +416,17 @@ def _draw_metric(axes, metric: str, result: str, by_run: dict, runs: dict, colou
 def strength_axis(axes) -> None:
     "The axis of p, from 0 on; where p has risen above 1, which is every transform on every image, a line marks 1."
     top = max(axes.get_ylim()[1], 0.05)
-    if max((float(np.nanmax(y)) for line in axes.lines if len(y := np.asarray(line.get_ydata(), float)) and np.isfinite(y).any()), default=0) > 1:
+    if (
+        max(
+            (
+                float(np.nanmax(y))
+                for line in axes.lines
+                if len(y := np.asarray(line.get_ydata(), float)) and np.isfinite(y).any()
+            ),
+            default=0,
+        )
+        > 1
+    ):
         axes.axhline(1, color=QUIET, lw=1, ls="--")
         axes.text(1.01, 1, "always", transform=axes.get_yaxis_transform(), va="center", fontsize=7.5, color=QUIET)
     axes.set_ylim(0, top)
@@ -333,7 +445,15 @@ def _draw_augmentation(rt, p, runs: dict, colours: dict) -> None:
         p.plot(series("Progress/kimg"), series("Progress/augment"), color=colours[label], lw=1.2)
     for target, colour in targets.items():
         rt.axhline(target, color=QUIET if len(targets) == 1 else colour, lw=1, ls=":")
-        rt.text(1.01, target, f"target {target:g}", transform=rt.get_yaxis_transform(), va="center", fontsize=7.5, color=QUIET)
+        rt.text(
+            1.01,
+            target,
+            f"target {target:g}",
+            transform=rt.get_yaxis_transform(),
+            va="center",
+            fontsize=7.5,
+            color=QUIET,
+        )
     rt.set_ylim(min(rt.get_ylim()[0], -0.05), 1.05)
     strength_axis(p)
     _tidy(rt, "", "$r_t$")
@@ -346,7 +466,8 @@ def curves(
     metrics: list[str] | None = None,  # which metrics to draw; None: all there are
     figure: Figure | None = None,
 ) -> Figure:
-    "Distance with the ladder, the shares of z and of noise where they were measured, r_t with its target, and p, over kimg. A run that has not written anything yet gives empty panels."
+    """Distance with the ladder, the shares of z and of noise where they were measured, r_t with its target, and p,
+    over kimg. A run that has not written anything yet gives empty panels."""
     runs = _labelled(runs)
     colours = {label: GENERATED if len(runs) == 1 else colour_of(label, k) for k, label in enumerate(runs)}
     groups = {key: by_run for key, by_run in _metric_groups(runs).items() if metrics is None or key[0] in metrics}
@@ -362,11 +483,15 @@ def curves(
     if not groups:
         _tidy(panels[0], "", "distance")
         panels[0].set_yticks([])
-        panels[0].text(0.5, 0.5, "not evaluated yet", transform=panels[0].transAxes, ha="center", color=QUIET, fontsize=9)
+        panels[0].text(
+            0.5, 0.5, "not evaluated yet", transform=panels[0].transAxes, ha="center", color=QUIET, fontsize=9
+        )
     if len(runs) > 1:
         for label, colour in colours.items():
             panels[-1].plot([], [], color=colour, label=plain_label(label))
-        panels[0].legend(*panels[-1].get_legend_handles_labels(), fontsize=8, framealpha=1, edgecolor="none", loc="upper right")
+        panels[0].legend(
+            *panels[-1].get_legend_handles_labels(), fontsize=8, framealpha=1, edgecolor="none", loc="upper right"
+        )
 
     if decides:
         _draw_shares(panels[-3], decides, colours)
@@ -378,7 +503,11 @@ def _reduced(images: np.ndarray, limit: int = 128) -> np.ndarray:
     "uint8 [N, H, W(, 3)] averaged over squares of whole pixels until the width is at most `limit`."
     f = -(-images.shape[2] // limit)
     n, h, w = images.shape[0], images.shape[1] // f, images.shape[2] // f
-    return images if f == 1 else images[:, : h * f, : w * f].reshape(n, h, f, w, f, *images.shape[3:]).mean((2, 4)).round().astype(np.uint8)
+    return (
+        images
+        if f == 1
+        else images[:, : h * f, : w * f].reshape(n, h, f, w, f, *images.shape[3:]).mean((2, 4)).round().astype(np.uint8)
+    )
 
 # %% ../nbs/80_plots.ipynb #8c401a05
 def samples(
@@ -390,7 +519,9 @@ def samples(
     figure: Figure | None = None,
 ) -> Figure:
     "Samples that runs have kept, side by side; runs without any are left out."
-    found = {label: kept for label, run in _labelled(runs).items() if is_run(run) and (kept := read_samples(run, kimg, n))}
+    found = {
+        label: kept for label, run in _labelled(runs).items() if is_run(run) and (kept := read_samples(run, kimg, n))
+    }
     figure = _figure(figure, (3, 1))
     if not found:
         figure.text(0.5, 0.5, "no samples yet", ha="center", va="center", color=QUIET, fontsize=9)

@@ -22,52 +22,114 @@ from .micrographs import BAR, GREY_RANGE, PAGE, LabelMap, list_images, other_fil
 from .synthetic import iter_specimens, phase_fraction
 from .dataset import ArchiveWriter, archive_origin, choose_holdout, one_scale, png, write_archive
 from semgan_nb.preprocess import (
-    MEDIAN, Recipe, _does_not_fit, _suggest, feature_width, group_files, histogram, reduce_to, stretch_levels,
+    MEDIAN,
+    Recipe,
+    _does_not_fit,
+    _suggest,
+    feature_width,
+    group_files,
+    histogram,
+    reduce_to,
+    stretch_levels,
 )
-from .quality import LONGEST, _at_limits, _contrast, _span, find_marks, find_overlaps, quality, rank_references, sharpness, why_not
+from semgan_nb.quality import (
+    LONGEST,
+    _at_limits,
+    _contrast,
+    _span,
+    find_marks,
+    find_overlaps,
+    quality,
+    rank_references,
+    sharpness,
+    why_not,
+)
 
 # %% ../nbs/19_preparation.ipynb #3b58f47d
 @dataclass
 class _Source:
     "What is known of a usable file; its pixels are read again when they are needed."
+
     path: Path
     name: str
     sha256: str
-    content: str          # hash of the pixels
+    content: str  # hash of the pixels
     shape: tuple
     pixel_size_nm: tuple | None
     bar_rows: int
-    tags: dict            # of the Micrograph
-    page: int | None = None      # of a stack of which all pages are taken
+    tags: dict  # of the Micrograph
+    page: int | None = None  # of a stack of which all pages are taken
 
-    def entry(self, group, images, **more):   # group, count of training images
+    def entry(self, group, images, **more):  # group, count of training images
         "What the manifest says of it."
         wanted = ("grey_range", "levels") if "grey_range" in self.tags else ()
-        known = {name: self.tags[name] for name in (*wanted, "pixel_size_from", "lossy", "warnings") if self.tags.get(name)}
-        return {"file": self.name, "sha256": self.sha256, "height": self.shape[0], "width": self.shape[1], "bits": self.tags["bits"], "bar_rows": self.bar_rows,
-                "pixel_size_nm": self.pixel_size_nm, "group": group, "images": images} | ({} if self.page is None else {"page": self.page}) | more | known
+        known = {
+            name: self.tags[name] for name in (*wanted, "pixel_size_from", "lossy", "warnings") if self.tags.get(name)
+        }
+        return (
+            {
+                "file": self.name,
+                "sha256": self.sha256,
+                "height": self.shape[0],
+                "width": self.shape[1],
+                "bits": self.tags["bits"],
+                "bar_rows": self.bar_rows,
+                "pixel_size_nm": self.pixel_size_nm,
+                "group": group,
+                "images": images,
+            }
+            | ({} if self.page is None else {"page": self.page})
+            | more
+            | known
+        )
 
 # %% ../nbs/19_preparation.ipynb #4162d254
 def _reason(error, path):
     "The text of an error without the path it begins with."
-    if not isinstance(error, BadInput): return f"cannot be used ({type(error).__name__}: {' '.join(str(error).split())[:120]}): take it out, or export it again"
+    if not isinstance(error, BadInput):
+        return (
+            f"cannot be used ({type(error).__name__}: {' '.join(str(error).split())[:120]}): take it out, or export it"
+            " again"
+        )
     return str(error).removeprefix(f"{path}: ")
 
 # %% ../nbs/19_preparation.ipynb #227e4278
 def _look(job):
-    "A list of a _Source or of several (the pages of a stack), or (reason, whether it is a label map) for a file that is none."
+    """A list of a _Source or of several (the pages of a stack), or (reason, whether it is a label map) for a file
+    that is none."""
     path, name, bar, how = job
     pages = stack_pages(path) if how["page"] == "all" else [None]
     found = []
     try:
         sha256 = file_hash(path)
         for page in pages if len(pages) > 1 else [None]:
-            m = read_micrograph(path, bar, **how | {"page": how["page"] if how["page"] != "all" else "auto" if page is None else page})
-            if page is not None and page == pages[0]: m.tags["warnings"] = [f"has {m.tags['pages']} pages, of which {len(pages)} alike were taken as one specimen"] + [w for w in m.tags["warnings"] if "the first one was taken" not in w]
-            content = hashlib.sha256(repr((m.image.shape, m.image.dtype.str)).encode() + np.ascontiguousarray(m.image).tobytes()).hexdigest()
-            found.append(_Source(path, name if page is None else f"{name}#{page}", sha256, content, m.image.shape, m.pixel_size_nm, m.bar_rows, m.tags, page))
-    except LabelMap as error: return _reason(error, path), True
-    except Exception as error: return _reason(error, path), False
+            m = read_micrograph(
+                path, bar, **how | {"page": how["page"] if how["page"] != "all" else "auto" if page is None else page}
+            )
+            if page is not None and page == pages[0]:
+                m.tags["warnings"] = [
+                    f"has {m.tags['pages']} pages, of which {len(pages)} alike were taken as one specimen"
+                ] + [w for w in m.tags["warnings"] if "the first one was taken" not in w]
+            content = hashlib.sha256(
+                repr((m.image.shape, m.image.dtype.str)).encode() + np.ascontiguousarray(m.image).tobytes()
+            ).hexdigest()
+            found.append(
+                _Source(
+                    path,
+                    name if page is None else f"{name}#{page}",
+                    sha256,
+                    content,
+                    m.image.shape,
+                    m.pixel_size_nm,
+                    m.bar_rows,
+                    m.tags,
+                    page,
+                )
+            )
+    except LabelMap as error:
+        return _reason(error, path), True
+    except Exception as error:
+        return _reason(error, path), False
     return found
 
 # %% ../nbs/19_preparation.ipynb #ba9a5e2d
@@ -77,17 +139,23 @@ def _list_sources(src):
         root, files = Path(src), list_images(src)
         if not files:
             others = sorted({p.suffix for p in root.rglob("*") if p.is_file() and p.suffix})
-            raise BadInput(f"{root}: holds no TIFF, PNG, JPEG or BMP images{' (only ' + ', '.join(others[:5]) + ')' if others else ''}: give the folder with the micrographs" + (f"; {others}" if (others := other_files(root)) else ""))
+            raise BadInput(
+                f"{root}: holds no TIFF, PNG, JPEG or BMP"
+                f" images{' (only ' + ', '.join(others[:5]) + ')' if others else ''}: give the folder with the"
+                " micrographs" + (f"; {others}" if (others := other_files(root)) else "")
+            )
         return files, root
     files = [Path(f) for f in src]
-    if not files: raise BadInput("src: an empty list of files was given: name at least one micrograph")
+    if not files:
+        raise BadInput("src: an empty list of files was given: name at least one micrograph")
     return files, Path(*_common([f.parent.parts for f in files]))
 
 # %% ../nbs/19_preparation.ipynb #f6103231
 def _common(parts):
     same = []
     for level in zip(*parts):
-        if len(set(level)) > 1: break
+        if len(set(level)) > 1:
+            break
         same.append(level[0])
     return same or ["."]
 
@@ -99,29 +167,43 @@ def _read_sources(files, root, crew, bar, how, strict, progress):
     looks = crew.map(_look, [(f, n, bar, how) for f, n in zip(files, names)])
     for found, file, name in zip(tqdm(looks, "reading", len(files), unit="file", disable=not progress), files, names):
         if isinstance(found, tuple):
-            if strict and not found[1]: raise BadInput(f"{file}: {found[0]}")
+            if strict and not found[1]:
+                raise BadInput(f"{file}: {found[0]}")
             rejected.append({"file": name, "why": found[0]})
             continue
         if found[0].sha256 in seen:
-            rejected.append({"file": name, "why": f"is the same file as {seen[found[0].sha256]}: one of the two is enough"})
+            rejected.append(
+                {"file": name, "why": f"is the same file as {seen[found[0].sha256]}: one of the two is enough"}
+            )
             continue
         seen[found[0].sha256] = name
         for one in found:
-            if one.content in seen: rejected.append({"file": one.name, "why": f"has the same pixels as {seen[one.content]}: one of the two is enough"}); continue
+            if one.content in seen:
+                rejected.append(
+                    {"file": one.name, "why": f"has the same pixels as {seen[one.content]}: one of the two is enough"}
+                )
+                continue
             seen[one.content] = one.name
             sources.append(one)
-    if not sources: raise BadInput(f"{root}: none of its {len(files)} image files is a micrograph, e.g. {rejected[0]['file']}: {rejected[0]['why']}")
+    if not sources:
+        raise BadInput(
+            f"{root}: none of its {len(files)} image files is a micrograph, e.g. {rejected[0]['file']}:"
+            f" {rejected[0]['why']}"
+        )
     return sources, rejected
 
 # %% ../nbs/19_preparation.ipynb #354bb1c8
-def nanometres(value):   # a number of nm, or text with a unit
+def nanometres(value):  # a number of nm, or text with a unit
     "A length in nanometres: 50, '50nm', '0.05um'."
     units = {"": 1, "nm": 1, "pm": 1e-3, "um": 1e3, "µm": 1e3, "μm": 1e3, "mm": 1e6}
     text = str(value).strip().lower()
     number = text.rstrip("abcdefghijklmnopqrstuvwxyzµμ ")
-    try: length = float(number) * units[text[len(number):].strip()]
-    except (ValueError, KeyError): length = 0
-    if not 1e-6 <= length <= 1e12: raise BadInput(f"pixel_size: '{value}' was given, a length such as 50nm or 0.05um is wanted")
+    try:
+        length = float(number) * units[text[len(number) :].strip()]
+    except (ValueError, KeyError):
+        length = 0
+    if not 1e-6 <= length <= 1e12:
+        raise BadInput(f"pixel_size: '{value}' was given, a length such as 50nm or 0.05um is wanted")
     return length
 
 # %% ../nbs/19_preparation.ipynb #9959c72e
@@ -133,22 +215,39 @@ def _from_to(values):
 # %% ../nbs/19_preparation.ipynb #8bbbe65c
 def _check_scales(sources, recipe, root):
     "BadInput with a table where the final pixel sizes differ by more than 2 %, or pixels are not square to 2 %."
-    known = sorted(((size, s) for s in sources if (size := recipe.final_size(s.shape, s.pixel_size_nm))), key=lambda k: (k[0][1], k[1].name))
+    known = sorted(
+        ((size, s) for s in sources if (size := recipe.final_size(s.shape, s.pixel_size_nm))),
+        key=lambda k: (k[0][1], k[1].name),
+    )
     oblong = next((s for size, s in known if not 0.98 < size[0] / size[1] < 1.02), None)
-    if oblong: raise BadInput(f"{oblong.path}: its pixels are not square, {oblong.pixel_size_nm[1]:.4g} nm wide and {oblong.pixel_size_nm[0]:.4g} nm high: bring all to one size with pixel_size={max(oblong.pixel_size_nm):.4g} (--pixel-size {max(oblong.pixel_size_nm):.4g}nm), or accept it with mixed_scales (--mixed-scales)")
+    if oblong:
+        raise BadInput(
+            f"{oblong.path}: its pixels are not square, {oblong.pixel_size_nm[1]:.4g} nm wide and"
+            f" {oblong.pixel_size_nm[0]:.4g} nm high: bring all to one size with"
+            f" pixel_size={max(oblong.pixel_size_nm):.4g} (--pixel-size {max(oblong.pixel_size_nm):.4g}nm), or accept"
+            " it with mixed_scales (--mixed-scales)"
+        )
     kinds = []
     for size, s in known:
-        if not kinds or size[1] > 1.02 * kinds[-1][0]: kinds.append((size[1], []))
+        if not kinds or size[1] > 1.02 * kinds[-1][0]:
+            kinds.append((size[1], []))
         kinds[-1][1].append(s)
-    if len(kinds) < 2: return
+    if len(kinds) < 2:
+        return
     coarsest = max(max(s.pixel_size_nm) for _, s in known)
     unknown = sum(s.pixel_size_nm is None for s in sources)
     own = [_from_to([s.pixel_size_nm[1] for s in members]) for _, members in kinds]
     found = [f"{nm} nm ({_count(len(members), 'file')})" for nm, (_, members) in zip(own, kinds)]
-    error = BadInput(f"{root}: mixes pixel sizes{' after resizing' if recipe.resize else ''}, {', '.join(found[:4])}{f' and {len(found) - 4} more' if len(found) > 4 else ''}: "
-                     f"prepare each by itself, bring all to one with pixel_size={coarsest:.4g} (--pixel-size {coarsest:.4g}nm), or accept the mixture with mixed_scales (--mixed-scales)")
+    error = BadInput(
+        f"{root}: mixes pixel sizes{' after resizing' if recipe.resize else ''},"
+        f" {', '.join(found[:4])}{f' and {len(found) - 4} more' if len(found) > 4 else ''}: prepare each by itself,"
+        f" bring all to one with pixel_size={coarsest:.4g} (--pixel-size {coarsest:.4g}nm), or accept the mixture with"
+        " mixed_scales (--mixed-scales)"
+    )
     after = [f", {size:.4g} after resizing" if recipe.resize else "" for size, _ in kinds]
-    rows = [f"{nm:>12}{len(members):7}   {members[0].name}{then}" for nm, (_, members), then in zip(own, kinds, after)] + ([f"{'unknown':>12}{unknown:7}"] if unknown else [])
+    rows = [
+        f"{nm:>12}{len(members):7}   {members[0].name}{then}" for nm, (_, members), then in zip(own, kinds, after)
+    ] + ([f"{'unknown':>12}{unknown:7}"] if unknown else [])
     error.add_note("\n".join(["nm per pixel  files   for example", *rows]))
     raise error
 
@@ -170,20 +269,31 @@ def _width(job):
 
 # %% ../nbs/19_preparation.ipynb #6c01c481
 def _measure(job):
-    "Arrays over the cuts of a micrograph: y, x, phase fraction, span and saturation (see `why_not`), sharpness, whether a mark is in it (see `find_marks`); the micrograph, reduced by a whole number; and the share of it that is marked."
+    """Arrays over the cuts of a micrograph: y, x, phase fraction, span and saturation (see `why_not`), sharpness,
+    whether a mark is in it (see `find_marks`); the micrograph, reduced by a whole number; and the share of it that
+    is marked."""
     source, recipe, how, shrink = job
     m = _read(source, how)
     image, marks = recipe.clean(m), find_marks(recipe.eight(m), "lossy" in m.tags)
-    if m.coloured is not None: marks |= m.coloured[:len(marks)]
+    if m.coloured is not None:
+        marks |= m.coloured[: len(marks)]
     fy, fx = recipe.factor(m.pixel_size_nm)
     side, corners = recipe.side(image.shape), recipe.corners(image.shape)
     ends, whole, rows = _at_limits(image), _contrast(image), []
     for y, x in corners:
-        small = reduce_to(image[y:y + side, x:x + side], recipe.size)
-        share = max(np.count_nonzero(e[y:y + side, x:x + side]) for e in ends) / side**2
-        rows.append((phase_fraction(small), _span(small) / whole, share, sharpness(small, whole), marks[int(y * fy):math.ceil((y + side) * fy), int(x * fx):math.ceil((x + side) * fx)].any()))
+        small = reduce_to(image[y : y + side, x : x + side], recipe.size)
+        share = max(np.count_nonzero(e[y : y + side, x : x + side]) for e in ends) / side**2
+        rows.append(
+            (
+                phase_fraction(small),
+                _span(small) / whole,
+                share,
+                sharpness(small, whole),
+                marks[int(y * fy) : math.ceil((y + side) * fy), int(x * fx) : math.ceil((x + side) * fx)].any(),
+            )
+        )
     h, w = (n // shrink for n in image.shape)
-    small = image[:h * shrink, :w * shrink].reshape(h, shrink, w, shrink).mean((1, 3)).astype(np.uint8)
+    small = image[: h * shrink, : w * shrink].reshape(h, shrink, w, shrink).mean((1, 3)).astype(np.uint8)
     return np.array(corners, np.int32).reshape(-1, 2), np.array(rows, float).reshape(-1, 5), small, float(marks.mean())
 
 # %% ../nbs/19_preparation.ipynb #9fd4d7b5
@@ -192,140 +302,226 @@ def _make(job):
     source, recipe, how, corners = job
     image = recipe.change(recipe.clean(_read(source, how)))
     side = recipe.side(image.shape)
-    smalls = [reduce_to(image[y:y + side, x:x + side], recipe.size) for y, x in corners]
+    smalls = [reduce_to(image[y : y + side, x : x + side], recipe.size) for y, x in corners]
     return [(png(s), phase_fraction(s)) for s in smalls], float(np.mean((image == 0) | (image == 255)))
 
 # %% ../nbs/19_preparation.ipynb #9d0bf972
-_RANKED = 200    # files at most that are judged as reference, evenly spread over the folder
+_RANKED = 200  # files at most that are judged as reference, evenly spread over the folder
 
 # %% ../nbs/19_preparation.ipynb #10b9bf0c
-def source_file(source):   # an entry of `sources` of a manifest
+def source_file(source):  # an entry of `sources` of a manifest
     "(file relative to the folder, page of a stack or None) of a source: the pages of a stack are listed as NAME#PAGE."
     page = source.get("page")
     return (source["file"], None) if page is None else (source["file"].removesuffix(f"#{page}"), page)
 
 # %% ../nbs/19_preparation.ipynb #f1f408b9
 def _own_archive(dest, files, root):
-    "Whether an archive that is there was prepared from these micrographs: a file that both know by its name has the same content."
+    """Whether an archive that is there was prepared from these micrographs: a file that both know by its name has
+    the same content."""
     verb, manifest = archive_origin(dest)
     sources = manifest.get("sources")
-    if verb != "prepare" or not isinstance(sources, list): return False
-    known = {source_file(s)[0]: s.get("sha256") for s in sources if isinstance(s, dict) and isinstance(s.get("file"), str)}
+    if verb != "prepare" or not isinstance(sources, list):
+        return False
+    known = {
+        source_file(s)[0]: s.get("sha256") for s in sources if isinstance(s, dict) and isinstance(s.get("file"), str)
+    }
     both = [(f, name) for f in files if (name := f.relative_to(root).as_posix()) in known][:5]
     return any(file_hash(f) == known[name] for f, name in both)
 
 # %% ../nbs/19_preparation.ipynb #16f29196
 def _earlier_rule(dest):
-    "A sentence where the archive that is about to be replaced was made by another rule for the grey levels of deep files."
+    """A sentence where the archive that is about to be replaced was made by another rule for the grey levels of deep
+    files."""
     depth = archive_origin(dest)[1].get("settings", {}).get("depth")
-    return f"the archive that was there brought files of more than 8 bits to 8 by one range for all ({depth['black']:g} to {depth['white']:g}); each has its own range now, so its images are not the same" if depth else ""
+    return (
+        f"the archive that was there brought files of more than 8 bits to 8 by one range for all ({depth['black']:g} to"
+        f" {depth['white']:g}); each has its own range now, so its images are not the same"
+        if depth
+        else ""
+    )
 
 # %% ../nbs/19_preparation.ipynb #f143ee81
-SHARE, THRESHOLD, PAGES = Rule(float, 0, 1, below=True), Rule(float, 0, 1), Rule(int, PAGE.low, PAGE.high, also=("auto", "all"))
+SHARE, THRESHOLD, PAGES = (
+    Rule(float, 0, 1, below=True),
+    Rule(float, 0, 1),
+    Rule(int, PAGE.low, PAGE.high, also=("auto", "all")),
+)
 
 # %% ../nbs/19_preparation.ipynb #fe97a806
 @checked
 def prepare(
-    src,                   # folder of micrographs (searched with its sub-folders), or a list of files
-    dest,                  # the archive to write, .zip
-    size: SIDE,            # of the training images
-    window: Rule(int, 8, 1 << 16, "px", also=("auto", None)) = None,   # None = one centre crop of `size` per micrograph (the paper); side of tiles; 'auto' = see `suggest_window`
-    stride: Rule(int, 1, 1 << 16, "px", also=(None,)) = None,          # between tiles; None = a quarter of the window, or as suggested with window 'auto'
-    reference=None,        # image file whose histogram is taken; None = the best of the folder
-    intensity: Rule(choices=("match", "normalise", "none")) = "match",   # 'match' = histogram matching (the paper), 'normalise' = gain and offset only, 'none'
-    stretch="auto",        # of the reference: percentiles such as (5, 95) brought to the levels 60 and 200; None = never; 'auto' = (5, 95) where they are less than 140 levels apart
-    median: MEDIAN = 3,    # side of the median filter; 0 = off
+    src,  # folder of micrographs (searched with its sub-folders), or a list of files
+    dest,  # the archive to write, .zip
+    size: SIDE,  # of the training images
+    # None = one centre crop of `size` per micrograph (the paper); side of tiles; 'auto' = see `suggest_window`
+    window: Rule(int, 8, 1 << 16, "px", also=("auto", None)) = None,
+    # between tiles; None = a quarter of the window, or as suggested with window 'auto'
+    stride: Rule(int, 1, 1 << 16, "px", also=(None,)) = None,
+    reference=None,  # image file whose histogram is taken; None = the best of the folder
+    # 'match' = histogram matching (the paper), 'normalise' = gain and offset only, 'none'
+    intensity: Rule(choices=("match", "normalise", "none")) = "match",
+    # of the reference: percentiles such as (5, 95) brought to the levels 60 and 200; None = never; 'auto' = (5, 95)
+    # where they are less than 140 levels apart
+    stretch="auto",
+    median: MEDIAN = 3,  # side of the median filter; 0 = off
     holdout: SHARE = 0.2,  # share of images kept out of training, by whole groups; 0 = none
-    group="auto",          # 'auto', 'file', 'folder', 'prefix' or a CSV file, see `group_files`
-    progress=True,         # progress bars
-    bar: BAR = "auto",     # data bar: 'auto', rows to cut, or 0
-    force=False,           # take label maps and colour images too
-    page: PAGES = "auto", # of files with several: a number from 0; 'auto', see `read_micrograph`; 'all' = each a stack of one specimen, a group that is never split
-    print_density=False,   # True = take the plain resolution of TIFF, PNG or JPEG as pixel size, where no vendor says one
-    strict=False,          # True = stop at a file that cannot be used, instead of leaving it out
-    mixed_scales=False,    # True = accept micrographs of different pixel size
-    resize=False,          # True = reduce the largest central square of each micrograph instead of cropping
-    pixel_size=None,       # bring all micrographs to this pixel size: nm, or text such as '50nm'
-    marks: Rule(choices=("reject", "keep")) = "reject",   # images that hold a mark burnt in, such as a scale bar: leave them out, or take them; see `find_marks`
-    blurred: THRESHOLD = 0.33, saturated: THRESHOLD = 0.7, constant: THRESHOLD = 0.1,   # of what is left out, see `why_not`; 0 = never
-    workers: WORKERS = None,   # processes; None = one per core, up to 8, fewer for few files
-    overwrite=False,       # True = replace what is at dest, whatever it is; an archive that was prepared from these micrographs is replaced anyway
+    group="auto",  # 'auto', 'file', 'folder', 'prefix' or a CSV file, see `group_files`
+    progress=True,  # progress bars
+    bar: BAR = "auto",  # data bar: 'auto', rows to cut, or 0
+    force=False,  # take label maps and colour images too
+    # of files with several: a number from 0; 'auto', see `read_micrograph`; 'all' = each a stack of one specimen, a
+    # group that is never split
+    page: PAGES = "auto",
+    # True = take the plain resolution of TIFF, PNG or JPEG as pixel size, where no vendor says one
+    print_density=False,
+    strict=False,  # True = stop at a file that cannot be used, instead of leaving it out
+    mixed_scales=False,  # True = accept micrographs of different pixel size
+    resize=False,  # True = reduce the largest central square of each micrograph instead of cropping
+    pixel_size=None,  # bring all micrographs to this pixel size: nm, or text such as '50nm'
+    # images that hold a mark burnt in, such as a scale bar: leave them out, or take them; see `find_marks`
+    marks: Rule(choices=("reject", "keep")) = "reject",
+    blurred: THRESHOLD = 0.33,
+    saturated: THRESHOLD = 0.7,
+    constant: THRESHOLD = 0.1,  # of what is left out, see `why_not`; 0 = never
+    workers: WORKERS = None,  # processes; None = one per core, up to 8, fewer for few files
+    # True = replace what is at dest, whatever it is; an archive that was prepared from these micrographs is replaced
+    # anyway
+    overwrite=False,
 ):
     "Write an archive of training images and return a summary, a dict. Raises BadInput and writes nothing on bad input."
     dest = Path(dest)
-    if pixel_size is not None: pixel_size = nanometres(pixel_size)
+    if pixel_size is not None:
+        pixel_size = nanometres(pixel_size)
     _check_arguments(dest, size, window, stride, stretch, resize)
     files, root = _list_sources(src)
     claim(dest, _own_archive(dest, files, root), overwrite)
-    group_files([], root, group)                        # a table or a reference that cannot be read is refused before the work begins
+    group_files([], root, group)  # a table or a reference that cannot be read is refused before the work begins
     given = None if reference is None or intensity == "none" else to_uint8(read_micrograph(reference, bar).image)
     earlier = _earlier_rule(dest)
-    if workers is None: workers = min(cores(), 8, max(1, len(files) // 16))
+    if workers is None:
+        workers = min(cores(), 8, max(1, len(files) // 16))
     how = dict(force=force, page=page, print_density=print_density)
     with Crew(workers) as crew:
-        def bar_of(results, what, total): return tqdm(results, what, total, unit="file", disable=not progress)
+
+        def bar_of(results, what, total):
+            return tqdm(results, what, total, unit="file", disable=not progress)
+
         sources, rejected = _read_sources(files, root, crew, bar, how, strict, progress)
-        recipe = Recipe(size, None if window == "auto" else window, stride, bool(resize), intensity, None, median, None, pixel_size)
+        recipe = Recipe(
+            size, None if window == "auto" else window, stride, bool(resize), intensity, None, median, None, pixel_size
+        )
 
         def drop(bad):
             "Leave out the sources in `bad`, a dict from name to reason; or stop at the first."
             for s in [s for s in sources if s.name in bad]:
-                if strict: raise BadInput(f"{s.path}: {bad[s.name]}")
+                if strict:
+                    raise BadInput(f"{s.path}: {bad[s.name]}")
                 rejected.append({"file": s.name, "why": bad[s.name]})
             left = [s for s in sources if s.name not in bad]
             name, why = next(iter(bad.items()), (None, None))
-            if not left: raise BadInput(f"{root / name}: {why}" + (f" (and none of the other {len(bad) - 1} files can be used either)" if len(bad) > 1 else ""))
+            if not left:
+                raise BadInput(
+                    f"{root / name}: {why}"
+                    + (f" (and none of the other {len(bad) - 1} files can be used either)" if len(bad) > 1 else "")
+                )
             return left
-        if pixel_size: sources = drop({s.name: f"does not say its pixel size, so it cannot be brought to {pixel_size:g} nm: take it out, or prepare without a pixel size" for s in sources if s.pixel_size_nm is None})
+
+        if pixel_size:
+            sources = drop(
+                {
+                    s.name: (
+                        f"does not say its pixel size, so it cannot be brought to {pixel_size:g} nm: take it out, or"
+                        " prepare without a pixel size"
+                    )
+                    for s in sources
+                    if s.pixel_size_nm is None
+                }
+            )
 
         feature = None
         if window == "auto":
-            some = sources[::max(1, len(sources) // 24)]
+            some = sources[:: max(1, len(sources) // 24)]
             feature = float(np.median(list(crew.map(_width, [(s, replace(recipe, median=0), how) for s in some]))))
             shapes = [recipe.shape(s.shape, s.pixel_size_nm) for s in sources]
             suggestion = _suggest([shape for shape in shapes if min(shape) >= size] or shapes, feature, size)
             recipe = replace(recipe, window=suggestion["window"], stride=stride or suggestion["stride"])
-        if recipe.window and not recipe.stride: recipe = replace(recipe, stride=max(1, recipe.window // 4))
-        sources = drop({s.name: _does_not_fit(shape, s.bar_rows, recipe) for s in sources if not recipe.corners(shape := recipe.shape(s.shape, s.pixel_size_nm))})
-        if not mixed_scales: _check_scales(sources, recipe, root)
+        if recipe.window and not recipe.stride:
+            recipe = replace(recipe, stride=max(1, recipe.window // 4))
+        sources = drop(
+            {
+                s.name: _does_not_fit(shape, s.bar_rows, recipe)
+                for s in sources
+                if not recipe.corners(shape := recipe.shape(s.shape, s.pixel_size_nm))
+            }
+        )
+        if not mixed_scales:
+            _check_scales(sources, recipe, root)
 
         taken, table, stretched = None, [], None
         if intensity != "none":
             if reference is not None:
                 target, taken = given, {"file": Path(reference).name, "sha256": file_hash(reference)}
             else:
-                ranked = sources[::-(-len(sources) // _RANKED)]
-                judged = list(bar_of(crew.map(_judge, [(s, recipe, how) for s in ranked]), "choosing the reference", len(ranked)))
+                ranked = sources[:: -(-len(sources) // _RANKED)]
+                judged = list(
+                    bar_of(crew.map(_judge, [(s, recipe, how) for s in ranked]), "choosing the reference", len(ranked))
+                )
                 best, table = rank_references(judged)
-                target, taken = recipe.eight(_read(ranked[best], how)), {"file": ranked[best].name, "sha256": ranked[best].sha256}
-                table = [{"file": ranked[row["index"]].name} | {k: round(v, 4) for k, v in row.items() if k != "index"} for row in table]
+                target, taken = (
+                    recipe.eight(_read(ranked[best], how)),
+                    {"file": ranked[best].name, "sha256": ranked[best].sha256},
+                )
+                table = [
+                    {"file": ranked[row["index"]].name} | {k: round(v, 4) for k, v in row.items() if k != "index"}
+                    for row in table
+                ]
             stretched = ((5, 95) if _span(target) < 140 else None) if stretch == "auto" else stretch
-            if stretched: target = stretch_levels(target, *stretched)
+            if stretched:
+                target = stretch_levels(target, *stretched)
             recipe = replace(recipe, target=tuple(histogram(target).tolist()))
             taken |= {"stretch": stretched, "histogram": recipe.target}
 
         shrink = -(-max(max(recipe.shape(s.shape, s.pixel_size_nm)) for s in sources) // LONGEST)
-        measured = list(bar_of(crew.map(_measure, [(s, recipe, how, shrink) for s in sources]), "measuring", len(sources)))   # before the grey-level step
+        measured = list(
+            bar_of(crew.map(_measure, [(s, recipe, how, shrink) for s in sources]), "measuring", len(sources))
+        )  # before the grey-level step
         facts = np.concatenate([rows for _, rows, *_ in measured])
         reasons, least = why_not(*facts[:, 1:4].T, constant, saturated, blurred)
-        if marks == "reject": reasons = ["with marks burnt in" if mark and not why else why for why, mark in zip(reasons, facts[:, 4])]
+        if marks == "reject":
+            reasons = ["with marks burnt in" if mark and not why else why for why, mark in zip(reasons, facts[:, 4])]
         good = np.array([r is None for r in reasons])
-        if not good.any(): raise BadInput(f"{root}: all {len(good)} images were left out, {', '.join(f'{n} as {r}' for r, n in Counter(reasons).items())}: choose another size or window, lower thresholds (constant, saturated, blurred), or take marks too (marks 'keep')")
+        if not good.any():
+            raise BadInput(
+                f"{root}: all {len(good)} images were left out,"
+                f" {', '.join(f'{n} as {r}' for r, n in Counter(reasons).items())}: choose another size or window,"
+                " lower thresholds (constant, saturated, blurred), or take marks too (marks 'keep')"
+            )
         starts = np.cumsum([0] + [len(c) for c, *_ in measured])
         specimens, groups = _groups(sources, root, group)
         own, whose = (np.repeat(np.array(names, object), np.diff(starts)) for names in (groups, specimens))
         fractions = facts[:, 0]
         held = choose_holdout(whose[good], fractions[good], holdout) if holdout else set()
         held = {g for g, specimen in zip(groups, specimens) if specimen in held}
-        shared, unseen = _both_sides(sources, [g in held for g in groups], [small for _, _, small, _ in measured], [recipe.final_size(s.shape, s.pixel_size_nm) for s in sources])
+        shared, unseen = _both_sides(
+            sources,
+            [g in held for g in groups],
+            [small for _, _, small, _ in measured],
+            [recipe.final_size(s.shape, s.pixel_size_nm) for s in sources],
+        )
 
         def scaled(s, y, x, side):
             "y, x, height, width in pixels of the file."
             fy, fx = recipe.factor(s.pixel_size_nm)
             values = (y * fy, x * fx, side * fy, side * fx)
             return [int(v) if fy == fx == 1 else round(float(v), 2) for v in values]
+
         places = [(s, corners, slice(a, b)) for s, (corners, *_), a, b in zip(sources, measured, starts, starts[1:])]
-        refused = [{"source": s.name, "crop": scaled(s, *c, recipe.side(recipe.shape(s.shape, s.pixel_size_nm))), "why": why} for s, corners, part in places for c, why in zip(corners, reasons[part]) if why]
+        refused = [
+            {"source": s.name, "crop": scaled(s, *c, recipe.side(recipe.shape(s.shape, s.pixel_size_nm))), "why": why}
+            for s, corners, part in places
+            for c, why in zip(corners, reasons[part])
+            if why
+        ]
         after, clipped = [], []
 
         def items():
@@ -333,38 +529,93 @@ def prepare(
             made = crew.map(_make, jobs)
             with tqdm(desc="writing", total=int(good.sum()), unit="image", disable=not progress) as shown:
                 for s, corners, part in places:
-                    if not good[part].any(): continue
+                    if not good[part].any():
+                        continue
                     images, share = next(made)
                     clipped.append(share)
-                    side, final = recipe.side(recipe.shape(s.shape, s.pixel_size_nm)), recipe.final_size(s.shape, s.pixel_size_nm)
-                    for (y, x), fraction, name, (data, now) in zip(corners[good[part]], fractions[part][good[part]], own[part][good[part]], images):
+                    side, final = (
+                        recipe.side(recipe.shape(s.shape, s.pixel_size_nm)),
+                        recipe.final_size(s.shape, s.pixel_size_nm),
+                    )
+                    for (y, x), fraction, name, (data, now) in zip(
+                        corners[good[part]], fractions[part][good[part]], own[part][good[part]], images
+                    ):
                         crop = scaled(s, y, x, side)
                         after.append(now if intensity != "none" else fraction)
-                        yield {"name": f"{s.name}@{crop[0]},{crop[1]}", "png": data, "source": s.name, "source_sha256": s.sha256, "crop": crop, "group": name, "pixel_size_nm": final,
-                               "fraction": round(float(fraction), 5), "part": "holdout" if name in held else "train"} | ({"fraction_after": round(float(now), 5)} if intensity != "none" else {})
+                        yield {
+                            "name": f"{s.name}@{crop[0]},{crop[1]}",
+                            "png": data,
+                            "source": s.name,
+                            "source_sha256": s.sha256,
+                            "crop": crop,
+                            "group": name,
+                            "pixel_size_nm": final,
+                            "fraction": round(float(fraction), 5),
+                            "part": "holdout" if name in held else "train",
+                        } | ({"fraction_after": round(float(now), 5)} if intensity != "none" else {})
                         shown.update()
 
-        settings = {"size": size, "window": recipe.window, "stride": recipe.stride if recipe.window else None, "resize": recipe.resize, "pixel_size": pixel_size, "reference": taken and taken["file"],
-                    "intensity": intensity, "stretch": stretched, "median": median, "holdout": holdout, "group": group if group in ("auto", "file", "folder", "prefix") else "csv",
-                    "page": page if page != "auto" or any("pages" in s.tags for s in sources) else 0, "print_density": print_density, "blurred": blurred, "saturated": saturated, "constant": constant, "depth": None,
-                    "bar_rows": {s.name: s.bar_rows for s in sources if s.bar_rows}}
-        if any("grey_range" in s.tags for s in sources): settings["grey_range"] = GREY_RANGE       # what no file called for is not written: the same files give the same archive, byte for byte
-        if any("orientation" in s.tags for s in sources): settings["orient"] = True
+        settings = {
+            "size": size,
+            "window": recipe.window,
+            "stride": recipe.stride if recipe.window else None,
+            "resize": recipe.resize,
+            "pixel_size": pixel_size,
+            "reference": taken and taken["file"],
+            "intensity": intensity,
+            "stretch": stretched,
+            "median": median,
+            "holdout": holdout,
+            "group": group if group in ("auto", "file", "folder", "prefix") else "csv",
+            "page": page if page != "auto" or any("pages" in s.tags for s in sources) else 0,
+            "print_density": print_density,
+            "blurred": blurred,
+            "saturated": saturated,
+            "constant": constant,
+            "depth": None,
+            "bar_rows": {s.name: s.bar_rows for s in sources if s.bar_rows},
+        }
+        if any("grey_range" in s.tags for s in sources):
+            # what no file called for is not written: the same files give the same archive, byte for byte
+            settings["grey_range"] = GREY_RANGE
+        if any("orientation" in s.tags for s in sources):
+            settings["orient"] = True
         enlarged = [1 / min(recipe.factor(s.pixel_size_nm)) for s in sources]
-        about = [s.entry(g, int(good[part].sum()), **({"enlarged": round(e, 3)} if e > 1 else {}), **({"marks": max(round(seen[3], 5), 1e-5)} if seen[3] else {})) for (s, _, part), g, e, seen in zip(places, groups, enlarged, measured)]
-        if any("marks" in s for s in about): settings["marks"] = marks
+        about = [
+            s.entry(
+                g,
+                int(good[part].sum()),
+                **({"enlarged": round(e, 3)} if e > 1 else {}),
+                **({"marks": max(round(seen[3], 5), 1e-5)} if seen[3] else {}),
+            )
+            for (s, _, part), g, e, seen in zip(places, groups, enlarged, measured)
+        ]
+        if any("marks" in s for s in about):
+            settings["marks"] = marks
 
         def finish(records):
-            return {"fraction_spread": _spread(own[good], fractions[good], after), "reference": taken, "ranking": table, "sharpness_limit": round(least, 5), "sources": about, "rejected": rejected, "rejected_images": refused} | ({"overlaps": shared} if shared else {})
+            return {
+                "fraction_spread": _spread(own[good], fractions[good], after),
+                "reference": taken,
+                "ranking": table,
+                "sharpness_limit": round(least, 5),
+                "sources": about,
+                "rejected": rejected,
+                "rejected_images": refused,
+            } | ({"overlaps": shared} if shared else {})
+
         manifest = write_archive(dest, items(), settings, finish)
     summary = _summary(dest, manifest, held, feature, len(files), clipped, earlier)
     summary["notes"] += unseen
-    if others := other_files(root) if isinstance(src, (str, Path)) else "": summary["notes"].append(others)
+    if others := other_files(root) if isinstance(src, (str, Path)) else "":
+        summary["notes"].append(others)
     return summary
 
 # %% ../nbs/19_preparation.ipynb #f959480f
 def _groups(sources, root, how):
-    "(specimen, group) of each source. The pages of a stack are of one specimen, and so is a JPEG with the file of its name that is none; where the files of a specimen are lossy in part, the lossy ones are a group of their own, on the same side of the hold-out."
+    """(specimen, group) of each source. The pages of a stack are of one specimen, and so is a JPEG with the file of
+    its name that is none; where the files of a specimen are lossy in part, the lossy ones are a group of their own,
+    on the same side of the hold-out."""
     paths = list(dict.fromkeys(s.path for s in sources))
     specimen = dict(zip(paths, group_files(paths, root, how)))
     twins = {s.path.with_suffix(""): specimen[s.path] for s in sources if "lossy" not in s.tags}
@@ -373,199 +624,408 @@ def _groups(sources, root, how):
     return specimens, [f"{g} (lossy)" if "lossy" in s.tags and g in lossless else g for g, s in zip(specimens, sources)]
 
 # %% ../nbs/19_preparation.ipynb #0f2da5f9
-_PAIRS = 1500        # of micrographs at most that are compared, 6 ms each
-def _both_sides(sources, held, thumbnails, sizes):   # of each source: whether it is held out, its reduced image, its final pixel size or None
+_PAIRS = 1500  # of micrographs at most that are compared, 6 ms each
+
+
+def _both_sides(
+    sources, held, thumbnails, sizes
+):  # of each source: whether it is held out, its reduced image, its final pixel size or None
     "(overlaps of a training and a held-out micrograph for the manifest, a note where not all pairs were looked at)."
     alike = lambda a, b: a is None or b is None or abs(a[1] / b[1] - 1) < 0.02
-    pairs = [(i, j) for i, one in enumerate(held) if not one for j, other in enumerate(held) if other and alike(sizes[i], sizes[j]) and min(*thumbnails[i].shape, *thumbnails[j].shape) >= 16]
+    pairs = [
+        (i, j)
+        for i, one in enumerate(held)
+        if not one
+        for j, other in enumerate(held)
+        if other and alike(sizes[i], sizes[j]) and min(*thumbnails[i].shape, *thumbnails[j].shape) >= 16
+    ]
     near = sorted(sorted(pairs, key=lambda pair: abs(pair[0] - pair[1]))[:_PAIRS])
-    found = [{"train": sources[i].name, "holdout": sources[j].name, "correlation": round(r, 3), "share": round(share, 3)} for i, j, r, share, _ in find_overlaps(thumbnails, near)]
-    return found, [f"micrographs of one place on both sides of the hold-out were looked for in {_PAIRS} of {len(pairs)} pairs, those nearest by name"] if len(pairs) > _PAIRS else []
+    found = [
+        {"train": sources[i].name, "holdout": sources[j].name, "correlation": round(r, 3), "share": round(share, 3)}
+        for i, j, r, share, _ in find_overlaps(thumbnails, near)
+    ]
+    return found, (
+        [
+            f"micrographs of one place on both sides of the hold-out were looked for in {_PAIRS} of {len(pairs)} pairs,"
+            " those nearest by name"
+        ]
+        if len(pairs) > _PAIRS
+        else []
+    )
 
 # %% ../nbs/19_preparation.ipynb #c398261f
 def _check_arguments(dest, size, window=None, stride=None, stretch=None, resize=False):
     "What the Rules of single arguments cannot see."
-    if dest.is_dir(): raise BadInput(f"{dest}: is a folder, the archive is a file: give a name such as {dest / 'data.zip'}")
-    if dest.suffix.lower() != ".zip": raise BadInput(f"{dest}: the archive's name must end in .zip: call it {dest.with_suffix('.zip').name}")
-    if isinstance(window, (int, np.integer)) and window < size: raise BadInput(f"window: {window} is smaller than the image size {size}: images are never enlarged, choose a window of at least {size}")
-    if resize and window is not None: raise BadInput(f"resize: reduces the whole micrograph, window ({window}) cuts tiles: give one of the two")
-    if stride is not None and window is None: raise BadInput(f"stride: {stride} was given without a window: give the side of the tiles too, as window=128 (--window 128)")
+    if dest.is_dir():
+        raise BadInput(f"{dest}: is a folder, the archive is a file: give a name such as {dest / 'data.zip'}")
+    if dest.suffix.lower() != ".zip":
+        raise BadInput(f"{dest}: the archive's name must end in .zip: call it {dest.with_suffix('.zip').name}")
+    if isinstance(window, (int, np.integer)) and window < size:
+        raise BadInput(
+            f"window: {window} is smaller than the image size {size}: images are never enlarged, choose a window of at"
+            f" least {size}"
+        )
+    if resize and window is not None:
+        raise BadInput(f"resize: reduces the whole micrograph, window ({window}) cuts tiles: give one of the two")
+    if stride is not None and window is None:
+        raise BadInput(
+            f"stride: {stride} was given without a window: give the side of the tiles too, as window=128 (--window 128)"
+        )
     if stretch not in (None, "auto"):
-        try: low, high = (float(v) for v in stretch)
-        except (TypeError, ValueError): low = high = 0
-        if not 0 <= low < high <= 100: raise BadInput(f"stretch: {stretch} was given, two percentiles such as (5, 95) are wanted, or None")
+        try:
+            low, high = (float(v) for v in stretch)
+        except (TypeError, ValueError):
+            low = high = 0
+        if not 0 <= low < high <= 100:
+            raise BadInput(f"stretch: {stretch} was given, two percentiles such as (5, 95) are wanted, or None")
 
 # %% ../nbs/19_preparation.ipynb #295d45cb
 def _spread(groups, before, after):
-    "Standard deviation over the groups of the mean phase fraction before and after the grey-level step, and the share of the variance that is gone; None for a single group."
+    """Standard deviation over the groups of the mean phase fraction before and after the grey-level step, and the
+    share of the variance that is gone; None for a single group."""
     names, index = np.unique(np.asarray(groups, str), return_inverse=True)
-    if len(names) < 2: return None
+    if len(names) < 2:
+        return None
     count = np.bincount(index)
     deviations = [float(np.std(np.bincount(index, np.asarray(values, float)) / count)) for values in (before, after)]
-    return {"before": deviations[0], "after": deviations[1], "removed": 1 - (deviations[1] / deviations[0])**2 if deviations[0] > 0 else 0.0}
+    return {
+        "before": deviations[0],
+        "after": deviations[1],
+        "removed": 1 - (deviations[1] / deviations[0]) ** 2 if deviations[0] > 0 else 0.0,
+    }
 
 # %% ../nbs/19_preparation.ipynb #ee8081fc
-def _some(names, n=4): return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
+def _some(names, n=4):
+    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 # %% ../nbs/19_preparation.ipynb #7079a5ea
-def _count(n, what): return f"{n} {what}{'s' * (n != 1)}"
+def _count(n, what):
+    return f"{n} {what}{'s' * (n != 1)}"
 
 # %% ../nbs/19_preparation.ipynb #1c3dcb3f
-def _lossy_note(lossy, sources):   # entries of `sources` of a manifest: those that lost detail, and all
+def _lossy_note(lossy, sources):  # entries of `sources` of a manifest: those that lost detail, and all
     "What is to be known of JPEG among the files, in a sentence."
     qualities = [int(q[-1]) for s in lossy if (q := re.findall(r"quality (?:about )?(\d+)", s["lossy"]))]
     words = "JPEG" if all(s["lossy"].startswith("JPEG") for s in lossy) else "lossy"
     said = f"{words}" + (f" (quality {_from_to(qualities)})" if qualities else "")
-    if len(lossy) == len(sources): return f"all {len(sources)} files are {said}: a network learns their blocks and halos too, so take the files of the microscope where there are any"
+    if len(lossy) == len(sources):
+        return (
+            f"all {len(sources)} files are {said}: a network learns their blocks and halos too, so take the files of"
+            " the microscope where there are any"
+        )
     split = sorted({s["group"] for s in lossy if s["group"].endswith(" (lossy)")})
-    apart = f"; of a specimen that has both they are a group of their own ({_some(split)}), on its side of the hold-out" if split else ", in groups of their own"
-    return f"{len(lossy)} of {len(sources)} files are {said}, e.g. {lossy[0]['file']}, and the others are not{apart}: a network may tell the two kinds apart by blocks of 8 pixels, so take one kind if you can"
+    apart = (
+        f"; of a specimen that has both they are a group of their own ({_some(split)}), on its side of the hold-out"
+        if split
+        else ", in groups of their own"
+    )
+    return (
+        f"{len(lossy)} of {len(sources)} files are {said}, e.g. {lossy[0]['file']}, and the others are not{apart}: a"
+        " network may tell the two kinds apart by blocks of 8 pixels, so take one kind if you can"
+    )
 
 # %% ../nbs/19_preparation.ipynb #4f060d21
-def _one_sided(images, overlaps):   # of a manifest
+def _one_sided(images, overlaps):  # of a manifest
     "What makes a split of little worth, in sentences."
     sides = {part: [r for r in images if r["part"] == part] for part in ("train", "holdout")}
     whence = {part: sorted({r["source"].partition("#")[0] for r in records}) for part, records in sides.items()}
     notes = []
-    if len(whence["train"]) == 1 and len(sides["train"]) > 1: notes.append(f"all {len(sides['train'])} training images come from one micrograph ({whence['train'][0]}): a network learns that one place and its light, so add others")
-    if len(sides["holdout"]) == 1: notes.append(f"a single image is held out ({sides['holdout'][0]['name']}): nothing can be judged by it, so cut tiles, or hold out a larger share")
-    elif len(whence["holdout"]) == 1: notes.append(f"all {len(sides['holdout'])} held-out images come from one micrograph ({whence['holdout'][0]}): what they say holds for that one, so hold out a larger share, or add micrographs")
+    if len(whence["train"]) == 1 and len(sides["train"]) > 1:
+        notes.append(
+            f"all {len(sides['train'])} training images come from one micrograph ({whence['train'][0]}): a network"
+            " learns that one place and its light, so add others"
+        )
+    if len(sides["holdout"]) == 1:
+        notes.append(
+            f"a single image is held out ({sides['holdout'][0]['name']}): nothing can be judged by it, so cut tiles, or"
+            " hold out a larger share"
+        )
+    elif len(whence["holdout"]) == 1:
+        notes.append(
+            f"all {len(sides['holdout'])} held-out images come from one micrograph ({whence['holdout'][0]}): what they"
+            " say holds for that one, so hold out a larger share, or add micrographs"
+        )
     if overlaps:
         first = overlaps[0]
         more = f"; and {_count(len(overlaps) - 1, 'more pair')}" if overlaps[1:] else ""
-        notes.append(f"{first['train']} (in training) and {first['holdout']} (held out) show the same place, {first['share']:.0%} of the image in common{more}: put them into one group with a table, or the hold-out is no test")
+        notes.append(
+            f"{first['train']} (in training) and {first['holdout']} (held out) show the same place,"
+            f" {first['share']:.0%} of the image in common{more}: put them into one group with a table, or the hold-out"
+            " is no test"
+        )
     return notes
 
 # %% ../nbs/19_preparation.ipynb #a56fca55
 def _summary(dest, manifest, held, feature, n_files, clipped, earlier):
     "What `prepare` returns."
-    images, settings, sources, rejected, spread = (manifest[key] for key in ("images", "settings", "sources", "rejected", "fraction_spread"))
+    images, settings, sources, rejected, spread = (
+        manifest[key] for key in ("images", "settings", "sources", "rejected", "fraction_spread")
+    )
     groups = dict(Counter(record["group"] for record in images))
     fractions = [r["fraction"] for r in images]
-    sizes, scale = {tuple(r["pixel_size_nm"]) if r["pixel_size_nm"] else None for r in images}, one_scale([r["pixel_size_nm"] for r in images])
+    sizes, scale = (
+        {tuple(r["pixel_size_nm"]) if r["pixel_size_nm"] else None for r in images},
+        one_scale([r["pixel_size_nm"] for r in images]),
+    )
     left_out = dict(Counter(r["why"] for r in manifest["rejected_images"]))
     barred, unknown = [s for s in sources if s["bar_rows"]], sum(s["pixel_size_nm"] is None for s in sources)
     enlarged = [s for s in sources if "enlarged" in s]
     notes = [earlier] if earlier else []
     if deep := [s for s in sources if s.get("grey_range")]:
         few, many = min(s["levels"] for s in deep), max(s["levels"] for s in deep)
-        notes.append(f"{_count(len(deep), 'file')} of {len(sources)} have more than 8 bits: of each, the values from {GREY_RANGE[0]:g} to {GREY_RANGE[1]:g} % of what it shows became 0 to 255 ({few if few == many else f'{few} to {many}'} levels in use)")
-    if lossy := [s for s in sources if s.get("lossy")]: notes.append(_lossy_note(lossy, sources))
-    if barred: notes.append(f"a data bar was cut from {len(barred)} of {len(sources)} files ({_some([str(r) for r in sorted({s['bar_rows'] for s in barred})])} rows)")
-    if rejected: notes.append(f"{_count(len(rejected), 'file')} of {n_files} left out, e.g. {rejected[0]['file']}: {rejected[0]['why']}")
+        notes.append(
+            f"{_count(len(deep), 'file')} of {len(sources)} have more than 8 bits: of each, the values from"
+            f" {GREY_RANGE[0]:g} to {GREY_RANGE[1]:g} % of what it shows became 0 to 255"
+            f" ({few if few == many else f'{few} to {many}'} levels in use)"
+        )
+    if lossy := [s for s in sources if s.get("lossy")]:
+        notes.append(_lossy_note(lossy, sources))
+    if barred:
+        notes.append(
+            f"a data bar was cut from {len(barred)} of {len(sources)} files"
+            f" ({_some([str(r) for r in sorted({s['bar_rows'] for s in barred})])} rows)"
+        )
+    if rejected:
+        notes.append(
+            f"{_count(len(rejected), 'file')} of {n_files} left out, e.g. {rejected[0]['file']}: {rejected[0]['why']}"
+        )
     if drawn := sorted((s for s in sources if s.get("marks")), key=lambda s: -s["marks"]):
-        shares = ", ".join(f"{s['file']} ({s['marks']:.1%})" for s in drawn[:3]) + (f" and {len(drawn) - 3} more" if drawn[3:] else "")
-        notes.append(f"{_count(len(drawn), 'file')} with marks burnt in, such as letters, a scale bar or a margin: {shares}; " + ("images that touch one were left out" if settings["marks"] == "reject" else "they were kept, as you asked, and a network learns to draw them"))
-    if left_out: notes.append(f"{_count(sum(left_out.values()), 'image')} left out: " + ", ".join(f"{n} {why}" for why, n in sorted(left_out.items())))
-    if sum(left_out.values()) > 0.1 * len(images): notes.append("that is more than a tenth: look at them (rejected_images in the manifest), and lower the threshold (constant, saturated, blurred; 0 = off) if they are good")
-    if unknown: notes.append(f"{unknown} of {len(sources)} files do not say their pixel size, so different magnifications would not be noticed")
-    if settings["resize"] and unknown and len({min(s["height"], s["width"]) for s in sources}) > 1: notes.append("files of different size and unknown scale were reduced to one size, so their scales may differ now")
-    if enlarged: notes.append(f"{_count(len(enlarged), 'file')} coarser than {settings['pixel_size']:g} nm, e.g. {enlarged[0]['file']}, enlarged up to {max(s['enlarged'] for s in enlarged):.3g} times: they hold no detail of that size")
+        shares = ", ".join(f"{s['file']} ({s['marks']:.1%})" for s in drawn[:3]) + (
+            f" and {len(drawn) - 3} more" if drawn[3:] else ""
+        )
+        notes.append(
+            f"{_count(len(drawn), 'file')} with marks burnt in, such as letters, a scale bar or a margin: {shares}; "
+            + (
+                "images that touch one were left out"
+                if settings["marks"] == "reject"
+                else "they were kept, as you asked, and a network learns to draw them"
+            )
+        )
+    if left_out:
+        notes.append(
+            f"{_count(sum(left_out.values()), 'image')} left out: "
+            + ", ".join(f"{n} {why}" for why, n in sorted(left_out.items()))
+        )
+    if sum(left_out.values()) > 0.1 * len(images):
+        notes.append(
+            "that is more than a tenth: look at them (rejected_images in the manifest), and lower the threshold"
+            " (constant, saturated, blurred; 0 = off) if they are good"
+        )
+    if unknown:
+        notes.append(
+            f"{unknown} of {len(sources)} files do not say their pixel size, so different magnifications would not be"
+            " noticed"
+        )
+    if settings["resize"] and unknown and len({min(s["height"], s["width"]) for s in sources}) > 1:
+        notes.append(
+            "files of different size and unknown scale were reduced to one size, so their scales may differ now"
+        )
+    if enlarged:
+        notes.append(
+            f"{_count(len(enlarged), 'file')} coarser than {settings['pixel_size']:g} nm, e.g. {enlarged[0]['file']},"
+            f" enlarged up to {max(s['enlarged'] for s in enlarged):.3g} times: they hold no detail of that size"
+        )
     known = [s["pixel_size_nm"][1] for s in sources if s["pixel_size_nm"]]
-    if len(sizes - {None}) > 1 and max(s[1] for s in sizes - {None}) > 1.02 * min(s[1] for s in sizes - {None}): notes.append(f"pixel sizes from {min(known):.4g} to {max(known):.4g} nm were mixed, as you asked")
+    if len(sizes - {None}) > 1 and max(s[1] for s in sizes - {None}) > 1.02 * min(s[1] for s in sizes - {None}):
+        notes.append(f"pixel sizes from {min(known):.4g} to {max(known):.4g} nm were mixed, as you asked")
     said = {}
     for s in sources:
-        for warning in s.get("warnings", []): said.setdefault(warning, []).append(s["file"])
+        for warning in s.get("warnings", []):
+            said.setdefault(warning, []).append(s["file"])
     notes += [f"{_some(names, 2)}: {warning}" for warning, names in said.items()]
     notes += _one_sided(images, manifest.get("overlaps", []))
-    if settings["holdout"] and not held: notes.append("there is only one group, so nothing is held out: name groups (a sub-folder each, or a CSV file) to evaluate on images not trained on")
+    if settings["holdout"] and not held:
+        notes.append(
+            "there is only one group, so nothing is held out: name groups (a sub-folder each, or a CSV file) to"
+            " evaluate on images not trained on"
+        )
     if settings["window"] is None and len(images) < 200:
-        larger = any(min(s["height"], s["width"]) >= 2 * settings["size"] for s in sources if s.get("height"))  # else the files are tiles themselves
-        notes.append(f"{_count(len(images), 'image')} {'is' if len(images) == 1 else 'are'} few to learn from: " + ("tiles (window 'auto', on the command line --window auto) make many more of the same micrographs" if larger else "the files are hardly larger than the images, so no more can be cut from them: take more micrographs, or the larger ones that these were cut from"))
-    if settings["intensity"] == "normalise" and np.mean(clipped) > 0.01: notes.append(f"{np.mean(clipped):.1%} of the pixels are black or white after normalising: a reference with a narrower range of grey levels would clip less")
+        larger = any(
+            min(s["height"], s["width"]) >= 2 * settings["size"] for s in sources if s.get("height")
+        )  # else the files are tiles themselves
+        notes.append(
+            f"{_count(len(images), 'image')} {'is' if len(images) == 1 else 'are'} few to learn from: "
+            + (
+                "tiles (window 'auto', on the command line --window auto) make many more of the same micrographs"
+                if larger
+                else (
+                    "the files are hardly larger than the images, so no more can be cut from them: take more"
+                    " micrographs, or the larger ones that these were cut from"
+                )
+            )
+        )
+    if settings["intensity"] == "normalise" and np.mean(clipped) > 0.01:
+        notes.append(
+            f"{np.mean(clipped):.1%} of the pixels are black or white after normalising: a reference with a narrower"
+            " range of grey levels would clip less"
+        )
     if settings["intensity"] != "none" and spread:
         step = {"match": "matching", "normalise": "normalising"}[settings["intensity"]]
         lost = f"{step} removed {spread['removed']:.0%} of" if spread["removed"] > 0 else f"{step} removed nothing of"
-        notes.append(f"{lost} the variance of the phase fraction between the {len(groups)} groups (standard deviation {spread['before']:.3f} before, {spread['after']:.3f} after)"
-                     + (": fractions of generated images say little about specimens" if spread["removed"] > 0.1 else ""))
-    return {"dest": str(dest), "n_files": len(sources), "n_images": len(images), "n_train": sum(r["part"] == "train" for r in images),
-            "n_holdout": sum(r["part"] == "holdout" for r in images), "size": settings["size"], "window": settings["window"], "stride": settings["stride"],
-            "feature_px": None if feature is None else round(feature, 1), "groups": groups, "holdout_groups": sorted(held),
-            "reference": settings["reference"], "stretch": settings["stretch"], "ranking": manifest["ranking"][:5], "n_ranked": len(manifest["ranking"]),
-            "pixel_size_nm": scale and list(scale),
-            "fraction": {"q05": float(np.quantile(fractions, 0.05)), "q50": float(np.quantile(fractions, 0.5)), "q95": float(np.quantile(fractions, 0.95))},
-            "fraction_spread": spread, "rejected": rejected, "rejected_images": left_out, "notes": notes}
+        notes.append(
+            f"{lost} the variance of the phase fraction between the {len(groups)} groups (standard deviation"
+            f" {spread['before']:.3f} before, {spread['after']:.3f} after)"
+            + (": fractions of generated images say little about specimens" if spread["removed"] > 0.1 else "")
+        )
+    return {
+        "dest": str(dest),
+        "n_files": len(sources),
+        "n_images": len(images),
+        "n_train": sum(r["part"] == "train" for r in images),
+        "n_holdout": sum(r["part"] == "holdout" for r in images),
+        "size": settings["size"],
+        "window": settings["window"],
+        "stride": settings["stride"],
+        "feature_px": None if feature is None else round(feature, 1),
+        "groups": groups,
+        "holdout_groups": sorted(held),
+        "reference": settings["reference"],
+        "stretch": settings["stretch"],
+        "ranking": manifest["ranking"][:5],
+        "n_ranked": len(manifest["ranking"]),
+        "pixel_size_nm": scale and list(scale),
+        "fraction": {
+            "q05": float(np.quantile(fractions, 0.05)),
+            "q50": float(np.quantile(fractions, 0.5)),
+            "q95": float(np.quantile(fractions, 0.95)),
+        },
+        "fraction_spread": spread,
+        "rejected": rejected,
+        "rejected_images": left_out,
+        "notes": notes,
+    }
 
 # %% ../nbs/19_preparation.ipynb #98dee5fc
-def details(
-    summary,     # what `prepare` returns
-    most=30,     # files listed
-):
+def details(summary, most=30):  # what `prepare` returns  # files listed
     "The ranking of references, the phase fraction, and every file left out with its reason, as text."
     lines = []
     if summary.get("reference"):
         spread = f", evenly spread over {summary['n_files']} files" if summary["n_ranked"] < summary["n_files"] else ""
         chosen = f"the best of {summary['n_ranked']} judged{spread}" if summary["ranking"] else "as given"
-        lines.append(f"reference: {summary['reference']}, {chosen}" + (f", stretched ({summary['stretch'][0]:g}-{summary['stretch'][1]:g} % to levels 60-200)" if summary["stretch"] else ""))
+        lines.append(
+            f"reference: {summary['reference']}, {chosen}"
+            + (
+                f", stretched ({summary['stretch'][0]:g}-{summary['stretch'][1]:g} % to levels 60-200)"
+                if summary["stretch"]
+                else ""
+            )
+        )
     if summary.get("ranking"):
         names = [k for k in summary["ranking"][0] if k != "file"]
         wide = max(len(row["file"]) for row in summary["ranking"])
-        lines += ["  " + " " * wide + "".join(f"{n:>12}" for n in names)] + [f"  {row['file']:{wide}}" + "".join(f"{row[n]:12.3f}" for n in names) for row in summary["ranking"]]
+        lines += ["  " + " " * wide + "".join(f"{n:>12}" for n in names)] + [
+            f"  {row['file']:{wide}}" + "".join(f"{row[n]:12.3f}" for n in names) for row in summary["ranking"]
+        ]
     q = summary["fraction"]
-    lines.append(f"phase fraction before the grey-level step: {q['q05']:.2f} to {q['q95']:.2f} (5 to 95 % of the images), median {q['q50']:.2f}")
+    lines.append(
+        f"phase fraction before the grey-level step: {q['q05']:.2f} to {q['q95']:.2f} (5 to 95 % of the images), median"
+        f" {q['q50']:.2f}"
+    )
     size = summary["pixel_size_nm"]
     lines.append("pixel size: " + (f"{size[1]:.4g} nm" if size else "unknown, or not the same for all"))
     rejected = summary.get("rejected", [])
-    if rejected: lines.append("left out:")
-    lines += [f"  {r['file']}: {r['why']}" for r in rejected[:most]] + ([f"  and {len(rejected) - most} more, see manifest.json in the archive"] if len(rejected) > most else [])
+    if rejected:
+        lines.append("left out:")
+    lines += [f"  {r['file']}: {r['why']}" for r in rejected[:most]] + (
+        [f"  and {len(rejected) - most} more, see manifest.json in the archive"] if len(rejected) > most else []
+    )
     return "\n".join(lines)
 
 # %% ../nbs/19_preparation.ipynb #dbfc36cd
 @checked
 def prepare_synthetic(
-    dest,              # the archive to write, .zip
-    size: SIDE = 32,   # side of an image
+    dest,  # the archive to write, .zip
+    size: SIDE = 32,  # side of an image
     n_images: Rule(int, 1, 10_000_000, "images") = 3000,
     seed: SEED = 0,
     n_specimens: Rule(int, 1, 10_000, "specimens") = 30,
-    holdout: SHARE = 0.2,   # share of images kept out of training, by whole specimens; 0 = none
-    field_um: Rule(float, 0.1, 1000, "µm", also=(None,)) = None,   # side of an image; None = 4.8 for islands (at 32 px a lamella period then has four to six pixels, which a narrow network learns in minutes; at 6.4 µm and three to four it did not), 99.2 nm a pixel for grains (the paper's x1000)
-    kind: Rule(choices=("islands", "grains"), also=(None,)) = None,   # see chapter 14; None = islands up to 64 px, grains above
-    fractions=(0.37, 0.90),   # martensite of the first and the last specimen
+    holdout: SHARE = 0.2,  # share of images kept out of training, by whole specimens; 0 = none
+    # side of an image; None = 4.8 for islands (at 32 px a lamella period then has four to six pixels, which a narrow
+    # network learns in minutes; at 6.4 µm and three to four it did not), 99.2 nm a pixel for grains (the paper's x1000)
+    field_um: Rule(float, 0.1, 1000, "µm", also=(None,)) = None,
+    # see chapter 14; None = islands up to 64 px, grains above
+    kind: Rule(choices=("islands", "grains"), also=(None,)) = None,
+    fractions=(0.37, 0.90),  # martensite of the first and the last specimen
     workers: WORKERS = None,  # processes; None = one per core, up to 8, one for small archives
-    progress=True,     # a progress bar
-    maps=None,         # second archive to write, .zip: the phase maps, martensite white; None = none
-    overwrite=False,   # True = replace what is at dest and maps, whatever it is; synthetic archives are replaced anyway
-    **options,         # further arguments of `iter_specimens` and `dual_phase`
+    progress=True,  # a progress bar
+    maps=None,  # second archive to write, .zip: the phase maps, martensite white; None = none
+    overwrite=False,  # True = replace what is at dest and maps, whatever it is; synthetic archives are replaced anyway
+    **options,  # further arguments of `iter_specimens` and `dual_phase`
 ):
     "Write an archive of seeded dual-phase steel and return a summary, a dict."
     dest, maps = Path(dest), maps and Path(maps)
-    if n_images < n_specimens: raise BadInput(f"n_images is {n_images} (--images): it must be at least the number of specimens, {n_specimens} (--specimens)")
+    if n_images < n_specimens:
+        raise BadInput(
+            f"n_images is {n_images} (--images): it must be at least the number of specimens, {n_specimens}"
+            " (--specimens)"
+        )
     _check_arguments(dest, size)
     claim(dest, archive_origin(dest)[0] == "synth", overwrite)
     if maps:
         _check_arguments(maps, size)
         claim(maps, archive_origin(maps)[0] == "synth --maps", overwrite)
-        if maps.resolve() == dest.resolve(): raise BadInput(f"maps: {maps} is the archive of the images: give it another name")
-    if workers is None: workers = min(cores(), 8) if n_images * size**2 > 2**25 else 1
+        if maps.resolve() == dest.resolve():
+            raise BadInput(f"maps: {maps} is the archive of the images: give it another name")
+    if workers is None:
+        workers = min(cores(), 8) if n_images * size**2 > 2**25 else 1
     kind = kind or ("islands" if size <= 64 else "grains")
     field_um = field_um or (4.8 if kind == "islands" else 0.0992 * size)
     how = {"fractions": tuple(fractions), "field_um": field_um, "kind": kind} | options
     stream = iter_specimens(n_images, size, seed, n_specimens, workers=workers, **how)
     scale, held = [1000 * field_um / size] * 2, set()
-    settings = {"synthetic": {"size": size, "n_images": n_images, "seed": seed, "n_specimens": n_specimens} | how, "intensity": "none", "holdout": holdout}
+    settings = {
+        "synthetic": {"size": size, "n_images": n_images, "seed": seed, "n_specimens": n_specimens} | how,
+        "intensity": "none",
+        "holdout": holdout,
+    }
 
     def finish(records):
-        if holdout: held.update(choose_holdout([r["group"] for r in records], [r["fraction"] for r in records], holdout))
-        for r in records: r["part"] = "holdout" if r["group"] in held else "train"
-        return {"specimens": [{"group": f"specimen{k:02d}", "fraction": float(f)} for k, f in enumerate(np.linspace(*fractions, n_specimens))]}      # nominal
+        if holdout:
+            held.update(choose_holdout([r["group"] for r in records], [r["fraction"] for r in records], holdout))
+        for r in records:
+            r["part"] = "holdout" if r["group"] in held else "train"
+        return {
+            "specimens": [
+                {"group": f"specimen{k:02d}", "fraction": float(f)}
+                for k, f in enumerate(np.linspace(*fractions, n_specimens))
+            ]
+        }  # nominal
 
     def items():
         for k, (image, phase, s) in enumerate(tqdm(stream, "making", n_images, unit="image", disable=not progress)):
             group = f"specimen{s:02d}"
-            record = {"name": f"{group}-{k}", "source": "synthetic", "crop": (0, 0, size, size), "group": group, "pixel_size_nm": scale, "fraction": round(float(phase.mean()), 5)}
-            if truth: truth.add(record | {"image": np.where(phase, np.uint8(255), np.uint8(0))})
+            record = {
+                "name": f"{group}-{k}",
+                "source": "synthetic",
+                "crop": (0, 0, size, size),
+                "group": group,
+                "pixel_size_nm": scale,
+                "fraction": round(float(phase.mean()), 5),
+            }
+            if truth:
+                truth.add(record | {"image": np.where(phase, np.uint8(255), np.uint8(0))})
             yield record | {"image": image}
 
     try:
         if maps:
-            with ArchiveWriter(maps, settings | {"holds": "phase maps, martensite 255"}, finish) as truth: manifest = write_archive(dest, items(), settings, finish)
+            with ArchiveWriter(maps, settings | {"holds": "phase maps, martensite 255"}, finish) as truth:
+                manifest = write_archive(dest, items(), settings, finish)
         else:
             truth = None
             manifest = write_archive(dest, items(), settings, finish)
-    finally: stream.close()
+    finally:
+        stream.close()
     images = manifest["images"]
     parts, fractions = Counter(r["part"] for r in images), [r["fraction"] for r in images]
-    return {"dest": str(dest), "n_images": n_images, "n_train": parts["train"], "n_holdout": parts["holdout"], "size": size,
-            "groups": dict(sorted(Counter(r["group"] for r in images).items())), "holdout_groups": sorted(held), "pixel_size_nm": scale,
-            "fraction": {q: float(np.quantile(fractions, v)) for q, v in (("q05", 0.05), ("q50", 0.5), ("q95", 0.95))}, "notes": []}
+    return {
+        "dest": str(dest),
+        "n_images": n_images,
+        "n_train": parts["train"],
+        "n_holdout": parts["holdout"],
+        "size": size,
+        "groups": dict(sorted(Counter(r["group"] for r in images).items())),
+        "holdout_groups": sorted(held),
+        "pixel_size_nm": scale,
+        "fraction": {q: float(np.quantile(fractions, v)) for q, v in (("q05", 0.05), ("q50", 0.5), ("q95", 0.95))},
+        "notes": [],
+    }

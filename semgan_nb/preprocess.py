@@ -23,27 +23,50 @@ from .micrographs import grey_range, to_uint8
 MEDIAN = Rule(int, 1, 99, "px", only="odd", also=(0,))
 
 # %% ../nbs/17_preprocess.ipynb #080bc076
-def median_filter(image, size=3):   # [height, width]; side of the neighbourhood in px, odd; 0 or 1 = off
+def median_filter(image, size=3):  # [height, width]; side of the neighbourhood in px, odd; 0 or 1 = off
     "Median-filtered copy of an image, same dtype."
     image = np.asarray(image)
-    if not size or size == 1: return image
-    if size != 3: return ndimage.median_filter(image, size=size, mode="nearest")
+    if not size or size == 1:
+        return image
+    if size != 3:
+        return ndimage.median_filter(image, size=size, mode="nearest")
     height, width = image.shape
     padded, result = np.pad(image, 1, mode="edge"), np.empty_like(image)
-    rows = max(1, 2**21 // width)                                   # at a time: nine copies of a large image would be many
+    rows = max(1, 2**21 // width)  # at a time: nine copies of a large image would be many
     for top in range(0, height, rows):
-        strip = padded[top:top + rows + 2]
-        v = [strip[i:len(strip) - 2 + i, j:j + width] for i in range(3) for j in range(3)]
-        for i, j in _EXCHANGES: v[i], v[j] = np.minimum(v[i], v[j]), np.maximum(v[i], v[j])
-        result[top:top + rows] = v[4]
+        strip = padded[top : top + rows + 2]
+        v = [strip[i : len(strip) - 2 + i, j : j + width] for i in range(3) for j in range(3)]
+        for i, j in _EXCHANGES:
+            v[i], v[j] = np.minimum(v[i], v[j]), np.maximum(v[i], v[j])
+        result[top : top + rows] = v[4]
     return result
 
 # %% ../nbs/17_preprocess.ipynb #39e9d25b
 # Smith's network: 19 exchanges (the smaller value first) bring the median of nine values to place 4
-_EXCHANGES = ((1, 2), (4, 5), (7, 8), (0, 1), (3, 4), (6, 7), (1, 2), (4, 5), (7, 8), (0, 3), (5, 8), (4, 7), (3, 6), (1, 4), (2, 5), (4, 7), (4, 2), (6, 4), (4, 2))
+_EXCHANGES = (
+    (1, 2),
+    (4, 5),
+    (7, 8),
+    (0, 1),
+    (3, 4),
+    (6, 7),
+    (1, 2),
+    (4, 5),
+    (7, 8),
+    (0, 3),
+    (5, 8),
+    (4, 7),
+    (3, 6),
+    (1, 4),
+    (2, 5),
+    (4, 7),
+    (4, 2),
+    (6, 4),
+    (4, 2),
+)
 
 # %% ../nbs/17_preprocess.ipynb #5dadb1d5
-def histogram(image):    # uint8, any shape
+def histogram(image):  # uint8, any shape
     "How many pixels have each of the 256 grey levels, int64 [256]."
     return np.bincount(np.ravel(image), minlength=256)
 
@@ -51,12 +74,16 @@ def histogram(image):    # uint8, any shape
 def _levels(reference):
     "The pixels of a reference in rising order, given as an image or as its `histogram`: all that matching needs of it."
     reference = np.asarray(reference)
-    return np.sort(reference, axis=None) if reference.dtype == np.uint8 else np.repeat(np.arange(256, dtype=np.uint8), reference)
+    return (
+        np.sort(reference, axis=None)
+        if reference.dtype == np.uint8
+        else np.repeat(np.arange(256, dtype=np.uint8), reference)
+    )
 
 # %% ../nbs/17_preprocess.ipynb #151955fc
 def match_histogram(
-    image,       # [height, width], unsigned integers
-    reference,   # uint8 [height, width], or its `histogram`
+    image,
+    reference,  # [height, width], unsigned integers  # uint8 [height, width], or its `histogram`
 ):
     "uint8 [height, width]: the image with the grey-level distribution of the reference."
     reference = np.asarray(reference)
@@ -68,26 +95,32 @@ def match_histogram(
 
 # %% ../nbs/17_preprocess.ipynb #bbdec118
 def stretch_levels(
-    image,            # uint8 [height, width]
-    low=5, high=95,   # percentiles ...
-    to=(60, 200),     # ... and the grey levels to which they are brought
+    image,  # uint8 [height, width]
+    low=5,
+    high=95,  # percentiles ...
+    to=(60, 200),  # ... and the grey levels to which they are brought
 ):
     "uint8 [height, width] on a full grey range."
     a, b = np.percentile(image, [low, high])
-    return np.clip(np.rint((np.asarray(image, float) - a) * ((to[1] - to[0]) / max(b - a, 1.0)) + to[0]), 0, 255).astype(np.uint8)
+    return np.clip(
+        np.rint((np.asarray(image, float) - a) * ((to[1] - to[0]) / max(b - a, 1.0)) + to[0]), 0, 255
+    ).astype(np.uint8)
 
 # %% ../nbs/17_preprocess.ipynb #7830b833
 def normalise(
-    image,       # uint8 [height, width]
-    reference,   # uint8 [height, width], or its `histogram`
-    low=0.5, high=99.5,   # percentiles that are brought to those of the reference: far out, so that a rare phase is not clipped
+    image,  # uint8 [height, width]
+    reference,  # uint8 [height, width], or its `histogram`
+    low=0.5,
+    high=99.5,  # percentiles that are brought to those of the reference: far out, so that a rare phase is not clipped
 ):
-    "uint8 [height, width]: one gain and one offset, which keep the thresholded phase fraction (but for what is clipped)."
+    """uint8 [height, width]: one gain and one offset, which keep the thresholded phase fraction (but for what is
+    clipped)."""
     return stretch_levels(image, low, high, np.percentile(_levels(reference), [low, high]))
 
 # %% ../nbs/17_preprocess.ipynb #1525e391
 def _resample_rows(image, factor):
-    "[rows / factor, width] of a float image: sums over the covered area (factor >= 1), or values in between (factor < 1)."
+    """[rows / factor, width] of a float image: sums over the covered area (factor >= 1), or values in between
+    (factor < 1)."""
     rows = len(image)
     if factor >= 1:
         count = int(rows / factor + 1e-6)
@@ -103,56 +136,71 @@ def _resample_rows(image, factor):
 
 # %% ../nbs/17_preprocess.ipynb #eb8144f9
 def resample(
-    image,    # uint8 [height, width]
-    factor,   # pixel size after / before, a number or a pair (y, x): 2 halves the image, 0.5 doubles it
+    image,  # uint8 [height, width]
+    factor,  # pixel size after / before, a number or a pair (y, x): 2 halves the image, 0.5 doubles it
 ):
     "uint8 image with pixels `factor` times as large; whole pixels only, a rest at the far edges is cut."
     fy, fx = np.broadcast_to(np.asarray(factor, float), 2)
-    if fy == fx == 1: return np.asarray(image)
+    if fy == fx == 1:
+        return np.asarray(image)
     half = _resample_rows(np.asarray(image, float), fy)
     return np.rint(_resample_rows(half.T, fx).T / (max(fy, 1) * max(fx, 1))).astype(np.uint8)
 
 # %% ../nbs/17_preprocess.ipynb #f7e17f35
-def centre_crop(image, size):     # [height, width]; side in px
+def centre_crop(image, size):  # [height, width]; side in px
     "The central [size, size] of an image; BadInput where it is smaller."
     height, width = image.shape
-    if min(height, width) < size: raise BadInput(f"size: {size} was asked for, the image is only {width} x {height} pixels: choose a size up to {min(height, width)}")
+    if min(height, width) < size:
+        raise BadInput(
+            f"size: {size} was asked for, the image is only {width} x {height} pixels: choose a size up to"
+            f" {min(height, width)}"
+        )
     y, x = (height - size) // 2, (width - size) // 2
-    return image[y:y + size, x:x + size]
+    return image[y : y + size, x : x + size]
 
 # %% ../nbs/17_preprocess.ipynb #c37acf05
 def _corners(shape, window, stride):
     return [(y, x) for y in range(0, shape[0] - window + 1, stride) for x in range(0, shape[1] - window + 1, stride)]
 
 # %% ../nbs/17_preprocess.ipynb #025e771a
-def tiles(image, window, stride=None):   # [height, width]; sides in px; None = a quarter of the window
+def tiles(image, window, stride=None):  # [height, width]; sides in px; None = a quarter of the window
     "List of (y, x, view [window, window]): all windows that fit, every `stride` pixels, row by row."
-    return [(y, x, image[y:y + window, x:x + window]) for y, x in _corners(image.shape, window, stride or max(1, window // 4))]
+    return [
+        (y, x, image[y : y + window, x : x + window])
+        for y, x in _corners(image.shape, window, stride or max(1, window // 4))
+    ]
 
 # %% ../nbs/17_preprocess.ipynb #6315a879
-def reduce_to(tile, size):               # uint8 [window, window]; wanted side
+def reduce_to(tile, size):  # uint8 [window, window]; wanted side
     "uint8 [size, size] by averaging over the covered area."
     window = tile.shape[0]
-    if window == size: return np.ascontiguousarray(tile)
+    if window == size:
+        return np.ascontiguousarray(tile)
     if window % size == 0:
         k = window // size
         return np.rint(tile.reshape(size, k, size, k).mean((1, 3))).astype(np.uint8)
-    if window < size: raise BadInput(f"window: {window} is smaller than the image size {size}: images are never enlarged, choose a window of at least {size}")
+    if window < size:
+        raise BadInput(
+            f"window: {window} is smaller than the image size {size}: images are never enlarged, choose a window of at"
+            f" least {size}"
+        )
     return resample(tile, window / size)
 
 # %% ../nbs/17_preprocess.ipynb #2fab1853
 def _shading(image, sigma):
-    "The slowly varying part of an image: three box filters, close to a Gaussian of this standard deviation and much faster."
-    for _ in range(3): image = ndimage.uniform_filter(image, max(1, round(2 * sigma)), mode="nearest")
+    """The slowly varying part of an image: three box filters, close to a Gaussian of this standard deviation and
+    much faster."""
+    for _ in range(3):
+        image = ndimage.uniform_filter(image, max(1, round(2 * sigma)), mode="nearest")
     return image
 
 # %% ../nbs/17_preprocess.ipynb #1910cbfd
-def feature_width(image):   # uint8 [height, width]
+def feature_width(image):  # uint8 [height, width]
     "Width in px of the typical feature: the diameter of discs whose autocorrelation falls as soon."
     a = median_filter(np.asarray(image)[:1024, :1024], 3).astype(float)
     a = a - _shading(a, min(a.shape) / 6)
     a = (a - a.mean()) * np.hanning(a.shape[0])[:, None] * np.hanning(a.shape[1])
-    correlation = np.fft.fftshift(np.fft.irfft2(np.abs(np.fft.rfft2(a))**2, s=a.shape))
+    correlation = np.fft.fftshift(np.fft.irfft2(np.abs(np.fft.rfft2(a)) ** 2, s=a.shape))
     y, x = np.indices(a.shape)
     distance = np.rint(np.hypot(y - a.shape[0] // 2, x - a.shape[1] // 2)).astype(int).ravel()
     radial = np.bincount(distance, correlation.ravel()) / np.bincount(distance)
@@ -162,9 +210,9 @@ def feature_width(image):   # uint8 [height, width]
 
 # %% ../nbs/17_preprocess.ipynb #a77c47b2
 def suggest_window(
-    images,            # list of uint8 [height, width]
-    size,              # side of the training images, px
-    pixels=5,          # wanted width of a feature after reduction, px
+    images,  # list of uint8 [height, width]
+    size,  # side of the training images, px
+    pixels=5,  # wanted width of a feature after reduction, px
 ):
     "dict: window and stride in px, factor of reduction, feature_px (median feature width), count of tiles."
     shapes = [np.shape(image) for image in images]
@@ -177,100 +225,154 @@ def _suggest(shapes, feature, size, pixels=5):
     smallest = min(min(shape) for shape in shapes)
     factor = max(1, min(round(feature / pixels), smallest // size))
     window = size * factor
-    count = lambda stride: sum(((h - window) // stride + 1) * ((w - window) // stride + 1) for h, w in shapes if min(h, w) >= window)
+    count = lambda stride: sum(
+        ((h - window) // stride + 1) * ((w - window) // stride + 1) for h, w in shapes if min(h, w) >= window
+    )
     steps = [max(1, window // k) for k in (1, 2, 4, 8, 16)]
     stride = next((s for s in steps if count(s) >= 2500), steps[-1])
-    while stride >= window and count(stride) > 10_000: stride *= 2
-    return {"window": window, "stride": stride, "factor": factor, "feature_px": round(feature, 1), "count": count(stride)}
+    while stride >= window and count(stride) > 10_000:
+        stride *= 2
+    return {
+        "window": window,
+        "stride": stride,
+        "factor": factor,
+        "feature_px": round(feature, 1),
+        "count": count(stride),
+    }
 
 # %% ../nbs/17_preprocess.ipynb #d1027eee
 def _columns(lines, separator):  # lines of a table
     "Its rows as lists of texts, those that are empty left out."
-    return [row for row in ([cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)) if any(row)]
+    return [
+        row for row in ([cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)) if any(row)
+    ]
 
 # %% ../nbs/17_preprocess.ipynb #5f56b0e2
-def read_table(path):            # lines of a file's name and its group
-    """dict from name to group of a table in any of the forms in which programs save one: commas, semicolons or tabs; quoted cells; UTF-8 or UTF-16 with a byte-order mark, or Windows-1252.
+def read_table(path):  # lines of a file's name and its group
+    """dict from name to group of a table in any of the forms in which programs save one: commas, semicolons or tabs;
+    quoted cells; UTF-8 or UTF-16 with a byte-order mark, or Windows-1252.
 
     Raises BadInput where it is no such table, or a name has two groups."""
-    try: lines = [line for line in _text(Path(path).read_bytes()).lstrip("\ufeff").splitlines(keepends=True) if line.strip()]
-    except OSError as error: raise BadInput(f"{path}: cannot be read ({error.strerror}): check its permissions") from None
-    told = re.fullmatch(r"\s*sep=(.)\s*", lines[0]) if lines else None                          # a line that Excel writes and reads
-    try: tables = [_columns(lines[1:] if told else lines, separator) for separator in ([told[1]] if told else "\t;,")]
-    except csv.Error: tables = [[]]
-    rows = next((rows for rows in tables if rows and all(len(row) > 1 for row in rows)), None) or max(tables, key=lambda rows: sum(len(row) > 1 for row in rows))
+    try:
+        lines = [
+            line for line in _text(Path(path).read_bytes()).lstrip("\ufeff").splitlines(keepends=True) if line.strip()
+        ]
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}): check its permissions") from None
+    told = re.fullmatch(r"\s*sep=(.)\s*", lines[0]) if lines else None  # a line that Excel writes and reads
+    try:
+        tables = [_columns(lines[1:] if told else lines, separator) for separator in ([told[1]] if told else "\t;,")]
+    except csv.Error:
+        tables = [[]]
+    rows = next((rows for rows in tables if rows and all(len(row) > 1 for row in rows)), None) or max(
+        tables, key=lambda rows: sum(len(row) > 1 for row in rows)
+    )
     rows = [row for row in rows if len(row) > 1]
-    if not rows or any("\0" in cell for row in rows for cell in row): raise BadInput(f"{path}: cannot be read as a table of lines file,group (it begins with {_shown(lines[0].strip() if lines else '')}): save it as CSV, with commas, semicolons or tabs")
+    if not rows or any("\0" in cell for row in rows for cell in row):
+        raise BadInput(
+            f"{path}: cannot be read as a table of lines file,group (it begins with"
+            f" {_shown(lines[0].strip() if lines else '')}): save it as CSV, with commas, semicolons or tabs"
+        )
     three = [row for row in rows if len(row) == 3]
-    decimals = all(row[1].lstrip("-").isdigit() and row[2].isdigit() for row in three)          # a decimal comma in a table of commas
+    decimals = all(
+        row[1].lstrip("-").isdigit() and row[2].isdigit() for row in three
+    )  # a decimal comma in a table of commas
     groups = {}
     for row in rows:
         name, group = row[0].replace("\\", "/"), f"{row[1]},{row[2]}" if len(row) == 3 and decimals else row[1]
-        if groups.setdefault(name, group) != group: raise BadInput(f"{path}: gives {_shown(name)} two groups, {_shown(groups[name])} and {_shown(group)}: keep one line of a file")
+        if groups.setdefault(name, group) != group:
+            raise BadInput(
+                f"{path}: gives {_shown(name)} two groups, {_shown(groups[name])} and {_shown(group)}: keep one line of"
+                " a file"
+            )
     return groups
 
 # %% ../nbs/17_preprocess.ipynb #f169c132
 def group_files(
-    files,          # list of paths
-    root,           # folder they are named relative to
-    how="auto",     # 'auto', 'file', 'folder', 'prefix', or the path of a CSV file with lines file,group
+    files,  # list of paths
+    root,  # folder they are named relative to
+    how="auto",  # 'auto', 'file', 'folder', 'prefix', or the path of a CSV file with lines file,group
 ):
     "The group of each file, list of str."
     names = [Path(f).relative_to(root).as_posix() for f in files]
     folders = [str(Path(n).parent.as_posix()) for n in names]
     prefixes = [_prefix(n) for n in names]
     alone = [n.rsplit(".", 1)[0] for n in names]
-    if len(set(alone)) < len(alone): alone = names
+    if len(set(alone)) < len(alone):
+        alone = names
     if how == "auto":
-        if len(set(folders)) > 1: return folders
+        if len(set(folders)) > 1:
+            return folders
         return prefixes if 3 <= len(set(prefixes)) < len(files) else alone
-    if how in ("file", "folder", "prefix"): return {"file": alone, "folder": folders, "prefix": prefixes}[how]
+    if how in ("file", "folder", "prefix"):
+        return {"file": alone, "folder": folders, "prefix": prefixes}[how]
     table = Path(how)
-    if not table.is_file(): raise BadInput(f"group: '{how}' was given: it is 'auto', 'file', 'folder', 'prefix' or a CSV file with lines file,group")
+    if not table.is_file():
+        raise BadInput(
+            f"group: '{how}' was given: it is 'auto', 'file', 'folder', 'prefix' or a CSV file with lines file,group"
+        )
     rows = read_table(table)
     found = [rows.get(n) or rows.get(Path(n).name) or rows.get(Path(n).stem) for n in names]
-    if None in found: raise BadInput(f"{table}: names no group for {names[found.index(None)]}: add the line `{names[found.index(None)]},GROUP`")
+    if None in found:
+        raise BadInput(
+            f"{table}: names no group for {names[found.index(None)]}: add the line `{names[found.index(None)]},GROUP`"
+        )
     return found
 
 # %% ../nbs/17_preprocess.ipynb #f6007869
 def _prefix(name):
     stem = Path(name).stem
     cuts = [stem.index(c) for c in "_-" if c in stem]
-    return stem[:min(cuts)] or stem if cuts else stem
+    return stem[: min(cuts)] or stem if cuts else stem
 
 # %% ../nbs/17_preprocess.ipynb #9f3b5ff7
 @dataclass(frozen=True)
 class Recipe:
     "How a micrograph becomes training images."
-    size: int                          # side of the training images, px
-    window: int | None = None          # side of the tiles, px; None = one central crop
-    stride: int | None = None          # between tiles, px
-    resize: bool = False               # reduce the largest central square instead of cropping it
-    intensity: str = "match"           # 'match', 'normalise', 'none'
-    target: tuple | None = None        # `histogram` of the reference, 256 counts
-    median: int = 3                    # side of the median filter, px
-    depth: tuple | None = None         # of an archive of 0.1.0 or 0.2.0: values that become 0 and 255 in all files of more than 8 bits; None = those of each, see `grey_range`
-    pixel_size: float | None = None    # nm, to which all are brought
+
+    size: int  # side of the training images, px
+    window: int | None = None  # side of the tiles, px; None = one central crop
+    stride: int | None = None  # between tiles, px
+    resize: bool = False  # reduce the largest central square instead of cropping it
+    intensity: str = "match"  # 'match', 'normalise', 'none'
+    target: tuple | None = None  # `histogram` of the reference, 256 counts
+    median: int = 3  # side of the median filter, px
+    # of an archive of 0.1.0 or 0.2.0: values that become 0 and 255 in all files of more than 8 bits; None = those of
+    # each, see `grey_range`
+    depth: tuple | None = None
+    pixel_size: float | None = None  # nm, to which all are brought
 
     @classmethod
-    def of(cls, manifest):             # of a Dataset
+    def of(cls, manifest):  # of a Dataset
         "The recipe of an archive; BadInput where it was not made by `prepare`."
         settings = manifest.get("settings", {})
-        if "size" not in settings or "intensity" not in settings: raise BadInput("the archive was not made by `semgan prepare`, so nothing is known of the steps: prepare it again from the micrographs")
-        known = {name: settings[name] for name in ("size", "window", "stride", "resize", "intensity", "median", "pixel_size") if name in settings}
+        if "size" not in settings or "intensity" not in settings:
+            raise BadInput(
+                "the archive was not made by `semgan prepare`, so nothing is known of the steps: prepare it again from"
+                " the micrographs"
+            )
+        known = {
+            name: settings[name]
+            for name in ("size", "window", "stride", "resize", "intensity", "median", "pixel_size")
+            if name in settings
+        }
         depth, target = settings.get("depth"), (manifest.get("reference") or {}).get("histogram")
-        return cls(**known, depth=(depth["black"], depth["white"]) if depth else None, target=tuple(target) if target else None)
+        return cls(
+            **known, depth=(depth["black"], depth["white"]) if depth else None, target=tuple(target) if target else None
+        )
 
     def eight(self, micrograph, whole=False):
         "8-bit version of a micrograph without its data bar (whole: with it)."
         pixels = micrograph.pixels if whole else micrograph.image
-        if pixels.dtype == np.uint8: return pixels
+        if pixels.dtype == np.uint8:
+            return pixels
         black, white = self.depth or grey_range(micrograph.image)
         return to_uint8(pixels, white, black)
 
-    def factor(self, pixel_size_nm):   # (y, x) or None
+    def factor(self, pixel_size_nm):  # (y, x) or None
         "(y, x) by how much pixels grow; 1 where they are right to a hundredth, or unknown."
-        if self.pixel_size is None or pixel_size_nm is None: return (1.0, 1.0)
+        if self.pixel_size is None or pixel_size_nm is None:
+            return (1.0, 1.0)
         factors = [self.pixel_size / s for s in pixel_size_nm]
         return (1.0, 1.0) if all(abs(f - 1) < 0.01 for f in factors) else tuple(factors)
 
@@ -281,48 +383,64 @@ class Recipe:
 
     def shape(self, shape, pixel_size_nm):
         "(height, width) of a cleaned image."
-        return tuple(n if f == 1 else int(n / f + 1e-6) if f > 1 else round(n / f) for n, f in zip(shape, self.factor(pixel_size_nm)))
+        return tuple(
+            n if f == 1 else int(n / f + 1e-6) if f > 1 else round(n / f)
+            for n, f in zip(shape, self.factor(pixel_size_nm))
+        )
 
-    def side(self, shape): return self.window or (min(shape) if self.resize else self.size)
+    def side(self, shape):
+        return self.window or (min(shape) if self.resize else self.size)
 
-    def final_size(self, shape, pixel_size_nm):   # of the micrograph without its bar
+    def final_size(self, shape, pixel_size_nm):  # of the micrograph without its bar
         "(y, x) nm of a pixel of the training images, or None where that of the micrograph is unknown."
-        if pixel_size_nm is None: return None
+        if pixel_size_nm is None:
+            return None
         side = self.side(self.shape(shape, pixel_size_nm))
         return tuple(s * f * side / self.size for s, f in zip(pixel_size_nm, self.factor(pixel_size_nm)))
 
     def corners(self, shape):
         "(y, x) of what is cut from a cleaned image of this shape; empty where nothing fits."
         side = self.side(shape)
-        if min(shape) < max(side, self.size): return []
-        if self.window: return _corners(shape, side, self.stride or max(1, side // 4))
+        if min(shape) < max(side, self.size):
+            return []
+        if self.window:
+            return _corners(shape, side, self.stride or max(1, side // 4))
         return [((shape[0] - side) // 2, (shape[1] - side) // 2)]
 
     def change(self, image):
         "The grey-level step."
-        if self.intensity == "none": return image
-        if self.target is None: raise BadInput(f"recipe: intensity '{self.intensity}' wants the histogram of a reference as target: give one, or intensity 'none'")
+        if self.intensity == "none":
+            return image
+        if self.target is None:
+            raise BadInput(
+                f"recipe: intensity '{self.intensity}' wants the histogram of a reference as target: give one, or"
+                " intensity 'none'"
+            )
         target = np.asarray(self.target)
         return match_histogram(image, target) if self.intensity == "match" else normalise(image, target)
 
 # %% ../nbs/17_preprocess.ipynb #05783cc4
 def steps(
-    micrograph,    # Micrograph
-    recipe,        # Recipe
-    crop=None,     # (y, x, height, width) in pixels of the file, as the manifest has it; None = the first, or the central one
+    micrograph,  # Micrograph
+    recipe,  # Recipe
+    # (y, x, height, width) in pixels of the file, as the manifest has it; None = the first, or the central one
+    crop=None,
 ):
-    "dict from the name of each step to the uint8 image after it: '8-bit grey', 'bar off', 'median', 'one scale' (only where the size changes), 'intensity', 'crop'."
+    """dict from the name of each step to the uint8 image after it: '8-bit grey', 'bar off', 'median', 'one scale'
+    (only where the size changes), 'intensity', 'crop'."""
     eight = recipe.eight(micrograph, whole=True)
-    found = {"8-bit grey": eight, "bar off": eight[:micrograph.image.shape[0]]}
+    found = {"8-bit grey": eight, "bar off": eight[: micrograph.image.shape[0]]}
     found["median"] = median_filter(found["bar off"], recipe.median)
     factor = recipe.factor(micrograph.pixel_size_nm)
     image = resample(found["median"], factor)
-    if factor != (1.0, 1.0): found["one scale"] = image
+    if factor != (1.0, 1.0):
+        found["one scale"] = image
     found["intensity"] = changed = recipe.change(image)
     side, corners = recipe.side(image.shape), recipe.corners(image.shape)
-    if crop is None and not corners: raise BadInput(f"{micrograph.source}: {_does_not_fit(image.shape, micrograph.bar_rows, recipe)}")
+    if crop is None and not corners:
+        raise BadInput(f"{micrograph.source}: {_does_not_fit(image.shape, micrograph.bar_rows, recipe)}")
     y, x = corners[0] if crop is None else (round(crop[0] / factor[0]), round(crop[1] / factor[1]))
-    found["crop"] = reduce_to(changed[y:y + side, x:x + side], recipe.size)
+    found["crop"] = reduce_to(changed[y : y + side, x : x + side], recipe.size)
     return found
 
 # %% ../nbs/17_preprocess.ipynb #9120dae8
@@ -331,6 +449,11 @@ def _does_not_fit(shape, bar_rows, recipe):
     height, width = shape
     cut = f" without its bar of {bar_rows} rows" if bar_rows else ""
     scaled = f" at {recipe.pixel_size:g} nm a pixel" if recipe.pixel_size else ""
-    fits = 2**(min(shape).bit_length() - 1)
-    what = f"a window of {recipe.window} does not fit: choose one up to {min(shape)}" if recipe.window else f"a crop of {recipe.size} does not fit: " + (f"a size of {fits} or less would" if fits >= 8 else "it is too small for any")
+    fits = 2 ** (min(shape).bit_length() - 1)
+    what = (
+        f"a window of {recipe.window} does not fit: choose one up to {min(shape)}"
+        if recipe.window
+        else f"a crop of {recipe.size} does not fit: "
+        + (f"a size of {fits} or less would" if fits >= 8 else "it is too small for any")
+    )
     return f"is {width} x {height} pixels{cut}{scaled}, {what}"

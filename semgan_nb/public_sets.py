@@ -28,51 +28,137 @@ from .micrographs import _quiet, embedded
 @dataclass(frozen=True)
 class PublicSet:
     "A public set of micrographs: what it is, under what terms, and where its files are."
+
     about: str
     licence: str
     cite: str
-    page: str                                    # address for a person to read
-    open: bool = True                            # whether the licence is known to be open
-    size: int = 0                                # bytes in all, 0: not known
-    base: str = ""                               # the files are at base + name ...
-    files: dict = field(default_factory=dict)    # name -> (hash, or address and hash); hash: 64 hex digits of SHA-256, or md5:...
-    manifest: str = ""                           # ... or are listed, with their SHA-256, in this JSON file, which must agree with `files`
+    page: str  # address for a person to read
+    open: bool = True  # whether the licence is known to be open
+    size: int = 0  # bytes in all, 0: not known
+    base: str = ""  # the files are at base + name ...
+    files: dict = field(
+        default_factory=dict
+    )  # name -> (hash, or address and hash); hash: 64 hex digits of SHA-256, or md5:...
+    manifest: str = ""  # ... or are listed, with their SHA-256, in this JSON file, which must agree with `files`
 
 # %% ../nbs/13_public_sets.ipynb #12b8e986
-_SUPERALLOY = """train/spot3_0d_3 9e2e926f69c3625a5b046b2319d22c0b638805ab25a55814b494ef23660dac7c train/spot3_180d_2 103d4d896b61c2415bc056655cfd51a036415ee5f57bdff278650394445cc374
-train/spot4_0d_3 495aa28bb7ae20398b110088608f88c716a860dcfdf95b52a5ca7ad134582295 train/spot4_180d_2 fbb6e9dbf3d19f3bfd8d33835dd23486c3ea40b16028528061e264aca83d7964
-train/spot5_0d_0 69f02f18ea6c7ea164a6f2926797fac6d451609bf6bd9e95d0d98558c7945172 train/spot5_180d_2 43ba2634389317df4cdd396f77f1f0ebc37914398770862c7d233ce928c5f821
-train/spot6_0d_2 4ec1e303792c96434322e56dc72c6c9bb6e1b00bad2cef4edbdf897bff966ebd train/spot6_180d_7 3f79b0fb097e277baaff0ad91d480dd0d41a8b76dd6843aef99b9ef9fa05d56e
-train/spot7_0d_5 6d02daf4a20b92c7475fb106968733016c1add7c89b77b8e395a7971cad9d595 train/spot7_180d_3 eb4553697bd859041ccfedda0cb763e341dd455f96c34c98c7e67851dfccd44b
-val/spot1_0d_0 08769874e41f09e0a0e4a1342827f9e2f0e09403556960ddc272c9ad13bc7d86 val/spot1_0d_1 433e3a1fd09ddc74d3f933e8252c3ba94f6b29d491d540588522fa4cb800a960
-val/spot1_180d_5 faa97cd2711895ba1a1773571ed8b3128df18911a47e752517d28e305e2846e2 val/spot1_180d_6 80a36b92c8f57eb11177c5bfc31b6ce692a21a59a702cd48a923f2783675cd33
-test/spot2_0d_0 a9d96a2a0c2dda8ecf28d63439a221d27d456f6de7cc176c3ab9237580ca9707 test/spot2_0d_4 0f03c0bb2db35e5ee0b634f3015a6fb7c6acb17b6f073b531e9fe603e01baae9
-test/spot2_180d_3 b6f5eeb03d3600b9671e99400358cc6a747c86ee88e3fa7ed8020631504c10be test/spot2_180d_5 15d555c67a8e564d12c177ae2404f626429724222f6a1dc1e2c33ada7140610a""".split()
+_SUPERALLOY = """
+train/spot3_0d_3 9e2e926f69c3625a5b046b2319d22c0b638805ab25a55814b494ef23660dac7c
+train/spot3_180d_2 103d4d896b61c2415bc056655cfd51a036415ee5f57bdff278650394445cc374
+train/spot4_0d_3 495aa28bb7ae20398b110088608f88c716a860dcfdf95b52a5ca7ad134582295
+train/spot4_180d_2 fbb6e9dbf3d19f3bfd8d33835dd23486c3ea40b16028528061e264aca83d7964
+train/spot5_0d_0 69f02f18ea6c7ea164a6f2926797fac6d451609bf6bd9e95d0d98558c7945172
+train/spot5_180d_2 43ba2634389317df4cdd396f77f1f0ebc37914398770862c7d233ce928c5f821
+train/spot6_0d_2 4ec1e303792c96434322e56dc72c6c9bb6e1b00bad2cef4edbdf897bff966ebd
+train/spot6_180d_7 3f79b0fb097e277baaff0ad91d480dd0d41a8b76dd6843aef99b9ef9fa05d56e
+train/spot7_0d_5 6d02daf4a20b92c7475fb106968733016c1add7c89b77b8e395a7971cad9d595
+train/spot7_180d_3 eb4553697bd859041ccfedda0cb763e341dd455f96c34c98c7e67851dfccd44b
+val/spot1_0d_0 08769874e41f09e0a0e4a1342827f9e2f0e09403556960ddc272c9ad13bc7d86
+val/spot1_0d_1 433e3a1fd09ddc74d3f933e8252c3ba94f6b29d491d540588522fa4cb800a960
+val/spot1_180d_5 faa97cd2711895ba1a1773571ed8b3128df18911a47e752517d28e305e2846e2
+val/spot1_180d_6 80a36b92c8f57eb11177c5bfc31b6ce692a21a59a702cd48a923f2783675cd33
+test/spot2_0d_0 a9d96a2a0c2dda8ecf28d63439a221d27d456f6de7cc176c3ab9237580ca9707
+test/spot2_0d_4 0f03c0bb2db35e5ee0b634f3015a6fb7c6acb17b6f073b531e9fe603e01baae9
+test/spot2_180d_3 b6f5eeb03d3600b9671e99400358cc6a747c86ee88e3fa7ed8020631504c10be
+test/spot2_180d_5 15d555c67a8e564d12c177ae2404f626429724222f6a1dc1e2c33ada7140610a
+""".split()
 _NASA = "https://raw.githubusercontent.com/nasa/pretrained-microscopy-models/f50b5689a71cf6f86016fb4a5c5a2bb31e0397f3/benchmark_segmentation_data/Super1/"
-_UHCS_PAPER = ("B. L. DeCost, M. D. Hecht, T. Francis, B. A. Webler, Y. N. Picard, E. A. Holm: UHCSDB: UltraHigh Carbon Steel Micrograph DataBase, "
-               "Integrating Materials and Manufacturing Innovation 6, 197-205 (2017), doi:10.1007/s40192-017-0097-0")
+_UHCS_PAPER = (
+    "B. L. DeCost, M. D. Hecht, T. Francis, B. A. Webler, Y. N. Picard, E. A. Holm: UHCSDB: UltraHigh Carbon Steel"
+    " Micrograph DataBase, Integrating Materials and Manufacturing Innovation 6, 197-205 (2017),"
+    " doi:10.1007/s40192-017-0097-0"
+)
 PUBLIC_SETS = {
-    "uhcs": PublicSet("961 images of ultrahigh-carbon steel, 43 specimens, 645 x 522 with data bar, with metadata.csv", "CC BY 3.0 US, https://creativecommons.org/licenses/by/3.0/us/", _UHCS_PAPER,
-        "https://doi.org/10.5281/zenodo.23050463", size=330_000_000, base="https://raw.githubusercontent.com/rydia001/UHCS_micrographs_mirror/e5267cf1b3ea67912d30891a53418e3e42c578c8/", manifest="manifest.json",
-        files={"metadata.csv": "0f7d05f3e99de20a4b2c70a50cf8826ef7efffd0e4cccdf478bbca5d06f46d2e",
-               "micrographs/micrograph1.tif": "c078fb1d7d158fd5fa3336c0876d78a6a3c7dcb3c38cc97dfb78e8da7c9d7f83",
-               "micrographs/micrograph10.png": "8ec7735fd2937d69da70c64cd21628720389a928fc8aafc82bf07ed02e823527",
-               "micrographs/micrograph28.tif": "ac3b02eeecd2865e297bcf8570ddd6c51ea541d13491987522269c9e0961612d"}),
-    "nasa-superalloy": PublicSet("18 images of a nickel superalloy (gamma / gamma-prime), 512 x 512, no data bar", "MIT",
-        "J. Stuckner, B. Harder, T. M. Smith: Microstructure segmentation with deep learning encoders pre-trained on a large microscopy dataset, npj Computational Materials 8, 200 (2022), doi:10.1038/s41524-022-00878-5",
-        "https://github.com/nasa/pretrained-microscopy-models", size=18 * 786_768, files={name.split("/")[1] + ".tif": (_NASA + name + ".tif", digest) for name, digest in zip(_SUPERALLOY[::2], _SUPERALLOY[1::2])}),
-    "aachen-heerlen": PublicSet("1705 images of bainitic steel with polygons around martensite / austenite", "said to be CC0, not confirmed: read the record",
-        "D. Iren et al.: Aachen-Heerlen annotated steel microstructure dataset, Scientific Data 8, 140 (2021), doi:10.1038/s41597-021-00926-7", "https://doi.org/10.6084/m9.figshare.c.5185004", open=False, size=1_227_046_755,
-        files={"images.zip": ("https://ndownloader.figshare.com/files/26094926", "md5:09306cad9a754ae5a963d3f5c67f8f30"), "annotations": ("https://ndownloader.figshare.com/files/25214918", "md5:e56d19f16c82ae23faeeb77577579e1e"),
-               "metadata": ("https://ndownloader.figshare.com/files/25214927", "md5:f16113f032e6d984faac4836eb0cb0e1")}),
-    "uhcs-labels": PublicSet("24 of the uhcs images with label maps", "CC BY-SA 3.0 US, https://creativecommons.org/licenses/by-sa/3.0/us/", "B. L. DeCost et al.: Ultrahigh Carbon Steel Microconstituent Annotations, doi:10.1017/S1431927618015635", "https://hdl.handle.net/11256/964"),
-    "nbt-ceramic": PublicSet("SEM images of an NBT-7BT ceramic, grain surfaces", "GPL-3.0 (of the whole repository; not confirmed for the images)", "S. Mangutte, A. Mishra (NIT Rourkela)",
-        "https://github.com/Srish-ty/resnet-SEM-microstructure-predictor", open=False),
-    "dp800": PublicSet("panoramas of DP800 dual-phase steel, the closest to the paper", "not known: read the record", "see the record", "https://zenodo.org/records/8065752", open=False),
-    "ni-wc": PublicSet("405 images of Ni-WC composites, 512 x 512", "not known: read the record", "see the record", "https://doi.org/10.5281/zenodo.17315241", open=False),
-    "bainite-ma": PublicSet("bainitic steel, 1536 x 2048, with labels of martensite / austenite", "not known: read the record", "see the record", "https://figshare.com/articles/dataset/Image_data_and_labels/19232523", open=False),
-    "metaldam": PublicSet("42 labelled and 164 unlabelled images of additively manufactured steel", "none stated", "see the record", "https://github.com/ari-dasci/OD-MetalDAM", open=False),
-    "nffa-sem": PublicSet("about 21,000 mixed SEM images", "CC BY (not confirmed)", "R. Aversa et al.: The first annotated set of scanning electron microscopy images for nanoscience, Scientific Data 5, 180172 (2018), doi:10.1038/sdata.2018.172", "https://b2share.eudat.eu/records/80df8606fcdb4b2bae1656f0dc6db8ba", open=False),
+    "uhcs": PublicSet(
+        "961 images of ultrahigh-carbon steel, 43 specimens, 645 x 522 with data bar, with metadata.csv",
+        "CC BY 3.0 US, https://creativecommons.org/licenses/by/3.0/us/",
+        _UHCS_PAPER,
+        "https://doi.org/10.5281/zenodo.23050463",
+        size=330_000_000,
+        base="https://raw.githubusercontent.com/rydia001/UHCS_micrographs_mirror/e5267cf1b3ea67912d30891a53418e3e42c578c8/",
+        manifest="manifest.json",
+        files={
+            "metadata.csv": "0f7d05f3e99de20a4b2c70a50cf8826ef7efffd0e4cccdf478bbca5d06f46d2e",
+            "micrographs/micrograph1.tif": "c078fb1d7d158fd5fa3336c0876d78a6a3c7dcb3c38cc97dfb78e8da7c9d7f83",
+            "micrographs/micrograph10.png": "8ec7735fd2937d69da70c64cd21628720389a928fc8aafc82bf07ed02e823527",
+            "micrographs/micrograph28.tif": "ac3b02eeecd2865e297bcf8570ddd6c51ea541d13491987522269c9e0961612d",
+        },
+    ),
+    "nasa-superalloy": PublicSet(
+        "18 images of a nickel superalloy (gamma / gamma-prime), 512 x 512, no data bar",
+        "MIT",
+        "J. Stuckner, B. Harder, T. M. Smith: Microstructure segmentation with deep learning encoders pre-trained on a"
+        " large microscopy dataset, npj Computational Materials 8, 200 (2022), doi:10.1038/s41524-022-00878-5",
+        "https://github.com/nasa/pretrained-microscopy-models",
+        size=18 * 786_768,
+        files={
+            name.split("/")[1] + ".tif": (_NASA + name + ".tif", digest)
+            for name, digest in zip(_SUPERALLOY[::2], _SUPERALLOY[1::2])
+        },
+    ),
+    "aachen-heerlen": PublicSet(
+        "1705 images of bainitic steel with polygons around martensite / austenite",
+        "said to be CC0, not confirmed: read the record",
+        "D. Iren et al.: Aachen-Heerlen annotated steel microstructure dataset, Scientific Data 8, 140 (2021),"
+        " doi:10.1038/s41597-021-00926-7",
+        "https://doi.org/10.6084/m9.figshare.c.5185004",
+        open=False,
+        size=1_227_046_755,
+        files={
+            "images.zip": ("https://ndownloader.figshare.com/files/26094926", "md5:09306cad9a754ae5a963d3f5c67f8f30"),
+            "annotations": ("https://ndownloader.figshare.com/files/25214918", "md5:e56d19f16c82ae23faeeb77577579e1e"),
+            "metadata": ("https://ndownloader.figshare.com/files/25214927", "md5:f16113f032e6d984faac4836eb0cb0e1"),
+        },
+    ),
+    "uhcs-labels": PublicSet(
+        "24 of the uhcs images with label maps",
+        "CC BY-SA 3.0 US, https://creativecommons.org/licenses/by-sa/3.0/us/",
+        "B. L. DeCost et al.: Ultrahigh Carbon Steel Microconstituent Annotations, doi:10.1017/S1431927618015635",
+        "https://hdl.handle.net/11256/964",
+    ),
+    "nbt-ceramic": PublicSet(
+        "SEM images of an NBT-7BT ceramic, grain surfaces",
+        "GPL-3.0 (of the whole repository; not confirmed for the images)",
+        "S. Mangutte, A. Mishra (NIT Rourkela)",
+        "https://github.com/Srish-ty/resnet-SEM-microstructure-predictor",
+        open=False,
+    ),
+    "dp800": PublicSet(
+        "panoramas of DP800 dual-phase steel, the closest to the paper",
+        "not known: read the record",
+        "see the record",
+        "https://zenodo.org/records/8065752",
+        open=False,
+    ),
+    "ni-wc": PublicSet(
+        "405 images of Ni-WC composites, 512 x 512",
+        "not known: read the record",
+        "see the record",
+        "https://doi.org/10.5281/zenodo.17315241",
+        open=False,
+    ),
+    "bainite-ma": PublicSet(
+        "bainitic steel, 1536 x 2048, with labels of martensite / austenite",
+        "not known: read the record",
+        "see the record",
+        "https://figshare.com/articles/dataset/Image_data_and_labels/19232523",
+        open=False,
+    ),
+    "metaldam": PublicSet(
+        "42 labelled and 164 unlabelled images of additively manufactured steel",
+        "none stated",
+        "see the record",
+        "https://github.com/ari-dasci/OD-MetalDAM",
+        open=False,
+    ),
+    "nffa-sem": PublicSet(
+        "about 21,000 mixed SEM images",
+        "CC BY (not confirmed)",
+        "R. Aversa et al.: The first annotated set of scanning electron microscopy images for nanoscience, Scientific"
+        " Data 5, 180172 (2018), doi:10.1038/sdata.2018.172",
+        "https://b2share.eudat.eu/records/80df8606fcdb4b2bae1656f0dc6db8ba",
+        open=False,
+    ),
 }
 
 # %% ../nbs/13_public_sets.ipynb #df93e55f
@@ -81,41 +167,65 @@ def public_sets():
     lines = []
     for name, s in PUBLIC_SETS.items():
         how = "" if s.files and s.open else "  (needs --licence-read)" if s.files else "  (by hand)"
-        lines += [f"{name:16} {f'{s.size / 1e6:,.0f} MB' if s.size else '':>9}  {s.licence}{how}", f"{'':26}  {s.about}; {s.page}"]
+        lines += [
+            f"{name:16} {f'{s.size / 1e6:,.0f} MB' if s.size else '':>9}  {s.licence}{how}",
+            f"{'':26}  {s.about}; {s.page}",
+        ]
     return "\n".join(lines)
 
 # %% ../nbs/13_public_sets.ipynb #6afab52b
-class _Unreachable(Exception): pass
+class _Unreachable(Exception):
+    pass
 
 # %% ../nbs/13_public_sets.ipynb #deebf6f2
 def _transfer(url, part, session, moved, tries=4):
     "Fetch an address into the file `part`, going on where it ends; moved(bytes) reports progress. Raises _Unreachable."
     import requests
 
-    with writing(part): part.parent.mkdir(parents=True, exist_ok=True)
+    with writing(part):
+        part.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(tries):
         have = part.stat().st_size if part.exists() else 0
         try:
-            with session.get(url, headers={"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}, stream=True, timeout=(15, 60)) as answer:
-                if answer.status_code == 416:                        # there is nothing more: complete, or another file
-                    if answer.headers.get("Content-Range", "").endswith(f"/{have}"): return
+            with session.get(
+                url,
+                headers={"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})},
+                stream=True,
+                timeout=(15, 60),
+            ) as answer:
+                if answer.status_code == 416:  # there is nothing more: complete, or another file
+                    if answer.headers.get("Content-Range", "").endswith(f"/{have}"):
+                        return
                     part.unlink()
                     continue
-                if answer.status_code not in (200, 206): raise _Unreachable(f"{urlsplit(url).hostname} answered {answer.status_code} {answer.reason}")
-                goes_on = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-                if not goes_on and have: moved(-have)
+                if answer.status_code not in (200, 206):
+                    raise _Unreachable(f"{urlsplit(url).hostname} answered {answer.status_code} {answer.reason}")
+                goes_on = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(
+                    f"bytes {have}-"
+                )
+                if not goes_on and have:
+                    moved(-have)
                 total = (have if goes_on else 0) + int(answer.headers.get("Content-Length") or 0)
                 with writing(part), open(part, "ab" if goes_on else "wb") as f:
                     for piece in answer.iter_content(2**14):
                         f.write(piece)
                         moved(len(piece))
-            if not answer.headers.get("Content-Length") or part.stat().st_size >= total: return
+            if not answer.headers.get("Content-Length") or part.stat().st_size >= total:
+                return
             reason = "the connection was cut"
         except requests.RequestException as error:
-            known = {"timed out": "no answer in time", "Timeout": "no answer in time", "resol": "its name is not found, is there a network?", "Name or service": "its name is not found, is there a network?",
-                     "refused": "connection refused", "roxy": "the proxy does not let it through", "certificate": "its certificate is not accepted"}
+            known = {
+                "timed out": "no answer in time",
+                "Timeout": "no answer in time",
+                "resol": "its name is not found, is there a network?",
+                "Name or service": "its name is not found, is there a network?",
+                "refused": "connection refused",
+                "roxy": "the proxy does not let it through",
+                "certificate": "its certificate is not accepted",
+            }
             reason = next((words for sign, words in known.items() if sign in str(error)), "the connection was cut")
-        if attempt and (part.stat().st_size if part.exists() else 0) <= have: break      # no progress twice
+        if attempt and (part.stat().st_size if part.exists() else 0) <= have:
+            break  # no progress twice
     raise _Unreachable(f"{urlsplit(url).hostname} cannot be reached ({reason})")
 
 # %% ../nbs/13_public_sets.ipynb #f7c58594
@@ -124,19 +234,27 @@ def _fetch_file(url, path, known, session, moved):
     import pooch
 
     part = path.parent / ".partial" / path.name
+
     def downloader(url, output, _):
         _transfer(url, part, session, moved)
         os.replace(part, output)
+
     for again in (True, False):
         resumed = part.exists()
         try:
-            with _quiet(pooch.get_logger()): pooch.retrieve(url, known, fname=path.name, path=path.parent, downloader=downloader)
+            with _quiet(pooch.get_logger()):
+                pooch.retrieve(url, known, fname=path.name, path=path.parent, downloader=downloader)
             return
         except ValueError as error:
-            if resumed and again: continue                           # the rest of another version was appended: once more, from its beginning
-            raise BadInput(f"{url}: its hash is not the published one ({_short(error)}): the file was changed or the transfer was damaged: try again, and do not use it otherwise") from None
+            if resumed and again:
+                continue  # the rest of another version was appended: once more, from its beginning
+            raise BadInput(
+                f"{url}: its hash is not the published one ({_short(error)}): the file was changed or the transfer was"
+                " damaged: try again, and do not use it otherwise"
+            ) from None
         finally:
-            if part.parent.is_dir() and not any(part.parent.iterdir()): part.parent.rmdir()
+            if part.parent.is_dir() and not any(part.parent.iterdir()):
+                part.parent.rmdir()
 
 # %% ../nbs/13_public_sets.ipynb #bf9a77e3
 def _hash_is(path, known):
@@ -146,16 +264,33 @@ def _hash_is(path, known):
 
 # %% ../nbs/13_public_sets.ipynb #38a8661e
 _LIST = fields(dict(files=table_of(fields(dict(sha256=TEXT)))))
+
+
 def _wanted(name, chosen, folder, session):
     "name -> (address, hash) of all files of a set; fetches its manifest first, if it has one."
-    if not chosen.manifest: return {file: where if isinstance(where, tuple) else (chosen.base + quote(file), where) for file, where in chosen.files.items()}
+    if not chosen.manifest:
+        return {
+            file: where if isinstance(where, tuple) else (chosen.base + quote(file), where)
+            for file, where in chosen.files.items()
+        }
     path = folder / chosen.manifest
-    if not path.exists(): _fetch_file(chosen.base + chosen.manifest, path, None, session, lambda n: None)
+    if not path.exists():
+        _fetch_file(chosen.base + chosen.manifest, path, None, session, lambda n: None)
     try:
-        listed = {file: about["sha256"] for file, about in read_json(path, _LIST, "it is damaged")["files"].items() if not file.startswith(("LICENSE", "README", "provenance"))}
-        right = all(listed.get(file) == known for file, known in chosen.files.items()) and all(re.fullmatch("[0-9a-f]{64}", h) for h in listed.values())
-    except BadInput: right = False
-    if not right: raise BadInput(f"{path}: is not the list of files that belongs to '{name}': move it away and run the command again")
+        listed = {
+            file: about["sha256"]
+            for file, about in read_json(path, _LIST, "it is damaged")["files"].items()
+            if not file.startswith(("LICENSE", "README", "provenance"))
+        }
+        right = all(listed.get(file) == known for file, known in chosen.files.items()) and all(
+            re.fullmatch("[0-9a-f]{64}", h) for h in listed.values()
+        )
+    except BadInput:
+        right = False
+    if not right:
+        raise BadInput(
+            f"{path}: is not the list of files that belongs to '{name}': move it away and run the command again"
+        )
     return {file: (chosen.base + quote(file), known) for file, known in listed.items()}
 
 # %% ../nbs/13_public_sets.ipynb #ec79f63c
@@ -164,16 +299,23 @@ def _unzip(archive, folder):
     with zipfile.ZipFile(archive) as z:
         for item in z.infolist():
             target = folder / item.filename
-            if item.is_dir(): continue
-            if not target.resolve().is_relative_to(folder.resolve()): raise BadInput(f"{archive}: would write outside its folder ({item.filename}): it is not unpacked")
+            if item.is_dir():
+                continue
+            if not target.resolve().is_relative_to(folder.resolve()):
+                raise BadInput(f"{archive}: would write outside its folder ({item.filename}): it is not unpacked")
             if target.exists():
                 crc = 0
                 with open(target, "rb") as f:
-                    while piece := f.read(2**20): crc = zlib.crc32(piece, crc)
-                if crc != item.CRC: raise BadInput(f"{target}: is another file than that in {archive.name}: move it away, nothing is written over")
+                    while piece := f.read(2**20):
+                        crc = zlib.crc32(piece, crc)
+                if crc != item.CRC:
+                    raise BadInput(
+                        f"{target}: is another file than that in {archive.name}: move it away, nothing is written over"
+                    )
                 continue
             with z.open(item) as source, atomic(target) as part:
-                with open(part, "wb") as f: shutil.copyfileobj(source, f, 2**20)
+                with open(part, "wb") as f:
+                    shutil.copyfileobj(source, f, 2**20)
 
 # %% ../nbs/13_public_sets.ipynb #2fa5296e
 def _made_folders(folder):
@@ -182,22 +324,37 @@ def _made_folders(folder):
 
 # %% ../nbs/13_public_sets.ipynb #25973b59
 def fetch(
-    name,                # of the set; `public_sets()` lists them
-    dest=None,           # folder, made if it is missing; None: a folder of the set's name, here
-    progress=True,       # show a bar
+    name,  # of the set; `public_sets()` lists them
+    dest=None,  # folder, made if it is missing; None: a folder of the set's name, here
+    progress=True,  # show a bar
     licence_read=False,  # also fetch a set whose licence is not known to be open: you have read what its record says
-    say=print,           # where licence, citation and result go
+    say=print,  # where licence, citation and result go
 ):
     """Bring a public set of micrographs into a folder, or verify the folder that holds it; returns the folder.
 
-    Raises BadInput where the set is unknown or not open, a host cannot be reached, a hash is wrong, or a file of the folder is another one."""
+    Raises BadInput where the set is unknown or not open, a host cannot be reached, a hash is wrong, or a file of the
+    folder is another one.
+    """
     if name not in PUBLIC_SETS:
         near = difflib.get_close_matches(str(name), PUBLIC_SETS, 1)
-        raise BadInput(f"no public set is called '{name}': " + (f"did you mean '{near[0]}'?" if near else f"there are {', '.join(PUBLIC_SETS)}"))
+        raise BadInput(
+            f"no public set is called '{name}': "
+            + (f"did you mean '{near[0]}'?" if near else f"there are {', '.join(PUBLIC_SETS)}")
+        )
     chosen, folder = PUBLIC_SETS[name], Path(dest or name)
-    if not chosen.files: raise BadInput(f"{name}: is not downloaded ({'no address of its files is known' if chosen.open else 'its licence: ' + chosen.licence}): see {chosen.page}, and put the images into a folder by hand if you may use them")
-    if not chosen.open and not licence_read: raise BadInput(f"{name}: is not downloaded as it is (its licence: {chosen.licence}): see {chosen.page}, and if you may use it, ask again with licence_read (--licence-read)")
-    if folder.exists() and not folder.is_dir(): raise BadInput(f"{folder}: is a file, a folder is wanted: name another")
+    if not chosen.files:
+        raise BadInput(
+            f"{name}: is not downloaded"
+            f" ({'no address of its files is known' if chosen.open else 'its licence: ' + chosen.licence}): see"
+            f" {chosen.page}, and put the images into a folder by hand if you may use them"
+        )
+    if not chosen.open and not licence_read:
+        raise BadInput(
+            f"{name}: is not downloaded as it is (its licence: {chosen.licence}): see {chosen.page}, and if you may use"
+            " it, ask again with licence_read (--licence-read)"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder}: is a file, a folder is wanted: name another")
     import requests
 
     notice = f"{name}: {chosen.about}\nLicence: {chosen.licence}\nCite: {chosen.cite}\nFrom: {chosen.page}"
@@ -210,28 +367,71 @@ def fetch(
         with requests.Session() as session:
             wanted = todo = _wanted(name, chosen, folder, session)
             if outside := [file for file in wanted if not (folder / file).resolve().is_relative_to(folder.resolve())]:
-                raise BadInput(f"{folder / chosen.manifest}: names a file outside its folder ({outside[0]}): it is not the list of '{name}'")
+                raise BadInput(
+                    f"{folder / chosen.manifest}: names a file outside its folder ({outside[0]}): it is not the list of"
+                    f" '{name}'"
+                )
             there = {file for file in wanted if (folder / file).exists()}
-            changed = [file for file in sorted(there) if not (folder / file).is_file() or not _hash_is(folder / file, wanted[file][1])]
-            if changed: raise BadInput(f"{folder / changed[0]}: is not the published file" + (f", and {len(changed) - 1} more are not" if changed[1:] else "") + ": nothing is written over: move it away, or choose another folder")
+            changed = [
+                file
+                for file in sorted(there)
+                if not (folder / file).is_file() or not _hash_is(folder / file, wanted[file][1])
+            ]
+            if changed:
+                raise BadInput(
+                    f"{folder / changed[0]}: is not the published file"
+                    + (f", and {len(changed) - 1} more are not" if changed[1:] else "")
+                    + ": nothing is written over: move it away, or choose another folder"
+                )
             todo = {file: where for file, where in wanted.items() if file not in there}
-            if todo and chosen.size and not there and shutil.disk_usage(folder).free < chosen.size: raise BadInput(f"{folder}: has no room for the {chosen.size / 1e6:,.0f} MB of '{name}': choose a folder on another disk")
-            with tqdm(total=chosen.size or None, unit="B", unit_scale=True, desc=name, disable=not progress or not todo) as bar:
+            if todo and chosen.size and not there and shutil.disk_usage(folder).free < chosen.size:
+                raise BadInput(
+                    f"{folder}: has no room for the {chosen.size / 1e6:,.0f} MB of '{name}': choose a folder on another"
+                    " disk"
+                )
+            with tqdm(
+                total=chosen.size or None, unit="B", unit_scale=True, desc=name, disable=not progress or not todo
+            ) as bar:
                 for file, (url, known) in list(todo.items()):
                     _fetch_file(url, folder / file, known if ":" in known else f"sha256:{known}", session, bar.update)
                     del todo[file]
     except _Unreachable as error:
         file, (url, _) = next(iter(todo.items()))
-        more = f", likewise the other {len(todo) - 1} files (they are also at {chosen.page})" if len(todo) > 1 else f" (see also {chosen.page})"
-        raise BadInput(f"{name}: {error}; what is here already stays, and the same command goes on later: or get {url} by hand and put it into {(folder / file).parent} as {Path(file).name}{more}, and run the command again, which verifies them") from None
+        more = (
+            f", likewise the other {len(todo) - 1} files (they are also at {chosen.page})"
+            if len(todo) > 1
+            else f" (see also {chosen.page})"
+        )
+        raise BadInput(
+            f"{name}: {error}; what is here already stays, and the same command goes on later: or get {url} by hand and"
+            f" put it into {(folder / file).parent} as {Path(file).name}{more}, and run the command again, which"
+            " verifies them"
+        ) from None
     finally:
-        for made in fresh:                                           # nothing came of it: no empty folder stays
-            with contextlib.suppress(OSError): made.rmdir()
+        for made in fresh:  # nothing came of it: no empty folder stays
+            with contextlib.suppress(OSError):
+                made.rmdir()
     for file in wanted:
-        if file.endswith(".zip") and zipfile.is_zipfile(folder / file): _unzip(folder / file, folder)
+        if file.endswith(".zip") and zipfile.is_zipfile(folder / file):
+            _unzip(folder / file, folder)
     source = folder / "SOURCE.txt"
     if not source.exists():
-        terms = (embedded() / "LICENSE.txt").read_text(encoding="utf-8").partition("Permission is")[1:] if chosen.licence.startswith("MIT") else ()
-        with atomic(source) as part: part.write_text(notice + "\n\n" + "".join(terms) + "\n" * bool(terms) + "".join(f"{known}  {file}\n" for file, (_, known) in wanted.items()), encoding="utf-8")
-    say(f"{folder}: all {len(wanted)} files are there and have the published hashes; licence and citation are in {source.name}")
+        terms = (
+            (embedded() / "LICENSE.txt").read_text(encoding="utf-8").partition("Permission is")[1:]
+            if chosen.licence.startswith("MIT")
+            else ()
+        )
+        with atomic(source) as part:
+            part.write_text(
+                notice
+                + "\n\n"
+                + "".join(terms)
+                + "\n" * bool(terms)
+                + "".join(f"{known}  {file}\n" for file, (_, known) in wanted.items()),
+                encoding="utf-8",
+            )
+    say(
+        f"{folder}: all {len(wanted)} files are there and have the published hashes; licence and citation are in"
+        f" {source.name}"
+    )
     return folder

@@ -14,7 +14,7 @@ from scipy import fft, ndimage
 from .preprocess import _shading, histogram, median_filter
 
 # %% ../nbs/18_quality.ipynb #430d914a
-def quality(image):   # uint8 [height, width]
+def quality(image):  # uint8 [height, width]
     "What a reference is judged by: contrast; sharpness, noise, unevenness relative to it; clipped share."
     part = np.asarray(image)[:2048, :2048]
     a, smooth = part.astype(float), median_filter(part, 3).astype(float)
@@ -24,62 +24,87 @@ def quality(image):   # uint8 [height, width]
     contrast = max(width(structure), 1.0)
     steep = np.percentile(np.hypot(*np.gradient(ndimage.gaussian_filter(smooth, 1))), 95)
     laplacian = ndimage.convolve(a, np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], float), mode="nearest")
-    noise = np.sqrt(np.pi / 2) / 6 * np.abs(laplacian).mean()       # Immerkaer 1996
+    noise = np.sqrt(np.pi / 2) / 6 * np.abs(laplacian).mean()  # Immerkaer 1996
     parts = [width(b) for row in np.array_split(structure, 4) for b in np.array_split(row, 4, axis=1)]
-    return {"contrast": contrast, "sharpness": float(steep) / contrast, "noise": float(noise) / contrast,
-            "unevenness": float(np.std(shading) + np.std(parts)) / contrast, "clipped": float(np.mean((a == 0) | (a == 255)))}
+    return {
+        "contrast": contrast,
+        "sharpness": float(steep) / contrast,
+        "noise": float(noise) / contrast,
+        "unevenness": float(np.std(shading) + np.std(parts)) / contrast,
+        "clipped": float(np.mean((a == 0) | (a == 255))),
+    }
 
 # %% ../nbs/18_quality.ipynb #0a2fc64e
-def rank_references(qualities):   # list of dicts from `quality`
+def rank_references(qualities):  # list of dicts from `quality`
     "(index of the best, table best first): each row is the quality with 'index' and 'penalty'."
     usual = np.median([q["contrast"] for q in qualities])
-    penalty = np.array([-1.5 * np.log(q["sharpness"] + 1e-6) + 0.5 * np.log(q["noise"] + 0.1) + np.log(q["unevenness"] + 0.1)
-                        + 0.5 * abs(np.log(q["contrast"] / usual)) + 5 * q["clipped"] for q in qualities])
+    penalty = np.array(
+        [
+            -1.5 * np.log(q["sharpness"] + 1e-6)
+            + 0.5 * np.log(q["noise"] + 0.1)
+            + np.log(q["unevenness"] + 0.1)
+            + 0.5 * abs(np.log(q["contrast"] / usual))
+            + 5 * q["clipped"]
+            for q in qualities
+        ]
+    )
     order = np.argsort(penalty, kind="stable")
     return int(order[0]), [{"index": int(k), "penalty": float(penalty[k])} | qualities[k] for k in order]
 
 # %% ../nbs/18_quality.ipynb #40babcd6
-def pick_reference(images):       # list of uint8 [height, width]
+def pick_reference(images):  # list of uint8 [height, width]
     "(index of the most suitable reference, ranking table best first)."
     return rank_references([quality(image) for image in images])
 
 # %% ../nbs/18_quality.ipynb #4b1fc69f
-def sharpness(
-    image,           # uint8 [height, width]
-    contrast=None,   # grey-level span of its micrograph; None = its own
-):
-    "Steepness of the edges relative to the contrast (geometric mean of its own and the given one), per pixel: 0 for a constant image, up to about 0.4."
+def sharpness(image, contrast=None):  # uint8 [height, width]  # grey-level span of its micrograph; None = its own
+    """Steepness of the edges relative to the contrast (geometric mean of its own and the given one), per pixel: 0
+    for a constant image, up to about 0.4."""
     smooth = ndimage.gaussian_filter(np.asarray(image, np.float32), 1)
-    steep, own = np.percentile(np.hypot(*np.gradient(smooth)), 95), max(np.subtract(*np.percentile(smooth, [95, 5])), 1.0)
+    steep, own = (
+        np.percentile(np.hypot(*np.gradient(smooth)), 95),
+        max(np.subtract(*np.percentile(smooth, [95, 5])), 1.0),
+    )
     return float(steep / np.sqrt(own * (contrast or own)))
 
 # %% ../nbs/18_quality.ipynb #cac19b5f
 def _span(image):
     "p95 - p5 of a uint8 image, as NumPy's percentiles, by counting instead of sorting."
     below = np.cumsum(histogram(image))
+
     def level(percent):
         at = (below[-1] - 1) * percent / 100
         low, high = np.searchsorted(below, (int(at), min(int(at) + 1, below[-1] - 1)), "right")
         return low + (high - low) * (at - int(at))
+
     return float(level(95) - level(5))
 
 # %% ../nbs/18_quality.ipynb #301f8a66
 def _contrast(image):
     "Upper quartile of the grey-level spans of 8 x 8 blocks of a micrograph, at least 1."
-    return max(1.0, float(np.percentile([_span(b) for rows in np.array_split(image, 8) for b in np.array_split(rows, 8, axis=1)], 75)))
+    return max(
+        1.0,
+        float(
+            np.percentile([_span(b) for rows in np.array_split(image, 8) for b in np.array_split(rows, 8, axis=1)], 75)
+        ),
+    )
 
 # %% ../nbs/18_quality.ipynb #a57c2bea
 def _at_limits(image):
-    "(bool, bool) maps of the pixels at the lowest and the highest grey level of a micrograph, to one level; of none in a map of a few labels."
-    if np.count_nonzero(histogram(image)) <= 16: return np.zeros(image.shape, bool), np.zeros(image.shape, bool)
+    """(bool, bool) maps of the pixels at the lowest and the highest grey level of a micrograph, to one level; of
+    none in a map of a few labels."""
+    if np.count_nonzero(histogram(image)) <= 16:
+        return np.zeros(image.shape, bool), np.zeros(image.shape, bool)
     return image <= int(image.min()) + 1, image >= int(image.max()) - 1
 
 # %% ../nbs/18_quality.ipynb #a9efcdb4
 def why_not(
-    spans,       # [n] grey-level span of each image / that of the livelier parts of its micrograph
-    limits,      # [n] share of its pixels at the lowest or highest level
-    sharp,       # [n] `sharpness`
-    constant=0.1, saturated=0.7, blurred=0.33,   # thresholds; 0 = never
+    spans,  # [n] grey-level span of each image / that of the livelier parts of its micrograph
+    limits,  # [n] share of its pixels at the lowest or highest level
+    sharp,  # [n] `sharpness`
+    constant=0.1,
+    saturated=0.7,
+    blurred=0.33,  # thresholds; 0 = never
 ):
     "(reason per image, None for a good one; sharpness below which an image is blurred)."
     spans, limits, sharp = map(np.asarray, (spans, limits, sharp))
@@ -87,27 +112,39 @@ def why_not(
     usual = float(np.median(sharp[~flat])) if (~flat).any() else 0.0
     reasons = np.full(len(spans), None, object)
     reasons[sharp < blurred * usual] = "blurred"
-    if saturated: reasons[limits > saturated] = "saturated"
+    if saturated:
+        reasons[limits > saturated] = "saturated"
     reasons[flat] = "nearly constant"
     return list(reasons), blurred * usual
 
 # %% ../nbs/18_quality.ipynb #f2af07d7
-def _margins(image, even=0):     # uint8 [height, width]; the levels that a margin may spread over
-    "bool map of rows and columns at the borders that are of one level: three at least, at most two fifths of the image."
+def _margins(image, even=0):  # uint8 [height, width]; the levels that a margin may spread over
+    """bool map of rows and columns at the borders that are of one level: three at least, at most two fifths of the
+    image."""
     marked = np.zeros(image.shape, bool)
-    for turned, part in ((image, marked), (image[::-1], marked[::-1]), (image.T, marked.T), (image.T[::-1], marked.T[::-1])):
+    for turned, part in (
+        (image, marked),
+        (image[::-1], marked[::-1]),
+        (image.T, marked.T),
+        (image.T[::-1], marked.T[::-1]),
+    ):
         plain = np.ptp(turned, axis=1) <= even
         rows = 0 if plain.all() else int(np.argmin(plain))
-        if 3 <= rows <= 0.42 * len(turned) and (np.abs(turned[rows].astype(int) - turned[rows - 1, 0]) <= even).mean() < 0.4: part[:rows] = True
+        if (
+            3 <= rows <= 0.42 * len(turned)
+            and (np.abs(turned[rows].astype(int) - turned[rows - 1, 0]) <= even).mean() < 0.4
+        ):
+            part[:rows] = True
     return marked
 
 # %% ../nbs/18_quality.ipynb #9df1b2c7
 def _runs(image, least):
-    "(row, first column, column behind, level) of the horizontal runs of one level that are at least so long: four arrays."
+    """(row, first column, column behind, level) of the horizontal runs of one level that are at least so long: four
+    arrays."""
     height, width = image.shape
     same = np.zeros((height, width + 1), np.int8)
     same[:, 1:width] = image[:, 1:] == image[:, :-1]
-    step = np.diff(same, axis=1, prepend=0)                          # 1 at the second pixel of a run, -1 behind its last
+    step = np.diff(same, axis=1, prepend=0)  # 1 at the second pixel of a run, -1 behind its last
     row, second = np.nonzero(step == 1)
     behind = np.nonzero(step == -1)[1]
     long = behind - second + 1 >= least
@@ -118,16 +155,24 @@ def _runs(image, least):
 def _boxes(image, least):
     "bool map of the rectangles of one level that are at least so wide, with what they enclose."
     marked, places = np.zeros(image.shape, bool), {}
-    for row, *place in zip(*(values.tolist() for values in _runs(image, least))): places.setdefault(tuple(place), []).append(row)
+    for row, *place in zip(*(values.tolist() for values in _runs(image, least))):
+        places.setdefault(tuple(place), []).append(row)
     for (first, behind, level), rows in places.items():
-        if behind - first == image.shape[1] or len(rows) < 3: continue
+        if behind - first == image.shape[1] or len(rows) < 3:
+            continue
         enough = 3 if behind - first >= 40 else 5
-        parts = [(part[0], part[-1] + 1) for part in np.split(np.array(rows), np.flatnonzero(np.diff(rows) > 1) + 1) if len(part) >= enough]
+        parts = [
+            (part[0], part[-1] + 1)
+            for part in np.split(np.array(rows), np.flatnonzero(np.diff(rows) > 1) + 1)
+            if len(part) >= enough
+        ]
         while parts:
             top, bottom = parts.pop(0)
-            while parts and all((image[bottom:parts[0][0], x] == level).all() for x in (first, behind - 1)): bottom = parts.pop(0)[1]
+            while parts and all((image[bottom : parts[0][0], x] == level).all() for x in (first, behind - 1)):
+                bottom = parts.pop(0)[1]
             beside = [(image[y, first:behind] == level).mean() for y in (top - 1, bottom) if 0 <= y < len(image)]
-            if beside and max(beside) < 0.4: marked[top:bottom, first:behind] = True
+            if beside and max(beside) < 0.4:
+                marked[top:bottom, first:behind] = True
     return marked
 
 # %% ../nbs/18_quality.ipynb #f62306c0
@@ -136,35 +181,55 @@ def _letters(image):
     marked = np.zeros(image.shape, bool)
     for level in (255, 0):
         pure = image == level
-        if not pure.any() or pure.mean() > 0.1: continue
+        if not pure.any() or pure.mean() > 0.1:
+            continue
         label, n = ndimage.label(pure, np.ones((3, 3)))
         area, shapes = np.bincount(label.ravel(), minlength=n + 1)[1:], []
         for k, place in enumerate(ndimage.find_objects(label)):
             high, wide = (s.stop - s.start for s in place)
-            if not (7 <= high <= 80 and 2 <= wide <= 1.6 * high and 1.5 * high <= area[k] <= 0.85 * high * wide + 2 * high): continue
+            if not (
+                7 <= high <= 80 and 2 <= wide <= 1.6 * high and 1.5 * high <= area[k] <= 0.85 * high * wide + 2 * high
+            ):
+                continue
             around = tuple(slice(max(s.start - 3, 0), s.stop + 3) for s in place)
             near = ndimage.binary_dilation(label[around] == k + 1, np.ones((3, 3)))
             ring = ndimage.binary_dilation(near, np.ones((3, 3))) & ~near
-            if ring.any() and np.percentile(np.abs(image[around][ring].astype(int) - level), 20) > 40: shapes.append((place, high))
+            if ring.any() and np.percentile(np.abs(image[around][ring].astype(int) - level), 20) > 40:
+                shapes.append((place, high))
         for place, high in shapes:
-            line = sorted((p for p, h in shapes if abs(p[0].stop - place[0].stop) <= 1 and abs(h - high) <= 1 and abs(p[1].start - place[1].start) < 6 * high), key=lambda p: p[1].start)
-            if len(line) >= 3 and sorted(b[1].start - a[1].stop for a, b in zip(line, line[1:]))[1] <= 1.5 * high: marked[place] = True
+            line = sorted(
+                (
+                    p
+                    for p, h in shapes
+                    if abs(p[0].stop - place[0].stop) <= 1
+                    and abs(h - high) <= 1
+                    and abs(p[1].start - place[1].start) < 6 * high
+                ),
+                key=lambda p: p[1].start,
+            )
+            if len(line) >= 3 and sorted(b[1].start - a[1].stop for a, b in zip(line, line[1:]))[1] <= 1.5 * high:
+                marked[place] = True
     return marked
 
 # %% ../nbs/18_quality.ipynb #7c0fcd7e
-def find_marks(
-    image,           # uint8 [height, width], without the data bar
-    lossy=False,     # whether it comes from a JPEG
-):
-    "bool map of what was drawn on a micrograph: margins, boxes and bars, lines of letters. Nothing in a map of a few labels."
+def find_marks(image, lossy=False):  # uint8 [height, width], without the data bar  # whether it comes from a JPEG
+    """bool map of what was drawn on a micrograph: margins, boxes and bars, lines of letters. Nothing in a map of a
+    few labels."""
     image = np.asarray(image)
-    if np.count_nonzero(histogram(image)) <= 16: return np.zeros(image.shape, bool)
+    if np.count_nonzero(histogram(image)) <= 16:
+        return np.zeros(image.shape, bool)
     least = 40 if lossy else 16
     return _margins(image, 4 if lossy else 0) | _boxes(image, least) | _boxes(image.T, least).T | _letters(image)
 
 # %% ../nbs/18_quality.ipynb #d24cfef2
-LONGEST, _ALIKE, _COMMON = 128, 0.75, 0.12    # px of the longest side; correlation from which on two images show one place; least share of an image in common
-def _spectra(thumbnail):     # uint8 [height, width], at most LONGEST a side
+LONGEST, _ALIKE, _COMMON = (
+    128,
+    0.75,
+    0.12,
+)  # px of the longest side; correlation from which on two images show one place; least share of an image in common
+
+
+def _spectra(thumbnail):  # uint8 [height, width], at most LONGEST a side
     "(Fourier transforms of a filtered image, of its square and of where it is; its pixels)."
     a = np.asarray(thumbnail, np.float32)
     a = ndimage.gaussian_filter(a, 0.8) - ndimage.gaussian_filter(a, 6)
@@ -172,7 +237,7 @@ def _spectra(thumbnail):     # uint8 [height, width], at most LONGEST a side
     return [fft.rfft2(x, (2 * LONGEST, 2 * LONGEST)) for x in (a, a * a, np.ones_like(a))], a.size
 
 # %% ../nbs/18_quality.ipynb #74d76c6f
-def _overlap(one, other):    # of `_spectra`
+def _overlap(one, other):  # of `_spectra`
     "(correlation, share of the smaller image in common, shift (y, x)) where the correlation is highest."
     (f, pixels), (g, others) = one, other
     sums = lambda x, y: fft.irfft2(x * np.conj(y), (2 * LONGEST, 2 * LONGEST))
@@ -180,16 +245,23 @@ def _overlap(one, other):    # of `_spectra`
     enough, m = n >= _COMMON * min(pixels, others), np.maximum(n, 1)
     a, b = sums(f[0], g[2]), sums(f[2], g[0])
     spread = (sums(f[1], g[2]) - a * a / m) * (sums(f[2], g[1]) - b * b / m)
-    r = np.where(enough & (spread > 1e-3 * m * m), (sums(f[0], g[0]) - a * b / m) / np.sqrt(np.maximum(spread, 1e-6)), -1)
+    r = np.where(
+        enough & (spread > 1e-3 * m * m), (sums(f[0], g[0]) - a * b / m) / np.sqrt(np.maximum(spread, 1e-6)), -1
+    )
     at = np.unravel_index(r.argmax(), r.shape)
-    return float(r[at]), float(n[at] / min(pixels, others)), tuple(int(s) if s < LONGEST else int(s) - 2 * LONGEST for s in at)
+    return (
+        float(r[at]),
+        float(n[at] / min(pixels, others)),
+        tuple(int(s) if s < LONGEST else int(s) - 2 * LONGEST for s in at),
+    )
 
 # %% ../nbs/18_quality.ipynb #7bd86b09
 def find_overlaps(
-    thumbnails,        # list of uint8 [height, width] at one scale, at most 128 px a side
-    pairs,             # of numbers in it
+    thumbnails,
+    pairs,  # list of uint8 [height, width] at one scale, at most 128 px a side  # of numbers in it
 ):
-    "List of (i, j, correlation, share of the smaller one in common, shift (y, x) of j in px of the thumbnails) of the pairs that show one place."
-    known = functools.lru_cache(128)(lambda k: _spectra(thumbnails[k]))      # about 100 MB
+    """List of (i, j, correlation, share of the smaller one in common, shift (y, x) of j in px of the thumbnails) of
+    the pairs that show one place."""
+    known = functools.lru_cache(128)(lambda k: _spectra(thumbnails[k]))  # about 100 MB
     found = ((i, j, *_overlap(known(i), known(j))) for i, j in pairs)
     return [f for f in found if f[2] > _ALIKE]

@@ -29,26 +29,33 @@ def pair_probability(
     for f in fractions:
         t = norm.isf(np.clip(f, 1e-12, 1 - 1e-12))
         with np.errstate(divide="ignore", under="ignore"):
-            inside = np.exp(-t**2 / (1 + sine))
+            inside = np.exp(-(t**2) / (1 + sine))
         total = total + f**2 + (inside @ weight) * end / (4 * np.pi)
     return total / len(fractions)
 
 # %% ../nbs/43_random_field.ipynb #08d77a3b
 def field_correlation(
-    s2,  # [..]: two-point correlation, mean over images
-    fraction,  # of the phase; or [F]: of each image
+    s2,
+    fraction,  # [..]: two-point correlation, mean over images  # of the phase; or [F]: of each image
 ) -> np.ndarray:
     "The correlation that the field must have: the inverse of `pair_probability`, cut off at -1 and 1; float64 [..]."
     fractions = np.atleast_1d(np.asarray(fraction, float))
     blocks = np.array_split(np.sort(fractions), min(len(fractions), 64))  # more would say nothing new
-    share, centre = np.array([len(block) / len(fractions) for block in blocks]), np.array([block.mean() for block in blocks])
+    share, centre = (
+        np.array([len(block) / len(fractions) for block in blocks]),
+        np.array([block.mean() for block in blocks]),
+    )
     angle = np.linspace(-np.pi / 2, np.pi / 2, 2001)
     x, weight = np.polynomial.legendre.leggauss(4)  # the integrand of `pair_probability`, from each angle to the next
     sine = np.sin((angle[:-1] + angle[1:])[:, None] / 2 + np.diff(angle)[:, None] / 2 * x)
     with np.errstate(divide="ignore", under="ignore"):
-        inside = sum(s * np.exp(-norm.isf(np.clip(f, 1e-12, 1 - 1e-12))**2 / (1 + sine)) for s, f in zip(share, centre))
+        inside = sum(
+            s * np.exp(-(norm.isf(np.clip(f, 1e-12, 1 - 1e-12)) ** 2) / (1 + sine)) for s, f in zip(share, centre)
+        )
     table = np.r_[0, np.cumsum(inside @ weight * np.diff(angle) / (4 * np.pi))]
-    table = np.maximum.accumulate(table - table[1000] + share @ centre**2)  # two points that know nothing of each other, in the middle
+    table = np.maximum.accumulate(
+        table - table[1000] + share @ centre**2
+    )  # two points that know nothing of each other, in the middle
     rises = np.r_[True, np.diff(table) > 1e-15]
     if rises.sum() < 2:
         return np.zeros(np.shape(s2))
@@ -61,25 +68,35 @@ def possible_power(
     turns: int = None,  # steps; None = 600 for small images, fewer for large ones
     farthest: int = 128,  # px: longest displacement that is fitted
 ) -> np.ndarray:
-    "Power spectrum, at least 0 and of sum 1, of a field with nearly this correlation: float64 [..., h, w], frequency 0 at [0, 0], h and w at least 2H and 2W."
+    """Power spectrum, at least 0 and of sum 1, of a field with nearly this correlation: float64 [..., h, w],
+    frequency 0 at [0, 0], h and w at least 2H and 2W."""
     c = np.asarray(correlation, float)
     sides, shape = c.shape[-2:], [next_fast_len(n + 1, True) for n in c.shape[-2:]]
-    if max(sides) > 2 * farthest + 1:  # fitted over shorter displacements, then on the larger torus, without any correlation beyond
+    if (
+        max(sides) > 2 * farthest + 1
+    ):  # fitted over shorter displacements, then on the larger torus, without any correlation beyond
         near = np.ix_(*(np.arange(-min(n // 2, farthest), min(n // 2, farthest) + 1) + n // 2 for n in sides))
         small = fftshift(ifft2(possible_power(c[..., *near], turns)).real, (-2, -1))
-        fade = [np.cos(np.pi / 2 * np.clip(4 * np.abs(np.arange(n) / n - 0.5) * 2 - 3, 0, 1))**2 for n in small.shape[-2:]]
-        torus, at = np.zeros((*c.shape[:-2], *shape)), [(np.arange(n) - n // 2) % big for n, big in zip(small.shape[-2:], shape)]
+        fade = [
+            np.cos(np.pi / 2 * np.clip(4 * np.abs(np.arange(n) / n - 0.5) * 2 - 3, 0, 1)) ** 2 for n in small.shape[-2:]
+        ]
+        torus, at = (
+            np.zeros((*c.shape[:-2], *shape)),
+            [(np.arange(n) - n // 2) % big for n, big in zip(small.shape[-2:], shape)],
+        )
         torus[..., *np.ix_(*at)] = small * fade[0][:, None] * fade[1]
         power = fft2(torus).real.clip(min=0)
         return power / power.sum((-2, -1), keepdims=True)
     turns = turns or int(np.clip(600 * 128**2 / np.prod(shape), 60, 600))
     dy, dx = (np.arange(n) - n // 2 for n in sides)
-    far = np.maximum(np.abs(dy)[:, None] / ((sides[0] + 1) / 2), np.abs(dx) / ((sides[1] + 1) / 2))  # 1 at the side of the image
+    far = np.maximum(
+        np.abs(dy)[:, None] / ((sides[0] + 1) / 2), np.abs(dx) / ((sides[1] + 1) / 2)
+    )  # 1 at the side of the image
     put, known = np.ix_(dy % shape[0], dx % shape[1]), np.isfinite(c)
     target, weight, start = np.zeros((3, *c.shape[:-2], *shape))
     target[..., *put] = np.where(known, c, 0)
-    weight[..., *put] = np.where(known & (far <= 0.5), 1 / (1 + np.hypot(dy[:, None], dx))**2, 0)
-    start[..., *put] = np.where(known, c, 0) * np.cos(np.pi / 2 * np.clip(2 * far - 1, 0, 1))**2
+    weight[..., *put] = np.where(known & (far <= 0.5), 1 / (1 + np.hypot(dy[:, None], dx)) ** 2, 0)
+    start[..., *put] = np.where(known, c, 0) * np.cos(np.pi / 2 * np.clip(2 * far - 1, 0, 1)) ** 2
     power = ahead = rfft2(start).real.clip(min=0)  # the half that says all: the other one is its mirror image
     pace = 1.0
     for _ in range(turns):
@@ -87,7 +104,9 @@ def possible_power(
         faster = (1 + np.sqrt(1 + 4 * pace**2)) / 2
         ahead, power, pace = step + (pace - 1) / faster * (step - power), step, faster
     there = np.minimum(np.arange(shape[1]), shape[1] - np.arange(shape[1]))
-    power = np.where(np.arange(shape[1]) < power.shape[1], power[..., there], power[..., -np.arange(shape[0]), :][..., there])
+    power = np.where(
+        np.arange(shape[1]) < power.shape[1], power[..., there], power[..., -np.arange(shape[0]), :][..., there]
+    )
     total = power.sum((-2, -1), keepdims=True)
     return np.where(total > 0, power / np.where(total > 0, total, 1), 1 / np.prod(shape))
 
@@ -99,23 +118,23 @@ def draw_field(
 ) -> np.ndarray:
     "A Gaussian field of mean 0 and variance 1 with that spectrum: float32 [H, W], periodic where nothing is cut out."
     h, w = power.shape
-    field = irfft2(rfft2(rng.standard_normal((h, w), np.float32)) * np.sqrt(power[:, :w // 2 + 1] * power.size).astype(np.float32), (h, w))
-    return field if shape is None else field[:shape[0], :shape[1]]
+    field = irfft2(
+        rfft2(rng.standard_normal((h, w), np.float32))
+        * np.sqrt(power[:, : w // 2 + 1] * power.size).astype(np.float32),
+        (h, w),
+    )
+    return field if shape is None else field[: shape[0], : shape[1]]
 
 # %% ../nbs/43_random_field.ipynb #203bba90
-def segmented(
-    images,  # uint8 [N, C, H, W] or [N, H, W]
-) -> np.ndarray:
+def segmented(images) -> np.ndarray:  # uint8 [N, C, H, W] or [N, H, W]
     "The light phase by Otsu's threshold of each image: bool [N, H, W]. Flat images have none."
     how = Segmentation(median=0, sigma=0, clip=0)
     return np.stack([phase_of(segment(image, how), how) for image in grey_stack(images).astype(np.uint8)])
 
 # %% ../nbs/43_random_field.ipynb #526e3906
-def depth(
-    maps,  # bool [N, H, W]
-    deepest: int = 4,  # px: farther is not told apart
-) -> np.ndarray:
-    "How far inside its phase each pixel lies: 1 .. deepest in the light phase, -1 .. -deepest in the dark one; int8 [N, H, W]."
+def depth(maps, deepest: int = 4) -> np.ndarray:  # bool [N, H, W]  # px: farther is not told apart
+    """How far inside its phase each pixel lies: 1 .. deepest in the light phase, -1 .. -deepest in the dark one;
+    int8 [N, H, W]."""
     out = np.empty(maps.shape, np.int8)
     for i, m in enumerate(maps):
         if m.all() or not m.any():
@@ -162,22 +181,26 @@ class RandomField:
         lag = np.ix_(np.arange(1 - h, h), np.arange(1 - w, w))
         s2, sums, counts, levels = 0.0, [0.0, 0.0], [0.0, 0.0], np.zeros((2 * self.deepest + 1, 256))
         for at in range(0, len(here), some):
-            maps = segmented(images[here[at:at + some]])
-            self.fractions[here[at:at + some]] = maps.mean((1, 2))
+            maps = segmented(images[here[at : at + some]])
+            self.fractions[here[at : at + some]] = maps.mean((1, 2))
             s2 = s2 + two_point_map(maps).sum(0)
             place = depth(maps, self.deepest).astype(int) + self.deepest
-            levels += np.bincount((place * 256 + images[here[at:at + some]]).ravel(), minlength=levels.size).reshape(levels.shape)
+            levels += np.bincount((place * 256 + images[here[at : at + some]]).ravel(), minlength=levels.size).reshape(
+                levels.shape
+            )
         s2 /= len(here)
         below = np.cumsum(levels, 1) - levels / 2
         scores = norm.ppf(np.clip(below / np.maximum(levels.sum(1, keepdims=True), 1), 1e-4, 1 - 1e-4))
         for at in range(0, len(here), some):
-            maps = segmented(images[here[at:at + some]])
-            score = scores[depth(maps, self.deepest).astype(int) + self.deepest, images[here[at:at + some]]]
+            maps = segmented(images[here[at : at + some]])
+            score = scores[depth(maps, self.deepest).astype(int) + self.deepest, images[here[at : at + some]]]
             for phase in (0, 1):
                 mask = maps == bool(phase)
                 for total, x in ((sums, score * mask), (counts, mask)):
-                    total[phase] = total[phase] + (np.abs(rfft2(x, size))**2).sum(0)
-        wanted = np.zeros((3, 2 * h - 1, 2 * w - 1))  # of the dark texture, the light one and the field: white noise, or
+                    total[phase] = total[phase] + (np.abs(rfft2(x, size)) ** 2).sum(0)
+        wanted = np.zeros(
+            (3, 2 * h - 1, 2 * w - 1)
+        )  # of the dark texture, the light one and the field: white noise, or
         wanted[:, h - 1, w - 1] = 1
         for phase in (0, 1):
             pairs, products = (irfft2(x, size)[lag] for x in (counts[phase], sums[phase]))
@@ -195,9 +218,13 @@ class RandomField:
         quantiles = np.linspace(0, 1, 1025)[:-1] + 1 / 2048
         cumulated = np.cumsum(levels, 1) / np.maximum(levels.sum(1, keepdims=True), 1)
         grey = np.stack([np.searchsorted(row, quantiles).clip(0, 255) for row in cumulated]).astype(np.uint8)
-        for row in np.flatnonzero(levels.sum(1) == 0):  # a depth that never occurs: as the nearest one that does, of the same phase if there is one
+        for row in np.flatnonzero(
+            levels.sum(1) == 0
+        ):  # a depth that never occurs: as the nearest one that does, of the same phase if there is one
             known = np.flatnonzero(levels.sum(1))
-            grey[row] = grey[known[np.argmin(np.abs(known - row) + 100 * ((known > self.deepest) != (row > self.deepest)))]]
+            grey[row] = grey[
+                known[np.argmin(np.abs(known - row) + 100 * ((known > self.deepest) != (row > self.deepest)))]
+            ]
         return dict(power=power, textures=textures, grey=grey, s2=s2)
 
     def _paint(self, i, rng):
@@ -210,18 +237,26 @@ class RandomField:
         whole = field >= level
         texture = np.where(whole, *(draw_field(model["textures"][phase], rng) for phase in (1, 0)))
         place = depth(whole[None], self.deepest)[0].astype(int) + self.deepest
-        return model["grey"][place, (norm.cdf(texture) * 1024).astype(int).clip(0, 1023)].astype(np.float32), whole[:h, :w]
+        return (
+            model["grey"][place, (norm.cdf(texture) * 1024).astype(int).clip(0, 1023)].astype(np.float32),
+            whole[:h, :w],
+        )
 
     def _develop(self, painted):
         middle = painted.mean()
-        image = irfft2(rfft2(painted - middle) * self.response[:, :painted.shape[1] // 2 + 1], painted.shape)[:self.shape[0], :self.shape[1]] + middle
+        image = (
+            irfft2(rfft2(painted - middle) * self.response[:, : painted.shape[1] // 2 + 1], painted.shape)[
+                : self.shape[0], : self.shape[1]
+            ]
+            + middle
+        )
         return np.interp(image, *self.curve)
 
     def _match(self, images, rounds: int = 4):
         "The filter and the grey-level curve, from a few painted images."
         rng = stream(0, "field fit")
         n = int(np.clip(64 * 128**2 / np.prod(self.shape), 16, 64))
-        chosen = rng.permutation(len(images))[:max(n, min(len(images), 256))]
+        chosen = rng.permutation(len(images))[: max(n, min(len(images), 256))]
         painted = [self._paint(i, rng)[0] for i in np.resize(chosen, n)]
         wanted, torus = power_spectrum(images[chosen], window=True), painted[0].shape
         levels = np.sort(images[chosen], None)
@@ -238,16 +273,13 @@ class RandomField:
             x, keep = np.unique(np.quantile(raw, steps), return_index=True)
             self.curve = (x, np.quantile(levels, steps)[keep]) if len(x) > 1 else self.curve
 
-    def render(
-        self,
-        n: int,
-        rng,  # numpy Generator
-        progress=None,  # called with the number of images done
-    ) -> tuple:
+    def render(self, n: int, rng, progress=None) -> tuple:  # numpy Generator  # called with the number of images done
         "(images uint8 [n, 1, H, W], phase maps bool [n, H, W])."
         images, maps = np.empty((n, 1, *self.shape), np.uint8), np.empty((n, *self.shape), bool)
         ranked = np.lexsort((self.fractions, self.groups))
-        order = rng.permutation(ranked[((np.arange(n) + rng.random()) * len(ranked) / n).astype(int)])  # all groups and fractions, each as often as it occurs
+        order = rng.permutation(
+            ranked[((np.arange(n) + rng.random()) * len(ranked) / n).astype(int)]
+        )  # all groups and fractions, each as often as it occurs
         for k, i in enumerate(order):
             painted, maps[k] = self._paint(i, rng)
             images[k, 0] = np.rint(self._develop(painted)).clip(0, 255)
@@ -255,14 +287,12 @@ class RandomField:
                 progress(k + 1)
         return images, maps
 
-    def check(
-        self,
-        maps,  # bool [n, H, W], rendered
-    ) -> dict:
-        "How well the fit is kept: fraction (difference of the means), s2 (largest difference of the mean two-point correlations, displacements up to half the side)."
+    def check(self, maps) -> dict:  # bool [n, H, W], rendered
+        """How well the fit is kept: fraction (difference of the means), s2 (largest difference of the mean two-point
+        correlations, displacements up to half the side)."""
         share = np.array([np.mean(self.groups == group) for group in self.models])
         wanted = np.tensordot(share, np.stack([model["s2"] for model in self.models.values()]), 1)
         found = sum(two_point_map(some).sum(0) for some in np.array_split(maps, -(-maps.size // 2**20))) / len(maps)
         h, w = self.shape
-        near = np.s_[h - 1 - h // 2:h + h // 2, w - 1 - w // 2:w + w // 2]
+        near = np.s_[h - 1 - h // 2 : h + h // 2, w - 1 - w // 2 : w + w // 2]
         return dict(fraction=float(maps.mean() - self.fractions.mean()), s2=float(np.abs(found - wanted)[near].max()))

@@ -13,11 +13,9 @@ from .memorisation import laid_on, lay, likeness, look
 from .random_field import RandomField
 
 # %% ../nbs/44_reference_sets.ipynb #a40dec75
-def phase_randomise(
-    images,  # uint8 [N, C, H, W]
-    rng,  # numpy Generator
-) -> np.ndarray:
-    "Images with the same power spectrum and mean and random phases (those of white noise, the same for all channels), uint8."
+def phase_randomise(images, rng) -> np.ndarray:  # uint8 [N, C, H, W]  # numpy Generator
+    """Images with the same power spectrum and mean and random phases (those of white noise, the same for all
+    channels), uint8."""
     images = np.asarray(images)
     out = np.empty_like(images)
     for i, image in enumerate(images):
@@ -29,14 +27,21 @@ def phase_randomise(
     return out
 
 # %% ../nbs/44_reference_sets.ipynb #25191e41
-RUNGS = {"floor": "other real images", "blur0.5": "blurred 0.5 px", "blur1": "blurred 1 px", "blur2": "blurred 2 px",
-         "phase": "phase-randomised", "blend": "blended pairs", "field": "random field", "distinct10": "10 distinct images", "distinct100": "100 distinct images", "copies": "planted copies"}
+RUNGS = {
+    "floor": "other real images",
+    "blur0.5": "blurred 0.5 px",
+    "blur1": "blurred 1 px",
+    "blur2": "blurred 2 px",
+    "phase": "phase-randomised",
+    "blend": "blended pairs",
+    "field": "random field",
+    "distinct10": "10 distinct images",
+    "distinct100": "100 distinct images",
+    "copies": "planted copies",
+}
 
 # %% ../nbs/44_reference_sets.ipynb #e0ef8411
-def distinct_indices(
-    groups,  # group of each image
-    k: int,  # how many images to choose
-) -> np.ndarray:
+def distinct_indices(groups, k: int) -> np.ndarray:  # group of each image  # how many images to choose
     "k positions spread over the groups: one image of each group in turn, in the given order."
     place, turn = {}, []
     for group in groups:
@@ -57,13 +62,16 @@ def blend(
     if len(images) < 2:
         raise BadInput(f"blend: {len(images)} image was given: blending takes at least 2")
     chosen = np.arange(len(images)) if chosen is None else np.asarray(chosen)
-    groups, out = ["all"] * len(images) if groups is None else [str(group) for group in groups], np.empty((len(chosen), *images.shape[1:]), np.uint8)
+    groups, out = (
+        ["all"] * len(images) if groups is None else [str(group) for group in groups],
+        np.empty((len(chosen), *images.shape[1:]), np.uint8),
+    )
     looks, everybody = look(images), np.arange(len(images))
     members = {group: np.flatnonzero(np.array(groups) == group) for group in dict.fromkeys(groups)}
     for k, i in enumerate(chosen):
         image, pool = images[i], members[groups[i]] if len(members[groups[i]]) > 1 else everybody
         others = [j for j in rng.choice(pool, min(tries + 1, len(pool)), replace=False) if j != i][:tries]
-        best = others[int(likeness(looks[i:i + 1], looks[others])[0].argmax())]
+        best = others[int(likeness(looks[i : i + 1], looks[others])[0].argmax())]
         how = laid_on(image, images[best])
         laid = np.stack([lay(channel, how["turn"], how["shift"]) for channel in images[best]])
         out[k] = (image.astype(np.uint16) + laid + rng.integers(0, 2, image.shape, dtype=np.uint16)) // 2
@@ -81,20 +89,29 @@ def _blends(judge):
             state.update(rows=np.concatenate([rows, more]), at=0, rng=stream(judge.seed, "blends"))
         rows, at = state["rows"], state["at"]
         state["at"] += len(images)
-        near = np.concatenate([np.arange(at, at + len(images)), stream(judge.seed, "near blends").permutation(len(rows))[:500]])
+        near = np.concatenate(
+            [np.arange(at, at + len(images)), stream(judge.seed, "near blends").permutation(len(rows))[:500]]
+        )
         near = np.unique(near)
         groups = judge.dataset.groups
         pool = judge.dataset.images(rows[near])
-        return blend(pool, state["rng"], [groups[i % len(groups)] for i in rows[near]], chosen=np.searchsorted(near, np.arange(at, at + len(images))))
+        return blend(
+            pool,
+            state["rng"],
+            [groups[i % len(groups)] for i in rows[near]],
+            chosen=np.searchsorted(near, np.arange(at, at + len(images))),
+        )
 
     return change
 
 # %% ../nbs/44_reference_sets.ipynb #cf4b0a4b
-_FITTED = {}  # (archive, which of its images) -> the field fitted to them: the newest, for all judges of an archive have the same
+# (archive, which of its images) -> the field fitted to them: the newest, for all judges of an archive have the same
+_FITTED = {}
 
 # %% ../nbs/44_reference_sets.ipynb #2c4f5b74
 def _field(dataset, rows):
-    "The random field fitted to some images of an archive; a fit takes seconds, and every judge of the archive wants it."
+    """The random field fitted to some images of an archive; a fit takes seconds, and every judge of the archive
+    wants it."""
     if (key := (dataset.fingerprint, rows.tobytes())) not in _FITTED:
         groups = dataset.groups
         field = RandomField(dataset.images(rows), [groups[i % len(groups)] for i in rows])
@@ -109,7 +126,11 @@ def _fields(judge):
 
     def change(images):
         if not state:
-            rows = np.sort(stream(judge.seed, "field images").permutation(judge._pool)[:max(2**28 // judge.dataset.resolution**2, 200)])
+            rows = np.sort(
+                stream(judge.seed, "field images").permutation(judge._pool)[
+                    : max(2**28 // judge.dataset.resolution**2, 200)
+                ]
+            )
             state["field"] = _field(judge.dataset, rows)
             state["rng"] = stream(judge.seed, "fields")
         drawn = state["field"].render(len(images), state["rng"])[0]
@@ -118,4 +139,6 @@ def _fields(judge):
     return change
 
 # %% ../nbs/44_reference_sets.ipynb #7096392c
-MORE_RUNGS = dict(blend=_blends, field=_fields)  # key -> function of a Judge, which returns a function that makes of images those of a rung
+MORE_RUNGS = dict(
+    blend=_blends, field=_fields
+)  # key -> function of a Judge, which returns a function that makes of images those of a rung

@@ -23,7 +23,17 @@ from .latent import has_noise, judged_images, noise_draws, random_images
 from .films import walk_frames, write_film
 from .descriptors import grey_stack, two_point
 from .microstructure import DESCRIPTORS, compare
-from .scores import alike_pairs, better_of, between_rungs, headline, in_words, is_latent_share, is_leak, judgement, word_of
+from semgan_nb.scores import (
+    alike_pairs,
+    better_of,
+    between_rungs,
+    headline,
+    in_words,
+    is_latent_share,
+    is_leak,
+    judgement,
+    word_of,
+)
 from .memorisation import laid_on
 from .random_field import segmented
 from .reference_sets import distinct_indices
@@ -66,44 +76,66 @@ class DemoResult:
 DEMO = both(fields({}, dict(format=whole(), data=TEXT)), table_of(PLAIN))  # demo.json
 
 # %% ../nbs/91_report.ipynb #6d41763b
-def read_demo(
-    folder,  # of `semgan demo`: data.zip and run/
-) -> DemoResult:
+def read_demo(folder) -> DemoResult:  # of `semgan demo`: data.zip and run/
     "Everything that a demo's folder tells. BadInput where it holds no archive, no run, or a run of another archive."
     folder = Path(folder)
     for name, there in (("data.zip", (folder / "data.zip").is_file()), ("run", is_run(folder / "run"))):
         if not there:
-            raise BadInput(f"{folder} holds no finished demo (no {name} in it): give the folder that `semgan demo` wrote, or let it go on")
+            raise BadInput(
+                f"{folder} holds no finished demo (no {name} in it): give the folder that `semgan demo` wrote, or let"
+                " it go on"
+            )
     about = read_config(folder / "run")
     config, archive = Config.from_dict(about["resolved"]), Dataset(folder / "data.zip")
     if archive.fingerprint != about["data"]["fingerprint"]:
-        raise BadInput(f"{folder / 'data.zip'} is not the archive that {folder / 'run'} was trained on: put that one back, or begin in another folder")
-    name = (read_json(folder / "demo.json", DEMO, "delete it, and the page will say less") or {}).get("data", "synthetic" if "synthetic" in archive.manifest.get("settings", {}) else "micrographs")
+        raise BadInput(
+            f"{folder / 'data.zip'} is not the archive that {folder / 'run'} was trained on: put that one back, or"
+            " begin in another folder"
+        )
+    name = (read_json(folder / "demo.json", DEMO, "delete it, and the page will say less") or {}).get(
+        "data", "synthetic" if "synthetic" in archive.manifest.get("settings", {}) else "micrographs"
+    )
     reals = Dataset(folder / "data.zip", part="holdout") if archive.has_holdout else archive
     real = reals.images(stream(0, "report images").permutation(len(reals))[:2000])
     snapshot = load(folder / "run")
     generated = np.concatenate(list(random_images(snapshot.G, 2000, seed=1)))
     matched = archive.manifest.get("settings", {}).get("intensity") == "match"
     return DemoResult(
-        folder=folder, name=str(name), archive=archive, training=Dataset(folder / "data.zip", part="train", subset=config.subset, seed=config.seed),
-        about=about, config=config, status=read_status(folder / "run"), stats=[line for line in read_stats(folder / "run") if "Progress/kimg" in line],
-        metrics={metric: (ladder, records) for metric, records in read_metrics(folder / "run").items() if (ladder := read_ladder(folder / "run", metric))},
-        snapshot=snapshot, side="real, held out of training" if archive.has_holdout else "real",
-        real=real, generated=generated, physics=compare(real, generated, matched=matched, descriptors=False),
+        folder=folder,
+        name=str(name),
+        archive=archive,
+        training=Dataset(folder / "data.zip", part="train", subset=config.subset, seed=config.seed),
+        about=about,
+        config=config,
+        status=read_status(folder / "run"),
+        stats=[line for line in read_stats(folder / "run") if "Progress/kimg" in line],
+        metrics={
+            metric: (ladder, records)
+            for metric, records in read_metrics(folder / "run").items()
+            if (ladder := read_ladder(folder / "run", metric))
+        },
+        snapshot=snapshot,
+        side="real, held out of training" if archive.has_holdout else "real",
+        real=real,
+        generated=generated,
+        physics=compare(real, generated, matched=matched, descriptors=False),
     )
 
 # %% ../nbs/91_report.ipynb #f8a47d44
 WALK = dict(seeds="0,1,2,0", frames=240, fps=24)
 
 # %% ../nbs/91_report.ipynb #22f3b4e6
-def write_walk(
-    folder,  # of a demo
-    progress: bool = True,
-) -> Path:
+def write_walk(folder, progress: bool = True) -> Path:  # of a demo
     "Write walk.mp4 of the newest snapshot, unless there is one that is newer; returns its path."
     snapshot, film = load(Path(folder) / "run"), Path(folder) / "walk.mp4"
     if not film.exists() or film.stat().st_mtime < snapshot.path.stat().st_mtime:
-        write_film(walk_frames(snapshot.G, WALK["seeds"], WALK["frames"]), film, WALK["fps"], total=WALK["frames"], progress=progress)
+        write_film(
+            walk_frames(snapshot.G, WALK["seeds"], WALK["frames"]),
+            film,
+            WALK["fps"],
+            total=WALK["frames"],
+            progress=progress,
+        )
     return film
 
 # %% ../nbs/91_report.ipynb #6704e274
@@ -112,11 +144,19 @@ def _count(n: int, one: str, many: str | None = None) -> str:
 
 # %% ../nbs/91_report.ipynb #3b1e3529
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} minutes"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} hours"
+    )
 
 # %% ../nbs/91_report.ipynb #5e32aa2c
 def _material(d: DemoResult) -> str:
-    return dict(superalloy="a nickel superalloy", synthetic="synthetic dual-phase steel", micrographs="your micrographs").get(d.name, f"“{d.name}”")
+    return dict(
+        superalloy="a nickel superalloy", synthetic="synthetic dual-phase steel", micrographs="your micrographs"
+    ).get(d.name, f"“{d.name}”")
 
 # %% ../nbs/91_report.ipynb #17900125
 def _curly(words: str) -> str:
@@ -130,7 +170,11 @@ def _between(ladder: dict, value: float) -> str:
 # %% ../nbs/91_report.ipynb #d2df4f93
 def _measured(d: DemoResult, word: str) -> dict:
     "The metrics whose values are that: metric -> (ladder, records)."
-    return {metric: (ladder, records) for metric, (ladder, records) in d.metrics.items() if word_of(headline(records[-1])) == word}
+    return {
+        metric: (ladder, records)
+        for metric, (ladder, records) in d.metrics.items()
+        if word_of(headline(records[-1])) == word
+    }
 
 # %% ../nbs/91_report.ipynb #ae854af8
 def _newest(d: DemoResult, word: str) -> dict | None:
@@ -140,7 +184,9 @@ def _newest(d: DemoResult, word: str) -> dict | None:
 # %% ../nbs/91_report.ipynb #5a0025b6
 def _last(d: DemoResult, name: str) -> float | None:
     "The last finite value of a statistic."
-    return next((line[name]["mean"] for line in reversed(d.stats) if name in line and np.isfinite(line[name]["mean"])), None)
+    return next(
+        (line[name]["mean"] for line in reversed(d.stats) if name in line and np.isfinite(line[name]["mean"])), None
+    )
 
 # %% ../nbs/91_report.ipynb #14f8a3bf
 def _short(d: DemoResult) -> dict:
@@ -148,13 +194,22 @@ def _short(d: DemoResult) -> dict:
     distance = None
     for metric, (ladder, records) in list(_measured(d, "distance").items())[:1]:
         value = plots.value_of(records[-1])
-        distance = dict(metric=metric, value=float(value), said=_curly(judgement(ladder, value)), between=_between(ladder, value))
-    return dict(times=round(1000 * d.status["kimg"] / len(d.training)), whole=d.status["kimg"] >= d.config.total_kimg, distance=distance)
+        distance = dict(
+            metric=metric, value=float(value), said=_curly(judgement(ladder, value)), between=_between(ladder, value)
+        )
+    return dict(
+        times=round(1000 * d.status["kimg"] / len(d.training)),
+        whole=d.status["kimg"] >= d.config.total_kimg,
+        distance=distance,
+    )
 
 # %% ../nbs/91_report.ipynb #825869a9
 def _group_rows(d: DemoResult) -> list[dict]:
     "Phase fraction of each group: group, held, images, and the quantiles of 5, 50 and 95 %."
-    groups, values = np.array(d.archive.groups), np.array([np.nan if f is None else f for f in d.archive.fractions], float)
+    groups, values = (
+        np.array(d.archive.groups),
+        np.array([np.nan if f is None else f for f in d.archive.fractions], float),
+    )
     trained = set(Dataset(d.archive.path, part="train").names)
     held = {group for group, name in zip(d.archive.groups, d.archive.names) if name not in trained}
     rows = []
@@ -168,9 +223,18 @@ def _group_rows(d: DemoResult) -> list[dict]:
 
 # %% ../nbs/91_report.ipynb #ebf6f58c
 def _marks(d: DemoResult) -> dict | None:
-    "The files in which marks were found, with the share of each that is marked, the most first, and whether images that touch one were left out; None where there are none."
-    found = [(source["file"], float(source["marks"])) for source in d.archive.manifest.get("sources", []) if source.get("marks")]
-    return dict(files=sorted(found, key=lambda one: (-one[1], one[0])), out=d.settings.get("marks") != "keep") if found else None
+    """The files in which marks were found, with the share of each that is marked, the most first, and whether images
+    that touch one were left out; None where there are none."""
+    found = [
+        (source["file"], float(source["marks"]))
+        for source in d.archive.manifest.get("sources", [])
+        if source.get("marks")
+    ]
+    return (
+        dict(files=sorted(found, key=lambda one: (-one[1], one[0])), out=d.settings.get("marks") != "keep")
+        if found
+        else None
+    )
 
 # %% ../nbs/91_report.ipynb #cb8c5048
 def _data(d: DemoResult) -> dict:
@@ -180,15 +244,40 @@ def _data(d: DemoResult) -> dict:
     if settings.get("bar_rows"):
         steps.append(f"the data bar of {_count(len(settings['bar_rows']), 'file')} was cut off")
     if settings.get("median"):
-        steps.append(f"single noisy pixels were removed (median filter, {int(settings['median'])} × {int(settings['median'])})")
+        steps.append(
+            f"single noisy pixels were removed (median filter, {int(settings['median'])} × {int(settings['median'])})"
+        )
     if settings.get("intensity") in ("match", "normalise"):
-        levels = "the grey levels of all micrographs were matched to those of" if d.matched else "gain and offset of all micrographs were set to those of"
-        steps.append(f"{levels} {settings.get('reference')}, so that the network need not learn how bright the screen was")
+        levels = (
+            "the grey levels of all micrographs were matched to those of"
+            if d.matched
+            else "gain and offset of all micrographs were set to those of"
+        )
+        steps.append(
+            f"{levels} {settings.get('reference')}, so that the network need not learn how bright the screen was"
+        )
     chosen = distinct_indices(d.training.groups, 24)
-    caption = "Training images, from each group in turn." + ("" if pixel is not None else " The files do not say their pixel size, so no scale bar can be drawn.")
-    examples = micrographs_html(d.training.images(chosen), f"{len(chosen)} training images of {_material(d)}, {size} pixels wide each", caption, pixel_size_nm=pixel)
-    return dict(made=bool(settings.get("synthetic")), window=int(settings.get("window") or 0), stride=int(settings.get("stride") or 0), files=len({record.get("source") for record in d.archive.manifest.get("images", [])}),
-                groups=len(set(d.archive.groups)), marks=_marks(d), held=len(d.archive) - len(Dataset(d.archive.path, part="train")), steps=steps, examples=examples, rows=_group_rows(d))
+    caption = "Training images, from each group in turn." + (
+        "" if pixel is not None else " The files do not say their pixel size, so no scale bar can be drawn."
+    )
+    examples = micrographs_html(
+        d.training.images(chosen),
+        f"{len(chosen)} training images of {_material(d)}, {size} pixels wide each",
+        caption,
+        pixel_size_nm=pixel,
+    )
+    return dict(
+        made=bool(settings.get("synthetic")),
+        window=int(settings.get("window") or 0),
+        stride=int(settings.get("stride") or 0),
+        files=len({record.get("source") for record in d.archive.manifest.get("images", [])}),
+        groups=len(set(d.archive.groups)),
+        marks=_marks(d),
+        held=len(d.archive) - len(Dataset(d.archive.path, part="train")),
+        steps=steps,
+        examples=examples,
+        rows=_group_rows(d),
+    )
 
 # %% ../nbs/91_report.ipynb #476ed347
 RUNG_WORDS = {
@@ -200,7 +289,10 @@ RUNG_WORDS = {
     "distinct10": "only ten different real images, again and again: flawless, without variety",
     "distinct100": "only a hundred different real images",
     "blend": "each the mean of two real images that were laid on each other: half a copy, half a blur",
-    "field": "hills and valleys by chance, cut at a height, with the right fraction, two-point correlation and grey levels: what was done before networks",
+    "field": (
+        "hills and valleys by chance, cut at a height, with the right fraction, two-point correlation and grey levels:"
+        " what was done before networks"
+    ),
     "copies": "training images, turned, moved, blurred and with noise: what a network makes that learns by heart",
 }
 
@@ -209,28 +301,55 @@ def _ladder(metric: str, ladder: dict, records: list) -> dict:
     "The ladder of a metric with the network on it, from the best to the worst."
     value, result = float(plots.value_of(records[-1])), headline(records[-1])
     top = max([rung["value"] for rung in ladder["rungs"]] + [value]) or 1.0
-    rows = [dict(value=float(rung["value"]), name=rung["name"], words=RUNG_WORDS.get(rung["key"], ""), own=False) for rung in ladder["rungs"]]
-    rows.append(dict(value=value, name="generated images", words=f"of this network, after {records[-1]['kimg']:.4g} thousand real images", own=True))
-    rows = [dict(row, share=min(100 * max(row["value"], 0) / top, 100.0) if np.isfinite(row["value"]) else 0.0) for row in rows]
-    return dict(metric=metric, word=word_of(result), num_gen=int(ladder["num_gen"]), num_real=int(ladder["num_real"]),
-                rows=sorted(rows, key=lambda row: (row["value"], row["name"], row["words"]), reverse=better_of(result) == "higher"))
+    rows = [
+        dict(value=float(rung["value"]), name=rung["name"], words=RUNG_WORDS.get(rung["key"], ""), own=False)
+        for rung in ladder["rungs"]
+    ]
+    rows.append(
+        dict(
+            value=value,
+            name="generated images",
+            words=f"of this network, after {records[-1]['kimg']:.4g} thousand real images",
+            own=True,
+        )
+    )
+    rows = [
+        dict(row, share=min(100 * max(row["value"], 0) / top, 100.0) if np.isfinite(row["value"]) else 0.0)
+        for row in rows
+    ]
+    return dict(
+        metric=metric,
+        word=word_of(result),
+        num_gen=int(ladder["num_gen"]),
+        num_real=int(ladder["num_real"]),
+        rows=sorted(
+            rows, key=lambda row: (row["value"], row["name"], row["words"]), reverse=better_of(result) == "higher"
+        ),
+    )
 
 # %% ../nbs/91_report.ipynb #aafa5bb1
 def _course(name: str, better: str, values: list, records: list, metric: str, told: bool) -> str:
-    "How a value went during the training, in a sentence; without its last value and the metric's name where these are `told` elsewhere."
+    """How a value went during the training, in a sentence; without its last value and the metric's name where these
+    are `told` elsewhere."""
     said = [] if told else [f"is {values[-1]:.3g} at the end ({metric})"]
     if len(values) > 1:
         said.insert(0, f"begins at {values[0]:.3g}")
         best = int((np.argmax if better == "higher" else np.argmin)(values))
         if better != "neither":
-            said.append(f"is {'lowest' if better == 'lower' else 'highest'} at {records[best]['kimg']:.4g} kimg" + ("" if best in (0, len(values) - 1) else f", {values[best]:.3g}"))
+            said.append(
+                f"is {'lowest' if better == 'lower' else 'highest'} at {records[best]['kimg']:.4g} kimg"
+                + ("" if best in (0, len(values) - 1) else f", {values[best]:.3g}")
+            )
     return f"Here the {name} {' and '.join(said)}." if said else ""
 
 # %% ../nbs/91_report.ipynb #d6dbac93
 def _training(d: DemoResult) -> dict:
     "Curves, and what they say: `words`, the ladders, r_t at the end, p all along."
     run = d.folder / "run"
-    rt, p = _last(d, "Loss/signs/real"), [line["Progress/augment"]["mean"] for line in d.stats if "Progress/augment" in line]
+    rt, p = (
+        _last(d, "Loss/signs/real"),
+        [line["Progress/augment"]["mean"] for line in d.stats if "Progress/augment" in line],
+    )
     ladders, lengths, words = [], [], []
     measured = {metric: found for metric, found in d.metrics.items() if not in_words(metric)}
     first = next(iter(_measured(d, "distance")), None)  # whose name and value are told in short
@@ -238,26 +357,61 @@ def _training(d: DemoResult) -> dict:
     for metric, (ladder, records) in measured.items():
         values = [plots.value_of(record) for record in records]
         name, better = word_of(headline(records[-1])), better_of(headline(records[-1]))
-        lengths.append(f"the {name} " + (f"is {values[0]:.3g}" if len(values) == 1 else f"goes from {values[0]:.3g} to {values[-1]:.3g}"))
+        lengths.append(
+            f"the {name} "
+            + (f"is {values[0]:.3g}" if len(values) == 1 else f"goes from {values[0]:.3g} to {values[-1]:.3g}")
+        )
         if table := bool(ladder["rungs"] and better != "neither"):
             ladders.append(dict(_ladder(metric, ladder, records), named=metric != first))
-        words.append(_course(name, better, values, records, metric, table or metric == first or name in ("share of copies", "physics, in floors")))
-    alt = "Curves over the thousands of real images seen: " + "; ".join([*lengths, *([f"r_t ends at {rt:.2f}"] if rt is not None else []), *([f"p ends at {p[-1]:.2f}"] if p else [])])
+        words.append(
+            _course(
+                name,
+                better,
+                values,
+                records,
+                metric,
+                table or metric == first or name in ("share of copies", "physics, in floors"),
+            )
+        )
+    alt = "Curves over the thousands of real images seen: " + "; ".join(
+        [*lengths, *([f"r_t ends at {rt:.2f}"] if rt is not None else []), *([f"p ends at {p[-1]:.2f}"] if p else [])]
+    )
     panels = sum(not result.endswith("_std") for _, records in measured.values() for result in records[-1]["results"])
     tall = 1.15 * (2.2 * max(panels, 1) + 1.2 * decides + 2) + 0.4
-    caption = Markup("Distance, {}r<sub>t</sub> and p as the training went on. One kimg is a thousand real images shown to the discriminator.").format(Markup('who decides (<a href="#decides">explained below</a>), ') if decides else "")
+    caption = Markup(
+        "Distance, {}r<sub>t</sub> and p as the training went on. One kimg is a thousand real images shown to the"
+        " discriminator."
+    ).format(Markup('who decides (<a href="#decides">explained below</a>), ') if decides else "")
     chart = chart_html(plots.curves(run), alt, caption, (3.8, tall))
     distances = _measured(d, "distance")
     kind = "lite0" if any(metric.startswith("lite0") for metric in distances) else "other" if distances else ""
-    return dict(leak=next((records[-1] for metric, (_, records) in d.metrics.items() if is_leak(metric)), None), distance=kind, words=list(filter(None, words)), ladders=ladders, rt=rt, p=p, chart=chart)
+    return dict(
+        leak=next((records[-1] for metric, (_, records) in d.metrics.items() if is_leak(metric)), None),
+        distance=kind,
+        words=list(filter(None, words)),
+        ladders=ladders,
+        rt=rt,
+        p=p,
+        chart=chart,
+    )
 
 # %% ../nbs/91_report.ipynb #1b35f4b1
 def _samples(d: DemoResult) -> dict:
     "The first real images and the first generated ones."
     pixel, n = d.archive.pixel_size_nm, min(64, len(d.real))
-    real = micrographs_html(d.real[:n], f"{n} real images in rows", Markup("<strong>{}</strong>").format(d.side[0].upper() + d.side[1:]), pixel_size_nm=pixel)
-    caption = Markup("<strong>Generated</strong>, each with noise of its own, the first {} of those that were measured").format(n)
-    return dict(real=real, generated=micrographs_html(d.generated[:n], f"{n} generated images in rows", caption, pixel_size_nm=pixel))
+    real = micrographs_html(
+        d.real[:n],
+        f"{n} real images in rows",
+        Markup("<strong>{}</strong>").format(d.side[0].upper() + d.side[1:]),
+        pixel_size_nm=pixel,
+    )
+    caption = Markup(
+        "<strong>Generated</strong>, each with noise of its own, the first {} of those that were measured"
+    ).format(n)
+    return dict(
+        real=real,
+        generated=micrographs_html(d.generated[:n], f"{n} generated images in rows", caption, pixel_size_nm=pixel),
+    )
 
 # %% ../nbs/91_report.ipynb #124fd625
 def _copies(d: DemoResult) -> dict:
@@ -267,16 +421,42 @@ def _copies(d: DemoResult) -> dict:
         return dict(record=None)
     missing = [name for name in ("quantile", "limit", "p_value", "plain", "text") if record.get(name) is None]
     if missing:
-        raise BadInput(f"{d.folder / 'run'}: the record of {record['metric']} lacks {', '.join(missing)}: the run directory is damaged")
+        raise BadInput(
+            f"{d.folder / 'run'}: the record of {record['metric']} lacks {', '.join(missing)}: the run directory is"
+            " damaged"
+        )
     pairs, path, worst = "", d.folder / "run" / record["snapshot_pkl"], alike_pairs(record)
     training = dict(zip(d.training.names, range(len(d.training))))
     if path.is_file() and all(pair["train"] in training and pair["image"] < 50_000 for pair in worst):
-        images = judged_images((d.snapshot if path == d.snapshot.path else load(path)).G, record["num_gen"], [pair["image"] for pair in worst])
-        laid = [laid_on(image, d.training.images([training[pair["train"]]])[0])["image"] for image, pair in zip(images, worst)]
+        images = judged_images(
+            (d.snapshot if path == d.snapshot.path else load(path)).G,
+            record["num_gen"],
+            [pair["image"] for pair in worst],
+        )
+        laid = [
+            laid_on(image, d.training.images([training[pair["train"]]])[0])["image"]
+            for image, pair in zip(images, worst)
+        ]
         rows = np.stack([*(grey_stack(image[None])[0] for image in images), *laid]).astype(np.uint8)[:, None]
-        caption = f"The {len(worst)} most alike pairs: generated images above, the training images laid on them below (likeness {worst[0]['likeness']:.2f} to {worst[-1]['likeness']:.2f}; above {record['limit']:.2f} only {100 - 100 * record['quantile']:.0f} % of real images are so alike)."
-        pairs = micrographs_html(rows, f"The {len(worst)} generated images that are most like a training image, above the training images", caption, len(worst), d.archive.pixel_size_nm)
-    said = "the network reproduces training images" if record["p_value"] < 0.001 else "some images are too alike to a training image for chance" if record["plain"] else "no sign of them"
+        caption = (
+            f"The {len(worst)} most alike pairs: generated images above, the training images laid on them below"
+            f" (likeness {worst[0]['likeness']:.2f} to {worst[-1]['likeness']:.2f}; above {record['limit']:.2f} only"
+            f" {100 - 100 * record['quantile']:.0f} % of real images are so alike)."
+        )
+        pairs = micrographs_html(
+            rows,
+            f"The {len(worst)} generated images that are most like a training image, above the training images",
+            caption,
+            len(worst),
+            d.archive.pixel_size_nm,
+        )
+    said = (
+        "the network reproduces training images"
+        if record["p_value"] < 0.001
+        else "some images are too alike to a training image for chance"
+        if record["plain"]
+        else "no sign of them"
+    )
     return dict(record=record, metric=record["metric"], said=said, text=record["text"], pairs=pairs)
 
 # %% ../nbs/91_report.ipynb #d1f3706b
@@ -288,10 +468,25 @@ def _decides(d: DemoResult) -> dict:
     if not noise:
         return dict(noise=False, said=said)
     rows = noise_draws(d.snapshot.G, range(4), 8)
-    picture = micrographs_html(rows.reshape(-1, *rows.shape[2:]), "Four rows of generated images; a row is one z, the columns are draws of noise", Markup("Rows: one <em>z</em> each. Columns: other noise."), 8, d.archive.pixel_size_nm)
+    picture = micrographs_html(
+        rows.reshape(-1, *rows.shape[2:]),
+        "Four rows of generated images; a row is one z, the columns are draws of noise",
+        Markup("Rows: one <em>z</em> each. Columns: other noise."),
+        8,
+        d.archive.pixel_size_nm,
+    )
     icc = record.get("icc") if record else None
-    known = [(DESCRIPTORS[key].title, icc.get(key)) for key in ("fraction", "islands", "island_size", "interface")] if isinstance(icc, dict) else []
-    return dict(noise=True, said=said, picture=picture, rows=[(name, float(value)) for name, value in known if value is not None])
+    known = (
+        [(DESCRIPTORS[key].title, icc.get(key)) for key in ("fraction", "islands", "island_size", "interface")]
+        if isinstance(icc, dict)
+        else []
+    )
+    return dict(
+        noise=True,
+        said=said,
+        picture=picture,
+        rows=[(name, float(value)) for name, value in known if value is not None],
+    )
 
 # %% ../nbs/91_report.ipynb #b1735359
 def _walk(d: DemoResult) -> dict:
@@ -299,10 +494,20 @@ def _walk(d: DemoResult) -> dict:
     film = d.folder / "walk.mp4"
     stations = np.stack(list(walk_frames(d.snapshot.G, ",".join(WALK["seeds"].split(",")[:2]), 8)))
     stations = stations[:, None] if stations.ndim == 3 else stations.transpose(0, 3, 1, 2)
-    strip = micrographs_html(stations, "Eight images that change by and by from one generated micrograph to another", "Eight stations from the first micrograph of the film to the second.", pixel_size_nm=d.archive.pixel_size_nm)
+    strip = micrographs_html(
+        stations,
+        "Eight images that change by and by from one generated micrograph to another",
+        "Eight stations from the first micrograph of the film to the second.",
+        pixel_size_nm=d.archive.pixel_size_nm,
+    )
     there = film.is_file()
     inside = there and film.stat().st_size < 3_000_000
-    return dict(strip=strip, film=data_uri(film.read_bytes(), "video/mp4") if inside else "", beside=film.name if there and not inside else "", seconds=f"{WALK['frames'] / WALK['fps']:.0f}")
+    return dict(
+        strip=strip,
+        film=data_uri(film.read_bytes(), "video/mp4") if inside else "",
+        beside=film.name if there and not inside else "",
+        seconds=f"{WALK['frames'] / WALK['fps']:.0f}",
+    )
 
 # %% ../nbs/91_report.ipynb #6c39a675
 def _s2(images) -> np.ndarray:
@@ -312,18 +517,27 @@ def _s2(images) -> np.ndarray:
 # %% ../nbs/91_report.ipynb #efe01046
 def _material_words(record: dict) -> str:
     "What a record of physics says in all, as a clause."
-    return f"the generated images are {record['results'][record['metric']]:.3g} times as far from the real ones as halves of these are from each other"
+    return (
+        f"the generated images are {record['results'][record['metric']]:.3g} times as far from the real ones as halves"
+        " of these are from each other"
+    )
 
 # %% ../nbs/91_report.ipynb #dc0d7d73
 def _farthest(record: dict) -> dict:
-    "How many descriptors a record of physics has, and which is farthest, how many times as far as halves of the real images. BadInput where it does not say."
+    """How many descriptors a record of physics has, and which is farthest, how many times as far as halves of the
+    real images. BadInput where it does not say."""
     worst, descriptors = record.get("worst"), record.get("descriptors", {})
     if not isinstance(worst, str) or worst not in DESCRIPTORS or worst not in descriptors:
-        raise BadInput(f"a record of {record['metric']} does not name the descriptor that is farthest: the run directory is damaged")
+        raise BadInput(
+            f"a record of {record['metric']} does not name the descriptor that is farthest: the run directory is"
+            " damaged"
+        )
     return dict(count=len(descriptors), title=DESCRIPTORS[worst].title, times=float(descriptors[worst]))
 
 # %% ../nbs/91_report.ipynb #6f1ca211
-TWO_POINT_LIMIT = 0.02  # of the mean two-point correlations, a probability: a convention, as those of the fraction and the spectrum
+TWO_POINT_LIMIT = (
+    0.02  # of the mean two-point correlations, a probability: a convention, as those of the fraction and the spectrum
+)
 
 # %% ../nbs/91_report.ipynb #e1e23c12
 def _three(quantiles) -> str:
@@ -331,7 +545,8 @@ def _three(quantiles) -> str:
 
 # %% ../nbs/91_report.ipynb #8739702b
 def _physics(d: DemoResult) -> dict:
-    "Charts of fraction, two-point correlation and spectrum; how far two halves of the real images are apart in each, in words; what all descriptors say."
+    """Charts of fraction, two-point correlation and spectrum; how far two halves of the real images are apart in
+    each, in words; what all descriptors say."""
     record = _newest(d, "physics, in floors")
     more = [sentence for sentence in record.get("warnings") or [] if sentence != record.get("note")] if record else []
     fraction, spectrum, labels = d.physics["fraction"], d.physics["spectrum"], (d.side, "generated")
@@ -339,14 +554,42 @@ def _physics(d: DemoResult) -> dict:
     s2 = each.mean(0), _s2(d.generated).mean(0)
     halves = stream(0, "report halves").permutation(len(d.real))
     floor2 = float(np.abs(each[halves[::2]].mean(0) - each[halves[1::2]].mean(0)).max()) if len(d.real) > 3 else None
-    floors = ["" if value is None else form.format(value) for value, form in ((fraction["floor"], "{:.3f}"), (floor2, "{:.3f}"), (None if spectrum["floor"] is None else 10 ** spectrum["floor"], "a factor of {:.2f}"))]
+    floors = [
+        "" if value is None else form.format(value)
+        for value, form in (
+            (fraction["floor"], "{:.3f}"),
+            (floor2, "{:.3f}"),
+            (None if spectrum["floor"] is None else 10 ** spectrum["floor"], "a factor of {:.2f}"),
+        )
+    ]
     draw = lambda plot, **more: plot(d.real, d.generated, labels=labels, **more)
     charts = (
-        chart_html(draw(material_plots.fractions), f"Cumulative curves of the phase fraction; quantiles real {_three(fraction['real'])}, generated {_three(fraction['gen'])}"),
-        chart_html(draw(material_plots.two_points, pixel_size_nm=d.archive.pixel_size_nm), f"Two-point correlation over distance: from {s2[0][0]:.2f} to {s2[0][-1]:.2f} in real images, from {s2[1][0]:.2f} to {s2[1][-1]:.2f} in generated ones"),
-        chart_html(draw(material_plots.spectra), f"Radial power spectra and their difference, at most {spectrum['largest']:.2f} decades but for the finest bin", narrow=(3.8, 3.8)),
+        chart_html(
+            draw(material_plots.fractions),
+            f"Cumulative curves of the phase fraction; quantiles real {_three(fraction['real'])}, generated"
+            f" {_three(fraction['gen'])}",
+        ),
+        chart_html(
+            draw(material_plots.two_points, pixel_size_nm=d.archive.pixel_size_nm),
+            f"Two-point correlation over distance: from {s2[0][0]:.2f} to {s2[0][-1]:.2f} in real images, from"
+            f" {s2[1][0]:.2f} to {s2[1][-1]:.2f} in generated ones",
+        ),
+        chart_html(
+            draw(material_plots.spectra),
+            f"Radial power spectra and their difference, at most {spectrum['largest']:.2f} decades but for the"
+            " finest bin",
+            narrow=(3.8, 3.8),
+        ),
     )
-    return dict(words=_material_words(record) if record else "", farthest=_farthest(record) if record else {}, warning=(more or [""])[0], floors=floors, charts=charts, apart=float(np.abs(s2[1] - s2[0]).max()), limit=TWO_POINT_LIMIT)
+    return dict(
+        words=_material_words(record) if record else "",
+        farthest=_farthest(record) if record else {},
+        warning=(more or [""])[0],
+        floors=floors,
+        charts=charts,
+        apart=float(np.abs(s2[1] - s2[0]).max()),
+        limit=TWO_POINT_LIMIT,
+    )
 
 # %% ../nbs/91_report.ipynb #a7124b71
 def _value(value) -> str:
@@ -357,19 +600,37 @@ def _value(value) -> str:
 # %% ../nbs/91_report.ipynb #e6cf4175
 def _date(when: float, more: str = "") -> str:
     "A day in words, from Unix seconds."
-    try: return time.strftime("%d %B %Y" + more, time.localtime(when)).lstrip("0")
-    except (OverflowError, ValueError, OSError): return "at an unknown time"
+    try:
+        return time.strftime("%d %B %Y" + more, time.localtime(when)).lstrip("0")
+    except (OverflowError, ValueError, OSError):
+        return "at an unknown time"
 
 # %% ../nbs/91_report.ipynb #cbaf587d
 def _settings(d: DemoResult) -> dict:
     "Tables of names and values."
     environment = d.about.get("environment", {})
     when = next((line["timestamp"] for line in reversed(d.stats) if "timestamp" in line), None)
-    run = [("archive (SHA-256)", d.archive.fingerprint[:16] + " …"), ("snapshot", d.snapshot.path.name), ("state of the run", d.status["state"]),
-           ("last line written", _date(when, ", %H:%M") if when else "unknown"), *(("not shown", line) for line in left_out(d.folder / "run"))]
+    run = [
+        ("archive (SHA-256)", d.archive.fingerprint[:16] + " …"),
+        ("snapshot", d.snapshot.path.name),
+        ("state of the run", d.status["state"]),
+        ("last line written", _date(when, ", %H:%M") if when else "unknown"),
+        *(("not shown", line) for line in left_out(d.folder / "run")),
+    ]
     rows = lambda values: [(name, _value(value)) for name, value in values.items()]
-    return dict(run=run, versions=rows({"semgan_nb, of the training": d.about.get("version"), "semgan_nb, of this page": semgan_nb.__version__, **{name: environment.get(name) for name in ("torch", "python", "system", "device", "threads")}}),
-                requested=rows(d.about["requested"]), resolved=rows(d.about["resolved"]), archive=rows(d.settings))
+    return dict(
+        run=run,
+        versions=rows(
+            {
+                "semgan_nb, of the training": d.about.get("version"),
+                "semgan_nb, of this page": semgan_nb.__version__,
+                **{name: environment.get(name) for name in ("torch", "python", "system", "device", "threads")},
+            }
+        ),
+        requested=rows(d.about["requested"]),
+        resolved=rows(d.about["resolved"]),
+        archive=rows(d.settings),
+    )
 
 # %% ../nbs/91_report.ipynb #35224a4e
 def _code(text: str) -> Markup:
@@ -377,15 +638,39 @@ def _code(text: str) -> Markup:
     return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(shown(text))))
 
 # %% ../nbs/91_report.ipynb #25532d81
-def write_report(
-    demo_dir,  # the folder that `semgan demo` wrote, or what `read_demo` read from it
-) -> Path:
-    "Write report.html into the folder of a demo, from what lies there; returns its path. BadInput where there is no archive or no run."
+def write_report(demo_dir) -> Path:  # the folder that `semgan demo` wrote, or what `read_demo` read from it
+    """Write report.html into the folder of a demo, from what lies there; returns its path. BadInput where there is
+    no archive or no run."""
     d = demo_dir if isinstance(demo_dir, DemoResult) else read_demo(demo_dir)
     when = next((line["timestamp"] for line in reversed(d.stats) if "timestamp" in line), time.time())
-    sections = dict(short=_short, data=_data, training=_training, samples=_samples, decides=_decides, copies=_copies, walk=_walk, physics=_physics, settings=_settings)
-    text = page("report", dict(code=_code), d=d, material=_material(d), size=d.archive.resolution, kimg=float(d.status["kimg"]), seconds=_last(d, "Timing/total_sec"), date=_date(when), version=semgan_nb.__version__,
-                count=_count, duration=_duration, three=_three, fraction=d.physics["fraction"], spectrum=d.physics["spectrum"], **{name: section(d) for name, section in sections.items()})
+    sections = dict(
+        short=_short,
+        data=_data,
+        training=_training,
+        samples=_samples,
+        decides=_decides,
+        copies=_copies,
+        walk=_walk,
+        physics=_physics,
+        settings=_settings,
+    )
+    text = page(
+        "report",
+        dict(code=_code),
+        d=d,
+        material=_material(d),
+        size=d.archive.resolution,
+        kimg=float(d.status["kimg"]),
+        seconds=_last(d, "Timing/total_sec"),
+        date=_date(when),
+        version=semgan_nb.__version__,
+        count=_count,
+        duration=_duration,
+        three=_three,
+        fraction=d.physics["fraction"],
+        spectrum=d.physics["spectrum"],
+        **{name: section(d) for name, section in sections.items()},
+    )
     path = d.folder / "report.html"
     with atomic(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")

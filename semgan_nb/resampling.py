@@ -18,8 +18,18 @@ def _like(values: np.ndarray, x: torch.Tensor) -> torch.Tensor:
 
 # %% ../nbs/22_resampling.ipynb #3eb21fdb
 SYM6 = (  # decomposition low-pass of the sym6 wavelet
-    0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633, 0.4910559419267466, 0.787641141030194,
-    0.3379294217276218, -0.07263752278646252, -0.021060292512300564, 0.04472490177066578, 0.0017677118642428036, -0.007800708325034148,
+    0.015404109327027373,
+    0.0034907120842174702,
+    -0.11799011114819057,
+    -0.048311742585633,
+    0.4910559419267466,
+    0.787641141030194,
+    0.3379294217276218,
+    -0.07263752278646252,
+    -0.021060292512300564,
+    0.04472490177066578,
+    0.0017677118642428036,
+    -0.007800708325034148,
 )
 _MARGIN = len(SYM6) // 4  # pixels of the doubled grid's border, P
 
@@ -47,9 +57,12 @@ def _rotation(theta, n):
 
 # %% ../nbs/22_resampling.ipynb #4db601d0
 class _Resampling:
-    """Wavelet resampling by two along one axis: output o takes input i times a tap that only the distance knows, so one small matrix serves every stretch of 16 (or 2 × 16) pixels.
+    """Wavelet resampling by two along one axis: output o takes input i times a tap that only the distance knows, so
+    one small matrix serves every stretch of 16 (or 2 × 16) pixels.
 
-    `up`: y[o] = gain · Σᵢ h[o + offset - 2i] x[i]; else y[o] = gain · Σᵢ h[i + offset - 2o] x[i]. The transpose of either is the other with the same offset and gain."""
+    `up`: y[o] = gain · Σᵢ h[o + offset - 2i] x[i]; else y[o] = gain · Σᵢ h[i + offset - 2o] x[i]. The transpose of
+    either is the other with the same offset and gain.
+    """
 
     def __init__(self, up: bool, gain: float, offset: int, block: int = 16):
         h = np.asarray(SYM6) / np.sum(SYM6) * gain
@@ -92,6 +105,7 @@ _UNDOUBLE, _UNHALVE = _Resampling(False, 2, 5), _Resampling(True, 1, -1)  # thei
 # %% ../nbs/22_resampling.ipynb #f9767827
 class _Part(NamedTuple):
     "Images that are warped together, and what of them."
+
     k: torch.Tensor  # [n] which images of the batch
     spare: list  # pixels of reflected border that any of them needs: left, right, top, bottom
     start: list  # [n] (column, row) in the image with that border, where its part begins
@@ -100,7 +114,8 @@ class _Part(NamedTuple):
 
 # %% ../nbs/22_resampling.ipynb #a3f775c9
 class _Warped(torch.autograd.Function):
-    "The resampling as one linear map of the images. The gradient is its transpose, the gradient of the gradient the map itself: exact to any order, and nothing in between is recorded."
+    """The resampling as one linear map of the images. The gradient is its transpose, the gradient of the gradient
+    the map itself: exact to any order, and nothing in between is recorded."""
 
     @staticmethod
     def forward(ctx, x, parts):
@@ -110,8 +125,14 @@ class _Warped(torch.autograd.Function):
         for k, spare, start, (w, h), grid in parts:
             y = x[k]
             y = F.pad(y, spare, mode="reflect") if any(spare) else y
-            y = torch.stack([one[:, j : j + h, i : i + w].transpose(0, 1) for one, (i, j) in zip(y, start)], dim=1)  # [h, n, c, w]: side by side
-            y = _DOUBLE(_DOUBLE(y.view(h, -1), 2 * h, 0).view(-1, w), 2 * w, 1).view(2 * h, -1, c, 2 * w).permute(1, 2, 0, 3)
+            y = torch.stack(
+                [one[:, j : j + h, i : i + w].transpose(0, 1) for one, (i, j) in zip(y, start)], dim=1
+            )  # [h, n, c, w]: side by side
+            y = (
+                _DOUBLE(_DOUBLE(y.view(h, -1), 2 * h, 0).view(-1, w), 2 * w, 1)
+                .view(2 * h, -1, c, 2 * w)
+                .permute(1, 2, 0, 3)
+            )
             y = F.grid_sample(y, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
             y = _HALVE(y.flatten(0, 2), width, 1).view(len(k), c, -1, width).permute(2, 0, 1, 3)
             out[k] = _HALVE(y.flatten(1), height, 0).view(height, -1, c, width).permute(1, 2, 0, 3)
@@ -141,7 +162,11 @@ class _Unwarped(torch.autograd.Function):
             whole = y.new_zeros(len(y), c, height + spare[2] + spare[3], width + spare[0] + spare[1])
             for one, part, (i, j) in zip(whole, y, start):
                 one[:, j : j + h, i : i + w] = part
-            out[k] = torch.ops.aten.reflection_pad2d_backward(whole, y.new_empty(1).expand(len(y), c, height, width), spare) if any(spare) else whole
+            out[k] = (
+                torch.ops.aten.reflection_pad2d_backward(whole, y.new_empty(1).expand(len(y), c, height, width), spare)
+                if any(spare)
+                else whole
+            )
         return out
 
     @staticmethod
@@ -165,7 +190,9 @@ def warp(
     m = to_padded @ inverse @ _matrix(1, {(0, 0): 0.5, (1, 1): 0.5, (0, 2): 0.25, (1, 2): 0.25})
     samples = 2 * (extent + 2 * _MARGIN)
     at = np.floor((m @ _corners((samples - 1) / 2))[:, :2])
-    first = np.floor((at.min(axis=2) - 6) / 2 - 1).clip(0, whole - 1).astype(int)  # [N, 2] column and row of the part that each image needs: taps reach 6 back and 5 on
+    first = (
+        np.floor((at.min(axis=2) - 6) / 2 - 1).clip(0, whole - 1).astype(int)
+    )  # [N, 2] column and row of the part that each image needs: taps reach 6 back and 5 on
     size = np.ceil((at.max(axis=2) + 6) / 2 + 1).clip(0, whole - 1).astype(int) - first + 1
     order = size.prod(axis=1).argsort(kind="stable")
     together = n if x.is_cuda else max(2**15 // (height * width), 1)  # small parts stay in the processor's cache
@@ -176,7 +203,15 @@ def warp(
         low, high = begin.min(axis=0) - pad[0], (begin + largest).max(axis=0) - pad[0] - extent
         spare = [max(int(v), 0) for v in (-low[0], high[0], -low[1], high[1])]
         grid = _grid(m[k], begin, largest, samples, x)
-        parts.append(_Part(torch.as_tensor(k, device=x.device), spare, (begin - pad[0] + [spare[0], spare[2]]).tolist(), largest.tolist(), grid))
+        parts.append(
+            _Part(
+                torch.as_tensor(k, device=x.device),
+                spare,
+                (begin - pad[0] + [spare[0], spare[2]]).tolist(),
+                largest.tolist(),
+                grid,
+            )
+        )
     return _Warped.apply(x, parts)
 
 # %% ../nbs/22_resampling.ipynb #e379e7df
@@ -187,7 +222,8 @@ def _corners(half: np.ndarray) -> np.ndarray:
 
 # %% ../nbs/22_resampling.ipynb #0df002ee
 def _grid(m: np.ndarray, begin: np.ndarray, size: np.ndarray, samples: np.ndarray, like: torch.Tensor) -> torch.Tensor:
-    "[n, rows, columns, 2]: where in the doubled part each sample lies, -1 to 1 from edge to edge, as the sum of a term of the column and one of the row."
+    """[n, rows, columns, 2]: where in the doubled part each sample lies, -1 to 1 from edge to edge, as the sum of a
+    term of the column and one of the row."""
     columns, rows = (np.arange(s) - (s - 1) / 2 for s in samples)
     by_column = m[:, :2, 0, None] * columns / size[:, None]
     by_row = (m[:, :2, 1, None] * rows + (m[:, :2, 2] - 2 * begin + 0.5)[:, :, None]) / size[:, None] - 1

@@ -36,7 +36,14 @@ def available_bytes(device: str = "cpu") -> int | None:
         return torch.cuda.mem_get_info(device)[0]
     found = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
-        found.append(1024 * int(next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")).split()[1]))
+        found.append(
+            1024
+            * int(
+                next(
+                    line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")
+                ).split()[1]
+            )
+        )
     with contextlib.suppress(OSError, ValueError):  # of a container
         group = Path("/sys/fs/cgroup")
         found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
@@ -56,7 +63,9 @@ class _MadeUp:
         return 16
 
     def images(self, indices):
-        return stream(0, "made-up images").integers(0, 256, (len(indices), self.channels, self.resolution, self.resolution), dtype=np.uint8)
+        return stream(0, "made-up images").integers(
+            0, 256, (len(indices), self.channels, self.resolution, self.resolution), dtype=np.uint8
+        )
 
 # %% ../nbs/56_resources.ipynb #41ad850d
 def _memory(peak: bool = False) -> int | None:
@@ -72,7 +81,9 @@ def _memory(peak: bool = False) -> int | None:
 
 # %% ../nbs/56_resources.ipynb #e1b276b0
 def _probe_here(settings: dict, resolution: int, channels: int, device: str, images: int) -> dict:
-    config = Config.from_dict({**settings, "batch_size": images, "batch_gpu": images, "p": max(settings["p"], 0.5), "init_from": None})
+    config = Config.from_dict(
+        {**settings, "batch_size": images, "batch_gpu": images, "p": max(settings["p"], 0.5), "init_from": None}
+    )
     cuda = device.startswith("cuda")
     if not cuda:
         keep_memory()
@@ -84,8 +95,12 @@ def _probe_here(settings: dict, resolution: int, channels: int, device: str, ima
     weights = sum(p.numel() * p.element_size() for net in (trainer.G, trainer.D) for p in net.parameters())
     base = torch.cuda.memory_allocated(device) if cuda else _memory()
     real = [torch.from_numpy(trainer.dataset.images(range(images))).to(device).float() / 127.5 - 1]
-    phases = dict(Greg=(trainer.G, trainer.G_opt, [images], trainer._greg), Dreg=(trainer.D, trainer.D_opt, real, trainer._dreg),
-                  Gmain=(trainer.G, trainer.G_opt, [images], trainer._gmain), Dmain=(trainer.D, trainer.D_opt, real, trainer._dmain))
+    phases = dict(
+        Greg=(trainer.G, trainer.G_opt, [images], trainer._greg),
+        Dreg=(trainer.D, trainer.D_opt, real, trainer._dreg),
+        Gmain=(trainer.G, trainer.G_opt, [images], trainer._gmain),
+        Dmain=(trainer.D, trainer.D_opt, real, trainer._dmain),
+    )
     if not config.G_reg_interval or not config.pl_weight:
         del phases["Greg"]
     seconds = {}
@@ -98,7 +113,12 @@ def _probe_here(settings: dict, resolution: int, channels: int, device: str, ima
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - began)
         seconds[name] = min(times)
-    return dict(images=images, seconds=seconds, base=base and base + 3 * weights, peak=torch.cuda.max_memory_reserved(device) if cuda else _memory(peak=True))
+    return dict(
+        images=images,
+        seconds=seconds,
+        base=base and base + 3 * weights,
+        peak=torch.cuda.max_memory_reserved(device) if cuda else _memory(peak=True),
+    )
 
 # %% ../nbs/56_resources.ipynb #153bc574
 def probe(
@@ -108,11 +128,20 @@ def probe(
     device: str = "cpu",
     images: int | None = None,  # taken at once; None: batch_gpu where that is small, else less, but two at least
 ) -> dict | None:
-    "Measure each phase once for a few images, in another process: images, seconds of each phase, base and peak bytes. None where that process ran out of memory."
+    """Measure each phase once for a few images, in another process: images, seconds of each phase, base and peak
+    bytes. None where that process ran out of memory."""
     while images is None or images > 2 and rough_bytes(config, resolution, images) > 2e9:
         images = config.batch_gpu if images is None else images // 2
-    code = "import json, sys; from semgan_nb.resources import _probe_here; print(json.dumps(_probe_here(*json.load(sys.stdin))))"
-    done = subprocess.run([sys.executable, "-c", code], input=json.dumps([config.to_dict(), resolution, channels, device, images]), capture_output=True, text=True)
+    code = (
+        "import json, sys; from semgan_nb.resources import _probe_here;"
+        " print(json.dumps(_probe_here(*json.load(sys.stdin))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps([config.to_dict(), resolution, channels, device, images]),
+        capture_output=True,
+        text=True,
+    )
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
     if done.returncode in (-9, 137) or "out of memory" in done.stderr.lower() or "can't allocate" in done.stderr:
@@ -130,7 +159,8 @@ def fit_batch_gpu(
     measured: dict | None = None,  # what `probe` found, if it was called already
     strict: bool = False,  # BadInput where not even the smallest part of a batch fits
 ) -> tuple[Config, dict | None, str]:
-    "A configuration whose batch_gpu fits into the memory and is at most what it was; what was measured for it (None: the rough figure was enough), and the choice in words."
+    """A configuration whose batch_gpu fits into the memory and is at most what it was; what was measured for it
+    (None: the rough figure was enough), and the choice in words."""
     if limit is None:
         free = available_bytes(device)
         if free is None:
@@ -139,7 +169,11 @@ def fit_batch_gpu(
     share = config.batch_size // ranks
     if config.batch_size % ranks:
         raise BadInput(f"batch_size is {config.batch_size}: it must be a multiple of the number of processes ({ranks})")
-    allowed = [n for n in range(min(config.batch_gpu, share), 0, -1) if share % n == 0 and n % min(config.mbstd_group_size, n) == 0]
+    allowed = [
+        n
+        for n in range(min(config.batch_gpu, share), 0, -1)
+        if share % n == 0 and n % min(config.mbstd_group_size, n) == 0
+    ]
     if measured is None and rough_bytes(config, resolution, allowed[0]) <= limit:
         chosen = allowed[0]
         needs = ""
@@ -153,31 +187,57 @@ def fit_batch_gpu(
             chosen = next((n for n in allowed if takes(n) <= limit), allowed[-1])
             needs = f" ({in_bytes(takes(chosen))} of {in_bytes(limit)}; {in_bytes(each)} an image)"
             if takes(chosen) > limit and strict:
-                raise BadInput(f"{in_bytes(limit)} were given for a process (--memory), and with batch_gpu {chosen}, the least there is, it takes {in_bytes(takes(chosen))}: give more, or make the networks smaller (--channel-max)")
+                raise BadInput(
+                    f"{in_bytes(limit)} were given for a process (--memory), and with batch_gpu {chosen}, the least"
+                    f" there is, it takes {in_bytes(takes(chosen))}: give more, or make the networks smaller"
+                    " (--channel-max)"
+                )
             if takes(chosen) > limit:
                 needs += "; that is more than there is"
     if chosen == config.batch_gpu:
         return config, measured, f"batch_gpu {chosen} fits{needs}"
-    groups = f", and the minibatch deviation compares {chosen} images instead of {config.mbstd_group_size}: another training, not only a slower one" if chosen < config.mbstd_group_size else ""
-    return config.replace(batch_gpu=chosen), measured, f"batch_gpu {chosen} instead of {config.batch_gpu}{needs}: the batch is taken in {config.batch_size // chosen} parts{groups}"
+    groups = (
+        f", and the minibatch deviation compares {chosen} images instead of {config.mbstd_group_size}: another"
+        " training, not only a slower one"
+        if chosen < config.mbstd_group_size
+        else ""
+    )
+    return (
+        config.replace(batch_gpu=chosen),
+        measured,
+        (
+            f"batch_gpu {chosen} instead of {config.batch_gpu}{needs}: the batch is taken in"
+            f" {config.batch_size // chosen} parts{groups}"
+        ),
+    )
 
 # %% ../nbs/56_resources.ipynb #acf6a9c7
-V100_SECONDS = {128: 13.0, 256: 23.0, 512: 73.0, 1024: 158.0}  # for a kimg on one card, preset auto, the reference implementation; four cards at 512 px: 19
+V100_SECONDS = {
+    128: 13.0,
+    256: 23.0,
+    512: 73.0,
+    1024: 158.0,
+}  # for a kimg on one card, preset auto, the reference implementation; four cards at 512 px: 19
 
 # %% ../nbs/56_resources.ipynb #8287cd5d
 def seconds_per_kimg(config: Config, measured: dict, ranks: int = 1) -> float:
     "Of whole iterations, from the phases that `probe` timed."
     s, c = measured["seconds"], config
-    one = s["Gmain"] + s["Dmain"] + (s.get("Greg", 0) / c.G_reg_interval if c.G_reg_interval else 0) + (s["Dreg"] / c.D_reg_interval if c.r1_gamma else 0)
+    one = (
+        s["Gmain"]
+        + s["Dmain"]
+        + (s.get("Greg", 0) / c.G_reg_interval if c.G_reg_interval else 0)
+        + (s["Dreg"] / c.D_reg_interval if c.r1_gamma else 0)
+    )
     return 1000 * one / measured["images"] / ranks
 
 # %% ../nbs/56_resources.ipynb #b33e9b4c
 def estimate(
     config: Config,
     resolution: int,
-    measured: dict | None,  # what `probe` found
+    measured: dict | None,
     device: str = "cpu",
-    ranks: int = 1,
+    ranks: int = 1,  # what `probe` found
 ) -> list[str]:
     "What a run will take, in lines: memory, time here, energy, time on GPUs, and what each rests on."
     c = config
@@ -188,20 +248,40 @@ def estimate(
     lines = [f"measured: {measured['images']} images at once: {phases}"]
     if measured["peak"]:
         each = max(measured["peak"] - measured["base"], 0) / measured["images"]
-        lines.append(f"memory: about {in_bytes(measured['base'] + c.batch_gpu * each)} with batch_gpu {c.batch_gpu}" + (" in each process" if ranks > 1 else ""))
-    lines.append(f"time: {in_time(own * c.batch_size / 1000)} an iteration, {own:.3g} s/kimg, {c.total_kimg:g} kimg in {in_time(own * c.total_kimg)} on this machine as busy as it is now, without pictures and metrics")
+        lines.append(
+            f"memory: about {in_bytes(measured['base'] + c.batch_gpu * each)} with batch_gpu {c.batch_gpu}"
+            + (" in each process" if ranks > 1 else "")
+        )
+    lines.append(
+        f"time: {in_time(own * c.batch_size / 1000)} an iteration, {own:.3g} s/kimg, {c.total_kimg:g} kimg in"
+        f" {in_time(own * c.total_kimg)} on this machine as busy as it is now, without pictures and metrics"
+    )
     watts = c.watts if c.watts is not None else 65.0 if device == "cpu" else 300.0 * ranks
-    lines.append(f"energy: about {own * c.total_kimg * watts / 3.6e6:.3g} kWh at {watts:g} W ({'as stated' if c.watts is not None else 'assumed'})")
+    lines.append(
+        f"energy: about {own * c.total_kimg * watts / 3.6e6:.3g} kWh at {watts:g} W"
+        f" ({'as stated' if c.watts is not None else 'assumed'})"
+    )
     wide = (c.channel_max, c.channel_base) == (512, 32768 if resolution >= 512 else 16384)
     if wide and resolution in V100_SECONDS:
         one = V100_SECONDS[resolution]
         loss = 73 / 4 / 19 if c.batch_size >= 4 else 1
         times = {n: one / n / loss ** (math.log2(n) / 2) for n in (1, 4, 16)}
-        lines.append("time on NVIDIA V100 cards, never measured with this program: " + ", ".join(f"{n}: {in_time(s * c.total_kimg)}" for n, s in times.items())
-                     + f" (rests on {one:g} s/kimg at {resolution} px that the reference implementation's authors state for one card"
-                     + (", 19 on four, and on the same loss from 4 to 16)" if resolution == 512 else "; more cards lose as much as at 512 px)"))
+        lines.append(
+            "time on NVIDIA V100 cards, never measured with this program: "
+            + ", ".join(f"{n}: {in_time(s * c.total_kimg)}" for n, s in times.items())
+            + f" (rests on {one:g} s/kimg at {resolution} px that the reference implementation's authors state for one"
+            " card"
+            + (
+                ", 19 on four, and on the same loss from 4 to 16)"
+                if resolution == 512
+                else "; more cards lose as much as at 512 px)"
+            )
+        )
         if c.batch_size // 16 < c.mbstd_group_size:
-            lines.append(f"on 16 cards each takes {c.batch_size / 16:g} images of a batch of {c.batch_size}, and the minibatch deviation compares no more than these: another training")
+            lines.append(
+                f"on 16 cards each takes {c.batch_size / 16:g} images of a batch of {c.batch_size}, and the minibatch"
+                " deviation compares no more than these: another training"
+            )
     return lines
 
 # %% ../nbs/56_resources.ipynb #0d53d388
@@ -211,10 +291,15 @@ def half_words(
     channels: int = 1,
     measured: dict | None = None,  # what `probe` found for this configuration on a CPU; None: it is called
 ) -> str:
-    """What bfloat16 gains or loses on this CPU, by a probe of the same configuration with it and without it: one sentence, empty where a probe ran out of memory.
+    """What bfloat16 gains or loses on this CPU, by a probe of the same configuration with it and without it: one
+    sentence, empty where a probe ran out of memory.
     Where the configuration is without, the four largest resolutions are tried."""
     chosen = config.half_format == "bfloat16"
-    other = config.replace(half_format="float16", num_fp16_res=0) if chosen else config.replace(half_format="bfloat16", num_fp16_res=config.num_fp16_res or 4)
+    other = (
+        config.replace(half_format="float16", num_fp16_res=0)
+        if chosen
+        else config.replace(half_format="bfloat16", num_fp16_res=config.num_fp16_res or 4)
+    )
     first = measured or probe(config, resolution, channels)
     found = [first, first and probe(other, resolution, channels, images=first["images"])]
     if not all(found):
@@ -223,11 +308,16 @@ def half_words(
     measures = f"bfloat16 takes {with_half:.3g} s/kimg here, float32 {without:.3g}"
     if chosen:
         return measures + ("" if with_half < without else ": it does not pay, leave --half-format out")
-    return measures + (f": --half-format bfloat16 --num-fp16-res {other.num_fp16_res} would pay" if with_half < 0.9 * without else ": it would not pay")
+    return measures + (
+        f": --half-format bfloat16 --num-fp16-res {other.num_fp16_res} would pay"
+        if with_half < 0.9 * without
+        else ": it would not pay"
+    )
 
 # %% ../nbs/56_resources.ipynb #b3d80e5f
 def choose_threads(out) -> int:  # the run directory, there or not
-    "Threads to train with on a CPU: as many as the run began with, a new one as many as PyTorch has; no more than there are cores. Where OMP_NUM_THREADS is set, it decides."
+    """Threads to train with on a CPU: as many as the run began with, a new one as many as PyTorch has; no more than
+    there are cores. Where OMP_NUM_THREADS is set, it decides."""
     now = torch.get_num_threads()
     if "OMP_NUM_THREADS" in os.environ:
         return now
@@ -243,11 +333,16 @@ class Neighbours:
         self.restart()
 
     def _now(self) -> tuple[float, float] | None:
-        "Seconds on the clock, and processor seconds that others have had on these cores; None where the system does not say."
+        """Seconds on the clock, and processor seconds that others have had on these cores; None where the system
+        does not say."""
         try:
             each = psutil.cpu_times(percpu=True)
             mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(each))
-            busy = sum(getattr(each[k], kind, 0.0) for k in mine for kind in ("user", "nice", "system", "irq", "softirq", "steal"))
+            busy = sum(
+                getattr(each[k], kind, 0.0)
+                for k in mine
+                for kind in ("user", "nice", "system", "irq", "softirq", "steal")
+            )
         except (OSError, RuntimeError, NotImplementedError, IndexError, psutil.Error):
             return None
         return time.monotonic(), busy - time.process_time()
@@ -270,8 +365,8 @@ class Neighbours:
 
     def look(
         self,
-        rate: float,  # images per second since the last look
-        log,  # called with a line where things have changed
+        rate: float,
+        log,  # images per second since the last look  # called with a line where things have changed
     ) -> str:
         "For the progress bar: what training has to share; nothing where there is room."
         taken = self.taken()
@@ -282,14 +377,19 @@ class Neighbours:
         busy = self.crowded(taken, was)
         self.said = f"training beside programs that take {taken:.1f} of {most} cores" if busy else ""
         if busy and not was:
-            log(f"other programs take {taken:.1f} of {most} cores: training keeps its number of threads ({self.threads}), because results depend on it, and goes at {rate / max(self.fastest, 1e-9):.0%} of its fastest so far")
+            log(
+                f"other programs take {taken:.1f} of {most} cores: training keeps its number of threads"
+                f" ({self.threads}), because results depend on it, and goes at {rate / max(self.fastest, 1e-9):.0%} of"
+                " its fastest so far"
+            )
         elif was and not busy:
             log("other programs leave room again")
         return self.said
 
 # %% ../nbs/56_resources.ipynb #a593d18a
 class Yielding:
-    "Inside this, a training with several threads yields to other programs while these crowd it, and keeps its full speed while it is alone. Results do not change."
+    """Inside this, a training with several threads yields to other programs while these crowd it, and keeps its full
+    speed while it is alone. Results do not change."""
 
     def __init__(self, threads: int):  # with which is trained
         self.threads, self.braked, self._over, self._asleep = threads, False, threading.Event(), []
@@ -339,26 +439,38 @@ def disk_use(trainer: Trainer) -> dict[str, int]:
     c, ds = trainer.config, trainer.dataset
     size = lambda net: sum(t.numel() * t.element_size() for t in net.state_dict().values())
     g, d, overhead = size(trainer.G), size(trainer.D), 1 << 20
-    state, snapshot = 4 * g + 3 * d + overhead + 40 * len(ds), g + d + overhead  # weights, two moments of Adam, the average of G
+    state, snapshot = (
+        4 * g + 3 * d + overhead + 40 * len(ds),
+        g + d + overhead,
+    )  # weights, two moments of Adam, the average of G
     ticks = math.ceil(c.total_kimg / c.kimg_per_tick) + 2
     columns, rows = grid_size(ds.resolution)
     pictures = (ticks // c.snap + 4) * columns * rows * ds.channels * ds.resolution**2
-    return dict(state=state, snapshot=snapshot, pictures=pictures, total=3 * state + (c.keep_snapshots + len(c.metrics) + 1) * snapshot + pictures + 4000 * ticks)
+    return dict(
+        state=state,
+        snapshot=snapshot,
+        pictures=pictures,
+        total=3 * state + (c.keep_snapshots + len(c.metrics) + 1) * snapshot + pictures + 4000 * ticks,
+    )
 
 # %% ../nbs/56_resources.ipynb #ade90fa3
 def disk_line(use: dict[str, int], folder) -> str:
     "What `disk_use` found, in words, and whether there is room for it."
     free = free_bytes(folder)
     enough = "" if free > use["total"] else "; that may not be enough"
-    return f"takes at most {in_bytes(use['total'])} on the disk (a state {in_bytes(use['state'])}, a snapshot {in_bytes(use['snapshot'])}); {in_bytes(free)} are free{enough}"
+    return (
+        f"takes at most {in_bytes(use['total'])} on the disk (a state {in_bytes(use['state'])}, a snapshot"
+        f" {in_bytes(use['snapshot'])}); {in_bytes(free)} are free{enough}"
+    )
 
 # %% ../nbs/56_resources.ipynb #f84c29cc
 def power(
     device: torch.device,
-    watts: float | None,  # as stated; None: ask
-    ranks: Ranks = Ranks(),
+    watts: float | None,
+    ranks: Ranks = Ranks(),  # as stated; None: ask
 ) -> tuple[str, typing.Callable[[], float]]:
-    "Where the power of this rank is known from, in words, and a function that gives it in watts. On a CPU the machine is counted once, not once for each rank."
+    """Where the power of this rank is known from, in words, and a function that gives it in watts. On a CPU the
+    machine is counted once, not once for each rank."""
     if device.type == "cuda" and watts is None:
         try:
             last = torch.cuda.power_draw(device) / 1000
@@ -373,7 +485,9 @@ def power(
 
         return "what the GPU reports, without the rest of the machine", asked
     stated = 65.0 if watts is None else float(watts)
-    return f"{stated:g} W" + (", assumed for a CPU (--watts states it)" if watts is None else ", as stated"), lambda: 0.0 if ranks.local else stated
+    return f"{stated:g} W" + (
+        ", assumed for a CPU (--watts states it)" if watts is None else ", as stated"
+    ), lambda: 0.0 if ranks.local else stated
 
 # %% ../nbs/56_resources.ipynb #8b366245
 def _memory_gb() -> float:

@@ -30,10 +30,37 @@ from pathlib import Path
 import filelock
 import psutil
 
-from .foundation import SEED, BadInput, Rule, _json, _shown, append_line, atomic, printable, try_folder, write_json
+from semgan_nb.foundation import (
+    SEED,
+    BadInput,
+    Rule,
+    _json,
+    _shown,
+    append_line,
+    atomic,
+    printable,
+    try_folder,
+    write_json,
+)
 from .augment import PIPES
 from .scores import LADDER, RECORD, check_record, parse_metric
-from .files import DAMAGED, PIXEL_SIZE, PLAIN, TEXT, Unfit, fields, list_of, number, of_rule, one_of, optional, read_json, read_lines, table_of, whole
+from semgan_nb.files import (
+    DAMAGED,
+    PIXEL_SIZE,
+    PLAIN,
+    TEXT,
+    Unfit,
+    fields,
+    list_of,
+    number,
+    of_rule,
+    one_of,
+    optional,
+    read_json,
+    read_lines,
+    table_of,
+    whole,
+)
 
 # %% ../nbs/50_runs.ipynb #8fc9d25a
 def _f(
@@ -46,10 +73,16 @@ def _f(
     **bounds,  # further fields of Rule
 ):
     "A field with its help, its bounds and its unit."
-    return field(default=default, metadata=dict(help=help, free=free, bounds=dict(low=low, high=high, unit=unit, **bounds)))
+    return field(
+        default=default, metadata=dict(help=help, free=free, bounds=dict(low=low, high=high, unit=unit, **bounds))
+    )
 
 # %% ../nbs/50_runs.ipynb #b9fb1441
-ADAPTATIONS = ("channels", "resolution", "mapping")  # in what the source of a transfer may differ from the run, if it is said so
+ADAPTATIONS = (
+    "channels",
+    "resolution",
+    "mapping",
+)  # in what the source of a transfer may differ from the run, if it is said so
 
 # %% ../nbs/50_runs.ipynb #3646e42d
 @dataclass(frozen=True)
@@ -63,18 +96,36 @@ class Config:
     mapping_layers: int = _f(2, "layers of the mapping network", 1, 64)
     channel_base: int = _f(512, "feature maps at a resolution are channel_base / resolution …", 4, 1 << 20)
     channel_max: int = _f(64, "… but at most this many", 1, 1 << 14)
-    g_channels: tuple[int, ...] = _f((), "feature maps of the generator at 4, 8, 16 … px (with commas); none: by channel_base and channel_max")
-    noise_from: int = _f(4, "px; blocks of the generator below this resolution have no noise inputs; 0 for no noise inputs at all", 4, 1 << 13, "px", only="power of two", also=(0,))
+    g_channels: tuple[int, ...] = _f(
+        (), "feature maps of the generator at 4, 8, 16 … px (with commas); none: by channel_base and channel_max"
+    )
+    noise_from: int = _f(
+        4,
+        "px; blocks of the generator below this resolution have no noise inputs; 0 for no noise inputs at all",
+        4,
+        1 << 13,
+        "px",
+        only="power of two",
+        also=(0,),
+    )
     g_architecture: str = _f("skip", "of the generator: skip, resnet or orig", choices=("skip", "resnet", "orig"))
     d_architecture: str = _f("resnet", "of the discriminator: resnet, skip or orig", choices=("skip", "resnet", "orig"))
     conv_clamp: float | None = _f(None, "limit of every convolution's output; none for none", 0, 1e9, above=True)
-    num_fp16_res: int = _f(0, "so many of the largest resolutions run in half precision on a GPU (on a CPU in float32)", 0, 64)
-    half_format: str = _f("float16", "what half precision is: float16 (on a GPU only), or bfloat16 (on a CPU too)", choices=("float16", "bfloat16"))
+    num_fp16_res: int = _f(
+        0, "so many of the largest resolutions run in half precision on a GPU (on a CPU in float32)", 0, 64
+    )
+    half_format: str = _f(
+        "float16",
+        "what half precision is: float16 (on a GPU only), or bfloat16 (on a CPU too)",
+        choices=("float16", "bfloat16"),
+    )
     tf32: bool = _f(False, "on a GPU: faster products of less precision in the float32 parts")
     mbstd_group_size: int = _f(4, "images compared by the minibatch standard deviation", 1, 1 << 14, "images")
     freezed: int = _f(0, "Freeze-D: so many first layers of the discriminator stay as they are", 0, 100, "layers")
     # transfer
-    init_from: str | None = _f(None, "begin a new run from the networks of this official pickle, snapshot or run; none for fresh ones")
+    init_from: str | None = _f(
+        None, "begin a new run from the networks of this official pickle, snapshot or run; none for fresh ones"
+    )
     init_adapt: tuple[str, ...] = _f((), "in what the source may differ: " + ", ".join(ADAPTATIONS) + " (with commas)")
     # data
     subset: int | None = _f(None, "train on so many images, drawn by the seed", 1, 10**9, "images")
@@ -88,14 +139,18 @@ class Config:
     cooldown: float = _f(0.0, "share of the run, at its end, over which both learning rates fall evenly …", 0, 1)
     cooldown_to: float = _f(0.1, "… to this share of themselves", 0, 1)
     r1_gamma: float = _f(1.0, "weight of the R1 penalty", 0, 1e6)
-    G_reg_interval: int | None = _f(None, "iterations between two path-length steps; none for no such steps", 1, 10**6, "iterations")
+    G_reg_interval: int | None = _f(
+        None, "iterations between two path-length steps; none for no such steps", 1, 10**6, "iterations"
+    )
     D_reg_interval: int = _f(16, "iterations between two R1 steps", 1, 10**6, "iterations")
     pl_weight: float = _f(2.0, "weight of the path-length penalty", 0, 1e6)
     pl_decay: float = _f(0.01, "of the moving average of the path length", 0, 1)
     pl_batch_shrink: int = _f(2, "path length takes 1/so many of a batch", 1, 1 << 14)
     style_mixing_prob: float = _f(0.9, "share of batches with two latent vectors an image", 0, 1)
     ema_kimg: float = _f(5.0, "half-life of the averaged generator, in kimg", 0, 1e7, "kimg", above=True)
-    ema_rampup: float | None = _f(0.05, "at first, half-life at most this share of the images seen; none for no ramp", 0, 1e6, above=True)
+    ema_rampup: float | None = _f(
+        0.05, "at first, half-life at most this share of the images seen; none for no ramp", 0, 1e6, above=True
+    )
     # augmentation
     aug: str = _f("ada", "noaug, fixed or ada", choices=("noaug", "fixed", "ada"))
     augpipe: str = _f("bg", "which augmentations: " + ", ".join(PIPES), choices=tuple(PIPES))
@@ -108,8 +163,20 @@ class Config:
     kimg_per_tick: float = _f(0.8, "kimg between two lines of stats.jsonl", 0, 1e6, "kimg", above=True)
     snap: int = _f(20, "ticks between two snapshots", 1, 10**6, "ticks", free=True)
     keep_snapshots: int = _f(10, "snapshots kept, besides the best by each metric", 1, 10**6, "snapshots", free=True)
-    metrics: tuple[str, ...] = _f(("auto",), "evaluated at every snapshot; auto: a distance chosen by the data, latent_share, and augment_leak where images are augmented; none for none", free=True)
-    watts: float | None = _f(None, "power of the machine, for the estimate of energy; none: what the GPU says, 65 W for a CPU", 0, 1e9, "W", free=True)
+    metrics: tuple[str, ...] = _f(
+        ("auto",),
+        "evaluated at every snapshot; auto: a distance chosen by the data, latent_share, and augment_leak where images"
+        " are augmented; none for none",
+        free=True,
+    )
+    watts: float | None = _f(
+        None,
+        "power of the machine, for the estimate of energy; none: what the GPU says, 65 W for a CPU",
+        0,
+        1e9,
+        "W",
+        free=True,
+    )
     seed: int = _f(0, "of the initial weights, the data's order and all noise", 0, SEED.high)
 
     def __post_init__(self):
@@ -120,7 +187,12 @@ class Config:
         return Config.from_dict({**self.to_dict(), **changes})
 
     def to_dict(self) -> dict:
-        return {**dataclasses.asdict(self), "metrics": list(self.metrics), "init_adapt": list(self.init_adapt), "g_channels": list(self.g_channels)}
+        return {
+            **dataclasses.asdict(self),
+            "metrics": list(self.metrics),
+            "init_adapt": list(self.init_adapt),
+            "g_channels": list(self.g_channels),
+        }
 
     @classmethod
     def from_dict(cls, values: dict) -> "Config":
@@ -130,7 +202,10 @@ class Config:
         for name in values:
             if name not in known:
                 near = difflib.get_close_matches(str(name), known, 1)
-                raise BadInput(f"there is no setting {_shown(name)}" + (f": did you mean {near[0]!r}?" if near else f"; the settings are {', '.join(sorted(known))}"))
+                raise BadInput(
+                    f"there is no setting {_shown(name)}"
+                    + (f": did you mean {near[0]!r}?" if near else f"; the settings are {', '.join(sorted(known))}")
+                )
         return cls(**values)
 
 # %% ../nbs/50_runs.ipynb #5ceee7ce
@@ -138,18 +213,23 @@ class Config:
 def config_rules() -> dict[str, Rule]:
     "Field of Config -> what it may be, from its type and its bounds; for all but LISTS."
     rules = {}
-    for field in dataclasses.fields(Config):
-        kinds, bounds = typing.get_args(field.type) or (field.type,), field.metadata["bounds"]
-        if typing.get_origin(field.type) is not tuple:
-            rules[field.name] = Rule(**{**bounds, "kind": kinds[0], "also": (*bounds.get("also", ()), *[None] * (type(None) in kinds))})
+    for f in dataclasses.fields(Config):
+        kinds, bounds = typing.get_args(f.type) or (f.type,), f.metadata["bounds"]
+        if typing.get_origin(f.type) is not tuple:
+            rules[f.name] = Rule(
+                **{**bounds, "kind": kinds[0], "also": (*bounds.get("also", ()), *[None] * (type(None) in kinds))}
+            )
     return rules
 
 # %% ../nbs/50_runs.ipynb #5588c269
 LISTS = dict(  # fields of Config that are lists
-    metrics=list_of(TEXT, words="a list of words"), init_adapt=list_of(one_of(*ADAPTATIONS), words="among " + ", ".join(ADAPTATIONS)),
+    metrics=list_of(TEXT, words="a list of words"),
+    init_adapt=list_of(one_of(*ADAPTATIONS), words="among " + ", ".join(ADAPTATIONS)),
     g_channels=list_of(whole(1, 1 << 14), most=19, words="whole numbers of feature maps, such as 192,192,64,24"),
 )
-SETTINGS = {name: of_rule(rule) for name, rule in config_rules().items()} | LISTS  # field of Config -> its rule in a file
+SETTINGS = {
+    name: of_rule(rule) for name, rule in config_rules().items()
+} | LISTS  # field of Config -> its rule in a file
 
 # %% ../nbs/50_runs.ipynb #549c27b0
 GPUS, FIRST_GPU = Rule(int, 1, 1024, "processes"), Rule(int, 0, 1023)
@@ -160,9 +240,18 @@ STATE_SECONDS = 300.0  # without being asked
 def _words(name, value) -> tuple:
     "The value of one of LISTS as a tuple; BadInput where it is none."
     if isinstance(value, (list, tuple)):
-        value = [int(word) if name == "g_channels" and isinstance(word, str) and word.isdecimal() and len(word) < 10 else word for word in value]
-    try: LISTS[name](value, name)
-    except Unfit: raise BadInput(f"{name} is {_shown(value)}: it must be {LISTS[name].words}") from None
+        value = [
+            (
+                int(word)
+                if name == "g_channels" and isinstance(word, str) and word.isdecimal() and len(word) < 10
+                else word
+            )
+            for word in value
+        ]
+    try:
+        LISTS[name](value, name)
+    except Unfit:
+        raise BadInput(f"{name} is {_shown(value)}: it must be {LISTS[name].words}") from None
     return tuple(value)
 
 # %% ../nbs/50_runs.ipynb #c432e181
@@ -179,26 +268,66 @@ def _check_fields(config: Config) -> None:
         object.__setattr__(config, name, _words(name, getattr(config, name)))
     for name in {word for word in config.metrics if word not in ("auto", "none", "")}:
         parse_metric(name)
-    need("half_format", config.half_format == "float16" or config.num_fp16_res > 0, "float16 where num_fp16_res is 0, which leaves nothing in half precision")
+    need(
+        "half_format",
+        config.half_format == "float16" or config.num_fp16_res > 0,
+        "float16 where num_fp16_res is 0, which leaves nothing in half precision",
+    )
     need("batch_gpu", config.batch_size % config.batch_gpu == 0, f"a divisor of batch_size ({config.batch_size})")
     group = min(config.mbstd_group_size, config.batch_gpu)
     need("batch_gpu", config.batch_gpu % group == 0, f"a multiple of mbstd_group_size ({group})")
-    need("p", config.p_max is None or config.aug == "noaug" or config.p <= config.p_max, f"at most p_max ({config.p_max})")
+    need(
+        "p",
+        config.p_max is None or config.aug == "noaug" or config.p <= config.p_max,
+        f"at most p_max ({config.p_max})",
+    )
 
 # %% ../nbs/50_runs.ipynb #43e57321
 def _official(preset, resolution, batch, ref_gpus, mbstd, fmaps, lr, gamma, ema, ramp, mapping, **more) -> Config:
-    return Config(**{**dict(
-        preset=preset, mapping_layers=mapping, channel_base=int(32768 * fmaps), channel_max=512, conv_clamp=256.0, num_fp16_res=4, mbstd_group_size=mbstd, total_kimg=25000.0,
-        batch_size=batch, batch_gpu=max(batch // ref_gpus, 1), g_lr=lr, d_lr=lr, r1_gamma=gamma, G_reg_interval=4, ema_kimg=ema, ema_rampup=ramp,
-        ada_kimg=500.0, kimg_per_tick=4.0, snap=50,
-    ), **more})
+    return Config(
+        **{
+            **dict(
+                preset=preset,
+                mapping_layers=mapping,
+                channel_base=int(32768 * fmaps),
+                channel_max=512,
+                conv_clamp=256.0,
+                num_fp16_res=4,
+                mbstd_group_size=mbstd,
+                total_kimg=25000.0,
+                batch_size=batch,
+                batch_gpu=max(batch // ref_gpus, 1),
+                g_lr=lr,
+                d_lr=lr,
+                r1_gamma=gamma,
+                G_reg_interval=4,
+                ema_kimg=ema,
+                ema_rampup=ramp,
+                ada_kimg=500.0,
+                kimg_per_tick=4.0,
+                snap=50,
+            ),
+            **more,
+        }
+    )
 
 # %% ../nbs/50_runs.ipynb #ac9aa158
 def auto(resolution: int, gpus: int = 1) -> Config:
     "The official automatic choice for a resolution and a number of GPUs."
     batch = max(min(gpus * min(4096 // resolution, 32), 64), gpus)
-    return _official("auto", resolution, batch, gpus, min(batch // gpus, 4), 1 if resolution >= 512 else 0.5, 0.002 if resolution >= 1024 else 0.0025,
-                     0.0002 * resolution**2 / batch, batch * 10 / 32, 0.05, 2)
+    return _official(
+        "auto",
+        resolution,
+        batch,
+        gpus,
+        min(batch // gpus, 4),
+        1 if resolution >= 512 else 0.5,
+        0.002 if resolution >= 1024 else 0.0025,
+        0.0002 * resolution**2 / batch,
+        batch * 10 / 32,
+        0.05,
+        2,
+    )
 
 # %% ../nbs/50_runs.ipynb #e857027f
 def stylegan2(resolution: int, gpus: int = 1) -> Config:
@@ -223,19 +352,47 @@ def paper1024(resolution: int, gpus: int = 1) -> Config:
 # %% ../nbs/50_runs.ipynb #41505399
 def cifar(resolution: int, gpus: int = 1) -> Config:
     "The ADA paper's settings for 32-px photographs: no path length, no mixing, discriminator without short cuts."
-    return _official("cifar", resolution, 64, 2, 32, 1, 0.0025, 0.01, 500.0, 0.05, 2, total_kimg=100000.0, pl_weight=0.0, style_mixing_prob=0.0, d_architecture="orig")
+    return _official(
+        "cifar",
+        resolution,
+        64,
+        2,
+        32,
+        1,
+        0.0025,
+        0.01,
+        500.0,
+        0.05,
+        2,
+        total_kimg=100000.0,
+        pl_weight=0.0,
+        style_mixing_prob=0.0,
+        d_architecture="orig",
+    )
 
 # %% ../nbs/50_runs.ipynb #b833006f
 def sem512(resolution: int = 512, gpus: int = 1) -> Config:
-    "The run of Lambard et al. 2023, the same whatever the number of GPUs: `auto` at 512 px on four GPUs, `bg`, target 0.5, 25 000 kimg."
+    """The run of Lambard et al. 2023, the same whatever the number of GPUs: `auto` at 512 px on four GPUs, `bg`,
+    target 0.5, 25 000 kimg."""
     return dataclasses.replace(auto(512, 4), preset="sem512", ada_target=0.5)
 
 # %% ../nbs/50_runs.ipynb #21b0fb20
 def laptop(resolution: int = 32, gpus: int = 1) -> Config:
-    "Minutes on two CPU cores, at 32 or 64 px: a lesson, not the paper's numbers. z decides what is seen: wide coarse blocks, noise inputs in the finest one only."
+    """Minutes on two CPU cores, at 32 or 64 px: a lesson, not the paper's numbers. z decides what is seen: wide
+    coarse blocks, noise inputs in the finest one only."""
     widths = {4: 128, 8: 128, 16: 64, 32: 24}
     sides = [2**k for k in range(2, resolution.bit_length())]
-    return Config(preset="laptop", g_channels=[widths.get(r, max(512 // r, 1)) for r in sides], noise_from=resolution, z_dim=64, w_dim=64, style_mixing_prob=0.0, d_lr=0.0025, total_kimg=140.0, cooldown=0.25)
+    return Config(
+        preset="laptop",
+        g_channels=[widths.get(r, max(512 // r, 1)) for r in sides],
+        noise_from=resolution,
+        z_dim=64,
+        w_dim=64,
+        style_mixing_prob=0.0,
+        d_lr=0.0025,
+        total_kimg=140.0,
+        cooldown=0.25,
+    )
 
 # %% ../nbs/50_runs.ipynb #e6383dcd
 PRESETS = {f.__name__: f for f in (laptop, sem512, auto, stylegan2, paper256, paper512, paper1024, cifar)}
@@ -253,7 +410,9 @@ def preset(
     now = PRESETS[name](resolution, gpus)
     if run is None or not is_run(run) or (before := read_config(run))["resolved"].get("preset") != name:
         return now
-    return Config.from_dict(before["resolved"]).replace(**{field: value for field, value in now.to_dict().items() if field in before["requested"]})
+    return Config.from_dict(before["resolved"]).replace(
+        **{field: value for field, value in now.to_dict().items() if field in before["requested"]}
+    )
 
 # %% ../nbs/50_runs.ipynb #2ef38ca4
 _ADA_FIELDS = ("ada_target", "ada_kimg", "ada_interval", "p_max")
@@ -262,9 +421,15 @@ _ADA_FIELDS = ("ada_target", "ada_kimg", "ada_interval", "p_max")
 def idle_fields(config) -> dict[str, str]:
     "Fields that have no effect beside the others -> because of what."
     get = config.get if isinstance(config, dict) else lambda name: getattr(config, name)
-    idle = dict.fromkeys(("augpipe", "p", *_ADA_FIELDS) if get("aug") == "noaug" else _ADA_FIELDS if get("aug") == "fixed" else (), f"aug {get('aug')}")
+    idle = dict.fromkeys(
+        ("augpipe", "p", *_ADA_FIELDS) if get("aug") == "noaug" else _ADA_FIELDS if get("aug") == "fixed" else (),
+        f"aug {get('aug')}",
+    )
     if not get("G_reg_interval") or not get("pl_weight"):
-        idle |= dict.fromkeys(("pl_decay", "pl_batch_shrink", *(["pl_weight"] if not get("G_reg_interval") else ["G_reg_interval"])), "no path-length steps")
+        idle |= dict.fromkeys(
+            ("pl_decay", "pl_batch_shrink", *(["pl_weight"] if not get("G_reg_interval") else ["G_reg_interval"])),
+            "no path-length steps",
+        )
     if not get("r1_gamma"):
         idle["D_reg_interval"] = "r1_gamma 0"
     if not get("cooldown"):
@@ -285,13 +450,34 @@ _STATISTIC = fields(dict(mean=number(finite=False)), dict(num=number(0), std=num
 
 # %% ../nbs/50_runs.ipynb #a91832f7
 CONFIG = fields(  # config.json
-    dict(requested=table_of(PLAIN), resolved=fields({name: SETTINGS[name] for name in NEEDED}, SETTINGS),
-         data=fields(dict(path=TEXT, fingerprint=TEXT, count=whole(), resolution=whole(1, 2**14), channels=whole(1, 64)), dict(pixel_size_nm=PIXEL_SIZE, absolute=TEXT, relative=optional(TEXT)))),
-    dict(format=whole(), version=TEXT, environment=table_of(PLAIN), init=optional(fields(dict(source=TEXT, sha256=TEXT, lines=list_of(TEXT))))),
+    dict(
+        requested=table_of(PLAIN),
+        resolved=fields({name: SETTINGS[name] for name in NEEDED}, SETTINGS),
+        data=fields(
+            dict(path=TEXT, fingerprint=TEXT, count=whole(), resolution=whole(1, 2**14), channels=whole(1, 64)),
+            dict(pixel_size_nm=PIXEL_SIZE, absolute=TEXT, relative=optional(TEXT)),
+        ),
+    ),
+    dict(
+        format=whole(),
+        version=TEXT,
+        environment=table_of(PLAIN),
+        init=optional(fields(dict(source=TEXT, sha256=TEXT, lines=list_of(TEXT)))),
+    ),
 )
 STATUS = fields(  # status.json
     dict(state=one_of(*STATES), kimg=number(0)),
-    dict(cur_nimg=whole(), total_kimg=number(0), pid=whole(), host=TEXT, heartbeat=number(0), sec_per_kimg=optional(number(0)), eta_sec=optional(number(0)), message=TEXT, warning=TEXT),
+    dict(
+        cur_nimg=whole(),
+        total_kimg=number(0),
+        pid=whole(),
+        host=TEXT,
+        heartbeat=number(0),
+        sec_per_kimg=optional(number(0)),
+        eta_sec=optional(number(0)),
+        message=TEXT,
+        warning=TEXT,
+    ),
 )
 
 # %% ../nbs/50_runs.ipynb #69e045ac
@@ -299,11 +485,13 @@ def STATS(value, field):  # a line of stats.jsonl
     "The rule of a line of statistics: how far the run was, and numbers by name."
     fields({"Progress/kimg": fields(dict(mean=number(0)))}, dict(timestamp=number(0)))(value, field)
     for name, one in value.items():
-        if name != "timestamp": _STATISTIC(one, name)
+        if name != "timestamp":
+            _STATISTIC(one, name)
 
 # %% ../nbs/50_runs.ipynb #04e8c584
 def check_settings(settings: dict, where, then: str = DAMAGED) -> None:  # of a file that follows its table
-    "BadInput that names the file where settings do not fit each other; names that no Config has are left alone, and so are metrics."
+    """BadInput that names the file where settings do not fit each other; names that no Config has are left alone,
+    and so are metrics."""
     try:
         Config(**{name: value for name, value in settings.items() if name in SETTINGS and name != "metrics"})
     except BadInput as error:
@@ -316,10 +504,13 @@ def is_run(run) -> bool:
 
 # %% ../nbs/50_runs.ipynb #6aaf8ca1
 def read_config(run) -> dict:
-    "config.json: format, version, requested, resolved, data, environment. BadInput where there is none, or where it is damaged."
+    """config.json: format, version, requested, resolved, data, environment. BadInput where there is none, or where
+    it is damaged."""
     config = read_json(Path(run) / "config.json", CONFIG, newest=FORMAT)
     if config is None:
-        raise BadInput(f"{run} holds no run (no config.json of semgan_nb): give the directory that `semgan train --out` wrote")
+        raise BadInput(
+            f"{run} holds no run (no config.json of semgan_nb): give the directory that `semgan train --out` wrote"
+        )
     check_settings(config["resolved"], Path(run) / "config.json")
     return config
 
@@ -327,7 +518,11 @@ def read_config(run) -> dict:
 def is_held(run) -> bool:
     "Whether some process, this one included, trains or judges in a run directory."
     try:
-        with filelock.FileLock(str(Path(run) / "lock")).acquire(timeout=0) if (Path(run) / "lock").exists() else contextlib.nullcontext():
+        with (
+            filelock.FileLock(str(Path(run) / "lock")).acquire(timeout=0)
+            if (Path(run) / "lock").exists()
+            else contextlib.nullcontext()
+        ):
             return False
     except filelock.Timeout:
         return True
@@ -342,9 +537,14 @@ def _gone(status: dict) -> bool:
 
 # %% ../nbs/50_runs.ipynb #eab1ad26
 def read_status(run) -> dict:
-    "status.json; `state` is waiting, running, stopping, stopped, failed, done, or lost for a run that died without a word: its process is gone, or it has said nothing for a minute, and nobody holds its lock."
+    """status.json; `state` is waiting, running, stopping, stopped, failed, done, or lost for a run that died without
+    a word: its process is gone, or it has said nothing for a minute, and nobody holds its lock."""
     status = read_json(Path(run) / "status.json", STATUS) or dict(state="waiting", cur_nimg=0, kimg=0.0)
-    if status["state"] in ("running", "stopping") and (time.time() - status.get("heartbeat", 0) > 60 or _gone(status)) and not is_held(run):
+    if (
+        status["state"] in ("running", "stopping")
+        and (time.time() - status.get("heartbeat", 0) > 60 or _gone(status))
+        and not is_held(run)
+    ):
         status["state"] = "lost"
     return status
 
@@ -353,7 +553,8 @@ _PLACES = ("path", "absolute", "relative")
 
 
 def place_of(data, run) -> dict:
-    "How a run names its archive: as it was given, and, so that it is found from anywhere and after both were moved together, absolute and relative to the run."
+    """How a run names its archive: as it was given, and, so that it is found from anywhere and after both were moved
+    together, absolute and relative to the run."""
     absolute, relative = os.path.abspath(data), None
     with contextlib.suppress(ValueError):  # on another drive of Windows
         relative = os.path.relpath(absolute, os.path.abspath(run))
@@ -367,12 +568,15 @@ def read_stats(run) -> list[dict]:
 # %% ../nbs/50_runs.ipynb #c352369c
 def is_metric_file(path: Path) -> bool:
     "Whether a file metric-NAME.jsonl is named after a metric that this version knows."
-    try: return bool(parse_metric(path.stem.removeprefix("metric-")))
-    except BadInput: return False
+    try:
+        return bool(parse_metric(path.stem.removeprefix("metric-")))
+    except BadInput:
+        return False
 
 # %% ../nbs/50_runs.ipynb #24650196
 def read_metrics(run) -> dict[str, list[dict]]:
-    "All metric-*.jsonl: metric name -> records in the order of training. Those of metrics that nobody knows are left out; `left_out` (chapter 59) names them."
+    """All metric-*.jsonl: metric name -> records in the order of training. Those of metrics that nobody knows are
+    left out; `left_out` (chapter 59) names them."""
     found = {}
     for path in filter(is_metric_file, sorted(Path(run).glob("metric-*.jsonl"))):
         name = path.stem.removeprefix("metric-")
@@ -388,12 +592,16 @@ def read_ladder(run, metric: str) -> dict | None:
     path = Path(run) / f"ladder-{metric}.json"
     ladder = read_json(path, LADDER)
     if ladder and ladder["metric"] != metric:
-        raise BadInput(f"{path}: metric is {printable(repr(ladder['metric']), 60)}, it must be that of the file's name: the run directory is damaged")
+        raise BadInput(
+            f"{path}: metric is {printable(repr(ladder['metric']), 60)}, it must be that of the file's name: the run"
+            " directory is damaged"
+        )
     return ladder
 
 # %% ../nbs/50_runs.ipynb #d20522f3
 def image_number(path) -> int:
-    "Image count in the name of a snapshot or picture: snapshot-000016.safetensors -> 16000, snapshot-000000512i.safetensors -> 512."
+    """Image count in the name of a snapshot or picture: snapshot-000016.safetensors -> 16000,
+    snapshot-000000512i.safetensors -> 512."""
     m = re.search(r"(\d+)(i?)$", Path(path).stem)
     if m is None:
         raise BadInput(f"{path} has no number in its name: expected something like snapshot-000016.safetensors")
@@ -413,11 +621,14 @@ def request_stop(run) -> None:
     (control / "stop").touch()
 
 # %% ../nbs/50_runs.ipynb #04a89cf5
-_LEFT_OVER = re.compile(r"\.(config|status|stats|metric|ladder|snapshot|state|reals|fakes).*-[0-9a-f]{8}\.\w+")  # what `atomic` leaves behind where the process is killed
+_LEFT_OVER = re.compile(
+    r"\.(config|status|stats|metric|ladder|snapshot|state|reals|fakes).*-[0-9a-f]{8}\.\w+"
+)  # what `atomic` leaves behind where the process is killed
 
 # %% ../nbs/50_runs.ipynb #5a918f21
 def config_differences(old: Config, new: Config) -> tuple[list[str], list[str]]:
-    "Fields in which two configurations differ: those that change the result, and those that may change when a run goes on. Each names both values."
+    """Fields in which two configurations differ: those that change the result, and those that may change when a run
+    goes on. Each names both values."""
     hard, free = [], []
     for f in dataclasses.fields(Config):
         a, b = getattr(old, f.name), getattr(new, f.name)
@@ -433,32 +644,44 @@ def requested(config: Config, resolution: int) -> dict:
 
 # %% ../nbs/50_runs.ipynb #0c6a4bd2
 def examine_run(
-    out,  # a directory that may be there or not
+    out,
     config: Config,
-    data: dict,  # path and fingerprint of the archive
+    data: dict,  # a directory that may be there or not  # path and fingerprint of the archive
 ) -> tuple[dict | None, list[str]]:
-    "The config.json of the run that a directory holds already (None: it may take a new one), and what differs from it that may. BadInput where the directory belongs to something else, or to other settings or data."
+    """The config.json of the run that a directory holds already (None: it may take a new one), and what differs from
+    it that may. BadInput where the directory belongs to something else, or to other settings or data."""
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise BadInput(f"{out} is a file: give a directory for the run")
     if not is_run(out):
-        foreign = [p.name for p in out.iterdir() if p.name not in ("lock", "control") and not _LEFT_OVER.fullmatch(p.name)] if out.exists() else []
+        foreign = (
+            [p.name for p in out.iterdir() if p.name not in ("lock", "control") and not _LEFT_OVER.fullmatch(p.name)]
+            if out.exists()
+            else []
+        )
         if foreign:
-            raise BadInput(f"{out} is not empty and holds no run (no config.json; it has {_shown(min(foreign))}): choose another directory for --out")
+            raise BadInput(
+                f"{out} is not empty and holds no run (no config.json; it has {_shown(min(foreign))}): choose another"
+                " directory for --out"
+            )
         return None, []
     old = read_config(out)
     hard, free = config_differences(Config.from_dict(old["resolved"]), config)
     if old["data"]["fingerprint"] != data["fingerprint"]:
         hard.append(f"the data are {old['data']['path']} there and {data['path']} here, with other content")
     if hard:
-        raise BadInput(f"{out} holds a run with other settings: {'; '.join(hard)}. Choose another directory for --out, or the same settings to go on")
+        raise BadInput(
+            f"{out} holds a run with other settings: {'; '.join(hard)}. Choose another directory for --out, or the same"
+            " settings to go on"
+        )
     return old, free
 
 # %% ../nbs/50_runs.ipynb #e42baa03
 class RunWriter:
     """A run directory held open by the process that trains.
 
-    `.resumed` says whether the directory held this run before, `.config` is what the run uses. Raises BadInput where the directory belongs to something else, to another configuration or to
+    `.resumed` says whether the directory held this run before, `.config` is what the run uses. Raises BadInput where
+    the directory belongs to something else, to another configuration or to
     a running process."""
 
     def __init__(
@@ -482,7 +705,10 @@ class RunWriter:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
             s = read_json(self.dir / "status.json", STATUS) or {}
-            raise BadInput(f"{self.dir} is being trained by process {s.get('pid', '?')} on {s.get('host', '?')}: stop it first, or choose another directory for --out") from None
+            raise BadInput(
+                f"{self.dir} is being trained by process {s.get('pid', '?')} on {s.get('host', '?')}: stop it first, or"
+                " choose another directory for --out"
+            ) from None
         try:
             self._open(config, data, device, asked, init, ranks, threads)
         except BaseException:
@@ -499,26 +725,83 @@ class RunWriter:
 
         import semgan_nb
 
-        self._examine(config, data)  # once more: another process may have begun a run and left it between the first look and the lock
+        self._examine(
+            config, data
+        )  # once more: another process may have begun a run and left it between the first look and the lock
         old, free = self._old, self._free
-        for path in [*self.dir.iterdir(), *(self.dir / "state").glob(".*")]:  # half-written files of a process that was killed; nobody else writes now
+        for path in [
+            *self.dir.iterdir(),
+            *(self.dir / "state").glob(".*"),
+        ]:  # half-written files of a process that was killed; nobody else writes now
             if _LEFT_OVER.fullmatch(path.name) and path.is_file():
                 path.unlink()
         self.config = config
         self._write_lock, self._last_stop_look = threading.Lock(), 0.0
-        self.status = dict(state="waiting", pid=os.getpid(), host=socket.gethostname(), heartbeat=time.time(), cur_nimg=0, kimg=0.0,
-                           total_kimg=config.total_kimg, sec_per_kimg=None, eta_sec=None, message="")
+        self.status = dict(
+            state="waiting",
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            heartbeat=time.time(),
+            cur_nimg=0,
+            kimg=0.0,
+            total_kimg=config.total_kimg,
+            sec_per_kimg=None,
+            eta_sec=None,
+            message="",
+        )
         if self.resumed:
-            self.status.update({k: v for k, v in (read_json(self.dir / "status.json", STATUS) or {}).items() if k in ("cur_nimg", "kimg", "sec_per_kimg", "warning")})
+            self.status.update(
+                {
+                    k: v
+                    for k, v in (read_json(self.dir / "status.json", STATUS) or {}).items()
+                    if k in ("cur_nimg", "kimg", "sec_per_kimg", "warning")
+                }
+            )
             if free:
                 self.log("going on with changed settings: " + "; ".join(free))
-        environment = dict(torch=torch.__version__, python=platform.python_version(), system=f"{platform.system()} {platform.machine()}", device=str(device), threads=threads or torch.get_num_threads(), ranks=ranks)
-        record = dict(format=FORMAT, version=semgan_nb.__version__, requested=requested(asked or config, data["resolution"]), resolved=config.to_dict(), data=data, environment=environment, **(dict(init=init) if init else {}))
-        moved = self.resumed and {name: old["data"].get(name) for name in _PLACES} != {name: data[name] for name in _PLACES}
+        environment = dict(
+            torch=torch.__version__,
+            python=platform.python_version(),
+            system=f"{platform.system()} {platform.machine()}",
+            device=str(device),
+            threads=threads or torch.get_num_threads(),
+            ranks=ranks,
+        )
+        record = dict(
+            format=FORMAT,
+            version=semgan_nb.__version__,
+            requested=requested(asked or config, data["resolution"]),
+            resolved=config.to_dict(),
+            data=data,
+            environment=environment,
+            **(dict(init=init) if init else {}),
+        )
+        moved = self.resumed and {name: old["data"].get(name) for name in _PLACES} != {
+            name: data[name] for name in _PLACES
+        }
         if not self.resumed or free or moved:
-            self.write_json("config.json", {**old, "resolved": config.to_dict() if free else old["resolved"], "data": {**old["data"], **{name: data[name] for name in _PLACES}}} if self.resumed else record)
-        if self.resumed and (changed := [k for k in ("torch", "device", "threads", "ranks") if old["environment"].get(k, 1) != environment[k]]):
-            self.log("going on in another environment (" + ", ".join(f"{k} {old['environment'].get(k, 1)} -> {environment[k]}" for k in changed) + "): not exact to the last bit")
+            self.write_json(
+                "config.json",
+                (
+                    {
+                        **old,
+                        "resolved": config.to_dict() if free else old["resolved"],
+                        "data": {**old["data"], **{name: data[name] for name in _PLACES}},
+                    }
+                    if self.resumed
+                    else record
+                ),
+            )
+        if self.resumed and (
+            changed := [
+                k for k in ("torch", "device", "threads", "ranks") if old["environment"].get(k, 1) != environment[k]
+            ]
+        ):
+            self.log(
+                "going on in another environment ("
+                + ", ".join(f"{k} {old['environment'].get(k, 1)} -> {environment[k]}" for k in changed)
+                + "): not exact to the last bit"
+            )
         (self.dir / "control").mkdir(exist_ok=True)
         self.stop_file.unlink(missing_ok=True)
         self._alive = threading.Event()
@@ -575,7 +858,11 @@ class RunWriter:
         "Drop the lines of all logs that came after the state a run goes on from; keep(kimg of the record) -> bool."
         for path in [self.dir / "stats.jsonl", *filter(is_metric_file, self.dir.glob("metric-*.jsonl"))]:
             records = read_lines(path, STATS if path.name == "stats.jsonl" else RECORD)
-            kept = [r for r in records if keep(round(1000 * (r["Progress/kimg"]["mean"] if "Progress/kimg" in r else r["kimg"])))]
+            kept = [
+                r
+                for r in records
+                if keep(round(1000 * (r["Progress/kimg"]["mean"] if "Progress/kimg" in r else r["kimg"])))
+            ]
             text = "".join(json.dumps(r) + "\n" for r in kept)
             if path.exists() and path.read_text(encoding="utf-8") != text:
                 with atomic(path) as part:

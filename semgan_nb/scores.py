@@ -24,10 +24,12 @@ from .distances import inception_score, kernel_distance, precision_recall
 # %% ../nbs/41_scores.ipynb #de8807b1
 class Statistic(NamedTuple):
     "One row of the table of metrics."
+
     what: str  # in words
     results: tuple  # what each result's name ends in
     better: tuple  # 'lower', 'higher' or 'neither', for each result
-    needs: str = "features"  # what is compared: 'features', 'classes' (probabilities), 'descriptors' (chapter 33), or 'generator'
+    # what is compared: 'features', 'classes' (probabilities), 'descriptors' (chapter 33), or 'generator'
+    needs: str = "features"
     digits: str = r""  # what may follow the count in the name
     real: tuple = ("holdout", "full", "subset", "plain")  # real sides; for the path length, what is varied
     values: object = None  # function (real, gen, metric, seed) -> one value for each result
@@ -42,29 +44,101 @@ def _fd(real, gen, metric, seed):
 # %% ../nbs/41_scores.ipynb #1c0b9123
 STATISTICS = {
     "fd": Statistic("Fréchet distance", ("",), ("lower",), values=_fd, official="fid", extractor="inception"),
-    "kid": Statistic("kernel distance", ("",), ("lower",), official="kid", extractor="inception",
-                     values=lambda real, gen, metric, seed: kernel_distance(real, gen, seed=seed)[:1]),
-    "pr": Statistic("precision and recall", ("_precision", "_recall"), ("higher", "higher"), digits=r"[1-9]", official="pr", extractor="vgg16",
-                    values=lambda real, gen, metric, seed: precision_recall(real, gen, int(metric.digit)), word="precision and recall"),
-    "is": Statistic("inception score", ("_mean", "_std"), ("higher", "lower"), "classes", real=("",), official="is", extractor="inception",
-                    values=lambda real, gen, metric, seed: inception_score(gen), word="score"),
-    "ppl": Statistic("perceptual path length", ("",), ("lower",), "generator", official="ppl", extractor="vgg16", word="path length",
-                     real=("wend", "wfull", "zend", "zfull", "wendcrop", "wfullcrop", "zendcrop", "zfullcrop")),
-    "memory": Statistic("share of copies of training images", ("",), ("neither",), "looks", real=("subset",), extractor="aligned", word="share of copies"),
-    "share": Statistic("share of z and of noise in what is seen", ("_diversity", "_ends", "_z", "_noise"), ("neither",) * 4, "generator", real=("",), extractor="latent", word="share"),
-    "leak": Statistic("share of images that an augmentation has changed", tuple(f"_{name}" for name in TRANSFORMS), ("neither",) * len(TRANSFORMS), "images", real=("subset", "full", "holdout"), extractor="augment", word="share"),
-    "": Statistic("physics", ("",), ("lower",), "descriptors", real=("holdout", "full", "subset"), values=_fd, extractor="micro", word="physics, in floors"),
+    "kid": Statistic(
+        "kernel distance",
+        ("",),
+        ("lower",),
+        official="kid",
+        extractor="inception",
+        values=lambda real, gen, metric, seed: kernel_distance(real, gen, seed=seed)[:1],
+    ),
+    "pr": Statistic(
+        "precision and recall",
+        ("_precision", "_recall"),
+        ("higher", "higher"),
+        digits=r"[1-9]",
+        official="pr",
+        extractor="vgg16",
+        values=lambda real, gen, metric, seed: precision_recall(real, gen, int(metric.digit)),
+        word="precision and recall",
+    ),
+    "is": Statistic(
+        "inception score",
+        ("_mean", "_std"),
+        ("higher", "lower"),
+        "classes",
+        real=("",),
+        official="is",
+        extractor="inception",
+        values=lambda real, gen, metric, seed: inception_score(gen),
+        word="score",
+    ),
+    "ppl": Statistic(
+        "perceptual path length",
+        ("",),
+        ("lower",),
+        "generator",
+        official="ppl",
+        extractor="vgg16",
+        word="path length",
+        real=("wend", "wfull", "zend", "zfull", "wendcrop", "wfullcrop", "zendcrop", "zfullcrop"),
+    ),
+    "memory": Statistic(
+        "share of copies of training images",
+        ("",),
+        ("neither",),
+        "looks",
+        real=("subset",),
+        extractor="aligned",
+        word="share of copies",
+    ),
+    "share": Statistic(
+        "share of z and of noise in what is seen",
+        ("_diversity", "_ends", "_z", "_noise"),
+        ("neither",) * 4,
+        "generator",
+        real=("",),
+        extractor="latent",
+        word="share",
+    ),
+    "leak": Statistic(
+        "share of images that an augmentation has changed",
+        tuple(f"_{name}" for name in TRANSFORMS),
+        ("neither",) * len(TRANSFORMS),
+        "images",
+        real=("subset", "full", "holdout"),
+        extractor="augment",
+        word="share",
+    ),
+    "": Statistic(
+        "physics",
+        ("",),
+        ("lower",),
+        "descriptors",
+        real=("holdout", "full", "subset"),
+        values=_fd,
+        extractor="micro",
+        word="physics, in floors",
+    ),
 }
-OFFICIAL_PPL = {"ppl2_wend": "wend", "ppl_wend": "wendcrop", "ppl_wfull": "wfullcrop", "ppl_zend": "zendcrop", "ppl_zfull": "zfullcrop"}
+OFFICIAL_PPL = {
+    "ppl2_wend": "wend",
+    "ppl_wend": "wendcrop",
+    "ppl_wfull": "wfullcrop",
+    "ppl_zend": "zendcrop",
+    "ppl_zfull": "zfullcrop",
+}
 LATENT_PAIRS = 64  # pairs of latent vectors behind `latent_share`; latent_share16 takes 16
 
 # %% ../nbs/41_scores.ipynb #9c9507f6
 class Metric(NamedTuple):
     "What a metric's name says."
+
     extractor: str  # such as 'lite0'; 'micro' for the descriptors of chapter 33
     stat: str  # 'fd', 'kid', 'pr', 'is', 'ppl'; '' for micro
     count: int  # generated images (paths, for the path length)
-    real: str  # 'holdout', 'full', 'subset', 'plain'; '' for the inception score; for the path length what is varied: 'wend' ...
+    # 'holdout', 'full', 'subset', 'plain'; '' for the inception score; for the path length what is varied: 'wend' ...
+    real: str
     digit: str = ""  # neighbours of precision and recall
     official: bool = False  # the name is the official one
 
@@ -95,14 +169,19 @@ class Metric(NamedTuple):
         return [self.name + ending for ending in self.statistic.results]
 
     def could_be_official(self) -> bool:
-        "Whether extractor, counts and real side are those of an official metric; whether the weights are, only their file can tell."
+        """Whether extractor, counts and real side are those of an official metric; whether the weights are, only
+        their file can tell."""
         s = self.statistic
-        return bool(s.official) and self.extractor == s.extractor and self.count == 50_000 and self.digit in ("", "3") and self.real in ("full", "plain", "", *OFFICIAL_PPL.values())
+        return (
+            bool(s.official)
+            and self.extractor == s.extractor
+            and self.count == 50_000
+            and self.digit in ("", "3")
+            and self.real in ("full", "plain", "", *OFFICIAL_PPL.values())
+        )
 
 # %% ../nbs/41_scores.ipynb #00b4706e
-def parse_metric(
-    name: str,  # such as 'lite0_fd500_holdout' or 'fid50k_full'
-) -> Metric:
+def parse_metric(name: str) -> Metric:  # such as 'lite0_fd500_holdout' or 'fid50k_full'
     "The Metric of that name. Raises BadInput for a name that means nothing."
     hint = "write extractor_statCOUNT_real, such as lite0_fd500_holdout, lite0_pr5003_full, micro2k_full or fid50k_full"
     name = str(name)
@@ -118,7 +197,13 @@ def parse_metric(
             raise BadInput(f"There is no metric {name!r}: {hint}")
         if stat == "pr" and not digit:
             count, digit = count[:-1], "3"
-        found = Metric(STATISTICS[stat].extractor, stat, int(count or 0) * (1000 if thousands else 1), "" if stat == "is" else "full" if full else "plain", digit)
+        found = Metric(
+            STATISTICS[stat].extractor,
+            stat,
+            int(count or 0) * (1000 if thousands else 1),
+            "" if stat == "is" else "full" if full else "plain",
+            digit,
+        )
         return _counted(name, found._replace(official=found.could_be_official()))
     match = re.fullmatch(r"(?:([a-z0-9]+)_)?([a-z]+)(\d+)(k?)(\d?)(?:_([a-z0-9]+))?", name)
     if not match:
@@ -129,13 +214,20 @@ def parse_metric(
     elif extractor == "micro":
         raise BadInput(f"There is no metric {name!r}: {hint}")
     if stat not in STATISTICS:
-        raise BadInput(f"The metric {name!r} names the statistic {stat!r}, known are {', '.join(filter(None, STATISTICS))}: {hint}")
+        raise BadInput(
+            f"The metric {name!r} names the statistic {stat!r}, known are {', '.join(filter(None, STATISTICS))}: {hint}"
+        )
     s = STATISTICS[stat]
     if s.digits and not digit:
         count, digit = count[:-1], count[-1]
-    for value, known, what in ((extractor, tuple(EXTRACTORS) if s.extractor in EXTRACTORS else (s.extractor,), "extractor"), (real, s.real, "real side" if s.needs != "generator" else "path")):
+    for value, known, what in (
+        (extractor, tuple(EXTRACTORS) if s.extractor in EXTRACTORS else (s.extractor,), "extractor"),
+        (real, s.real, "real side" if s.needs != "generator" else "path"),
+    ):
         if value not in known:
-            raise BadInput(f"The metric {name!r} names the {what} {value!r}, known are {', '.join(known) or 'none'}: {hint}")
+            raise BadInput(
+                f"The metric {name!r} names the {what} {value!r}, known are {', '.join(known) or 'none'}: {hint}"
+            )
     if not re.fullmatch(s.digits, digit):
         raise BadInput(f"There is no metric {name!r}: {hint}")
     return _counted(name, Metric(extractor, stat, int(count or 0) * (1000 if thousands else 1), real, digit))
@@ -151,14 +243,29 @@ def _counted(name, metric):
 # %% ../nbs/41_scores.ipynb #851df3f9
 def metric_of(result: str) -> str:
     "The metric that a result belongs to: lite0_pr2k3_full_recall -> lite0_pr2k3_full."
-    for ending in sorted(("_precision", "_recall", "_mean", "_std", "_diversity", "_ends", "_z", "_noise", *(f"_{name}" for name in TRANSFORMS)), key=len, reverse=True):  # _half_turn before _turn
+    for ending in sorted(
+        (
+            "_precision",
+            "_recall",
+            "_mean",
+            "_std",
+            "_diversity",
+            "_ends",
+            "_z",
+            "_noise",
+            *(f"_{name}" for name in TRANSFORMS),
+        ),
+        key=len,
+        reverse=True,
+    ):  # _half_turn before _turn
         if result.endswith(ending):
             return result.removesuffix(ending)
     return result
 
 # %% ../nbs/41_scores.ipynb #84ffda5b
 def better_of(result: str) -> str:
-    "'lower' or 'higher': which values of a result are better; 'neither' for the share of copies, which is lowest before a network has learned anything. Names nobody knows count as distances."
+    """'lower' or 'higher': which values of a result are better; 'neither' for the share of copies, which is lowest
+    before a network has learned anything. Names nobody knows count as distances."""
     try:
         metric = parse_metric(metric_of(result))
     except BadInput:
@@ -167,7 +274,8 @@ def better_of(result: str) -> str:
 
 # %% ../nbs/41_scores.ipynb #09915582
 def word_of(result: str) -> str:
-    "What the values of a result are: 'distance', 'recall', 'share of copies' ... Names nobody knows count as distances."
+    """What the values of a result are: 'distance', 'recall', 'share of copies' ... Names nobody knows count as
+    distances."""
     try:
         metric = parse_metric(metric_of(result))
     except BadInput:
@@ -175,7 +283,16 @@ def word_of(result: str) -> str:
     return result.removeprefix(metric.name).strip("_") or metric.statistic.word
 
 # %% ../nbs/41_scores.ipynb #9d328495
-_NAME = rule("the name of a file, without a folder", lambda v: type(v) is str and 0 < len(v) < 256 and v.isprintable() and not re.search(r"[/\\\\:]", v) and v not in (".", ".."))
+_NAME = rule(
+    "the name of a file, without a folder",
+    lambda v: (
+        type(v) is str
+        and 0 < len(v) < 256
+        and v.isprintable()
+        and not re.search(r"[/\\\\:]", v)
+        and v not in (".", "..")
+    ),
+)
 _VALUE = number(finite=False)
 _SPREAD = table_of(fields(dict(mean=_VALUE, std=_VALUE)))
 _COUNTS = dict(num_real=whole(0, 10**9), num_gen=whole(0, 10**6))
@@ -184,27 +301,60 @@ _FLOOR = optional(fields(dict(num=whole()), dict(results=_SPREAD, extrapolated=o
 # %% ../nbs/41_scores.ipynb #bf4fbb97
 RECORD = fields(  # a line of metric-NAME.jsonl
     dict(metric=TEXT, results=table_of(_VALUE, 1), kimg=number(0), snapshot_pkl=_NAME),
-    dict(cur_nimg=whole(), extractor=TEXT, extractor_sha256=optional(TEXT), real=TEXT, seed=whole(), data=optional(TEXT), timestamp=number(), floor=_FLOOR, extrapolated=optional(_VALUE), warnings=optional(list_of(TEXT)), text=TEXT, note=optional(TEXT), **_COUNTS,
-         quantile=number(0, 1), limit=_VALUE, p_value=optional(_VALUE), plain=PLAIN, real_ends=_VALUE, icc=either(TEXT, table_of(optional(_VALUE))), features=table_of(_VALUE), descriptors=table_of(_VALUE),
-         verdict=TEXT, apart=_VALUE, explained=_VALUE, leaks=table_of(PLAIN), subsets=fields(dict(count=whole(), size=whole())),
-         worst=either(TEXT, list_of(fields(dict(image=whole(), train=TEXT), dict(group=TEXT, likeness=_VALUE))))),
+    dict(
+        cur_nimg=whole(),
+        extractor=TEXT,
+        extractor_sha256=optional(TEXT),
+        real=TEXT,
+        seed=whole(),
+        data=optional(TEXT),
+        timestamp=number(),
+        floor=_FLOOR,
+        extrapolated=optional(_VALUE),
+        warnings=optional(list_of(TEXT)),
+        text=TEXT,
+        note=optional(TEXT),
+        **_COUNTS,
+        quantile=number(0, 1),
+        limit=_VALUE,
+        p_value=optional(_VALUE),
+        plain=PLAIN,
+        real_ends=_VALUE,
+        icc=either(TEXT, table_of(optional(_VALUE))),
+        features=table_of(_VALUE),
+        descriptors=table_of(_VALUE),
+        verdict=TEXT,
+        apart=_VALUE,
+        explained=_VALUE,
+        leaks=table_of(PLAIN),
+        subsets=fields(dict(count=whole(), size=whole())),
+        worst=either(TEXT, list_of(fields(dict(image=whole(), train=TEXT), dict(group=TEXT, likeness=_VALUE)))),
+    ),
 )
 
 # %% ../nbs/41_scores.ipynb #c1796287
 LADDER = fields(  # ladder-NAME.json
-    dict(metric=TEXT, rungs=list_of(fields(dict(key=TEXT, name=TEXT, value=number()), dict(values=table_of(number())))), **_COUNTS),
-    dict(extractor=TEXT, extractor_sha256=optional(TEXT), real=TEXT, seed=whole(), data=optional(TEXT), floor=_FLOOR, warnings=optional(list_of(TEXT))),
+    dict(
+        metric=TEXT,
+        rungs=list_of(fields(dict(key=TEXT, name=TEXT, value=number()), dict(values=table_of(number())))),
+        **_COUNTS,
+    ),
+    dict(
+        extractor=TEXT,
+        extractor_sha256=optional(TEXT),
+        real=TEXT,
+        seed=whole(),
+        data=optional(TEXT),
+        floor=_FLOOR,
+        warnings=optional(list_of(TEXT)),
+    ),
 )
 
 # %% ../nbs/41_scores.ipynb #19d6937c
 ZERO = 1e-6  # of a Fréchet distance: less than this is rounding
 
 # %% ../nbs/41_scores.ipynb #15cf9337
-def number_text(
-    result: str,  # the name of a result
-    value: float,
-    digits: int = 4,
-) -> str:
+def number_text(result: str, value: float, digits: int = 4) -> str:  # the name of a result
     "A value as it is shown: a Fréchet distance that is only rounding is 0, and what is not a number is called so."
     if value != value:
         return "not a number"
@@ -218,20 +368,35 @@ def out_of_range(metric, num_gen: int, value, extrapolated) -> list[str]:
     "Sentences on values that cannot be read as they stand: zero up to rounding, below zero, not a number."
     found = []
     if metric.stat == "is" and num_gen < 10:
-        found.append(f"{num_gen} images cannot be cut into the 10 parts of an inception score, so there is none (not a number): take 10 or more, better 5000")
+        found.append(
+            f"{num_gen} images cannot be cut into the 10 parts of an inception score, so there is none (not a number):"
+            " take 10 or more, better 5000"
+        )
     if metric.stat == "fd" and value is not None and abs(value) < ZERO:
-        found.append(f"the distance is zero up to rounding ({value:.1g}): both sides have the same means and covariances, as a set has with itself")
+        found.append(
+            f"the distance is zero up to rounding ({value:.1g}): both sides have the same means and covariances, as a"
+            " set has with itself"
+        )
     if metric.stat == "fd" and extrapolated is not None and extrapolated < -ZERO:
-        found.append(f"the value for infinitely many images comes out below zero ({extrapolated:.3g}), which no distance is: the straight line through few images overshoots, so take it as no more than zero")
+        found.append(
+            f"the value for infinitely many images comes out below zero ({extrapolated:.3g}), which no distance is: the"
+            " straight line through few images overshoots, so take it as no more than zero"
+        )
     if metric.stat == "kid" and value is not None and value < 0:
-        found.append(f"the kernel distance is below zero ({value:.2g}), as an estimate without bias must be now and then where the two sides are alike: read it as zero")
+        found.append(
+            f"the kernel distance is below zero ({value:.2g}), as an estimate without bias must be now and then where"
+            " the two sides are alike: read it as zero"
+        )
     return found
 
 # %% ../nbs/41_scores.ipynb #bf46cc7c
 def check_record(record: dict, name: str, where: str) -> dict:
     "A record that is of the metric of its file; BadInput where it is of another."
     if record["metric"] != name or any(metric_of(result) != name for result in record["results"]):
-        raise BadInput(f"{where}: a record of {record['metric']} with results {', '.join(list(record['results'])[:5])} is among those of {name}: the run directory is damaged")
+        raise BadInput(
+            f"{where}: a record of {record['metric']} with results {', '.join(list(record['results'])[:5])} is among"
+            f" those of {name}: the run directory is damaged"
+        )
     return record
 
 # %% ../nbs/41_scores.ipynb #f8b18eb5
@@ -241,10 +406,11 @@ def headline(record: dict) -> str:
 
 # %% ../nbs/41_scores.ipynb #8b715593
 def best_record(
-    records,  # of one metric
-    result: str = None,  # which of its results; None: the headline
+    records,
+    result: str = None,  # of one metric  # which of its results; None: the headline
 ) -> dict | None:
-    "The record with the best finite value; of equals the first. The first of all where no value is finite. None for a result of which neither low nor high values are better."
+    """The record with the best finite value; of equals the first. The first of all where no value is finite. None
+    for a result of which neither low nor high values are better."""
     result = result or headline(records[0])
     if better_of(result) == "neither":
         return None
@@ -253,18 +419,21 @@ def best_record(
     return min(finite, key=lambda r: sign * r["results"][result]) if finite else records[0]
 
 # %% ../nbs/41_scores.ipynb #23e0ba7d
-def summary(
-    metrics: dict,  # metric name -> records, as `read_metrics` gives them
-) -> list[dict]:
-    """The best of each result: dict(result, value, kimg, snapshot). For a recall also dict `at_best`: for each distance of the same run the recall at the
-    snapshot where that distance is best (metric -> dict(value, kimg, snapshot)), which is the recall of the network one would take."""
+def summary(metrics: dict) -> list[dict]:  # metric name -> records, as `read_metrics` gives them
+    """The best of each result: dict(result, value, kimg, snapshot). For a recall also dict `at_best`: for each
+    distance of the same run the recall at the
+    snapshot where that distance is best (metric -> dict(value, kimg, snapshot)), which is the recall of the network
+    one would take.
+    """
     rows = []
-    for name, records in metrics.items():
+    for _name, records in metrics.items():
         for result in records[0]["results"]:
             if result.endswith("_std") or better_of(result) == "neither":
                 continue
             best = best_record(records, result)
-            row = dict(result=result, value=best["results"][result], kimg=best.get("kimg"), snapshot=best.get("snapshot_pkl"))
+            row = dict(
+                result=result, value=best["results"][result], kimg=best.get("kimg"), snapshot=best.get("snapshot_pkl")
+            )
             if result.endswith("_recall"):
                 row["at_best"] = {}
                 for other, theirs in metrics.items():
@@ -273,15 +442,16 @@ def summary(
                     chosen = best_record(theirs)
                     same = [r for r in records if r.get("snapshot_pkl") == chosen.get("snapshot_pkl")]
                     if same:
-                        row["at_best"][other] = dict(value=same[0]["results"][result], kimg=same[0].get("kimg"), snapshot=same[0].get("snapshot_pkl"))
+                        row["at_best"][other] = dict(
+                            value=same[0]["results"][result],
+                            kimg=same[0].get("kimg"),
+                            snapshot=same[0].get("snapshot_pkl"),
+                        )
             rows.append(row)
     return rows
 
 # %% ../nbs/41_scores.ipynb #ddff30cf
-def between_rungs(
-    ladder: dict,  # of Judge.ladder
-    value: float,
-) -> str:
+def between_rungs(ladder: dict, value: float) -> str:  # of Judge.ladder
     "Where a value stands, in words: between 'blurred 0.5 px' (19) and '100 distinct images' (49)."
     rungs = sorted(ladder["rungs"], key=lambda rung: rung["value"])
     say = lambda rung: f"{rung['name']!r} ({rung['value']:.3g})"
@@ -295,17 +465,25 @@ def between_rungs(
     return f"between {say(below[-1])} and {say(rungs[len(below)])}"
 
 # %% ../nbs/41_scores.ipynb #74f99234
-def judgement(
-    ladder: dict,  # of Judge.ladder, of a distance
-    value: float,
-) -> str:
-    "What a distance means, in a clause: whether generated images can be told from real ones, how many times the floor it is, and which known set it beats by least and loses to by least."
+def judgement(ladder: dict, value: float) -> str:  # of Judge.ladder, of a distance
+    """What a distance means, in a clause: whether generated images can be told from real ones, how many times the
+    floor it is, and which known set it beats by least and loses to by least."""
     known = {rung["name"]: rung["value"] for rung in ladder["rungs"]}
     floor = next((rung["value"] for rung in ladder["rungs"] if rung["key"] == "floor"), None)
     if not floor or floor <= 0:
         return ""
     ratio = value / floor
-    verdict = "not to be told from real ones by this distance" if ratio < 1.1 else "hardly distinguishable from real ones" if ratio < 1.5 else "distinguishable from real ones" if ratio < 2 else "clearly distinguishable from real ones"
+    verdict = (
+        "not to be told from real ones by this distance"
+        if ratio < 1.1
+        else (
+            "hardly distinguishable from real ones"
+            if ratio < 1.5
+            else "distinguishable from real ones"
+            if ratio < 2
+            else "clearly distinguishable from real ones"
+        )
+    )
     others = {name: number for name, number in known.items() if number > floor}
     nearer, farther = ([name for name, number in others.items() if sign * number > sign * value] for sign in (1, -1))
     said = [f"{ratio:.2g} times the floor"]
@@ -316,19 +494,24 @@ def judgement(
     return f"{verdict}: {', '.join(said)}"
 
 # %% ../nbs/41_scores.ipynb #836a2a34
-def closer_than(
-    ladder: dict,
-    value: float,
-) -> list:
+def closer_than(ladder: dict, value: float) -> list:
     "Keys of the rungs that are farther from the real images than the value."
     return [rung["key"] for rung in ladder["rungs"] if value < rung["value"]]
 
 # %% ../nbs/41_scores.ipynb #6c9dc77d
 def alike_pairs(record: dict, most: int = 8) -> list[dict]:
-    "The generated images of a record of memorisation that are most like a training image: image, train, likeness. BadInput where it names none."
+    """The generated images of a record of memorisation that are most like a training image: image, train, likeness.
+    BadInput where it names none."""
     worst, count = record.get("worst"), record.get("num_gen", 0)
-    if not isinstance(worst, list) or not worst or not all("likeness" in pair and pair["image"] < count for pair in worst):
-        raise BadInput(f"a record of {record['metric']} ({record['snapshot_pkl']}) does not name its most alike pairs: the run directory is damaged")
+    if (
+        not isinstance(worst, list)
+        or not worst
+        or not all("likeness" in pair and pair["image"] < count for pair in worst)
+    ):
+        raise BadInput(
+            f"a record of {record['metric']} ({record['snapshot_pkl']}) does not name its most alike pairs: the run"
+            " directory is damaged"
+        )
     return worst[:most]
 
 # %% ../nbs/41_scores.ipynb #68de62d9
@@ -343,17 +526,26 @@ def is_leak(metric: str) -> bool:
 
 # %% ../nbs/41_scores.ipynb #5aec6c2a
 def in_words(metric: str) -> bool:
-    "Whether what the records of a metric say is their sentence (`text`), and they have no ladder: who decides, and what leaked."
+    """Whether what the records of a metric say is their sentence (`text`), and they have no ladder: who decides, and
+    what leaked."""
     return is_latent_share(metric) or is_leak(metric)
 
 # %% ../nbs/41_scores.ipynb #d5341da2
-def latent_words(
-    record: dict,  # of latent_share
-) -> str:
+def latent_words(record: dict) -> str:  # of latent_share
     "Who decides what is seen in the images of a network, z or the noise inputs, with the numbers."
     value = {name.rsplit("_", 1)[1]: number for name, number in record["results"].items()}
-    numbers = [f"two of its images differ {value['diversity']:.2f} times as much as two real ones", f"the ends of a walk correlate {value['ends']:.2f}, two real images {record['real_ends']:.2f}"]
-    numbers.insert(1, f"z alone makes {value['z']:.2f} of it, noise alone {value['noise']:.2f}" if "z" in value else "no noise inputs")
+    numbers = [
+        f"two of its images differ {value['diversity']:.2f} times as much as two real ones",
+        f"the ends of a walk correlate {value['ends']:.2f}, two real images {record['real_ends']:.2f}",
+    ]
+    numbers.insert(
+        1,
+        (
+            f"z alone makes {value['z']:.2f} of it, noise alone {value['noise']:.2f}"
+            if "z" in value
+            else "no noise inputs"
+        ),
+    )
     if value["diversity"] < 0.5:
         verdict = "its images are nearly all alike (collapse), so nothing else counts"
     elif "z" not in value:
@@ -361,7 +553,10 @@ def latent_words(
     elif value["z"] >= 0.9 and value["noise"] <= 0.35:
         verdict = "z decides what is seen"
     elif value["noise"] > value["z"]:
-        verdict = "the noise inputs decide what is seen, not z: a walk from seed to seed with stored noise shows one image, changed a little (`--noise walk` moves the noise as well)"
+        verdict = (
+            "the noise inputs decide what is seen, not z: a walk from seed to seed with stored noise shows one image,"
+            " changed a little (`--noise walk` moves the noise as well)"
+        )
     else:
         verdict = "z decides in part, the noise inputs in part"
     return f"{verdict}: {', '.join(numbers)}"

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import fields as _dataclass_fields
 from itertools import product
 from pathlib import Path
-from typing import Iterable
+from collections.abc import Iterable
 
 import filelock
 import numpy as np
@@ -23,7 +23,21 @@ from .dataset import Dataset
 from .latent import random_images
 from .leak import directions, LeakMeter
 from .scores import best_record, better_of, headline, metric_of
-from .runs import SETTINGS, _ADA_FIELDS, Config, check_settings, config_differences, idle_fields, image_number, is_run, read_config, read_metrics, read_stats, read_status, snapshots
+from semgan_nb.runs import (
+    SETTINGS,
+    _ADA_FIELDS,
+    Config,
+    check_settings,
+    config_differences,
+    idle_fields,
+    image_number,
+    is_run,
+    read_config,
+    read_metrics,
+    read_stats,
+    read_status,
+    snapshots,
+)
 from .checkpoints import data_of, load
 from .monitoring import left_out
 
@@ -35,11 +49,15 @@ def _point(value, field):
     "The rule of a point of study.json: the fields that differ, seeds, and what was refused."
     fields(dict(fields=fields({}), seeds=list_of(whole(0, 2**32 - 1))), dict(refused=fields({})))(value, field)
     for name, one in value["fields"].items():
-        if name not in SETTINGS: raise Unfit(f"a name in {field}.fields", name, "a setting of a run")
+        if name not in SETTINGS:
+            raise Unfit(f"a name in {field}.fields", name, "a setting of a run")
         SETTINGS[name](one, f"{field}.fields.{name}")
     for seed, why in value.get("refused", {}).items():
-        if not (seed.isdecimal() and len(seed) <= 10): raise Unfit(f"a name in {field}.refused", seed, "a seed")
+        if not (seed.isdecimal() and len(seed) <= 10):
+            raise Unfit(f"a name in {field}.refused", seed, "a seed")
         TEXT(why, f"{field}.refused.{seed}")
+
+
 _point.words = "an object"
 STUDY = fields(dict(format=whole(), base=fields({}, SETTINGS), points=list_of(_point)), dict(version=TEXT))
 
@@ -53,11 +71,9 @@ def value_text(value) -> str:
     return "+".join(map(value_text, value)) if isinstance(value, (tuple, list)) else str(value)
 
 # %% ../nbs/70_studies.ipynb #ae73a07e
-def run_name(
-    fields: dict,  # field -> value
-    seed: int,
-) -> str:
-    "The name of a run directory: ada_target=0.5-seed0; several fields are set apart by commas, none at all is called base."
+def run_name(fields: dict, seed: int) -> str:  # field -> value
+    """The name of a run directory: ada_target=0.5-seed0; several fields are set apart by commas, none at all is
+    called base."""
     return (",".join(f"{name}={value_text(value)}" for name, value in fields.items()) or "base") + f"-seed{seed}"
 
 # %% ../nbs/70_studies.ipynb #8efd850b
@@ -82,7 +98,11 @@ def _points_of_runs(folder: Path) -> list[dict]:
         about = read_config(run)
         settings = _effective({**Config().to_dict(), **about["resolved"]})
         found.append((run, {**settings, "data": about["data"]["fingerprint"]}, about))
-    differ = [name for name in (*Config().to_dict(), "data") if len({json.dumps(s[name]) for _, s, _ in found if name in s}) > 1]
+    differ = [
+        name
+        for name in (*Config().to_dict(), "data")
+        if len({json.dumps(s[name]) for _, s, _ in found if name in s}) > 1
+    ]
     kinds = {settings["aug"] for _, settings, _ in found}
     points = []
     for run, settings, about in found:
@@ -93,7 +113,10 @@ def _points_of_runs(folder: Path) -> list[dict]:
             del fields["aug"]  # to name a target is to say ada
         points.append(dict(fields=fields, seed=about["resolved"]["seed"], run=run))
     rank = lambda v: (2, 0, "") if v is None else (0, float(v), "") if isinstance(v, (int, float)) else (1, 0, str(v))
-    return sorted(points, key=lambda p: (list(p["fields"]) == ["aug"], [rank(p["fields"].get(name)) for name in differ], p["seed"]))
+    return sorted(
+        points,
+        key=lambda p: (list(p["fields"]) == ["aug"], [rank(p["fields"].get(name)) for name in differ], p["seed"]),
+    )
 
 # %% ../nbs/70_studies.ipynb #6b5e8f5f
 class Study:
@@ -106,8 +129,13 @@ class Study:
         self.path = Path(path)
         self._file = self.path / "study.json"
         if not self._file.exists() and not (self.path.is_dir() and any(is_run(p) for p in self.path.iterdir())):
-            what = "is a run, not a folder of runs" if is_run(self.path) else "holds no study: no study.json and no runs"
-            raise BadInput(f"{self.path} {what}; give the folder that `semgan study sweep` wrote, or one with run directories in it")
+            what = (
+                "is a run, not a folder of runs" if is_run(self.path) else "holds no study: no study.json and no runs"
+            )
+            raise BadInput(
+                f"{self.path} {what}; give the folder that `semgan study sweep` wrote, or one with run directories"
+                " in it"
+            )
         self._read()
 
     def _read(self) -> dict:
@@ -131,39 +159,67 @@ class Study:
     @property
     def points(self) -> list[dict]:
         about = self._read()
-        found = ([dict(fields=p["fields"], seed=seed, run=self.path / run_name(p["fields"], seed)) for p in about["points"] for seed in p["seeds"]]
-                 if about else _points_of_runs(self.path))
+        found = (
+            [
+                dict(fields=p["fields"], seed=seed, run=self.path / run_name(p["fields"], seed))
+                for p in about["points"]
+                for seed in p["seeds"]
+            ]
+            if about
+            else _points_of_runs(self.path)
+        )
         return [{**point, "label": point_label(point["fields"])} for point in found]
 
     @property
     def axis(self) -> str | None:
-        "The field that sets the points apart, if it is one alone, never mind points that only name another kind of augmentation."
+        """The field that sets the points apart, if it is one alone, never mind points that only name another kind of
+        augmentation."""
         all_fields = [list(point["fields"]) for point in self.points]
-        names = {name for fields in all_fields if fields != ["aug"] for name in fields} or {name for fields in all_fields for name in fields}
+        names = {name for fields in all_fields if fields != ["aug"] for name in fields} or {
+            name for fields in all_fields for name in fields
+        }
         return names.pop() if len(names) == 1 else None
 
     @staticmethod
-    def wanted(path, base: Config, axes: dict[str, Iterable], seeds: list[int], extra: Iterable[dict] = ()) -> list[dict]:
-        "The points that `create` makes of its arguments, as dicts of fields. BadInput for unknown fields, wrong values, too many runs, and points that would train equal networks."
-        wanted = [dict(zip(axes, values)) for values in product(*(list(values) for values in axes.values()))] if axes else []
+    def wanted(
+        path, base: Config, axes: dict[str, Iterable], seeds: list[int], extra: Iterable[dict] = ()
+    ) -> list[dict]:
+        """The points that `create` makes of its arguments, as dicts of fields. BadInput for unknown fields, wrong
+        values, too many runs, and points that would train equal networks."""
+        wanted = (
+            [dict(zip(axes, values)) for values in product(*(list(values) for values in axes.values()))] if axes else []
+        )
         wanted = list({run_name(fields, 0): fields for fields in [*wanted, *extra] or [{}]}.values())
         if len(wanted) * len(seeds) > 10_000:
-            raise BadInput(f"{path}: {len(wanted)} points of {len(seeds)} seeds are too many runs for a study: take fewer")
+            raise BadInput(
+                f"{path}: {len(wanted)} points of {len(seeds)} seeds are too many runs for a study: take fewer"
+            )
         seen = {}
-        for fields in wanted:
-            if "seed" in fields:
+        for setting in wanted:
+            if "seed" in setting:
                 raise BadInput(f"{path}: seed is no axis; give the seeds as seeds")
-            if "preset" in fields:
-                raise BadInput(f"{path}: preset is no axis: it only says where the settings began, so choose one for the whole study (--cfg), or set the fields in which presets differ")
+            if "preset" in setting:
+                raise BadInput(
+                    f"{path}: preset is no axis: it only says where the settings began, so choose one for the whole"
+                    " study (--cfg), or set the fields in which presets differ"
+                )
             for seed in seeds:
-                config = base.replace(**fields, seed=seed)
+                config = base.replace(**setting, seed=seed)
             idle = idle_fields(config)
-            if useless := [name for name in fields if name in idle]:
-                raise BadInput(f"{path}: the point {point_label(fields)} sets {useless[0]}, which has no effect beside {idle[useless[0]]}: leave it out, or its runs would differ in nothing but their names")
-            settings = json.dumps({name: value for name, value in config.to_dict().items() if name not in idle and name != "preset"})
+            if useless := [name for name in setting if name in idle]:
+                raise BadInput(
+                    f"{path}: the point {point_label(setting)} sets {useless[0]}, which has no effect beside"
+                    f" {idle[useless[0]]}: leave it out, or its runs would differ in nothing but their names"
+                )
+            settings = json.dumps(
+                {name: value for name, value in config.to_dict().items() if name not in idle and name != "preset"}
+            )
             if settings in seen:
-                raise BadInput(f"{path}: the points {point_label(seen[settings])} and {point_label(fields)} would train equal networks: leave one of them out")
-            seen[settings] = fields
+                raise BadInput(
+                    f"{path}: the points {point_label(seen[settings])} and {point_label(setting)} would train equal"
+                    " networks: leave one of them out"
+                )
+            seen[settings] = setting
         return wanted
 
     @classmethod
@@ -175,7 +231,8 @@ class Study:
         seeds: Iterable[int] = (0, 1, 2),
         extra: Iterable[dict] = (),  # further points, such as {"aug": "noaug"}
     ) -> "Study":
-        "Write study.json and return the study; trains nothing. BadInput for unknown fields, wrong values, or another study there."
+        """Write study.json and return the study; trains nothing. BadInput for unknown fields, wrong values, or
+        another study there."""
         import semgan_nb
 
         path, seeds = Path(path), list(dict.fromkeys(int(seed) for seed in seeds))
@@ -184,7 +241,15 @@ class Study:
         wanted = {run_name(fields, 0): fields for fields in cls.wanted(path, base, axes, seeds, extra)}
         if is_run(path) or path.is_file():
             raise BadInput(f"{path} is a {'file' if path.is_file() else 'run'}: choose another folder for the study")
-        foreign = [p.name for p in path.iterdir() if p.name not in ("study.json", "control") and not p.name.startswith(".") and not is_run(p)] if path.exists() else []
+        foreign = (
+            [
+                p.name
+                for p in path.iterdir()
+                if p.name not in ("study.json", "control") and not p.name.startswith(".") and not is_run(p)
+            ]
+            if path.exists()
+            else []
+        )
         if foreign and not (path / "study.json").exists():
             raise BadInput(f"{path} is not empty and holds no study (it has {foreign[0]!r}): choose another folder")
         path.mkdir(parents=True, exist_ok=True)
@@ -195,13 +260,18 @@ class Study:
             if about:
                 hard, _ = config_differences(Config.from_dict(about["base"]), base.replace(seed=0))
                 if hard:
-                    raise BadInput(f"{path} holds a study with other settings: {'; '.join(hard)}. Choose another folder, or the same settings to go on")
+                    raise BadInput(
+                        f"{path} holds a study with other settings: {'; '.join(hard)}. Choose another folder, or the"
+                        " same settings to go on"
+                    )
             points = {run_name(p["fields"], 0): p for p in about.get("points", [])}
             for name, fields in wanted.items():
                 point = points.setdefault(name, dict(fields=fields, seeds=[]))
                 point["seeds"] = sorted({*point["seeds"], *seeds})
             shared = {name: value for name, value in base.to_dict().items() if name != "seed"}
-            self._write(dict(format=STUDY_FORMAT, version=semgan_nb.__version__, base=shared, points=list(points.values())))
+            self._write(
+                dict(format=STUDY_FORMAT, version=semgan_nb.__version__, base=shared, points=list(points.values()))
+            )
         return self
 
     def config(self, point: dict) -> Config:
@@ -210,11 +280,17 @@ class Study:
             return Config.from_dict(read_config(point["run"])["resolved"])
         return self.base.replace(**point["fields"], seed=point["seed"])
 
-    # -- state ------------------------------------------------------------------------------------------------------------
+    # -- state
+    # ------------------------------------------------------------------------------------------------------------
 
     def status(self) -> list[dict]:
-        "The points, each with `state` (as in status.json; `refused` for one that never came to have a run, `unreadable` for one with a damaged file), `kimg`, `total_kimg`, `message`."
-        refused = {run_name(p["fields"], int(seed)): text for p in self._read().get("points", []) for seed, text in p.get("refused", {}).items()}
+        """The points, each with `state` (as in status.json; `refused` for one that never came to have a run,
+        `unreadable` for one with a damaged file), `kimg`, `total_kimg`, `message`."""
+        refused = {
+            run_name(p["fields"], int(seed)): text
+            for p in self._read().get("points", [])
+            for seed, text in p.get("refused", {}).items()
+        }
         found = []
         for point in self.points:
             if why := self._read_run(point)[0]:
@@ -224,7 +300,15 @@ class Study:
             if point["run"].name in refused:
                 status = dict(status, state="refused", message=refused[point["run"].name])
             total = status.get("total_kimg") or self.config(point).total_kimg
-            found.append({**point, "state": status["state"], "kimg": status.get("kimg", 0.0), "total_kimg": total, "message": status.get("message", "")})
+            found.append(
+                {
+                    **point,
+                    "state": status["state"],
+                    "kimg": status.get("kimg", 0.0),
+                    "total_kimg": total,
+                    "message": status.get("message", ""),
+                }
+            )
         return found
 
     def request_stop(self) -> None:
@@ -234,11 +318,13 @@ class Study:
 
     def set_refused(
         self,
-        point: dict,  # one of `points`
-        text: str | None,  # why it was refused; None: it was not
+        point: dict,
+        text: str | None,  # one of `points`  # why it was refused; None: it was not
     ) -> None:
         "Note in study.json that a point was refused before it had a run directory."
-        entry = lambda about: next(p for p in about["points"] if run_name(p["fields"], point["seed"]) == point["run"].name)
+        entry = lambda about: next(
+            p for p in about["points"] if run_name(p["fields"], point["seed"]) == point["run"].name
+        )
         if entry(self._read()).get("refused", {}).get(str(point["seed"])) == text:
             return
         with self._edit():
@@ -253,7 +339,8 @@ class Study:
 
     @staticmethod
     def _read_run(point: dict) -> tuple[str, dict]:
-        "Why the files of a run are refused, or nothing; and its records by metric, none where it is refused. The other runs are read all the same."
+        """Why the files of a run are refused, or nothing; and its records by metric, none where it is refused. The
+        other runs are read all the same."""
         try:
             read_status(point["run"])
             if is_run(point["run"]):
@@ -262,7 +349,8 @@ class Study:
         except BadInput as error:
             return str(error), {}
 
-    # -- reading ----------------------------------------------------------------------------------------------------------
+    # -- reading
+    # ----------------------------------------------------------------------------------------------------------
 
     def metrics(self) -> list[str]:
         "The metrics that any run was judged by, the most common first."
@@ -270,17 +358,30 @@ class Study:
         return [name for name, _ in count.most_common()]
 
     def records(self, metric: str) -> list[tuple[dict, list[dict]]]:
-        "Points with their metric records in the order of training; those without any are left out. BadInput where records are not comparable."
-        found = [(point, records) for point in self.points if (records := (known := self._read_run(point)[1]).get(metric, known.get(metric_of(metric))))]
+        """Points with their metric records in the order of training; those without any are left out. BadInput where
+        records are not comparable."""
+        found = [
+            (point, records)
+            for point in self.points
+            if (records := (known := self._read_run(point)[1]).get(metric, known.get(metric_of(metric))))
+        ]
         if not found:
-            raise BadInput(f"{self.path} has no records of {metric}: it knows {', '.join(self.metrics()) or 'no metric yet'}")
+            raise BadInput(
+                f"{self.path} has no records of {metric}: it knows {', '.join(self.metrics()) or 'no metric yet'}"
+            )
         first = found[0][1][0]
         for point, records in found:
             for record in records:
-                differ = [name for name in ("extractor", "extractor_sha256", "num_real", "num_gen", "real", "data") if record.get(name) != first.get(name)]
+                differ = [
+                    name
+                    for name in ("extractor", "extractor_sha256", "num_real", "num_gen", "real", "data")
+                    if record.get(name) != first.get(name)
+                ]
                 if differ:
-                    raise BadInput(f"{point['run']} and {found[0][0]['run']} were judged differently by {metric} ({differ[0]} is {record.get(differ[0])!r} and {first.get(differ[0])!r}): "
-                                   "their values must not be compared")
+                    raise BadInput(
+                        f"{point['run']} and {found[0][0]['run']} were judged differently by {metric} ({differ[0]} is"
+                        f" {record.get(differ[0])!r} and {first.get(differ[0])!r}): their values must not be compared"
+                    )
         return found
 
     def key(self, point: dict, axis: str | None = None):
@@ -292,15 +393,20 @@ class Study:
         metric: str,
         axis: str | None = None,  # group by this field; None: by the study's own axis, or by points
     ) -> dict:
-        "Value of the axis -> (kimg, lo, med, hi), arrays over the evaluations: minimum, median, maximum of the runs that have got there."
-        return self._bands(((point, [(r["kimg"], _value(r, metric)) for r in records]) for point, records in self.records(metric)), axis)
+        """Value of the axis -> (kimg, lo, med, hi), arrays over the evaluations: minimum, median, maximum of the
+        runs that have got there."""
+        return self._bands(
+            ((point, [(r["kimg"], _value(r, metric)) for r in records]) for point, records in self.records(metric)),
+            axis,
+        )
 
     def stat_bands(
         self,
-        name: str,  # in stats.jsonl: Loss/signs/real is r_t, Progress/augment is p
-        axis: str | None = None,
+        name: str,
+        axis: str | None = None,  # in stats.jsonl: Loss/signs/real is r_t, Progress/augment is p
     ) -> dict:
         "As `bands`, of the mean of a training statistic at every tick."
+
         def series():
             for point in self.points:
                 lines = [line for line in read_stats(point["run"]) if name in line and "Progress/kimg" in line]
@@ -325,26 +431,45 @@ class Study:
                 bands[key] = (np.array(nimg) / 1000, lo, med, hi)
         return bands
 
-    def best_table(
-        self,
-        metric: str,
-        axis: str | None = None,  # as in bands
-    ) -> list[dict]:
-        """One row for each value of the axis: `value`, `label`, `seeds`, `best` and `best_kimg` (of each run, over its snapshots; its last one where low values are no better than high ones), `end` (of each run, at its last snapshot),
-        and minimum, median and maximum over the runs: `best_lo`, `best_med`, `best_hi`, `end_lo`, `end_med`, `end_hi`."""
+    def best_table(self, metric: str, axis: str | None = None) -> list[dict]:  # as in bands
+        """One row for each value of the axis: `value`, `label`, `seeds`, `best` and `best_kimg` (of each run, over
+        its snapshots; its last one where low values are no better than high ones), `end` (of each run, at its last
+        snapshot),
+        and minimum, median and maximum over the runs: `best_lo`, `best_med`, `best_hi`, `end_lo`, `end_med`,
+        `end_hi`.
+        """
         axis, rows = axis or self.axis, {}
         for point, records in self.records(metric):
             finite = [r for r in records if np.isfinite(_value(r, metric))]
             if not finite:
                 continue
             value = _key(point, axis)
-            row = rows.setdefault(value, dict(value=value, label=point["label"] if value == point["label"] else f"{axis} {value_text(value)}", seeds=[], best=[], best_kimg=[], end=[]))
+            row = rows.setdefault(
+                value,
+                dict(
+                    value=value,
+                    label=point["label"] if value == point["label"] else f"{axis} {value_text(value)}",
+                    seeds=[],
+                    best=[],
+                    best_kimg=[],
+                    end=[],
+                ),
+            )
             top = best_record(finite, metric if metric in finite[0]["results"] else None) or finite[-1]
-            for name, item in (("seeds", point["seed"]), ("best", _value(top, metric)), ("best_kimg", top["kimg"]), ("end", _value(finite[-1], metric))):
+            for name, item in (
+                ("seeds", point["seed"]),
+                ("best", _value(top, metric)),
+                ("best_kimg", top["kimg"]),
+                ("end", _value(finite[-1], metric)),
+            ):
                 row[name].append(item)
         for row in rows.values():
             for name in ("best", "end"):
-                row |= {f"{name}_lo": min(row[name]), f"{name}_med": float(np.median(row[name])), f"{name}_hi": max(row[name])}
+                row |= {
+                    f"{name}_lo": min(row[name]),
+                    f"{name}_med": float(np.median(row[name])),
+                    f"{name}_hi": max(row[name]),
+                }
         return list(rows.values())
 
 # %% ../nbs/70_studies.ipynb #c63d6b67
@@ -356,30 +481,40 @@ def _value(record: dict, metric: str) -> float:
     return float(record["results"][metric if metric in record["results"] else headline(record)])
 
 # %% ../nbs/70_studies.ipynb #899f03c6
-def table_text(
-    rows: list[dict],  # of Study.best_table
-    metric: str = "",  # for the heading
-) -> str:
+def table_text(rows: list[dict], metric: str = "") -> str:  # of Study.best_table  # for the heading
     "A table of best and last values, to print."
-    form = lambda row, name: f"{row[f'{name}_med']:.4g}" + (f" ({row[f'{name}_lo']:.4g} to {row[f'{name}_hi']:.4g})" if len(row[name]) > 1 else "")
+    form = lambda row, name: (
+        f"{row[f'{name}_med']:.4g}"
+        + (f" ({row[f'{name}_lo']:.4g} to {row[f'{name}_hi']:.4g})" if len(row[name]) > 1 else "")
+    )
     kimg = lambda row: " ".join(f"{k:.3g}" for k in row["best_kimg"])
     best = "last" if metric and better_of(metric) == "neither" else "best"
-    cells = [(metric or "setting", "runs", f"{best}: median (min to max)", "at kimg", "at the end"), *((row["label"], str(len(row["seeds"])), form(row, "best"), kimg(row), form(row, "end")) for row in rows)]
+    cells = [
+        (metric or "setting", "runs", f"{best}: median (min to max)", "at kimg", "at the end"),
+        *((row["label"], str(len(row["seeds"])), form(row, "best"), kimg(row), form(row, "end")) for row in rows),
+    ]
     widths = [max(len(line[k]) for line in cells) for k in range(5)]
     return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in cells)
 
 # %% ../nbs/70_studies.ipynb #bf34173d
 def study_text(
-    path,  # a study, or a folder of runs
-    metrics: list[str] | None = None,  # None: all that its runs were judged by
+    path,
+    metrics: list[str] | None = None,  # a study, or a folder of runs  # None: all that its runs were judged by
 ) -> str:
     "How far a study is, and its best and last values."
 
     study = Study(path)
     points = study.status()
-    count = {state: sum(point["state"] == state for point in points) for state in dict.fromkeys(point["state"] for point in points)}
+    count = {
+        state: sum(point["state"] == state for point in points)
+        for state in dict.fromkeys(point["state"] for point in points)
+    }
     lines = [f"{path}: {len(points)} runs, " + ", ".join(f"{n} {state}" for state, n in count.items())]
-    lines += [f"  {point['run'].name} {point['state']}: {point['message']}" for point in points if point["state"] in ("failed", "refused", "lost", "unreadable")]
+    lines += [
+        f"  {point['run'].name} {point['state']}: {point['message']}"
+        for point in points
+        if point["state"] in ("failed", "refused", "lost", "unreadable")
+    ]
     lines += [f"  note: {line}" for line in dict.fromkeys(line for point in points for line in left_out(point["run"]))]
     for metric in metrics or study.metrics():
         lines += ["", table_text(study.best_table(metric), metric)]
@@ -392,7 +527,8 @@ def sample_files(run) -> list[Path]:
 
 # %% ../nbs/70_studies.ipynb #88ab4163
 def _sheet_pixels(path) -> np.ndarray:
-    "The pixels of a sheet of samples, uint8 [H, W] or [H, W, 3]; BadInput where it is damaged, or larger than any that training writes."
+    """The pixels of a sheet of samples, uint8 [H, W] or [H, W, 3]; BadInput where it is damaged, or larger than any
+    that training writes."""
     from PIL import Image
 
     try:
@@ -401,15 +537,19 @@ def _sheet_pixels(path) -> np.ndarray:
                 raise ValueError(f"{picture.width} x {picture.height} pixels of kind {picture.mode}")
             return np.asarray(picture)
     except Exception as error:  # Pillow raises many kinds for a damaged file
-        raise BadInput(f"{path} cannot be read as a sheet of samples ({type(error).__name__}: {str(error)[:80]}): the run directory is damaged") from None
+        raise BadInput(
+            f"{path} cannot be read as a sheet of samples ({type(error).__name__}: {str(error)[:80]}): the run"
+            " directory is damaged"
+        ) from None
 
 # %% ../nbs/70_studies.ipynb #23367c23
 def read_samples(
-    run,  # a run directory
-    kimg: float | None = None,  # the sheet nearest to this; None: the newest
-    n: int = 16,
+    run,
+    kimg: float | None = None,
+    n: int = 16,  # a run directory  # the sheet nearest to this; None: the newest
 ) -> tuple[np.ndarray, float] | None:
-    "The first n samples (uint8 [n, H, W], or [n, H, W, 3]; fewer if the sheet has fewer) and the kimg they are of; None where there is no sheet yet."
+    """The first n samples (uint8 [n, H, W], or [n, H, W, 3]; fewer if the sheet has fewer) and the kimg they are of;
+    None where there is no sheet yet."""
     files = sample_files(run)
     if not files:
         return None
@@ -418,7 +558,10 @@ def read_samples(
     sheet = _sheet_pixels(path)
     columns = sheet.shape[1] // side
     if not columns or sheet.shape[0] < side:
-        raise BadInput(f"{path}: has {sheet.shape[1]} x {sheet.shape[0]} pixels, not even one sample of {side} px: the run directory is damaged")
+        raise BadInput(
+            f"{path}: has {sheet.shape[1]} x {sheet.shape[0]} pixels, not even one sample of {side} px: the run"
+            " directory is damaged"
+        )
     corners = [(k // columns * side, k % columns * side) for k in range(min(n, columns * (sheet.shape[0] // side)))]
     return np.stack([sheet[y : y + side, x : x + side] for y, x in corners]), image_number(path) / 1000
 
@@ -430,7 +573,9 @@ def leaks(
     all_snapshots: bool = False,  # False: the newest of each run
     seed: int = 0,
 ) -> list[dict]:
-    "One dict for each snapshot: run, kimg, p, aug, augpipe, num_real, num_gen, leaks, verdict and text (of `LeakMeter`), angle (degrees), real and generated (share of edges in each direction). Real images are the hold-out part where there is one."
+    """One dict for each snapshot: run, kimg, p, aug, augpipe, num_real, num_gen, leaks, verdict and text (of
+    `LeakMeter`), angle (degrees), real and generated (share of edges in each direction). Real images are the
+    hold-out part where there is one."""
     found = []
     for run in [runs] if isinstance(runs, (str, Path)) else runs:
         config, kept = read_config(run), snapshots(run)
@@ -439,13 +584,30 @@ def leaks(
         archive = Dataset(data or data_of(run))
         archive = Dataset(archive.path, part="holdout" if archive.has_holdout else "all")
         real = archive.images(np.sort(stream(seed, "leak images").permutation(len(archive))[:images]))
-        stats = [(s["Progress/kimg"]["mean"], s["Progress/augment"]["mean"]) for s in read_stats(run) if "Progress/augment" in s]
+        stats = [
+            (s["Progress/kimg"]["mean"], s["Progress/augment"]["mean"])
+            for s in read_stats(run)
+            if "Progress/augment" in s
+        ]
         (angle, shares), meter = directions(real), LeakMeter(real, seed=seed)
         for path in kept if all_snapshots else kept[-1:]:
             kimg = image_number(path) / 1000
             generated = np.concatenate(list(random_images(load(path).G, images, seed=seed)))
             told = {name: value for name, value in meter(generated).items() if name in ("leaks", "verdict", "text")}
             p = min(stats, key=lambda s: abs(s[0] - kimg))[1] if stats else float("nan")
-            found.append(dict(run=str(run), kimg=kimg, p=p, aug=config["resolved"]["aug"], augpipe=config["resolved"]["augpipe"], num_real=len(real), num_gen=images,
-                              **told, angle=angle.tolist(), real=shares.tolist(), generated=directions(generated)[1].tolist()))
+            found.append(
+                dict(
+                    run=str(run),
+                    kimg=kimg,
+                    p=p,
+                    aug=config["resolved"]["aug"],
+                    augpipe=config["resolved"]["augpipe"],
+                    num_real=len(real),
+                    num_gen=images,
+                    **told,
+                    angle=angle.tolist(),
+                    real=shares.tolist(),
+                    generated=directions(generated)[1].tolist(),
+                )
+            )
     return found

@@ -20,7 +20,18 @@ from .scores import alike_pairs, better_of, metric_of, word_of
 from .memorisation import laid_on
 from .runs import is_run, read_config, read_ladder
 from .studies import Study, value_text
-from .plots import COLOURS, GENERATED, PAPER_COLOURS, QUIET, REAL, _figure, _plain_decades, _rung_lines, _tidy, strength_axis
+from semgan_nb.plots import (
+    COLOURS,
+    GENERATED,
+    PAPER_COLOURS,
+    QUIET,
+    REAL,
+    _figure,
+    _plain_decades,
+    _rung_lines,
+    _tidy,
+    strength_axis,
+)
 
 # %% ../nbs/81_study_plots.ipynb #496f432e
 _TAB = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink")
@@ -32,15 +43,19 @@ AXIS_COLOURS = dict(
 
 # %% ../nbs/81_study_plots.ipynb #bc52f8ec
 def setting_colours(
-    values,  # of the axis, such as 0.3, 0.5, "noaug"
-    axis: str | None = None,  # a field of Config
+    values,
+    axis: str | None = None,  # of the axis, such as 0.3, 0.5, "noaug"  # a field of Config
 ) -> dict:
     "value -> colour: the paper's where its figures have one, else a palette for all eyes."
     paper, colours = AXIS_COLOURS.get(axis, {}), {}
     for value in values:
         colour = "0.5" if value == "noaug" and axis != "augpipe" else paper.get(value)
         colours[value] = colour if colour not in colours.values() else None
-    free = [colour for colour in COLOURS if not colours.keys() & paper.keys() or colour == "#000000"] + ["tab:olive", "tab:cyan", *COLOURS]
+    free = [colour for colour in COLOURS if not colours.keys() & paper.keys() or colour == "#000000"] + [
+        "tab:olive",
+        "tab:cyan",
+        *COLOURS,
+    ]
     for value in colours:
         colours[value] = colours[value] or free.pop(0)
     return colours
@@ -52,7 +67,11 @@ class _Part(Study):
     def __init__(self, study, axis=None, where=None, settings=None):
         whole = study if isinstance(study, Study) else Study(study)
         super().__init__(whole.path)
-        self._axis, self._where, self._settings = axis or whole.axis, dict(where or {}), None if settings is None else set(settings)
+        self._axis, self._where, self._settings = (
+            axis or whole.axis,
+            dict(where or {}),
+            None if settings is None else set(settings),
+        )
         self.colours = setting_colours(self.order(self.key(point) for point in whole.points), self._axis)
 
     @property
@@ -109,20 +128,35 @@ def bands(
     at: float | None = None,  # kimg to mark
     figure: Figure | None = None,
 ) -> Figure:
-    "Minimum, median and maximum over the seeds, of the metric with its ladder, of r_t with the targets, and of p, over kimg (the paper's Figs. 1a, 2a and 3a)."
+    """Minimum, median and maximum over the seeds, of the metric with its ladder, of r_t with the targets, and of p,
+    over kimg (the paper's Figs. 1a, 2a and 3a)."""
     part = _Part(study, axis, where, settings)
     metric = part.pick_metric(metric)
     figure = _figure(figure, (7.2, 5.6))
     panels = top, rt, p = figure.subplots(3, 1, sharex=True, height_ratios=(2.4, 1, 1))
     found = part.bands(metric) if metric else {}
-    for axes, by_value in ((top, found), (rt, part.stat_bands("Loss/signs/real")), (p, part.stat_bands("Progress/augment"))):
+    for axes, by_value in (
+        (top, found),
+        (rt, part.stat_bands("Loss/signs/real")),
+        (p, part.stat_bands("Progress/augment")),
+    ):
         for value in part.order(by_value):
             kimg, low, middle, high = by_value[value]
             axes.fill_between(kimg, low, high, color=part.colours[value], alpha=0.2, lw=0)
-            axes.plot(kimg, middle, "o-" if axes is top else "-", color=part.colours[value], ms=3, lw=1.4 if axes is top else 1.2, label=plain_label(value_text(value)))
+            axes.plot(
+                kimg,
+                middle,
+                "o-" if axes is top else "-",
+                color=part.colours[value],
+                ms=3,
+                lw=1.4 if axes is top else 1.2,
+                label=plain_label(value_text(value)),
+            )
     if found:
         ladder = part.ladder(metric)
-        values = [float(v) for band in found.values() for line in band[1:] for v in line] + [rung["value"] for rung in (ladder or {}).get("rungs", [])]
+        values = [float(v) for band in found.values() for line in band[1:] for v in line] + [
+            rung["value"] for rung in (ladder or {}).get("rungs", [])
+        ]
         if log and min(values) > 0:
             top.set_yscale("log")
             top.set_ylim(min(values) / 1.15, max(values) * 1.15)
@@ -131,27 +165,59 @@ def bands(
             top.set_ylim(min(0, *values), max(values) * 1.05)
         if ladder:
             _rung_lines(top, ladder)
-        top.legend(title=part.axis, title_fontsize=8, fontsize=8, framealpha=0.9, edgecolor="none", loc="best", ncols=1 if len(found) < 5 else 2)
+        top.legend(
+            title=part.axis,
+            title_fontsize=8,
+            fontsize=8,
+            framealpha=0.9,
+            edgecolor="none",
+            loc="best",
+            ncols=1 if len(found) < 5 else 2,
+        )
     else:
         top.set_yticks([])
         top.text(0.5, 0.5, "not evaluated yet", transform=top.transAxes, ha="center", color=QUIET, fontsize=9)
         if rt.lines:
-            rt.legend(title=part.axis, title_fontsize=8, fontsize=8, framealpha=0.9, edgecolor="none", loc="upper right", ncols=4)
+            rt.legend(
+                title=part.axis,
+                title_fontsize=8,
+                fontsize=8,
+                framealpha=0.9,
+                edgecolor="none",
+                loc="upper right",
+                ncols=4,
+            )
     targets = {}
     for point in part.points:
         if is_run(point["run"]) and (about := read_config(point["run"])["resolved"])["aug"] == "ada":
-            targets.setdefault(about["ada_target"], part.colours[part.key(point)] if part.axis == "ada_target" else QUIET)
+            targets.setdefault(
+                about["ada_target"], part.colours[part.key(point)] if part.axis == "ada_target" else QUIET
+            )
     for target, colour in targets.items():
         rt.axhline(target, color=colour, lw=1, ls=":")
-        rt.text(1.01, target, f"target {target:g}", transform=rt.get_yaxis_transform(), va="center", fontsize=7.5, color=QUIET)
+        rt.text(
+            1.01,
+            target,
+            f"target {target:g}",
+            transform=rt.get_yaxis_transform(),
+            va="center",
+            fontsize=7.5,
+            color=QUIET,
+        )
     rt.set_ylim(min(rt.get_ylim()[0], -0.05), 1.05)
     strength_axis(p)
     if at is not None:
         for axes in panels:
             axes.axvline(at, color="0.3", lw=0.8, ls="--")
-    seeds = sorted({len({point["seed"] for point in part.points if part.key(point) == value}) for value in part.colours} - {0})
+    seeds = sorted(
+        {len({point["seed"] for point in part.points if part.key(point) == value}) for value in part.colours} - {0}
+    )
     if seeds:
-        count = "one seed each" if seeds == [1] else f"{' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds each: minimum, median, maximum"
+        count = (
+            "one seed each"
+            if seeds == [1]
+            else f"{' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds each: minimum, median, maximum"
+        )
         top.set_title(count, fontsize=8, color=QUIET, loc="left")
     _tidy(top, "", metric or "distance")
     _tidy(rt, "", "$r_t$")
@@ -169,7 +235,8 @@ def best_values(
     log: bool = False,  # a logarithmic axis
     figure: Figure | None = None,
 ) -> Figure:
-    "The best value of each run: median as a dot, smallest and largest over the seeds as caps (the paper's Figs. 1b, 2b and 3b)."
+    """The best value of each run: median as a dot, smallest and largest over the seeds as caps (the paper's Figs.
+    1b, 2b and 3b)."""
     part = _Part(study, axis, where, settings)
     metric = part.pick_metric(metric)
     rows = part.best_table(metric) if metric else []
@@ -180,7 +247,14 @@ def best_values(
         colour = part.colours[row["value"]]
         axes.plot((k, k), (row["best_lo"], row["best_hi"]), "_-", color=colour, ms=14, mew=1.6, lw=1.6)
         axes.plot(k, row["best_med"], "o", color=colour, ms=7)
-        axes.annotate(f"{row['best_med']:.3g}", (k, row["best_med"]), xytext=(9, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(
+            f"{row['best_med']:.3g}",
+            (k, row["best_med"]),
+            xytext=(9, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
     if not rows:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "not evaluated yet", transform=axes.transAxes, ha="center", color=QUIET, fontsize=9)
@@ -193,27 +267,42 @@ def best_values(
     which = "last" if metric and better_of(metric) == "neither" else "best"
     _tidy(axes, part.axis or "setting", f"{which} {metric or 'value'}")
     axes.tick_params(axis="y", which="minor", labelsize=7)
-    axes.set_title(f"{which} of each run" + (", larger is better" if metric and better_of(metric) == "higher" else ""), fontsize=9)
+    axes.set_title(
+        f"{which} of each run" + (", larger is better" if metric and better_of(metric) == "higher" else ""), fontsize=9
+    )
     return figure
 
 # %% ../nbs/81_study_plots.ipynb #828bda45
-def leak_figure(
-    found: list[dict],  # of `studies.leaks`
-    figure: Figure | None = None,
-) -> Figure:
+def leak_figure(found: list[dict], figure: Figure | None = None) -> Figure:  # of `studies.leaks`
     "Each measure of a leak over its floor against p, and the directions of edges of real and generated images."
     found = sorted(found, key=lambda one: one["p"])
     figure = _figure(figure, (8.2, 2.8))
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
     for k, name in enumerate(found[0]["leaks"]):
-        left.plot([one["p"] for one in found], [max(one["leaks"][name]["value"] / max(one["leaks"][name]["floor"], 1e-3), 0.01) for one in found], "o-", ms=4, lw=1.3, color=COLOURS[k % len(COLOURS)], label=name)
+        left.plot(
+            [one["p"] for one in found],
+            [max(one["leaks"][name]["value"] / max(one["leaks"][name]["floor"], 1e-3), 0.01) for one in found],
+            "o-",
+            ms=4,
+            lw=1.3,
+            color=COLOURS[k % len(COLOURS)],
+            label=name,
+        )
     left.axhline(2, color=QUIET, lw=1, ls="--")
     left.set_yscale("log")
     _plain_decades(left.yaxis)
     left.legend(fontsize=8, frameon=False)
     right.plot(found[0]["angle"], found[0]["real"], color=REAL, lw=2, label="real")
     for k, one in enumerate(found):
-        right.plot(one["angle"], one["generated"], color=GENERATED, lw=1.2, alpha=0.35 + 0.65 * (k + 1) / len(found), ls=("-", "--", ":", "-.")[k % 4], label=f"generated, p = {one['p']:.2g}")
+        right.plot(
+            one["angle"],
+            one["generated"],
+            color=GENERATED,
+            lw=1.2,
+            alpha=0.35 + 0.65 * (k + 1) / len(found),
+            ls=("-", "--", ":", "-.")[k % 4],
+            label=f"generated, p = {one['p']:.2g}",
+        )
     right.set_ylim(0, None)
     right.set_xticks(range(0, 181, 45))
     right.legend(fontsize=7, frameon=False)
@@ -222,16 +311,20 @@ def leak_figure(
     return figure
 
 # %% ../nbs/81_study_plots.ipynb #0995cfd6
-def baseline_figure(
-    result: dict,  # of `metrics.baselines`
-    figure: Figure | None = None,
-) -> Figure:
+def baseline_figure(result: dict, figure: Figure | None = None) -> Figure:  # of `metrics.baselines`
     "Bars of every column: networks in colour, known sets in grey, the floor (other real images) as a dashed line."
     rows = [row for row in result["rows"] if row["key"] != "floor"]
     floor = next(row for row in result["rows"] if row["key"] == "floor")
-    columns = [(name, better_of(name), lambda row, name=name: row["values"][name]) for name in result.get("columns") or list(floor["values"])]
-    columns += [("physics, floors", "lower", lambda row: row["physics"]["value"]), ("two-point correlation", "lower", lambda row: row["physics"]["two_point"]),
-                ("spectrum, decades", "lower", lambda row: row["physics"]["spectrum"]), ("share of copies", "lower", lambda row: row["copies"])]
+    columns = [
+        (name, better_of(name), lambda row, name=name: row["values"][name])
+        for name in result.get("columns") or list(floor["values"])
+    ]
+    columns += [
+        ("physics, floors", "lower", lambda row: row["physics"]["value"]),
+        ("two-point correlation", "lower", lambda row: row["physics"]["two_point"]),
+        ("spectrum, decades", "lower", lambda row: row["physics"]["spectrum"]),
+        ("share of copies", "lower", lambda row: row["copies"]),
+    ]
     if not result["matched"]:
         columns.insert(-1, ("phase fraction", "lower", lambda row: row["physics"]["fraction"]))
     across = min(4, len(columns))
@@ -244,16 +337,29 @@ def baseline_figure(
             continue
         title, better, get = columns[k]
         values = [get(row) for row in rows]
-        axes.barh(range(len(rows)), values, color=[GENERATED if row["kind"] == "network" else "0.75" for row in rows], height=0.7)
+        axes.barh(
+            range(len(rows)),
+            values,
+            color=[GENERATED if row["kind"] == "network" else "0.75" for row in rows],
+            height=0.7,
+        )
         axes.axvline(get(floor), color=REAL, lw=1, ls="--")
         for at, value in enumerate(values):
             axes.text(max(value, 0), at, f" {value:.3g}", va="center", fontsize=6.5)
-        axes.set_yticks(range(len(rows)), [plain_label(row["name"]) for row in rows] if k % across == 0 else [""] * len(rows), fontsize=7.5)
+        axes.set_yticks(
+            range(len(rows)),
+            [plain_label(row["name"]) for row in rows] if k % across == 0 else [""] * len(rows),
+            fontsize=7.5,
+        )
         axes.invert_yaxis()
         axes.set_xlim(min(0, *values), 1.3 * max(*values, get(floor), 1e-9))
         _tidy(axes)
         larger, name = " (larger is better)" if better == "higher" else "", word_of(title)
-        axes.set_title(f"{name}{larger}\n{metric_of(title)}" if title in floor["values"] else f"{title}{larger}", fontsize=7.5, loc="left")
+        axes.set_title(
+            f"{name}{larger}\n{metric_of(title)}" if title in floor["values"] else f"{title}{larger}",
+            fontsize=7.5,
+            loc="left",
+        )
     return figure
 
 # %% ../nbs/81_study_plots.ipynb #0144b2bb
@@ -295,13 +401,25 @@ def write_pairs(
 
     found = [record for record in records if word_of(record["metric"]) == "share of copies"]
     if not found or not is_run(run):
-        raise BadInput(f"--pairs {dest}: {'no metric of memorisation was asked for' if not found else f'{run} is no run directory'}: give a run directory and --metrics aligned_memory500_subset or the like")
+        raise BadInput(
+            f"--pairs {dest}:"
+            f" {'no metric of memorisation was asked for' if not found else f'{run} is no run directory'}: give a run"
+            " directory and --metrics aligned_memory500_subset or the like"
+        )
     record, archive = found[-1], Dataset(data_of(run, data))
     place, worst = {name: k for k, name in enumerate(archive.names)}, alike_pairs(record)
     if strange := [pair["train"] for pair in worst if pair["train"] not in place]:
-        raise BadInput(f"{run}: a record of {record['metric']} names the training image {_shown(strange[0])}, which {archive.path} does not have: the run directory is damaged")
+        raise BadInput(
+            f"{run}: a record of {record['metric']} names the training image {_shown(strange[0])}, which {archive.path}"
+            " does not have: the run directory is damaged"
+        )
     training = {pair["train"]: archive.images([place[pair["train"]]])[0] for pair in worst}
-    generated = dict(zip(at := [pair["image"] for pair in worst], judged_images(load(Path(run) / record["snapshot_pkl"]).G, record["num_gen"], at)))
+    generated = dict(
+        zip(
+            at := [pair["image"] for pair in worst],
+            judged_images(load(Path(run) / record["snapshot_pkl"]).G, record["num_gen"], at),
+        )
+    )
     with atomic(dest) as part:
         copies(generated, worst, training).savefig(part, format="png", dpi=150, metadata=dict(Software=mark("metrics")))
     return f"{dest}: the {len(worst)} most alike pairs of {record['snapshot_pkl']}"

@@ -9,13 +9,22 @@ __all__ = ['run_study']
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 
 from .foundation import BadInput, checked
 from .dataset import Dataset
-from .runs import STATE_EVERY, STATE_SECONDS, Config, config_differences, is_held, is_run, read_config, read_status
+from semgan_nb.runs import (
+    STATE_EVERY,
+    STATE_SECONDS,
+    Config,
+    config_differences,
+    is_held,
+    is_run,
+    read_config,
+    read_status,
+)
 from .training import train
 from .studies import Study, _value
 
@@ -25,7 +34,10 @@ def _is_done(run: Path, config: Config, fingerprint: str) -> bool:
     if not is_run(run) or read_status(run)["state"] != "done":
         return False
     about = read_config(run)
-    same = not config_differences(Config.from_dict(about["resolved"]), config)[0] and about["data"]["fingerprint"] == fingerprint
+    same = (
+        not config_differences(Config.from_dict(about["resolved"]), config)[0]
+        and about["data"]["fingerprint"] == fingerprint
+    )
     return same and read_status(run)["cur_nimg"] >= config.total_kimg * 1000
 
 # %% ../nbs/72_study_run.ipynb #bdfec4c7
@@ -62,7 +74,9 @@ class _Bar:
         if tick.warning:
             self.say(f"{point['run'].name}: {tick.warning}")
         for record in tick.records:
-            self.say(f"{point['run'].name} {tick.kimg:8.3f} kimg   {record['metric']} {_value(record, record['metric']):.3g}")
+            self.say(
+                f"{point['run'].name} {tick.kimg:8.3f} kimg   {record['metric']} {_value(record, record['metric']):.3g}"
+            )
 
     def _move(self, kimg: float) -> None:
         step = min(kimg, self.bar.total) - self.bar.n
@@ -87,9 +101,12 @@ def run_study(
     device: str | None = None,
     state_every: STATE_EVERY = STATE_SECONDS,  # as in train
 ) -> list[dict]:
-    "Train all points that are not done, one after the other, and return `study.status()`. Interrupted and called again, it goes on. BadInput where the data cannot be read."
+    """Train all points that are not done, one after the other, and return `study.status()`. Interrupted and called
+    again, it goes on. BadInput where the data cannot be read."""
     if study.base is None:
-        raise BadInput(f"{study.path} has no study.json: it can be read, but not run; make it a study with Study.create")
+        raise BadInput(
+            f"{study.path} has no study.json: it can be read, but not run; make it a study with Study.create"
+        )
     fingerprint = Dataset(data, part="train").fingerprint
     stop = study.path / "control" / "stop"
     stop.unlink(missing_ok=True)
@@ -121,11 +138,17 @@ def _train_point(study, point, config, data, device, state_every, stop, bar) -> 
                 if stop.exists():
                     break
     except Exception as error:  # whatever it is, the other points go on
-        text = " ".join(str(error).split()) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}".splitlines()[0]
+        text = (
+            " ".join(str(error).split())
+            if isinstance(error, BadInput)
+            else f"{type(error).__name__}: {error}".splitlines()[0]
+        )
         if isinstance(error, BadInput):
             if is_held(point["run"]):  # another process was a moment faster
                 return
-            if read_status(point["run"]).get("message") != f"BadInput: {error}".splitlines()[0]:  # the run does not know
+            if (
+                read_status(point["run"]).get("message") != f"BadInput: {error}".splitlines()[0]
+            ):  # the run does not know
                 study.set_refused(point, text)
         elif is_run(point["run"]):
             import traceback

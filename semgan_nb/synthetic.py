@@ -17,57 +17,75 @@ from .foundation import BadInput, Crew, cores, stream
 
 # %% ../nbs/14_synthetic.ipynb #a53b3eb1
 def grf(
-    rng,               # numpy Generator
-    shape,             # (height, width)
-    var_y,             # variance of the smearing Gaussian across, px^2
-    var_x=None,        # along, px^2; None = as var_y
-    angle=0.0,         # of the `along` direction to the rows, radians, clockwise as seen
-    tile=False,        # periodic
+    rng,  # numpy Generator
+    shape,  # (height, width)
+    var_y,  # variance of the smearing Gaussian across, px^2
+    var_x=None,  # along, px^2; None = as var_y
+    angle=0.0,  # of the `along` direction to the rows, radians, clockwise as seen
+    tile=False,  # periodic
     dtype=np.float64,  # or np.float32, twice as fast
 ):
     "Gaussian random field, [height, width], mean 0 and standard deviation 1."
     var_x = var_y if var_x is None else var_x
     margin = 0 if tile else int(np.ceil(4 * np.sqrt(max(var_x, var_y))))
     h, w = (next_fast_len(s + margin, True) if margin else s for s in shape)
-    band = 3 / (np.pi * np.sqrt(max(min(var_x, var_y), 1e-9)))       # cycles per pixel
+    band = 3 / (np.pi * np.sqrt(max(min(var_x, var_y), 1e-9)))  # cycles per pixel
     ky, kx = min(h // 2, int(band * h) + 1), min(w // 2, int(band * w) + 1)
-    rows = np.r_[0:ky + 1, max(ky + 1, h - ky):h]
-    fy, fx = np.fft.fftfreq(h)[rows][:, None], np.fft.rfftfreq(w)[:kx + 1]
+    rows = np.r_[0 : ky + 1, max(ky + 1, h - ky) : h]
+    fy, fx = np.fft.fftfreq(h)[rows][:, None], np.fft.rfftfreq(w)[: kx + 1]
     c, s = np.cos(angle), np.sin(angle)
-    transfer = np.exp(-2 * np.pi**2 * (var_x * (c * fx + s * fy)**2 + var_y * (c * fy - s * fx)**2)).astype(dtype)
-    transfer[0, 0] = 0                                               # the mean
-    transfer[:, 0] *= 2**0.5                                         # the other columns stand for two frequencies, f and -f
-    if w % 2 == 0 and kx == w // 2: transfer[:, -1] *= 2**0.5
+    transfer = np.exp(-2 * np.pi**2 * (var_x * (c * fx + s * fy) ** 2 + var_y * (c * fy - s * fx) ** 2)).astype(dtype)
+    transfer[0, 0] = 0  # the mean
+    transfer[:, 0] *= 2**0.5  # the other columns stand for two frequencies, f and -f
+    if w % 2 == 0 and kx == w // 2:
+        transfer[:, -1] *= 2**0.5
     spectrum = np.zeros((h, w // 2 + 1), np.result_type(dtype, np.complex64))
-    spectrum.real[rows, :kx + 1], spectrum.imag[rows, :kx + 1] = rng.standard_normal((2, *transfer.shape), dtype) * transfer
-    field = irfft2(spectrum, s=(h, w), overwrite_x=True)[:shape[0], :shape[1]]
+    spectrum.real[rows, : kx + 1], spectrum.imag[rows, : kx + 1] = (
+        rng.standard_normal((2, *transfer.shape), dtype) * transfer
+    )
+    field = irfft2(spectrum, s=(h, w), overwrite_x=True)[: shape[0], : shape[1]]
     field = field - field.mean()
-    if not (spread := field.std()) > 0: raise BadInput(f"a Gaussian of variances {var_y:g} and {var_x:g} px^2 leaves nothing of a field of {shape[0]} x {shape[1]} px: take a larger field, or less smearing")
+    if not (spread := field.std()) > 0:
+        raise BadInput(
+            f"a Gaussian of variances {var_y:g} and {var_x:g} px^2 leaves nothing of a field of {shape[0]} x {shape[1]}"
+            " px: take a larger field, or less smearing"
+        )
     return field / spread
 
 # %% ../nbs/14_synthetic.ipynb #dfcfcc3b
 def _cells(rng, shape, pitch, uneven=0.0, tile=False, borders=False):
-    "label int32 [h, w] of the cell of each pixel, parent [cells], centres (y, x) [cells, 2]; cells of one parent are one, repeated (`tile`). With `borders` also the label beyond the nearest border, and the distance to it, px, at most 0.4 * pitch."
+    """label int32 [h, w] of the cell of each pixel, parent [cells], centres (y, x) [cells, 2]; cells of one parent
+    are one, repeated (`tile`). With `borders` also the label beyond the nearest border, and the distance to it, px,
+    at most 0.4 * pitch."""
     pitches = [s / max(1, round(s / pitch)) for s in shape] if tile else [pitch, pitch]
     first = 0 if tile else -2
     rows, cols = (np.arange(first, round(s / p) if tile else int(np.ceil(s / p)) + 2) for s, p in zip(shape, pitches))
     y = (rows[:, None] + rng.uniform(0, 1, (len(rows), len(cols)))) * pitches[0]
     x = (cols + rng.uniform(0, 1, (len(rows), 1)) + rng.uniform(0, 1, (len(rows), len(cols)))) * pitches[1]
-    centres, weight = np.stack([y.ravel(), x.ravel()], 1), rng.uniform(0, uneven * pitch**2, y.size) if uneven else np.zeros(y.size)
+    centres, weight = (
+        np.stack([y.ravel(), x.ravel()], 1),
+        (rng.uniform(0, uneven * pitch**2, y.size) if uneven else np.zeros(y.size)),
+    )
     parent = np.arange(y.size)
     if tile:
         copies = np.array([(a, b) for a in (-1, 0, 1) for b in (-2, -1, 0, 1)]) * shape
         centres, parent = (centres[:, None] + copies).reshape(-1, 2), np.repeat(parent, len(copies))
-    reach = np.sqrt((1.5 if borders else 1) * np.square(pitches).sum() + weight[parent])[:, None]   # no pixel farther away is of this cell: the centre in its own square beats it
+    reach = np.sqrt((1.5 if borders else 1) * np.square(pitches).sum() + weight[parent])[
+        :, None
+    ]  # no pixel farther away is of this cell: the centre in its own square beats it
     near = ((centres > -reach) & (centres < np.add(shape, reach))).all(1)
     centres, parent, reach = centres[near], parent[near], reach[near]
     label, nearest = np.zeros(shape, np.int32), np.full(shape, 1e12, np.float32)
     beyond, second = (label.copy(), nearest.copy()) if borders else (None, None)
     at = [np.arange(s, dtype=np.float32) for s in shape]
     low, high = np.maximum(centres - reach, 0).astype(int), np.maximum(centres + reach + 2, 0).astype(int)
-    for k, ((cy, cx), w, (top, left), (bottom, right)) in enumerate(zip(centres.tolist(), weight[parent].tolist(), low.tolist(), high.tolist())):
+    for k, ((cy, cx), w, (top, left), (bottom, right)) in enumerate(
+        zip(centres.tolist(), weight[parent].tolist(), low.tolist(), high.tolist())
+    ):
         win = slice(top, bottom), slice(left, right)
-        distance = ((at[0][win[0]] - np.float32(cy))**2 - np.float32(w))[:, None] + (at[1][win[1]] - np.float32(cx))**2
+        distance = ((at[0][win[0]] - np.float32(cy)) ** 2 - np.float32(w))[:, None] + (
+            at[1][win[1]] - np.float32(cx)
+        ) ** 2
         closer = distance < nearest[win]
         if borders:
             between = distance < second[win]
@@ -77,14 +95,23 @@ def _cells(rng, shape, pitch, uneven=0.0, tile=False, borders=False):
             np.copyto(beyond[win], label[win], where=closer)
         np.copyto(nearest[win], distance, where=closer)
         np.copyto(label[win], k, where=closer)
-    if not borders: return label, parent, centres
+    if not borders:
+        return label, parent, centres
     c = centres.astype(np.float32)
     apart = np.hypot(c[label, 0] - c[beyond, 0], c[label, 1] - c[beyond, 1])
-    return label, parent, centres, beyond, np.minimum((second - nearest) / (2 * np.maximum(apart, 1e-3)), np.float32(0.4 * pitch))
+    return (
+        label,
+        parent,
+        centres,
+        beyond,
+        np.minimum((second - nearest) / (2 * np.maximum(apart, 1e-3)), np.float32(0.4 * pitch)),
+    )
 
 # %% ../nbs/14_synthetic.ipynb #6cda7f42
 class _Canvas:
-    "n x n pixels around an image of size x size, lengths in µm; all that is drawn on it is float32 and periodic, and only with `tile` is it the image itself."
+    """n x n pixels around an image of size x size, lengths in µm; all that is drawn on it is float32 and periodic,
+    and only with `tile` is it the image itself."""
+
     def __init__(self, rng, size, field_um, margin_um, tile):
         self.rng, self.size, self.tile, self.px = rng, size, tile, field_um / size
         self.n = size if tile else next_fast_len(size + 2 * max(4, int(np.ceil(margin_um / self.px))), True)
@@ -92,7 +119,15 @@ class _Canvas:
         self.y, self.x = np.arange(self.n, dtype=np.float32)[:, None], np.arange(self.n, dtype=np.float32)[None]
 
     def field(self, um, stretch=1.0, angle=0.0):
-        return grf(self.rng, (self.n, self.n), (um / stretch / self.px)**2, (um * stretch / self.px)**2, angle, tile=True, dtype=np.float32)
+        return grf(
+            self.rng,
+            (self.n, self.n),
+            (um / stretch / self.px) ** 2,
+            (um * stretch / self.px) ** 2,
+            angle,
+            tile=True,
+            dtype=np.float32,
+        )
 
     def cells(self, um, stretch=1.0, **how):
         "`_cells` of the plane before it is stretched, and its shape."
@@ -100,7 +135,8 @@ class _Canvas:
         return shape, _cells(self.rng, shape, um / self.px, tile=self.tile, **how)
 
     def warp(self, shape, sway):
-        "For each pixel, displaced by sway (y, x), px: its index in a flattened plane of that shape, and what must be added to (y, x) to stay in the same repetition of the plane."
+        """For each pixel, displaced by sway (y, x), px: its index in a flattened plane of that shape, and what must
+        be added to (y, x) to stay in the same repetition of the plane."""
         places, turns = [], []
         for at, s, by in zip((self.y, self.x), shape, sway):
             place = at * np.float32(s / self.n) + by
@@ -113,8 +149,10 @@ class _Canvas:
 def _cut(height, fraction):
     "(phase map bool, level): exactly the highest round(fraction * pixels) are True."
     flat, dark = height.ravel(), height.size - round(fraction * height.size)
-    if dark == 0: return np.ones(height.shape, bool), -1e9
-    if dark == flat.size: return np.zeros(height.shape, bool), 1e9
+    if dark == 0:
+        return np.ones(height.shape, bool), -1e9
+    if dark == flat.size:
+        return np.zeros(height.shape, bool), 1e9
     order = np.argpartition(flat, dark)
     phase = np.zeros(flat.size, bool)
     phase[order[dark:]] = True
@@ -124,7 +162,7 @@ def _cut(height, fraction):
 def _line(border, um, px):
     "Profile of a boundary `um` wide at a distance `border`, px: as high as the pixel size lets it be."
     wide = max(um / px, 0.7)
-    return np.float32(um / px / wide) * np.exp(-(border / np.float32(wide))**2)
+    return np.float32(um / px / wide) * np.exp(-((border / np.float32(wide)) ** 2))
 
 # %% ../nbs/14_synthetic.ipynb #81cc2b2d
 def _expose(canvas, image, beam, shading, noise):
@@ -132,47 +170,60 @@ def _expose(canvas, image, beam, shading, noise):
     rng, size = canvas.rng, canvas.size
     image = gaussian_filter(image, beam, mode="wrap", truncate=5)[canvas.window]
     direction, across = rng.uniform(0, 2 * np.pi), np.linspace(-1, 1, size, dtype=np.float32)
-    if not canvas.tile: image = image + np.float32(shading) * (np.float32(np.cos(direction)) * across + np.float32(np.sin(direction)) * across[:, None])
+    if not canvas.tile:
+        image = image + np.float32(shading) * (
+            np.float32(np.cos(direction)) * across + np.float32(np.sin(direction)) * across[:, None]
+        )
     image = image + np.float32(rng.normal(0, 4)) + np.float32(noise) * rng.standard_normal((size, size), np.float32)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 # %% ../nbs/14_synthetic.ipynb #3848457d
 def dual_phase_islands(
-    rng,                       # numpy Generator
-    size,                      # side of the image, px
-    fraction,                  # of martensite, 0..1, exact to a pixel
-    field_um=6.4,              # side of the image, µm
-    tile=False,                # periodic: no margin, no shading
-    island_um=0.65,            # standard deviation of the Gaussian that makes the islands; they come out three to four times as wide
-    stretch=1.25,              # of the islands along the rolling direction, and 1/stretch across
-    angle=None,                # of the rolling direction to the rows, radians; None = drawn around 0
-    roughness=0.15,            # share of the finer field in the borders
-    period_um=(0.65, 0.85),    # of the lamellae, drawn per packet
-    packet_um=5.0,             # mean distance of packets
-    grain_um=6.0,              # mean distance of ferrite grains
-    boundary=10.0,             # mean height of the lines between them, grey levels; 0 = none
-    contrast=25.0,             # amplitude of the lamellae, grey levels
-    noise=4.0,                 # standard deviation per pixel, grey levels
-    shading=8.0,               # across half the image, grey levels
+    rng,  # numpy Generator
+    size,  # side of the image, px
+    fraction,  # of martensite, 0..1, exact to a pixel
+    field_um=6.4,  # side of the image, µm
+    tile=False,  # periodic: no margin, no shading
+    # standard deviation of the Gaussian that makes the islands; they come out three to four times as wide
+    island_um=0.65,
+    stretch=1.25,  # of the islands along the rolling direction, and 1/stretch across
+    angle=None,  # of the rolling direction to the rows, radians; None = drawn around 0
+    roughness=0.15,  # share of the finer field in the borders
+    period_um=(0.65, 0.85),  # of the lamellae, drawn per packet
+    packet_um=5.0,  # mean distance of packets
+    grain_um=6.0,  # mean distance of ferrite grains
+    boundary=10.0,  # mean height of the lines between them, grey levels; 0 = none
+    contrast=25.0,  # amplitude of the lamellae, grey levels
+    noise=4.0,  # standard deviation per pixel, grey levels
+    shading=8.0,  # across half the image, grey levels
 ):
-    "A dual-phase micrograph of a cut random field: uint8 [size, size], and its phase map, bool [size, size], True = martensite."
+    """A dual-phase micrograph of a cut random field: uint8 [size, size], and its phase map, bool [size, size], True
+    = martensite."""
     canvas = _Canvas(rng, size, field_um, 1.5 * island_um * stretch, tile)
     px, field = np.float32(canvas.px), canvas.field
     fine, turned = field(0.18), rng.normal(0, 0.15)
     height = field(island_um, stretch, turned if angle is None else angle) + np.float32(roughness) * fine
     phase, level = _cut(height[canvas.window], fraction)
     slope = np.hypot(*np.gradient(height)) + np.float32(1e-3)
-    martensite = np.clip((height - np.float32(level)) / slope + np.float32(0.5), 0, 1)   # share of each pixel
+    martensite = np.clip((height - np.float32(level)) / slope + np.float32(0.5), 0, 1)  # share of each pixel
 
     shape, (packet, parent, centres) = canvas.cells(packet_um)
     at, turn = canvas.warp(shape, (np.float32(0.2) / px * field(0.6), np.float32(0)))
     packet = packet.ravel()[at]
     count = parent.max() + 1
-    direction, period, start = rng.uniform(0, np.pi, count), rng.uniform(*period_um, count) / canvas.px, rng.uniform(0, 2 * np.pi, count)
-    along_y, along_x = (2 * np.pi * f(direction) / period for f in (np.sin, np.cos))     # radians per px
+    direction, period, start = (
+        rng.uniform(0, np.pi, count),
+        rng.uniform(*period_um, count) / canvas.px,
+        rng.uniform(0, 2 * np.pi, count),
+    )
+    along_y, along_x = (2 * np.pi * f(direction) / period for f in (np.sin, np.cos))  # radians per px
     start = start[parent] - (centres * np.stack([along_y, along_x], 1)[parent]).sum(1)
     pick = lambda values: values.astype(np.float32)[packet]
-    lamellae = np.sin(pick(along_x[parent]) * (canvas.x + turn[1]) + pick(along_y[parent]) * (canvas.y + turn[0]) + pick(np.mod(start, 2 * np.pi)))
+    lamellae = np.sin(
+        pick(along_x[parent]) * (canvas.x + turn[1])
+        + pick(along_y[parent]) * (canvas.y + turn[0])
+        + pick(np.mod(start, 2 * np.pi))
+    )
 
     light = 180 + pick(rng.normal(0, 6, count)[parent]) + np.float32(contrast) * lamellae
     dark = 60 + 5 * field(0.6)
@@ -184,35 +235,43 @@ def dual_phase_islands(
 
 # %% ../nbs/14_synthetic.ipynb #31651c19
 def _laths(rng, px, lath_um, side=256):
-    "A periodic texture of laths along the rows, float32 [side, side], mean 0 and standard deviation 1, and its texel, µm."
+    """A periodic texture of laths along the rows, float32 [side, side], mean 0 and standard deviation 1, and its
+    texel, µm."""
     texel = max(px / 2, 0.025)
-    field = lambda across, along: grf(rng, (side, side), (across / texel)**2, (along / texel)**2, tile=True, dtype=np.float32)
+    field = lambda across, along: grf(
+        rng, (side, side), (across / texel) ** 2, (along / texel) ** 2, tile=True, dtype=np.float32
+    )
     fine, coarse = field(lath_um, 10 * lath_um), field(2.7 * lath_um, 13 * lath_um)
-    texture = np.float32(0.8) * np.tanh(np.float32(1.3) * fine) + np.exp(-(coarse / np.float32(0.22))**2) + np.float32(0.25) * np.tanh(2 * coarse)
+    texture = (
+        np.float32(0.8) * np.tanh(np.float32(1.3) * fine)
+        + np.exp(-((coarse / np.float32(0.22)) ** 2))
+        + np.float32(0.25) * np.tanh(2 * coarse)
+    )
     return (texture - texture.mean()) / texture.std(), texel
 
 # %% ../nbs/14_synthetic.ipynb #626c382a
 def dual_phase_grains(
-    rng,                       # numpy Generator
-    size,                      # side of the image, px
-    fraction,                  # of martensite, 0..1, exact to a pixel
-    field_um=50.8,             # side of the image, µm
-    tile=False,                # periodic: no margin, no shading
-    grain_um=6.0,              # mean distance of ferrite grains
-    packet_um=3.0,             # mean distance of martensite packets
-    lath_um=0.06,              # standard deviation of the Gaussian that makes the laths; they come out about four times as wide
-    stretch=1.1,               # of grains and packets along the rows, and 1/stretch across
-    decoration=1.7,            # weight of ferrite boundaries in where martensite is
-    whole=0.7,                 # weight of whole grains
-    blocks=0.8,                # weight of whole packets
-    roughness=0.3,             # weight of the random fields
-    boundary=0.4,              # mean height of the ridges at ferrite boundaries, of the step between the phases
-    contrast=0.24,             # standard deviation of the laths, of the step between the phases
-    edge=115.0,                # brightness of the relief, grey levels
-    noise=5.0,                 # standard deviation per pixel, grey levels
-    shading=8.0,               # across half the image, grey levels
+    rng,  # numpy Generator
+    size,  # side of the image, px
+    fraction,  # of martensite, 0..1, exact to a pixel
+    field_um=50.8,  # side of the image, µm
+    tile=False,  # periodic: no margin, no shading
+    grain_um=6.0,  # mean distance of ferrite grains
+    packet_um=3.0,  # mean distance of martensite packets
+    lath_um=0.06,  # standard deviation of the Gaussian that makes the laths; they come out about four times as wide
+    stretch=1.1,  # of grains and packets along the rows, and 1/stretch across
+    decoration=1.7,  # weight of ferrite boundaries in where martensite is
+    whole=0.7,  # weight of whole grains
+    blocks=0.8,  # weight of whole packets
+    roughness=0.3,  # weight of the random fields
+    boundary=0.4,  # mean height of the ridges at ferrite boundaries, of the step between the phases
+    contrast=0.24,  # standard deviation of the laths, of the step between the phases
+    edge=115.0,  # brightness of the relief, grey levels
+    noise=5.0,  # standard deviation per pixel, grey levels
+    shading=8.0,  # across half the image, grey levels
 ):
-    "A dual-phase micrograph of grains, packets and laths: uint8 [size, size], and its phase map, bool [size, size], True = martensite."
+    """A dual-phase micrograph of grains, packets and laths: uint8 [size, size], and its phase map, bool [size,
+    size], True = martensite."""
     one = np.float32
     canvas = _Canvas(rng, size, field_um, 1.6, tile)
     px, field, n = canvas.px, canvas.field, canvas.n
@@ -229,7 +288,11 @@ def dual_phase_grains(
     of_packet = lambda values: values.astype(np.float32)[packets][packet]
 
     # where martensite is
-    height = one(decoration) * np.exp(border * one(-px / 0.8)) + of_grain(rng.normal(0, whole, n_grains)) + of_packet(rng.normal(0, blocks, n_packets))
+    height = (
+        one(decoration) * np.exp(border * one(-px / 0.8))
+        + of_grain(rng.normal(0, whole, n_grains))
+        + of_packet(rng.normal(0, blocks, n_packets))
+    )
     height += one(roughness) * (field(0.45, stretch) + one(0.2) * field(0.16))
     phase, level = _cut(height[canvas.window], fraction)
     martensite = gaussian_filter((height > level).astype(np.float32), 0.6, mode="wrap")
@@ -239,21 +302,30 @@ def dual_phase_grains(
     angle, start = rng.uniform(0, np.pi, n_packets), rng.integers(0, 256, (2, n_packets))
     scale = px / texel
     c, s = np.cos(angle)[packets] * scale, np.sin(angle)[packets] * scale
-    u0, v0 = start[:, packets] + 2**14 - np.stack([c * centres[:, 1] + s * centres[:, 0], c * centres[:, 0] - s * centres[:, 1]])
+    u0, v0 = (
+        start[:, packets]
+        + 2**14
+        - np.stack([c * centres[:, 1] + s * centres[:, 0], c * centres[:, 0] - s * centres[:, 1]])
+    )
     y = canvas.y * one(shape[0] / n) + one(0.3) * sway[0] + turn[0]
     x = canvas.x * one(shape[1] / n) + turn[1]
     c, s, u0, v0 = (a.astype(np.float32)[packet] for a in (c, s, u0, v0))
     lath = texture[(c * y - s * x + v0).astype(np.int32) & 255, (c * x + s * y + u0).astype(np.int32) & 255]
     lath = np.where(lath < 0, one(0.65) * lath, lath) * (1 + one(0.5) * field(0.5))
-    lath *= one(lath_um / np.hypot(lath_um, px / 12**0.5))          # what the pixel averages away
+    lath *= one(lath_um / np.hypot(lath_um, px / 12**0.5))  # what the pixel averages away
 
     # relief
     groove = np.zeros((n, n), np.float32)
     groove[:, 1:] = packet[:, 1:] != packet[:, :-1]
     groove[1:] = np.maximum(groove[1:], packet[1:] != packet[:-1])
-    line, strength = _line(border, 0.13, px), one(boundary) * (one(0.3) + np.abs(rng.standard_normal(1024, np.float32))) / one(1.1)
+    line, strength = (
+        _line(border, 0.13, px),
+        one(boundary) * (one(0.3) + np.abs(rng.standard_normal(1024, np.float32))) / one(1.1),
+    )
     relief = martensite * (1 + one(contrast) * lath - one(0.25) * groove - one(0.3) * line)
-    relief += (1 - martensite) * (of_grain(rng.normal(0, 0.06, n_grains)) + strength[grains[grain] * grains[beyond] % 1024] * line)
+    relief += (1 - martensite) * (
+        of_grain(rng.normal(0, 0.06, n_grains)) + strength[grains[grain] * grains[beyond] % 1024] * line
+    )
     around = gaussian_filter(relief, 0.25 / px, mode="wrap", truncate=3)
 
     # brightness
@@ -271,21 +343,26 @@ _KINDS = {"islands": dual_phase_islands, "grains": dual_phase_grains}
 
 # %% ../nbs/14_synthetic.ipynb #ca119907
 def dual_phase(
-    rng,              # numpy Generator
-    size,             # side of the image, px, at least 8
-    fraction,         # of martensite, 0..1, exact to a pixel
-    field_um=6.4,     # side of the image, µm
-    kind="islands",   # or grains
-    **look,           # further arguments of `dual_phase_islands` or `dual_phase_grains`
+    rng,  # numpy Generator
+    size,  # side of the image, px, at least 8
+    fraction,  # of martensite, 0..1, exact to a pixel
+    field_um=6.4,  # side of the image, µm
+    kind="islands",  # or grains
+    **look,  # further arguments of `dual_phase_islands` or `dual_phase_grains`
 ):
     "A dual-phase micrograph, uint8 [size, size], and its phase map, bool [size, size], True = martensite."
-    if kind not in _KINDS: raise BadInput(f"kind: {kind!r} was given, one of {', '.join(_KINDS)} is wanted")
-    if not 0 <= fraction <= 1: raise BadInput(f"fraction: {fraction:g} was given, a share from 0 to 1 is wanted")
-    if size < 8: raise BadInput(f"size: {size} was given, at least 8 pixels are wanted")
-    if not field_um > 0: raise BadInput(f"field_um: {field_um:g} was given, the side of the image in micrometres is wanted")
+    if kind not in _KINDS:
+        raise BadInput(f"kind: {kind!r} was given, one of {', '.join(_KINDS)} is wanted")
+    if not 0 <= fraction <= 1:
+        raise BadInput(f"fraction: {fraction:g} was given, a share from 0 to 1 is wanted")
+    if size < 8:
+        raise BadInput(f"size: {size} was given, at least 8 pixels are wanted")
+    if not field_um > 0:
+        raise BadInput(f"field_um: {field_um:g} was given, the side of the image in micrometres is wanted")
     known = list(inspect.signature(_KINDS[kind]).parameters)[4:]
     for name in look:
-        if name not in known: raise BadInput(f"{name}: no argument of {kind}, which takes {', '.join(known)}")
+        if name not in known:
+            raise BadInput(f"{name}: no argument of {kind}, which takes {', '.join(known)}")
     return _KINDS[kind](rng, size, fraction, field_um, **look)
 
 # %% ../nbs/14_synthetic.ipynb #9e269d7e
@@ -294,7 +371,9 @@ def _some(job):
     start, stop, size, seed, n_specimens, fractions, field_um, jitter, options = job
     nominal = np.linspace(*fractions, n_specimens)
     spread = jitter * min(1, 6.4 / field_um) * 2 * np.sqrt(nominal * (1 - nominal))
-    draw = stream(seed, "one specimen") if n_specimens == 1 else np.random.default_rng([seed, n_specimens])  # [seed, 1] would be [seed, 1, 0], the first image's
+    draw = (
+        stream(seed, "one specimen") if n_specimens == 1 else np.random.default_rng([seed, n_specimens])
+    )  # [seed, 1] would be [seed, 1, 0], the first image's
     island_um = draw.uniform(0.55, 0.80, n_specimens)
     images, maps, specimen = [], [], [k % n_specimens for k in range(start, stop)]
     for k, s in zip(range(start, stop), specimen):
@@ -309,49 +388,67 @@ def _some(job):
 # %% ../nbs/14_synthetic.ipynb #693aa3c0
 def iter_specimens(
     n_images,
-    size,                      # side of an image, px
+    size,  # side of an image, px
     seed=0,
     n_specimens=30,
-    fractions=(0.37, 0.90),    # martensite of the first and the last specimen
-    field_um=6.4,              # side of an image, µm
-    jitter=0.025,              # standard deviation of the fraction between images of one specimen of half martensite, for fields up to 6.4 µm
-    workers=1,                 # processes; None = one per core
-    **options,                 # further arguments of `dual_phase`
+    fractions=(0.37, 0.90),  # martensite of the first and the last specimen
+    field_um=6.4,  # side of an image, µm
+    # standard deviation of the fraction between images of one specimen of half martensite, for fields up to 6.4 µm
+    jitter=0.025,
+    workers=1,  # processes; None = one per core
+    **options,  # further arguments of `dual_phase`
 ):
-    "Yield (image uint8 [size, size], phase map bool [size, size], specimen int) of seeded dual-phase steel, in order; the same for any number of workers, and never more than a few images in memory."
-    if n_images < 1 or n_specimens < 1: raise BadInput(f"specimens: {n_images} images of {n_specimens} specimens were asked for: at least one of each is wanted")
-    if not all(0 <= f <= 1 for f in fractions): raise BadInput(f"fractions: {tuple(fractions)} was given, two shares from 0 to 1 are wanted")
-    if not field_um > 0: raise BadInput(f"field_um: {field_um:g} was given, the side of the image in micrometres is wanted")
+    """Yield (image uint8 [size, size], phase map bool [size, size], specimen int) of seeded dual-phase steel, in
+    order; the same for any number of workers, and never more than a few images in memory."""
+    if n_images < 1 or n_specimens < 1:
+        raise BadInput(
+            f"specimens: {n_images} images of {n_specimens} specimens were asked for: at least one of each is wanted"
+        )
+    if not all(0 <= f <= 1 for f in fractions):
+        raise BadInput(f"fractions: {tuple(fractions)} was given, two shares from 0 to 1 are wanted")
+    if not field_um > 0:
+        raise BadInput(f"field_um: {field_um:g} was given, the side of the image in micrometres is wanted")
     workers = cores() if workers is None else workers
-    if workers < 1: raise BadInput(f"workers: {workers} was given, at least one process is wanted")
-    step = int(np.clip(2**20 // size**2, 1, 64))                     # images in a job: about a megabyte of them
-    jobs = [(k, min(k + step, n_images), size, seed, n_specimens, tuple(fractions), field_um, jitter, options) for k in range(0, n_images, step)]
+    if workers < 1:
+        raise BadInput(f"workers: {workers} was given, at least one process is wanted")
+    step = int(np.clip(2**20 // size**2, 1, 64))  # images in a job: about a megabyte of them
+    jobs = [
+        (k, min(k + step, n_images), size, seed, n_specimens, tuple(fractions), field_um, jitter, options)
+        for k in range(0, n_images, step)
+    ]
     return _one_by_one(jobs, min(workers, len(jobs)))
 
 # %% ../nbs/14_synthetic.ipynb #8990d7fe
 def _one_by_one(jobs, workers):
     with Crew(workers) as crew:
-        for part in crew.map(_some, jobs): yield from zip(*part)
+        for part in crew.map(_some, jobs):
+            yield from zip(*part)
 
 # %% ../nbs/14_synthetic.ipynb #6635ab41
 def specimens(n_images, size, *args, **options):
-    "(images uint8 [n, size, size], phase maps bool [n, size, size], specimen int64 [n]): what `iter_specimens` yields, all at once; same arguments."
+    """(images uint8 [n, size, size], phase maps bool [n, size, size], specimen int64 [n]): what `iter_specimens`
+    yields, all at once; same arguments."""
     made = iter_specimens(n_images, size, *args, **options)
-    images, maps, specimen = np.empty((n_images, size, size), np.uint8), np.empty((n_images, size, size), bool), np.empty(n_images, np.int64)
-    for k, one in enumerate(made): images[k], maps[k], specimen[k] = one
+    images, maps, specimen = (
+        np.empty((n_images, size, size), np.uint8),
+        np.empty((n_images, size, size), bool),
+        np.empty(n_images, np.int64),
+    )
+    for k, one in enumerate(made):
+        images[k], maps[k], specimen[k] = one
     return images, maps, specimen
 
 # %% ../nbs/14_synthetic.ipynb #e1fe8125
-def otsu_threshold(image):   # uint8, any shape
+def otsu_threshold(image):  # uint8, any shape
     "Otsu's threshold, int: pixels above it are the light phase."
     share = np.bincount(np.ravel(image), minlength=256) / np.size(image)
     below, moment = np.cumsum(share), np.cumsum(share * np.arange(256))
     spread = below * (1 - below)
-    between = np.where(spread > 1e-12, (moment[-1] * below - moment)**2 / np.maximum(spread, 1e-12), -1)
+    between = np.where(spread > 1e-12, (moment[-1] * below - moment) ** 2 / np.maximum(spread, 1e-12), -1)
     return int(between.argmax())
 
 # %% ../nbs/14_synthetic.ipynb #1f4ba3ec
-def phase_fraction(image):   # uint8 [height, width]
+def phase_fraction(image):  # uint8 [height, width]
     "Share of pixels above Otsu's threshold, float in 0..1 (0 for a constant image)."
     image = np.asarray(image)
     return 0.0 if image.min() == image.max() else float((image > otsu_threshold(image)).mean())

@@ -34,7 +34,9 @@ LOSSES = ("Loss/G/loss", "Loss/D/loss", "Loss/pl_penalty", "Loss/r1_penalty")
 class Statistics:
     "name -> count, sum, sum of squares since the last tick."
 
-    def __init__(self, several: bool = False):  # several: processes that train together, whose counts are added by `gather`
+    def __init__(
+        self, several: bool = False
+    ):  # several: processes that train together, whose counts are added by `gather`
         self.moments: dict[str, list[float]] = {}
         self.fresh = {} if several else self.moments
         self.last: dict[str, dict] = {}  # what the last tick said, repeated where nothing new was reported
@@ -54,7 +56,9 @@ class Statistics:
         "Add what all processes reported in an iteration; afterwards all have the same."
         if self.fresh is not self.moments:
             names = list(self.fresh)
-            for name, new in zip(names, ranks.sum(torch.tensor([self.fresh[n] for n in names], dtype=torch.float64)).tolist()):
+            for name, new in zip(
+                names, ranks.sum(torch.tensor([self.fresh[n] for n in names], dtype=torch.float64)).tolist()
+            ):
                 m = self.moments.setdefault(name, [0, 0.0, 0.0])
                 self.moments[name] = [m[0] + int(new[0]), m[1] + new[1], m[2] + new[2]]
             self.fresh = {}
@@ -89,7 +93,8 @@ def ema_beta(batch_size: int, ema_kimg: float, ema_rampup: float | None, cur_nim
 
 # %% ../nbs/55_trainer.ipynb #c1e85c4e
 def lazy_adam(params, lr: float, interval: int | None) -> torch.optim.Adam:
-    "Adam(0, 0.99), corrected for a regulariser that runs at every `interval`-th iteration: with c = interval / (interval + 1), lr c and beta^c."
+    """Adam(0, 0.99), corrected for a regulariser that runs at every `interval`-th iteration: with c = interval /
+    (interval + 1), lr c and beta^c."""
     c = 1.0 if interval is None else interval / (interval + 1)
     return torch.optim.Adam(params, lr=lr * c, betas=(0.0, 0.99**c), eps=1e-8, fused=True)
 
@@ -112,52 +117,88 @@ def check_networks(config: Config, resolution: int) -> None:
     "BadInput where the settings make no networks for images of this size: what the fields alone cannot tell."
     c, sides = config, resolutions(resolution)
     if c.g_channels and len(c.g_channels) != len(sides):
-        raise BadInput(f"g_channels are {len(c.g_channels)} numbers: images of {resolution} px want {len(sides)}, for {', '.join(map(str, sides))} px")
+        raise BadInput(
+            f"g_channels are {len(c.g_channels)} numbers: images of {resolution} px want {len(sides)}, for"
+            f" {', '.join(map(str, sides))} px"
+        )
     if c.channel_base < resolution:
-        raise BadInput(f"channel_base is {c.channel_base}: it must be at least {resolution} for images of {resolution} px, which leaves one feature map there")
-    layers = (3 if c.d_architecture == "resnet" else 2) * (len(sides) - 1) + (len(sides) - 1 if c.d_architecture == "skip" else 1)
+        raise BadInput(
+            f"channel_base is {c.channel_base}: it must be at least {resolution} for images of {resolution} px, which"
+            " leaves one feature map there"
+        )
+    layers = (3 if c.d_architecture == "resnet" else 2) * (len(sides) - 1) + (
+        len(sides) - 1 if c.d_architecture == "skip" else 1
+    )
     if c.freezed > layers:
-        raise BadInput(f"freezed is {c.freezed}: it must be at most {layers}, for a discriminator of {resolution} px has no more layers to freeze")
+        raise BadInput(
+            f"freezed is {c.freezed}: it must be at most {layers}, for a discriminator of {resolution} px has no more"
+            " layers to freeze"
+        )
 
 # %% ../nbs/55_trainer.ipynb #db025e03
 def check_ranks(config: Config, ranks: int) -> None:
     "BadInput where a batch cannot be shared out to so many processes."
     if config.batch_size % (config.batch_gpu * ranks):
-        raise BadInput(f"batch_size is {config.batch_size}: it must be a multiple of batch_gpu ({config.batch_gpu}) times the number of processes ({ranks})")
+        raise BadInput(
+            f"batch_size is {config.batch_size}: it must be a multiple of batch_gpu ({config.batch_gpu}) times the"
+            f" number of processes ({ranks})"
+        )
 
 # %% ../nbs/55_trainer.ipynb #807303c3
 def make_networks(config: Config, resolution: int, channels: int) -> tuple[Generator, Discriminator]:
-    "Fresh networks; the initial weights depend on the seed alone, and the global generator of PyTorch is left as it was."
+    """Fresh networks; the initial weights depend on the seed alone, and the global generator of PyTorch is left as
+    it was."""
     c = config
     check_networks(c, resolution)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(c.seed)
-        common = dict(img_resolution=resolution, img_channels=channels, channel_base=c.channel_base, channel_max=c.channel_max, conv_clamp=c.conv_clamp, num_fp16_res=c.num_fp16_res)
-        G = Generator(z_dim=c.z_dim, w_dim=c.w_dim, mapping_layers=c.mapping_layers, architecture=c.g_architecture, use_noise=c.noise_from > 0, block_channels=c.g_channels or None, noise_from=c.noise_from or 4, **common)
-        D = Discriminator(architecture=c.d_architecture, mbstd_group_size=c.mbstd_group_size, freeze_layers=c.freezed, **common)
+        common = dict(
+            img_resolution=resolution,
+            img_channels=channels,
+            channel_base=c.channel_base,
+            channel_max=c.channel_max,
+            conv_clamp=c.conv_clamp,
+            num_fp16_res=c.num_fp16_res,
+        )
+        G = Generator(
+            z_dim=c.z_dim,
+            w_dim=c.w_dim,
+            mapping_layers=c.mapping_layers,
+            architecture=c.g_architecture,
+            use_noise=c.noise_from > 0,
+            block_channels=c.g_channels or None,
+            noise_from=c.noise_from or 4,
+            **common,
+        )
+        D = Discriminator(
+            architecture=c.d_architecture, mbstd_group_size=c.mbstd_group_size, freeze_layers=c.freezed, **common
+        )
     return G, D
 
 # %% ../nbs/55_trainer.ipynb #aff4c662
-def rough_bytes(
-    config: Config,
-    resolution: int,
-    images: int,  # taken at once
-) -> float:
+def rough_bytes(config: Config, resolution: int, images: int) -> float:  # taken at once
     "Memory of a training process, guessed from the size of its feature maps; too much rather than too little."
     sides = [2**k for k in range(2, resolution.bit_length())]
-    maps = sum(width * r * r for r, width in zip(sides, config.g_channels or [min(config.channel_base // r, config.channel_max) for r in sides]))
+    maps = sum(
+        width * r * r
+        for r, width in zip(
+            sides, config.g_channels or [min(config.channel_base // r, config.channel_max) for r in sides]
+        )
+    )
     return 0.6e9 + 600e6 * min(config.channel_max / 512, 1) ** 2 + images * maps * 4 * 27
 
 # %% ../nbs/55_trainer.ipynb #25408e8e
 def _give_back() -> None:
-    "Return what is free to the system (glibc): where the parts are large, the gaps that one phase leaves behind do not fit the next, and would be paid for twice."
+    """Return what is free to the system (glibc): where the parts are large, the gaps that one phase leaves behind do
+    not fit the next, and would be paid for twice."""
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 # %% ../nbs/55_trainer.ipynb #8a6d3c9e
 def set_arithmetic(config: Config) -> None:
-    "How GPUs compute: the fastest convolutions, found by trying, and TF32 only as configured (PyTorch takes it in convolutions unless told otherwise)."
+    """How GPUs compute: the fastest convolutions, found by trying, and TF32 only as configured (PyTorch takes it in
+    convolutions unless told otherwise)."""
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
 
@@ -173,27 +214,48 @@ def _unpacked(packed: bytes) -> dict:
     return torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
 
 # %% ../nbs/55_trainer.ipynb #dd0f866d
-_DICT, _LIST, _TENSOR = (rule(f"a {word}", lambda v, kind=kind: isinstance(v, kind)) for word, kind in (("dictionary", dict), ("list", list), ("tensor", torch.Tensor)))
+_DICT, _LIST, _TENSOR = (
+    rule(f"a {word}", lambda v, kind=kind: isinstance(v, kind))
+    for word, kind in (("dictionary", dict), ("list", list), ("tensor", torch.Tensor))
+)
 _TENSORS, _OPTIMISER, _ANY = table_of(_TENSOR), fields(dict(state=_DICT, param_groups=_LIST)), number(finite=False)
 _SUMS, _SAID = table_of(list_of(_ANY, 3, 3)), table_of(fields(dict(mean=_ANY), dict(num=number(0), std=_ANY)))
 STATE = fields(  # what Trainer.state_dict gives, as it comes back from a file
-    dict(G=_TENSORS, D=_TENSORS, G_ema=_TENSORS, G_opt=_OPTIMISER, D_opt=_OPTIMISER, ada=fields(dict(p=number(0), rt=_ANY, sign_sum=_ANY, sign_count=number(0))),
-         sampler=_DICT, statistics=fields(dict(moments=_SUMS, last=_SAID)), cur_nimg=whole(), batch_idx=whole(), cur_tick=whole(), tick_start=whole(),
-         pl_mean=rule("a tensor of one number", lambda v: isinstance(v, torch.Tensor) and v.numel() == 1)),
+    dict(
+        G=_TENSORS,
+        D=_TENSORS,
+        G_ema=_TENSORS,
+        G_opt=_OPTIMISER,
+        D_opt=_OPTIMISER,
+        ada=fields(dict(p=number(0), rt=_ANY, sign_sum=_ANY, sign_count=number(0))),
+        sampler=_DICT,
+        statistics=fields(dict(moments=_SUMS, last=_SAID)),
+        cur_nimg=whole(),
+        batch_idx=whole(),
+        cur_tick=whole(),
+        tick_start=whole(),
+        pl_mean=rule("a tensor of one number", lambda v: isinstance(v, torch.Tensor) and v.numel() == 1),
+    ),
     dict(elapsed=number(0), energy=number(0)),
 )
 
 # %% ../nbs/55_trainer.ipynb #43e12554
 def load_moments(optimizer: torch.optim.Adam, saved: dict, name: str) -> None:
-    "What was saved of an optimiser, into it; Unfit where it does not have the shapes of the parameters. The settings stay those of the configuration."
+    """What was saved of an optimiser, into it; Unfit where it does not have the shapes of the parameters. The
+    settings stay those of the configuration."""
     params, moments = optimizer.param_groups[0]["params"], {}
     for key, one in saved["state"].items():
         at = f"{name}.state[{key}]"
-        if type(key) is not int or not 0 <= key < len(params): raise Unfit(at, one, f"of one of {len(params)} parameters")
+        if type(key) is not int or not 0 <= key < len(params):
+            raise Unfit(at, one, f"of one of {len(params)} parameters")
         fields(dict(step=_TENSOR, exp_avg=_TENSOR, exp_avg_sq=_TENSOR))(one, at)
         for part, shape in (("step", ()), ("exp_avg", params[key].shape), ("exp_avg_sq", params[key].shape)):
-            if one[part].shape != shape or not one[part].is_floating_point(): raise Unfit(f"{at}.{part}", one[part], f"numbers of the shape {list(shape)}")
-        moments[key] = dict(step=one["step"].float().clone(), **{part: torch.empty_like(params[key]).copy_(one[part]) for part in ("exp_avg", "exp_avg_sq")})
+            if one[part].shape != shape or not one[part].is_floating_point():
+                raise Unfit(f"{at}.{part}", one[part], f"numbers of the shape {list(shape)}")
+        moments[key] = dict(
+            step=one["step"].float().clone(),
+            **{part: torch.empty_like(params[key]).copy_(one[part]) for part in ("exp_avg", "exp_avg_sq")},
+        )
     optimizer.load_state_dict(dict(state=moments, param_groups=optimizer.state_dict()["param_groups"]))
 
 # %% ../nbs/55_trainer.ipynb #bbb57e54
@@ -211,7 +273,9 @@ class Trainer:
         self.config, self.dataset, self.device, self.ranks = config, dataset, torch.device(device), ranks
         c = config
         check_ranks(c, ranks.size)
-        self.G, self.D, *average = (net.to(self.device) for net in networks or make_networks(c, dataset.resolution, dataset.channels))
+        self.G, self.D, *average = (
+            net.to(self.device) for net in networks or make_networks(c, dataset.resolution, dataset.channels)
+        )
         self.G_ema = average[0] if average else copy.deepcopy(self.G).eval().requires_grad_(False)
         if c.half_format == "bfloat16":
             for net in (self.G, self.D, self.G_ema):
@@ -228,7 +292,8 @@ class Trainer:
         self.large = self.device.type == "cpu" and rough_bytes(c, dataset.resolution, c.batch_gpu) > 4e9
         self.elapsed = self.energy = 0.0  # seconds and kWh, all parts of an interrupted run together
 
-    # -- the phases -------------------------------------------------------------------------------------------------------
+    # -- the phases
+    # -------------------------------------------------------------------------------------------------------
 
     def _augmented_logits(self, images, rng):
         return self.D(images if self.pipe is None else self.pipe(images, rng))
@@ -261,7 +326,9 @@ class Trainer:
         n = max(n // c.pl_batch_shrink, 1)
         ws = mixed_ws(self.G.mapping, self._z(n, rng), prob=c.style_mixing_prob, generator=rng)
         images = self.G.synthesis(ws, generator=rng)
-        penalty, moved = path_penalty(path_lengths(images, ws, self._noise(images, rng)), self.pl_mean.clone(), c.pl_decay)
+        penalty, moved = path_penalty(
+            path_lengths(images, ws, self._noise(images, rng)), self.pl_mean.clone(), c.pl_decay
+        )
         self.pl_mean.copy_(moved.detach())
         self.statistics.report("Loss/pl_penalty", penalty)
         self.statistics.report("Loss/G/reg", penalty * c.pl_weight)
@@ -342,7 +409,9 @@ class Trainer:
         rngs = [iteration_generator(c.seed, part, self.cur_nimg, self.device) for part in mine]
         sizes = [c.batch_gpu] * len(mine)
         chosen = self.sampler.take(c.batch_size)  # the same on all ranks
-        real = torch.from_numpy(self.dataset.images(np.concatenate([chosen[part::parts] for part in mine]))).to(self.device)
+        real = torch.from_numpy(self.dataset.images(np.concatenate([chosen[part::parts] for part in mine]))).to(
+            self.device
+        )
         real = (real.to(torch.get_default_dtype()) / 127.5 - 1).split(c.batch_gpu)
         signs = self.ada.sign_sum, self.ada.sign_count
         self._phase("Gmain", self.G, self.G_opt, sizes, self._gmain, 1, rngs)
@@ -357,7 +426,9 @@ class Trainer:
             for average, now in zip(self.G_ema.buffers(), self.G.buffers()):
                 average.copy_(now)
         if ranks.size > 1:
-            new = ranks.sum(torch.tensor([self.ada.sign_sum - signs[0], self.ada.sign_count - signs[1]], dtype=torch.float64)).tolist()
+            new = ranks.sum(
+                torch.tensor([self.ada.sign_sum - signs[0], self.ada.sign_count - signs[1]], dtype=torch.float64)
+            ).tolist()
             self.ada.sign_sum, self.ada.sign_count = signs[0] + new[0], signs[1] + int(new[1])
         self.statistics.gather(ranks)
         self.cur_nimg += c.batch_size
@@ -380,16 +451,25 @@ class Trainer:
     @property
     def tick_due(self) -> bool:
         "Whether a line of the log is due: at the very first iteration, after every kimg_per_tick, and at the end."
-        return self.done or (self.cur_tick == 0 and self.batch_idx > 0) or self.cur_nimg >= self.tick_start + self.config.kimg_per_tick * 1000
+        return (
+            self.done
+            or (self.cur_tick == 0 and self.batch_idx > 0)
+            or self.cur_nimg >= self.tick_start + self.config.kimg_per_tick * 1000
+        )
 
-    # -- the state --------------------------------------------------------------------------------------------------------
+    # -- the state
+    # --------------------------------------------------------------------------------------------------------
 
     _PARTS = ("G", "D", "G_ema", "G_opt", "D_opt", "ada", "sampler", "statistics")
     _NUMBERS = ("cur_nimg", "batch_idx", "cur_tick", "tick_start", "elapsed", "energy")
 
     def state_dict(self) -> dict:
         "Everything that going on exactly needs."
-        return {**{k: getattr(self, k).state_dict() for k in self._PARTS}, **{k: getattr(self, k) for k in self._NUMBERS}, "pl_mean": self.pl_mean}
+        return {
+            **{k: getattr(self, k).state_dict() for k in self._PARTS},
+            **{k: getattr(self, k) for k in self._NUMBERS},
+            "pl_mean": self.pl_mean,
+        }
 
     def load_state_dict(self, state: dict) -> None:
         "Go on from a state; BadInput where a part of it is not what it must be."
@@ -398,7 +478,10 @@ class Trainer:
             for k in ("G_opt", "D_opt"):
                 load_moments(getattr(self, k), state[k], k)
         except Unfit as wrong:
-            raise BadInput(f"{wrong.args[0]} of a state of the run is no more what it must be, {wrong.args[2]}: the state is damaged") from None
+            raise BadInput(
+                f"{wrong.args[0]} of a state of the run is no more what it must be, {wrong.args[2]}: the state is"
+                " damaged"
+            ) from None
         for k in self._PARTS:
             if not k.endswith("_opt"):
                 getattr(self, k).load_state_dict(state[k])

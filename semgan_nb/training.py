@@ -18,7 +18,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .foundation import BadInput, RunFailed, append_line, atomic, checked, default_cache, file_hash, printable, room_for, write_json
+from semgan_nb.foundation import (
+    BadInput,
+    RunFailed,
+    append_line,
+    atomic,
+    checked,
+    default_cache,
+    file_hash,
+    printable,
+    room_for,
+    write_json,
+)
 from .micrographs import grid_size, sheet
 from .dataset import Dataset
 from .layers import keep_memory
@@ -28,7 +39,20 @@ from .leak import TRANSFORMS
 from .scores import best_record, headline, is_leak
 from .evaluation import Judge, check_metric, judge_together
 from .judges import get_judge
-from .runs import FIRST_GPU, STATE_EVERY, STATE_SECONDS, Config, RunWriter, examine_run, idle_fields, image_number, is_run, read_config, read_metrics, snapshots
+from semgan_nb.runs import (
+    FIRST_GPU,
+    STATE_EVERY,
+    STATE_SECONDS,
+    Config,
+    RunWriter,
+    examine_run,
+    idle_fields,
+    image_number,
+    is_run,
+    read_config,
+    read_metrics,
+    snapshots,
+)
 from .checkpoints import check_state, find_snapshot, load_state, save_snapshot, save_state
 from .official import load_networks
 from .transfer import transfer
@@ -56,7 +80,8 @@ class Tick:
 
 # %% ../nbs/57_training.ipynb #e12f7bdd
 class _Signals:
-    "Ctrl-C and SIGTERM during an iteration wait for its end; elsewhere they raise KeyboardInterrupt. Only in the main thread, and only while the loop runs."
+    """Ctrl-C and SIGTERM during an iteration wait for its end; elsewhere they raise KeyboardInterrupt. Only in the
+    main thread, and only while the loop runs."""
 
     def __init__(self):
         self.deferred, self.pending, self._old = False, False, {}
@@ -78,7 +103,8 @@ class _Signals:
         self._old = {}
 
     def aside(self) -> None:
-        "While the caller has a tick in hand, Ctrl-C is his. SIGTERM would end the process with nothing saved, so it goes on being an interruption, unless he has a way of his own."
+        """While the caller has a tick in hand, Ctrl-C is his. SIGTERM would end the process with nothing saved, so
+        it goes on being an interruption, unless he has a way of his own."""
         for s, old in self._old.items():
             if s == signal.SIGINT or old is not signal.SIG_DFL:
                 signal.signal(s, old)
@@ -96,7 +122,8 @@ def judge_snapshot(
     cur_nimg: int,  # images seen by then
     progress=None,  # called with counts of images, as Judge.ladder and Judge.judge do
 ) -> list[dict]:
-    "Judge a generator and append the records to metric-*.jsonl of its run; the first time, write the ladders of known sets beside them."
+    """Judge a generator and append the records to metric-*.jsonl of its run; the first time, write the ladders of
+    known sets beside them."""
     for judge in judges:
         ladder = run / f"ladder-{judge.metric}.json"
         if not ladder.exists():
@@ -108,19 +135,29 @@ def judge_snapshot(
     return records
 
 # %% ../nbs/57_training.ipynb #55f8421d
-_SEEN_LEAKING = {name for _, names in TRANSFORMS.values() for name in names.split(", ")}  # augmentations whose leak the meter of chapter 35 sees
+_SEEN_LEAKING = {
+    name for _, names in TRANSFORMS.values() for name in names.split(", ")
+}  # augmentations whose leak the meter of chapter 35 sees
 
 # %% ../nbs/57_training.ipynb #56dad828
 def choose_metrics(config: Config, data, dataset: Dataset) -> tuple[str, ...]:
-    "Full names of the metrics; `auto` written out: the embedding distance to the hold-out where the archive has one, else to the whole; as many images as there are, up to 500; who decides, z or the noise; and where images are augmented, whether that leaks."
+    """Full names of the metrics; `auto` written out: the embedding distance to the hold-out where the archive has
+    one, else to the whole; as many images as there are, up to 500; who decides, z or the noise; and where images are
+    augmented, whether that leaks."""
     if config.metrics != ("auto",):
         return tuple(check_metric(m) for m in config.metrics if m not in ("none", ""))
     everything = Dataset(data)
     sizes = (len(dataset), len(Dataset(data, part="holdout"))) if everything.has_holdout else (len(everything) // 2,)
     count = next((n for n in (500, 200, 100, 50) if n <= min(sizes)), None)
     decides = ("latent_share",) if len(dataset) > 1 else ()
-    leaks = (f"augment_leak{count}_subset",) if config.aug != "noaug" and set(PIPES[config.augpipe]) & _SEEN_LEAKING else ()
-    return decides if count is None else (f"lite0_fd{count}_{'holdout' if everything.has_holdout else 'full'}", *decides, *leaks)
+    leaks = (
+        (f"augment_leak{count}_subset",) if config.aug != "noaug" and set(PIPES[config.augpipe]) & _SEEN_LEAKING else ()
+    )
+    return (
+        decides
+        if count is None
+        else (f"lite0_fd{count}_{'holdout' if everything.has_holdout else 'full'}", *decides, *leaks)
+    )
 
 # %% ../nbs/57_training.ipynb #671aca0a
 def train_notes(
@@ -129,7 +166,8 @@ def train_notes(
     given: dict,  # what the user set
     memory: bool = False,  # whether a limit of memory was given that decides nothing
 ) -> list[str]:
-    "What a user may want to know before a training: what was given and has no effect, and what is odd about the archive."
+    """What a user may want to know before a training: what was given and has no effect, and what is odd about the
+    archive."""
     idle = idle_fields(config)
     notes = [f"{name} has no effect beside {idle[name]}" for name in given if name in idle]
     notes += ["--memory has no effect beside --batch-gpu"] if memory else []
@@ -148,31 +186,36 @@ def choose_init(config: Config, out) -> str | None:
 # %% ../nbs/57_training.ipynb #917029d9
 def check_run(
     config: Config,
-    data,  # the archive
-    out=None,  # the run directory, where that is to be looked at too
+    data,
+    out=None,  # the archive  # the run directory, where that is to be looked at too
 ) -> tuple[Dataset, tuple[str, ...]]:
-    "The images that a run trains on, and the full names of its metrics. BadInput where settings, images and directory do not fit: all that a dry run, a study and a training check alike."
+    """The images that a run trains on, and the full names of its metrics. BadInput where settings, images and
+    directory do not fit: all that a dry run, a study and a training check alike."""
     dataset = Dataset(data, part="train", subset=config.subset, mirror=config.mirror, seed=config.seed)
     check_networks(config, dataset.resolution)
     names = choose_metrics(config, data, dataset)
     if out is not None:
-        examine_run(out, config.replace(metrics=names, init_from=choose_init(config, out)), dict(path=data, fingerprint=dataset.fingerprint))
+        examine_run(
+            out,
+            config.replace(metrics=names, init_from=choose_init(config, out)),
+            dict(path=data, fingerprint=dataset.fingerprint),
+        )
         check_state(out)
     return dataset, names
 
 # %% ../nbs/57_training.ipynb #c3aaa63a
-def begin_from(
-    config: Config,
-    dataset: Dataset,
-    out,  # the run directory
-) -> tuple[tuple | None, dict | None]:
-    "G, D and G_ema that a transfer begins with, and its record for config.json; nothing where there is no transfer, or where the run has a state to go on from."
+def begin_from(config: Config, dataset: Dataset, out) -> tuple[tuple | None, dict | None]:  # the run directory
+    """G, D and G_ema that a transfer begins with, and its record for config.json; nothing where there is no
+    transfer, or where the run has a state to go on from."""
     if config.init_from is None or any((Path(out) / "state").glob("state-*.pt")):
         return None, None
     source = load_networks(choose_init(config, out))
     sha256 = file_hash(source.path)
     if is_run(out) and (record := read_config(out).get("init")) and record["sha256"] != sha256:
-        raise BadInput(f"{source.path} has changed since {out} began from it and nothing was saved: choose another directory for --out")
+        raise BadInput(
+            f"{source.path} has changed since {out} began from it and nothing was saved: choose another directory for"
+            " --out"
+        )
     G, D = make_networks(config, dataset.resolution, dataset.channels)
     G_ema, lines = transfer(G, D, source, config.init_adapt)
     return (G, D, G_ema), dict(source=str(source.path), sha256=sha256, lines=lines)
@@ -187,10 +230,17 @@ class Diverged(RunFailed, FloatingPointError):
 def diverged(trainer: Trainer, writer: RunWriter, what: str, where: str) -> Diverged:
     "The error of a run that ran away; its statistics go to log.txt."
     c, found = trainer.config, snapshots(writer.dir)
-    source = f"from its snapshot at {image_number(found[-1]) / 1000:g} kimg (--init-from {found[-1]})" if found else "from its beginning"
+    source = (
+        f"from its snapshot at {image_number(found[-1]) / 1000:g} kimg (--init-from {found[-1]})"
+        if found
+        else "from its beginning"
+    )
     half = ", or all in float32 (--fp32)" if c.num_fp16_res and trainer.device.type == "cuda" else ""
-    e = Diverged(f"{what} is no longer a finite number at {trainer.cur_nimg / 1000:.3f} kimg; {where}. The same run would end here again: begin another one {source} "
-                 f"with smaller steps (--g-lr {c.g_lr / 2:g} --d-lr {c.d_lr / 2:g}) or a larger --r1-gamma{half}")
+    e = Diverged(
+        f"{what} is no longer a finite number at {trainer.cur_nimg / 1000:.3f} kimg; {where}. The same run would end"
+        f" here again: begin another one {source} with smaller steps (--g-lr {c.g_lr / 2:g} --d-lr {c.d_lr / 2:g}) or a"
+        f" larger --r1-gamma{half}"
+    )
     e.stats = trainer.statistics.close_tick()
     for name, s in e.stats.items():
         writer.log(f"  {name}: {s['mean']:g} +- {s['std']:g} of {s['num']}")
@@ -222,7 +272,8 @@ def train(
     state_every: STATE_EVERY = STATE_SECONDS,  # between two saved states
     first_gpu: FIRST_GPU = 0,  # of several, the one that the first process takes
 ):
-    "Train a GAN; yields a Tick at every line of the log. Raises BadInput before anything is written where data, configuration and directory do not fit."
+    """Train a GAN; yields a Tick at every line of the log. Raises BadInput before anything is written where data,
+    configuration and directory do not fit."""
     device = choose_device(device)
     ranks = join(device.partition(":")[0])
     if device == "cuda":
@@ -235,11 +286,20 @@ def train(
     dataset, metrics = check_run(config, data)
     ranks.first(lambda: check_state(out))
     asked, config = config, config.replace(metrics=metrics, init_from=choose_init(config, out))
-    about = dict(path=str(data), fingerprint=dataset.fingerprint, count=len(dataset), resolution=dataset.resolution, channels=dataset.channels, pixel_size_nm=dataset.pixel_size_nm)
+    about = dict(
+        path=str(data),
+        fingerprint=dataset.fingerprint,
+        count=len(dataset),
+        resolution=dataset.resolution,
+        channels=dataset.channels,
+        pixel_size_nm=dataset.pixel_size_nm,
+    )
     before = torch.get_num_threads()
     threads = choose_threads(out) if device == "cpu" and ranks.size == 1 else before
     networks, init = ranks.first(lambda: begin_from(config, dataset, out)) or (None, None)
-    writer = ranks.first(lambda: RunWriter(out, config, about, device, asked, init, ranks.size, threads)) or _Onlooker(out)
+    writer = ranks.first(lambda: RunWriter(out, config, about, device, asked, init, ranks.size, threads)) or _Onlooker(
+        out
+    )
     state, message = "failed", "it never began"
     trainer, whole, pending, saved_at = None, False, False, None  # whole: the trainer stands between two iterations
 
@@ -263,7 +323,13 @@ def train(
         torch.set_num_threads(threads)
         yielding.__enter__()
         trainer = Trainer(config, dataset, device, networks, ranks)
-        saved = ranks.first(lambda: load_state(writer.dir / "state", lambda state: trainer.load_state_dict(state["trainer"]), lambda text: _say_and_log(writer, text)))
+        saved = ranks.first(
+            lambda: load_state(
+                writer.dir / "state",
+                lambda state: trainer.load_state_dict(state["trainer"]),
+                lambda text: _say_and_log(writer, text),
+            )
+        )
         if saved is not None:
             pending, saved_at = bool(saved["pending"]), trainer.cur_nimg
         del saved
@@ -283,14 +349,19 @@ def train(
         source, watts = power(trainer.device, config.watts, ranks)
         writer.log(f"energy is counted at {source}")
         if threads != before:
-            writer.log(f"threads: {threads} instead of {before}, " + ("as the run began, since results depend on it" if writer.resumed else "as many as there are cores"))
+            writer.log(
+                f"threads: {threads} instead of {before}, "
+                + ("as the run began, since results depend on it" if writer.resumed else "as many as there are cores")
+            )
         if ranks.rank:
             pass
         elif trainer.cur_nimg == 0:
             for line in init["lines"] if init else ():
                 writer.log(line)
             writer.log(disk_line(disk_use(trainer), writer.dir))
-            with room_for("the first state and snapshot", writer.dir, disk_use(trainer)["state"] + disk_use(trainer)["snapshot"]):
+            with room_for(
+                "the first state and snapshot", writer.dir, disk_use(trainer)["state"] + disk_use(trainer)["snapshot"]
+            ):
                 reporter.begin()
             if saved_at is None:
                 save()  # before the first snapshot: one without any state is a loss, and is refused
@@ -308,14 +379,18 @@ def train(
                 trainer.elapsed = time.monotonic() - began
                 signals.deferred, whole = False, True
             now = time.monotonic()
-            interrupted, asked_to, joules = ranks.sum(torch.tensor([signals.pending, writer.stop_requested(), watts() * (now - counted)], dtype=torch.float64)).tolist()
+            interrupted, asked_to, joules = ranks.sum(
+                torch.tensor([signals.pending, writer.stop_requested(), watts() * (now - counted)], dtype=torch.float64)
+            ).tolist()
             trainer.energy, counted = trainer.energy + joules / 3.6e6, now
             if interrupted:
                 raise KeyboardInterrupt
             tick = None
             if pending:
                 if ranks.rank == 0:
-                    with room_for("the pictures, weights and lines of a tick", writer.dir, 0, f"{where().capitalize()}. "):
+                    with room_for(
+                        "the pictures, weights and lines of a tick", writer.dir, 0, f"{where().capitalize()}. "
+                    ):
                         tick = reporter.tick()
                 tick = ranks.share(tick)
                 if ranks.rank:
@@ -340,7 +415,16 @@ def train(
                 return
     except (KeyboardInterrupt, GeneratorExit) as e:
         signals.deferred = False
-        state, message = "stopped", "left" if isinstance(e, GeneratorExit) else "interrupted" if whole else f"interrupted twice, in the middle of an iteration: {where()}"
+        state, message = (
+            "stopped",
+            (
+                "left"
+                if isinstance(e, GeneratorExit)
+                else "interrupted"
+                if whole
+                else f"interrupted twice, in the middle of an iteration: {where()}"
+            ),
+        )
         if whole and trainer.batch_idx:
             try:
                 save()
@@ -350,7 +434,10 @@ def train(
         raise
     except Exception as e:
         fault = ranks.fault(e)
-        state, message = "failed", str(fault) if isinstance(fault, RunFailed) else f"{type(fault).__name__}: {fault}".splitlines()[0]
+        state, message = (
+            "failed",
+            (str(fault) if isinstance(fault, RunFailed) else f"{type(fault).__name__}: {fault}".splitlines()[0]),
+        )
         ranks.tell(message)
         if fault is not e:
             raise fault from e
@@ -366,14 +453,22 @@ def strength_warning(config: Config, p: float) -> str:
     "What to say where adaptive augmentation is stronger than always: nothing up to p = 1."
     if config.aug != "ada" or p <= 1:
         return ""
-    return (f"p has risen above 1 (to {p:.3g}): even where every image is augmented, r_t stays above its target of {config.ada_target:g}, so p will go on rising; "
-            "begin another run with a limit (--p-max 0.8) or a higher target (--ada-target)")
+    return (
+        f"p has risen above 1 (to {p:.3g}): even where every image is augmented, r_t stays above its target of"
+        f" {config.ada_target:g}, so p will go on rising; begin another run with a limit (--p-max 0.8) or a higher"
+        " target (--ada-target)"
+    )
 
 # %% ../nbs/57_training.ipynb #fffc37c2
 def leak_warning(records: list[dict]) -> str:
     "What to say where an augmentation has leaked, by the records of a snapshot: nothing where none has."
     leaked = next((record for record in records if is_leak(record["metric"]) and record["verdict"] == "leak"), None)
-    return f"{leaked['text']}; p was too high for it: begin another run with a limit (--p-max 0.8), or without that augmentation (--augpipe)" if leaked else ""
+    return (
+        f"{leaked['text']}; p was too high for it: begin another run with a limit (--p-max 0.8), or without that"
+        " augmentation (--augpipe)"
+        if leaked
+        else ""
+    )
 
 # %% ../nbs/57_training.ipynb #cdced23e
 class _Reporter:
@@ -385,7 +480,9 @@ class _Reporter:
         self.columns, rows = grid_size(trainer.dataset.resolution)
         self.grid_z = latents(range(self.columns * rows), trainer.config.z_dim).to(trainer.device)
         self.tick_began, self.tick_nimg, self.maintenance = time.monotonic(), trainer.cur_nimg, 0.0
-        self.neighbours = Neighbours(torch.get_num_threads()) if trainer.device.type == "cpu" and trainer.ranks.size == 1 else None
+        self.neighbours = (
+            Neighbours(torch.get_num_threads()) if trainer.device.type == "cpu" and trainer.ranks.size == 1 else None
+        )
 
     def begin(self) -> None:
         "reals.png and fakes_init.png of a new run."
@@ -400,7 +497,12 @@ class _Reporter:
 
     def save_fakes(self, name: str) -> None:
         with torch.no_grad():
-            images = torch.cat([self.trainer.G_ema(z, noise_mode="const") for z in self.grid_z.split(_at_once(self.trainer.dataset.resolution, 32))])
+            images = torch.cat(
+                [
+                    self.trainer.G_ema(z, noise_mode="const")
+                    for z in self.grid_z.split(_at_once(self.trainer.dataset.resolution, 32))
+                ]
+            )
         self.save_sheet(name, to_uint8_images(images).cpu().numpy())
 
     def evaluate(self, metrics, snapshot: Path) -> list[dict]:
@@ -410,11 +512,23 @@ class _Reporter:
             if metric not in self.judges:
                 c = t.config
                 where = str(t.device) if t.device.type == "cuda" else "cpu"
-                self.judges[metric] = get_judge(metric, self.data, subset=c.subset, subset_seed=c.seed, cache=default_cache(), mirror=c.mirror, device=where)
+                self.judges[metric] = get_judge(
+                    metric,
+                    self.data,
+                    subset=c.subset,
+                    subset_seed=c.seed,
+                    cache=default_cache(),
+                    mirror=c.mirror,
+                    device=where,
+                )
         new = [metric for metric in metrics if not (self.writer.dir / f"ladder-{metric}.json").exists()]
         if metrics:
-            self.writer.set_status(message=f"measuring the known sets of {', '.join(new)}" if new else f"evaluating {', '.join(metrics)}")
-        return judge_snapshot([self.judges[metric] for metric in metrics], self.writer.dir, t.G_ema, snapshot, t.cur_nimg)
+            self.writer.set_status(
+                message=f"measuring the known sets of {', '.join(new)}" if new else f"evaluating {', '.join(metrics)}"
+            )
+        return judge_snapshot(
+            [self.judges[metric] for metric in metrics], self.writer.dir, t.G_ema, snapshot, t.cur_nimg
+        )
 
     def tick(self) -> Tick:
         t, c, w = self.trainer, self.trainer.config, self.writer
@@ -422,9 +536,17 @@ class _Reporter:
         seconds, images = now - self.tick_began, t.cur_nimg - self.tick_nimg
         kept, note = t.statistics.state_dict(), t.statistics.note
         for name, value in (
-            ("Progress/tick", t.cur_tick), ("Progress/kimg", t.cur_nimg / 1000), ("Progress/augment", float(t.ada.p)), ("Timing/total_sec", t.elapsed),
-            ("Timing/sec_per_tick", seconds), ("Timing/sec_per_kimg", seconds / images * 1000 if images else float("nan")), ("Timing/maintenance_sec", self.maintenance),
-            ("Timing/total_hours", t.elapsed / 3600), ("Timing/total_days", t.elapsed / 86400), ("Resources/cpu_mem_gb", _memory_gb()), ("Resources/energy_kwh", t.energy),
+            ("Progress/tick", t.cur_tick),
+            ("Progress/kimg", t.cur_nimg / 1000),
+            ("Progress/augment", float(t.ada.p)),
+            ("Timing/total_sec", t.elapsed),
+            ("Timing/sec_per_tick", seconds),
+            ("Timing/sec_per_kimg", seconds / images * 1000 if images else float("nan")),
+            ("Timing/maintenance_sec", self.maintenance),
+            ("Timing/total_hours", t.elapsed / 3600),
+            ("Timing/total_days", t.elapsed / 86400),
+            ("Resources/cpu_mem_gb", _memory_gb()),
+            ("Resources/energy_kwh", t.energy),
         ):
             note(name, value)
         if t.device.type == "cuda":
@@ -436,23 +558,64 @@ class _Reporter:
             if t.cur_tick % c.snap == 0 or t.done:
                 self.save_fakes(w.name("fakes", t.cur_nimg, ".png"))
                 snapshot = w.dir / w.name("snapshot-", t.cur_nimg, ".safetensors")
-                save_snapshot(snapshot, t.G_ema, t.D, cur_nimg=t.cur_nimg, data_fingerprint=t.dataset.fingerprint, pixel_size_nm=t.dataset.pixel_size_nm, run=w.dir.name)
+                save_snapshot(
+                    snapshot,
+                    t.G_ema,
+                    t.D,
+                    cur_nimg=t.cur_nimg,
+                    data_fingerprint=t.dataset.fingerprint,
+                    pixel_size_nm=t.dataset.pixel_size_nm,
+                    run=w.dir.name,
+                )
                 records = self.evaluate(c.metrics, snapshot)
                 w.prune(self._best_snapshots())
         except BaseException:
             t.statistics.load_state_dict(kept)  # the tick will be done again
             raise
         told = w.status.get("warning", "")
-        warning = "; ".join(text for text in (strength_warning(c, float(t.ada.p)), leak_warning(records)) if text and text[:24] not in told)  # each once a run
+        warning = "; ".join(
+            text
+            for text in (strength_warning(c, float(t.ada.p)), leak_warning(records))
+            if text and text[:24] not in told
+        )  # each once a run
         if warning:
             w.log(f"warning: {warning}")
         w.append("stats.jsonl", {**stats, "timestamp": time.time()})
-        rate = images / seconds if images else None  # a tick that is done again right after going on has no time of its own
+        rate = (
+            images / seconds if images else None
+        )  # a tick that is done again right after going on has no time of its own
         eta = max(c.total_kimg * 1000 - t.cur_nimg, 0) / rate if rate else None
-        w.set_status(cur_nimg=t.cur_nimg, kimg=t.cur_nimg / 1000, message=beside, **(dict(warning="; ".join(filter(None, (told, warning)))) if warning else {}), **(dict(sec_per_kimg=round(1000 / rate, 3), eta_sec=round(eta, 1)) if rate else {}))
-        found = "".join(f"  {name} {m['results'][name]:.{2 if m['results'][name] >= 1 else 4}f}" for m in records for name in [headline(m)])
-        w.log(f"tick {t.cur_tick:<5d} kimg {t.cur_nimg / 1000:<9.3f} time {t.elapsed:<8.0f} sec/tick {seconds:<7.1f} sec/kimg {1000 / rate if rate else 0:<7.2f} maintenance {self.maintenance:<6.1f} energy {t.energy:<8.3g} augment {float(t.ada.p):.4f}{found}")
-        tick = Tick(t.cur_tick, t.cur_nimg, t.cur_nimg / 1000, stats, t.ada.rt, float(t.ada.p), rate, eta, records, snapshot, t.done, warning)
+        w.set_status(
+            cur_nimg=t.cur_nimg,
+            kimg=t.cur_nimg / 1000,
+            message=beside,
+            **(dict(warning="; ".join(filter(None, (told, warning)))) if warning else {}),
+            **(dict(sec_per_kimg=round(1000 / rate, 3), eta_sec=round(eta, 1)) if rate else {}),
+        )
+        found = "".join(
+            f"  {name} {m['results'][name]:.{2 if m['results'][name] >= 1 else 4}f}"
+            for m in records
+            for name in [headline(m)]
+        )
+        w.log(
+            f"tick {t.cur_tick:<5d} kimg {t.cur_nimg / 1000:<9.3f} time {t.elapsed:<8.0f} sec/tick {seconds:<7.1f}"
+            f" sec/kimg {1000 / rate if rate else 0:<7.2f} maintenance {self.maintenance:<6.1f} energy {t.energy:<8.3g}"
+            f" augment {float(t.ada.p):.4f}{found}"
+        )
+        tick = Tick(
+            t.cur_tick,
+            t.cur_nimg,
+            t.cur_nimg / 1000,
+            stats,
+            t.ada.rt,
+            float(t.ada.p),
+            rate,
+            eta,
+            records,
+            snapshot,
+            t.done,
+            warning,
+        )
         t.next_tick()
         self.tick_began, self.tick_nimg = time.monotonic(), t.cur_nimg
         if self.neighbours and snapshot:
@@ -461,4 +624,6 @@ class _Reporter:
         return tick
 
     def _best_snapshots(self) -> set[str]:
-        return {best["snapshot_pkl"] for records in read_metrics(self.writer.dir).values() if (best := best_record(records))}
+        return {
+            best["snapshot_pkl"] for records in read_metrics(self.writer.dir).values() if (best := best_record(records))
+        }

@@ -19,33 +19,67 @@ from .runs import ADAPTATIONS, Config
 from .checkpoints import Networks
 
 # %% ../nbs/53_transfer.ipynb #a00a7ee6
-_MAY_DIFFER = ("img_resolution", "img_channels", "mapping_layers", "conv_clamp", "num_fp16_res", "mbstd_group_size", "freeze_layers", "w_avg_beta")
-_FIELDS = dict(architecture=("g_architecture", "d_architecture"), freeze_layers=("freezed", "freezed"))  # arguments of networks -> fields of Config, where the names differ
+_MAY_DIFFER = (
+    "img_resolution",
+    "img_channels",
+    "mapping_layers",
+    "conv_clamp",
+    "num_fp16_res",
+    "mbstd_group_size",
+    "freeze_layers",
+    "w_avg_beta",
+)
+_FIELDS = dict(
+    architecture=("g_architecture", "d_architecture"), freeze_layers=("freezed", "freezed")
+)  # arguments of networks -> fields of Config, where the names differ
 
 # %% ../nbs/53_transfer.ipynb #de384cae
 def transfer_config(
-    config: Config,  # such as a preset
+    config: Config,
     source: Networks,
-    chosen=(),  # names of fields that stay as they are
+    chosen=(),  # such as a preset  # names of fields that stay as they are
 ) -> tuple[Config, list[str]]:
     "The configuration of a training that begins from `source`, and what changed and why, line by line."
-    wanted = {name: (source.G_ema.init_kwargs[name], "as in the source") for name in ("z_dim", "w_dim", "mapping_layers", "channel_base", "channel_max", "conv_clamp")}
+    wanted = {
+        name: (source.G_ema.init_kwargs[name], "as in the source")
+        for name in ("z_dim", "w_dim", "mapping_layers", "channel_base", "channel_max", "conv_clamp")
+    }
     wanted["g_architecture"] = source.G_ema.init_kwargs["architecture"], "as in the source"
     wanted["g_channels"] = tuple(source.G_ema.init_kwargs.get("block_channels", ())), "as in the source"
-    wanted["noise_from"] = source.G_ema.init_kwargs.get("noise_from", 4) if source.G_ema.init_kwargs["use_noise"] else 0, "as in the source"
+    wanted["noise_from"] = (
+        (source.G_ema.init_kwargs.get("noise_from", 4) if source.G_ema.init_kwargs["use_noise"] else 0),
+        "as in the source",
+    )
     if source.D is not None:
         wanted["d_architecture"] = source.D.init_kwargs["architecture"], "as in the source"
     wanted["ada_kimg"] = 100.0, "as always with a transfer: the discriminator overfits sooner"
     wanted["ema_rampup"] = None, "as always with a transfer: the average begins at the source's"
-    changed = {name: value for name, (value, _) in wanted.items() if name not in chosen and getattr(config, name) != value}
-    word = lambda v: "none" if v is None or v == () else ",".join(map(str, v)) if isinstance(v, tuple) else f"{v:g}" if isinstance(v, float) else str(v)
-    return config.replace(**changed), [f"{name} is {word(value)} instead of {word(getattr(config, name))}, {wanted[name][1]}" for name, value in changed.items()]
+    changed = {
+        name: value for name, (value, _) in wanted.items() if name not in chosen and getattr(config, name) != value
+    }
+    word = lambda v: (
+        "none"
+        if v is None or v == ()
+        else ",".join(map(str, v))
+        if isinstance(v, tuple)
+        else f"{v:g}"
+        if isinstance(v, float)
+        else str(v)
+    )
+    return config.replace(**changed), [
+        f"{name} is {word(value)} instead of {word(getattr(config, name))}, {wanted[name][1]}"
+        for name, value in changed.items()
+    ]
 
 # %% ../nbs/53_transfer.ipynb #c0581d6c
 def _recoloured(name: str, source: torch.Tensor, channels: int) -> torch.Tensor:
     "torgb and fromrgb of one colour for three, or of three for one."
     if "fromrgb" in name:  # [out, in, 1, 1]
-        return source.sum(dim=1, keepdim=True) / math.sqrt(3) if channels == 1 else source.repeat(1, 3, 1, 1) / math.sqrt(3)
+        return (
+            source.sum(dim=1, keepdim=True) / math.sqrt(3)
+            if channels == 1
+            else source.repeat(1, 3, 1, 1) / math.sqrt(3)
+        )
     return source.mean(dim=0, keepdim=True) if channels == 1 else source.repeat(3, *[1] * (source.ndim - 1))
 
 # %% ../nbs/53_transfer.ipynb #af17e9cd
@@ -57,7 +91,12 @@ def _block(name: str) -> int:
 def _layers(names) -> str:
     "Names of tensors as names of layers, each once."
     names = [n for n in names if not re.search(r"b\d+\.resample_filter$", n)]
-    return ", ".join(dict.fromkeys(re.sub(r"^(synthesis|mapping)\.|\.(weight|bias|affine\.\w+|noise_\w+|resample_filter)$", "", n) for n in names))
+    return ", ".join(
+        dict.fromkeys(
+            re.sub(r"^(synthesis|mapping)\.|\.(weight|bias|affine\.\w+|noise_\w+|resample_filter)$", "", n)
+            for n in names
+        )
+    )
 
 # %% ../nbs/53_transfer.ipynb #b34f9d86
 @dataclass
@@ -78,7 +117,9 @@ def _plan(target: torch.nn.Module, source: torch.nn.Module) -> _Plan:
     which = "G" if isinstance(target, Generator) else "D"
     for key, value in now.items():
         there = old.get(key, value)
-        if key not in _MAY_DIFFER and (list(value) if isinstance(value, tuple) else value) != (list(there) if isinstance(there, tuple) else there):
+        if key not in _MAY_DIFFER and (list(value) if isinstance(value, tuple) else value) != (
+            list(there) if isinstance(there, tuple) else there
+        ):
             field = _FIELDS.get(key, (key, key))[which == "D"]
             plan.faults.append(f"{field} of {which} is {there} there and {value} here")
     if plan.faults:
@@ -95,9 +136,14 @@ def _plan(target: torch.nn.Module, source: torch.nn.Module) -> _Plan:
     if resized:
         plan.needs["resolution"] = f"it has {old['img_resolution']} px and the data {now['img_resolution']} px"
     if deeper:
-        plan.needs["mapping"] = f"its mapping has {old['mapping_layers']} layers and {now['mapping_layers']} are asked for (--mapping-layers)"
+        plan.needs["mapping"] = (
+            f"its mapping has {old['mapping_layers']} layers and {now['mapping_layers']} are asked for"
+            " (--mapping-layers)"
+        )
     both = min(old["img_resolution"], now["img_resolution"])
-    depends = lambda name: resized and (_block(name) > both or "rgb." in name) or deeper and name.startswith("mapping.fc")
+    depends = lambda name: (
+        resized and (_block(name) > both or "rgb." in name) or deeper and name.startswith("mapping.fc")
+    )
     mine, theirs = target.state_dict(), source.state_dict()
     for name, own in mine.items():
         other = theirs.get(name)
@@ -109,7 +155,11 @@ def _plan(target: torch.nn.Module, source: torch.nn.Module) -> _Plan:
         elif other is None and depends(name):
             plan.new.append(name)
         else:
-            plan.faults.append(f"{which} has no {name} of shape {tuple(own.shape)}" if other is None else f"{name} of {which} has shape {tuple(other.shape)} instead of {tuple(own.shape)}")
+            plan.faults.append(
+                f"{which} has no {name} of shape {tuple(own.shape)}"
+                if other is None
+                else f"{name} of {which} has shape {tuple(other.shape)} instead of {tuple(own.shape)}"
+            )
     plan.left = [name for name in theirs if name not in mine]
     plan.faults += [f"{name} of {which} has no place here" for name in plan.left if not depends(name)]
     return plan
@@ -123,7 +173,9 @@ def transfer(
 ) -> tuple[Generator, list[str]]:
     """Fill G and D from a source; returns the averaged generator, and what became of every part, line by line.
 
-    Raises BadInput, which names all reasons at once, where the source does not fit or needs an adaptation that was not asked for; G and D are then as they were."""
+    Raises BadInput, which names all reasons at once, where the source does not fit or needs an adaptation that was
+    not asked for; G and D are then as they were.
+    """
     if source.D is None:
         raise BadInput(f"{source.path} has no discriminator: a generator alone is no start for a training")
     plans = dict(G=_plan(G, source.G or source.G_ema), G_ema=_plan(G, source.G_ema), D=_plan(D, source.D))
@@ -135,12 +187,19 @@ def transfer(
         raise BadInput(f"{source.path} does not fit: {'; '.join(faults)}")
     needs = {**plans["G"].needs, **plans["D"].needs}
     if missing := [kind for kind in needs if kind not in adapt]:
-        raise BadInput(f"{source.path} does not fit as it is: {'; '.join(needs[k] for k in missing)}; to begin from it all the same, add --init-adapt {','.join(k for k in ADAPTATIONS if k in needs)}")
+        raise BadInput(
+            f"{source.path} does not fit as it is: {'; '.join(needs[k] for k in missing)}; to begin from it all the"
+            f" same, add --init-adapt {','.join(k for k in ADAPTATIONS if k in needs)}"
+        )
     G_ema = copy.deepcopy(G).eval().requires_grad_(False)
     lines = [f"from {source.path} ({source.meta.get('kind', 'networks')})"]
     for name, net in (("G", G), ("G_ema", G_ema), ("D", D)):
         plan, own = plans[name], net.state_dict()
-        zeroed = [n for n in plan.new if ".torgb." in n and n.endswith(("torgb.weight", "torgb.bias"))] if net is not D and G.init_kwargs["architecture"] == "skip" else []
+        zeroed = (
+            [n for n in plan.new if ".torgb." in n and n.endswith(("torgb.weight", "torgb.bias"))]
+            if net is not D and G.init_kwargs["architecture"] == "skip"
+            else []
+        )
         with torch.no_grad():
             for n, value in plan.taken.items():
                 own[n].copy_(value)
@@ -157,7 +216,10 @@ def transfer(
         lines.append(f"{name}: {len(plan.taken) - len(plan.recoloured)} of {len(own)} tensors as they are")
         if plan.recoloured:
             how = "the sum over the colours / sqrt(3)" if net is D else "the mean over the colours"
-            lines.append(f"{name}: {_layers(plan.recoloured)}: " + (how if net.img_channels == 1 else "the grey one for each colour"))
+            lines.append(
+                f"{name}: {_layers(plan.recoloured)}: "
+                + (how if net.img_channels == 1 else "the grey one for each colour")
+            )
         if plan.new:
             lines.append(f"{name}: new: {_layers(plan.new)}" + ("; new torgb layers begin at zero" if zeroed else ""))
         if plan.left:
@@ -169,13 +231,17 @@ def transfer(
     if frozen:
         lines.append(f"D: frozen: {_layers(frozen)}")
     if source.G_ema.init_kwargs["conv_clamp"] != G.init_kwargs["conv_clamp"]:
-        lines.append(f"conv_clamp is {G.init_kwargs['conv_clamp']} here and {source.G_ema.init_kwargs['conv_clamp']} in the source")
+        lines.append(
+            f"conv_clamp is {G.init_kwargs['conv_clamp']} here and {source.G_ema.init_kwargs['conv_clamp']} in the"
+            " source"
+        )
     lines.append("not taken over: optimisers, p, image count")
     return G_ema, lines
 
 # %% ../nbs/53_transfer.ipynb #988979a1
 def _with_transfer(config, given: dict, out=None):
-    "A configuration with the settings that were given, and with what a transfer changes in the others; the changes in lines."
+    """A configuration with the settings that were given, and with what a transfer changes in the others; the changes
+    in lines."""
     from semgan_nb.official import load_networks
     from semgan_nb.runs import is_run
 

@@ -22,71 +22,128 @@ from .files import PIXEL_SIZE, TEXT, fields, optional, read_json, whole
 @dataclass
 class _Record:
     "What one record says."
+
     vendor: str
-    sizes: list = field(default_factory=list)       # of (entry it came from, (y, x) in nm per pixel), the most trusted first
-    bar: int | None = None                          # stated rows of data bar
+    sizes: list = field(default_factory=list)  # of (entry it came from, (y, x) in nm per pixel), the most trusted first
+    bar: int | None = None  # stated rows of data bar
     tags: dict = field(default_factory=dict)
     warnings: list = field(default_factory=list)
 
     def size(self, entry, x, y=None):
         "Note a pixel size in nm, if it is one."
         pair = (y or x, x)
-        if not x: return
-        if all(1e-3 <= v <= 1e7 for v in pair): self.sizes.append((f"{self.vendor} {entry}", pair))
-        else: self.warnings.append(f"{self.vendor} {entry} gives {x:.3g} nm per pixel, which cannot be: not used")
+        if not x:
+            return
+        if all(1e-3 <= v <= 1e7 for v in pair):
+            self.sizes.append((f"{self.vendor} {entry}", pair))
+        else:
+            self.warnings.append(f"{self.vendor} {entry} gives {x:.3g} nm per pixel, which cannot be: not used")
 
     def tag(self, **values):
         "Note settings; empty ones are left out."
         self.tags.update({name: value for name, value in values.items() if value not in (None, "")})
 
     def recorded(self, shape, columns, rows=None, bar=0):
-        "Compare the recorded size (columns, rows without its bar) with the file's; sets `bar`, or drops the scale of a resized image."
-        if not columns or columns < 1: return
+        """Compare the recorded size (columns, rows without its bar) with the file's; sets `bar`, or drops the scale
+        of a resized image."""
+        if not columns or columns < 1:
+            return
         height, width = shape
         if columns == width:
             more = height - rows if rows else 0
-            if not rows: return
-            if more in (0, bar) or 0 < more <= 0.2 * rows: self.bar = int(more)     # what is below the recorded rows is bar, whatever its stated height
-            elif more > 0: self.warnings.append(f"has {height} rows, {more:g} more than were recorded: it is not as it was saved")
-            else: self.warnings.append(f"has {height} rows and was recorded with {rows:g}{f' and {bar:g} of data bar' if bar else ''}: it was cropped")
+            if not rows:
+                return
+            if more in (0, bar) or 0 < more <= 0.2 * rows:
+                self.bar = int(more)  # what is below the recorded rows is bar, whatever its stated height
+            elif more > 0:
+                self.warnings.append(f"has {height} rows, {more:g} more than were recorded: it is not as it was saved")
+            else:
+                self.warnings.append(
+                    f"has {height} rows and was recorded with {rows:g}{f' and {bar:g} of data bar' if bar else ''}: it"
+                    " was cropped"
+                )
             return
         hint = f" (then a pixel is {self.sizes[0][1][1] * columns / width:.4g} nm)" if self.sizes else ""
-        if columns > width: hint += f" or cropped (then {self.sizes[0][1][1]:.4g} nm)" if self.sizes else " or cropped"    # what is wider than it was recorded is no crop
-        self.warnings.append(f"was recorded {columns:g} pixels wide and has {width}: it was resized{hint}, so the recorded pixel size is not used")
+        if columns > width:
+            hint += (
+                f" or cropped (then {self.sizes[0][1][1]:.4g} nm)" if self.sizes else " or cropped"
+            )  # what is wider than it was recorded is no crop
+        self.warnings.append(
+            f"was recorded {columns:g} pixels wide and has {width}: it was resized{hint}, so the recorded pixel size is"
+            " not used"
+        )
         self.sizes = []
 
 # %% ../nbs/10_vendors.ipynb #4a5a82ac
-_NM = {"fm": 1e-6, "pm": 1e-3, "å": 0.1, "angstrom": 0.1, "nm": 1, "um": 1e3, "µm": 1e3, "micron": 1e3, "mm": 1e6, "cm": 1e7, "dm": 1e8, "m": 1e9, "in": 25.4e6, "inch": 25.4e6, "inches": 25.4e6}
-_NM |= {f"{prefix}met{ending}": _NM[short] for prefix, short in (("nano", "nm"), ("micro", "um"), ("milli", "mm"), ("centi", "cm"), ("", "m")) for ending in ("er", "re", "ers", "res")} | {"microns": 1e3}
+_NM = {
+    "fm": 1e-6,
+    "pm": 1e-3,
+    "å": 0.1,
+    "angstrom": 0.1,
+    "nm": 1,
+    "um": 1e3,
+    "µm": 1e3,
+    "micron": 1e3,
+    "mm": 1e6,
+    "cm": 1e7,
+    "dm": 1e8,
+    "m": 1e9,
+    "in": 25.4e6,
+    "inch": 25.4e6,
+    "inches": 25.4e6,
+}
+_NM |= {
+    f"{prefix}met{ending}": _NM[short]
+    for prefix, short in (("nano", "nm"), ("micro", "um"), ("milli", "mm"), ("centi", "cm"), ("", "m"))
+    for ending in ("er", "re", "ers", "res")
+} | {"microns": 1e3}
 _KV = {"v": 1e-3, "volt": 1e-3, "volts": 1e-3, "kv": 1}
 
 # %% ../nbs/10_vendors.ipynb #ce9ff679
-def _pointed(digits):        # digits with points and commas among them
-    "The same with a point before the decimals and nothing between thousands. One comma alone is a decimal comma, several of a kind part thousands, and of both kinds the last one parts the decimals."
+def _pointed(digits):  # digits with points and commas among them
+    """The same with a point before the decimals and nothing between thousands. One comma alone is a decimal comma,
+    several of a kind part thousands, and of both kinds the last one parts the decimals."""
     digits = digits.rstrip(".,")
     points, commas = digits.count("."), digits.count(",")
     if points and commas:
         digits = digits.replace("," if digits.rfind(".") > digits.rfind(",") else ".", "").replace(",", ".")
         return digits if digits.count(".") < 2 else ".".join(digits.split(".")[:2])
-    if commas: return digits.replace(",", ".") if commas == 1 else digits.replace(",", "")
+    if commas:
+        return digits.replace(",", ".") if commas == 1 else digits.replace(",", "")
     return digits if points < 2 else ".".join(digits.split(".")[:2])
 
 # %% ../nbs/10_vendors.ipynb #32900b53
 def _number(text, units=None, unit=""):
-    "The number at the beginning of a text, with a point or a comma, times its unit (`unit` where none is written); None where there is none that is finite."
-    found = re.match(r"\s*([-+]?(?:\d[\d.,]*|[.,]\d+))((?:[eE][-+]?\d+)?)\s*([^\W\d]+)?", str(text).replace("\u03bc", "µ").replace("ƒÊ", "µ"))
-    if not found: return None
+    """The number at the beginning of a text, with a point or a comma, times its unit (`unit` where none is written);
+    None where there is none that is finite."""
+    found = re.match(
+        r"\s*([-+]?(?:\d[\d.,]*|[.,]\d+))((?:[eE][-+]?\d+)?)\s*([^\W\d]+)?",
+        str(text).replace("\u03bc", "µ").replace("ƒÊ", "µ"),
+    )
+    if not found:
+        return None
     factor = 1 if units is None else units.get((found[3] or unit).lower())
     value = float(_pointed(found[1]) + found[2]) * factor if factor else math.nan
     return value if math.isfinite(value) else None
 
 # %% ../nbs/10_vendors.ipynb #1d84ee7f
 _NO_LENGTH = ("", "pixel", "pixels", "px", "reference frame", "none", "(null)")
-def _unit(record, text, otherwise=""):   # a unit as it is written; what it is where none is
+
+
+def _unit(record, text, otherwise=""):  # a unit as it is written; what it is where none is
     "nm in it, or None; a unit that is not understood becomes a warning of the record."
-    name = re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), text or otherwise).replace("\u03bc", "µ").replace("Âµ", "µ").strip("\0 \t\r\n\"")
+    name = (
+        re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), text or otherwise)
+        .replace("\u03bc", "µ")
+        .replace("Âµ", "µ")
+        .strip('\0 \t\r\n"')
+    )
     factor = _NM.get(name.lower())
-    if factor is None and name.lower() not in _NO_LENGTH: record.warnings.append(f"{record.vendor} states its scale in {_shown(name)}, a unit that is not understood: its pixel size is not used")
+    if factor is None and name.lower() not in _NO_LENGTH:
+        record.warnings.append(
+            f"{record.vendor} states its scale in {_shown(name)}, a unit that is not understood: its pixel size is not"
+            " used"
+        )
     return factor
 
 # %% ../nbs/10_vendors.ipynb #66159815
@@ -95,21 +152,28 @@ def _positive(text, units=None, unit=""):
     return value if value and value > 0 else None
 
 # %% ../nbs/10_vendors.ipynb #1da1e67b
-def _text(data):             # bytes of a record or side-car
-    "Text in whatever encoding: by its byte-order mark, else UTF-16 where every second byte is 0, else UTF-8, else Windows-1252."
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"): return data.decode("utf-16", "replace")
-    if data[:3] == b"\xef\xbb\xbf": return data[3:].decode("utf-8", "replace")
-    if data[1:64:2].count(0) > 20 and not data[:64:2].count(0): return data.decode("utf-16-le", "replace")
-    try: return data.decode("utf-8")
-    except UnicodeDecodeError: return data.decode("cp1252", "replace")
+def _text(data):  # bytes of a record or side-car
+    """Text in whatever encoding: by its byte-order mark, else UTF-16 where every second byte is 0, else UTF-8, else
+    Windows-1252."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace")
+    if data[:3] == b"\xef\xbb\xbf":
+        return data[3:].decode("utf-8", "replace")
+    if data[1:64:2].count(0) > 20 and not data[:64:2].count(0):
+        return data.decode("utf-16-le", "replace")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", "replace")
 
 # %% ../nbs/10_vendors.ipynb #02f4c20c
-def _sections(text):         # [Section] lines and key=value lines
+def _sections(text):  # [Section] lines and key=value lines
     "Keys and values by section ('' before the first); a value ends with its line and begins after the first '='."
     found, section = {}, ""
     for line in text.replace("\0", "\n").splitlines():
         line = line.strip()
-        if line[:1] == "[" and line[-1:] == "]": section = line[1:-1]
+        if line[:1] == "[" and line[-1:] == "]":
+            section = line[1:-1]
         elif "=" in line:
             key, value = line.split("=", 1)
             found.setdefault(section, {}).setdefault(key.strip(), value.strip())
@@ -117,11 +181,16 @@ def _sections(text):         # [Section] lines and key=value lines
 
 # %% ../nbs/10_vendors.ipynb #6443e896
 def _xml(text):
-    "Root of an XML record, its namespaces off; None where it is broken. One that defines entities is not read: they can grow without bounds."
-    if "<!" in text.replace("<!--", ""): return None
-    try: root = ElementTree.fromstring(text)
-    except ElementTree.ParseError: return None
-    for element in root.iter(): element.tag = str(element.tag).rpartition("}")[2]
+    """Root of an XML record, its namespaces off; None where it is broken. One that defines entities is not read:
+    they can grow without bounds."""
+    if "<!" in text.replace("<!--", ""):
+        return None
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError:
+        return None
+    for element in root.iter():
+        element.tag = str(element.tag).rpartition("}")[2]
     return root
 
 # %% ../nbs/10_vendors.ipynb #28901d09
@@ -135,31 +204,48 @@ def _fei(text, shape):
     columns, rows = _positive(get("Image", "ResolutionX")), _positive(get("Image", "ResolutionY"))
     for scan in dict.fromkeys(("Scan", get("Beam", "Scan") or beam[:-4] + "Scan")):
         width, height = (_positive(get(scan, key)) for key in ("PixelWidth", "PixelHeight"))
-        if width: record.size("PixelWidth", width * 1e9, height and height * 1e9)
+        if width:
+            record.size("PixelWidth", width * 1e9, height and height * 1e9)
     field_width = _positive(get(beam, "HFW"))
-    if field_width and columns: record.size("HFW / ResolutionX", field_width / columns * 1e9)
-    if not record.sizes and columns:                                 # older files state the width of the field only
+    if field_width and columns:
+        record.size("HFW / ResolutionX", field_width / columns * 1e9)
+    if not record.sizes and columns:  # older files state the width of the field only
         for scan in dict.fromkeys(("Scan", get("Beam", "Scan") or beam[:-4] + "Scan", beam)):
             wide, high = (_positive(get(scan, key)) for key in ("HorFieldsize", "VerFieldsize"))
-            if wide: record.size("HorFieldsize / ResolutionX", wide / columns * 1e9, high and rows and high / rows * 1e9)
-    root = _xml(text[len(ini):].strip("\0 \r\n")) if text[len(ini):] else None
+            if wide:
+                record.size("HorFieldsize / ResolutionX", wide / columns * 1e9, high and rows and high / rows * 1e9)
+    root = _xml(text[len(ini) :].strip("\0 \r\n")) if text[len(ini) :] else None
     for size in [] if root is None else root.iter("PixelSize"):
         axes = [size.find(axis) if size.find(axis) is not None else size for axis in "XY"]
-        record.size("BinaryResult PixelSize", *(_positive(axis.text, {"": _unit(record, axis.get("unit"), "m")}) for axis in axes))
-    volts, distance = _number(get("Beam", "HV") or get(beam, "HV"), _KV, "v"), _positive(get(beam, "WD") or get("Stage", "WorkingDistance"))
+        record.size(
+            "BinaryResult PixelSize",
+            *(_positive(axis.text, {"": _unit(record, axis.get("unit"), "m")}) for axis in axes),
+        )
+    volts, distance = (
+        _number(get("Beam", "HV") or get(beam, "HV"), _KV, "v"),
+        _positive(get(beam, "WD") or get("Stage", "WorkingDistance")),
+    )
     zoomed = _positive(get("Image", "MagCanvasRealWidth")) if get("Image", "MagnificationMode") == "3" else None
-    record.tag(model=get("System", "SystemType"), detector=get("Detectors", "Name"), voltage_kv=volts and round(abs(volts), 6),
-               working_distance_mm=distance and round(distance * 1e3, 6), magnification=zoomed and field_width and round(zoomed / field_width, 1),
-               date=get("PrivateFei", "TimeOfCreation") or f"{get('User', 'Date')} {get('User', 'Time')}".strip())
-    if beam not in ("EBeam", ""): record.warnings.append(f"was made with the beam '{beam}', not with electrons")
+    record.tag(
+        model=get("System", "SystemType"),
+        detector=get("Detectors", "Name"),
+        voltage_kv=volts and round(abs(volts), 6),
+        working_distance_mm=distance and round(distance * 1e3, 6),
+        magnification=zoomed and field_width and round(zoomed / field_width, 1),
+        date=get("PrivateFei", "TimeOfCreation") or f"{get('User', 'Date')} {get('User', 'Time')}".strip(),
+    )
+    if beam not in ("EBeam", ""):
+        record.warnings.append(f"was made with the beam '{beam}', not with electrons")
     record.recorded(shape, columns, rows, _positive(get("PrivateFei", "DatabarHeight")) or 0)
     return record
 
 # %% ../nbs/10_vendors.ipynb #8f837419
 def _magnification(text, head):  # such as '50.00 K X'; the number at the head of the record, or None
-    "Zeiss' magnification: the number at the head, which has seven digits, where the text is the same but for rounding; else the text."
+    """Zeiss' magnification: the number at the head, which has seven digits, where the text is the same but for
+    rounding; else the text."""
     zoom, thousand = _positive(text), 1000 if re.search(r"\d\s*K\s*X?\b", text) else 1
-    if not zoom: return head
+    if not zoom:
+        return head
     decimals = re.match(r"\s*\d+[.,]?(\d*)", text)
     step = thousand * 10.0 ** -len(decimals[1] if decimals else "")
     return head if head and abs(head - zoom * thousand) <= 0.51 * step else float(f"{zoom * thousand:.10g}")
@@ -170,21 +256,37 @@ def _zeiss(text, shape):
     record, lines = _Record("Zeiss"), [line.strip() for line in text.replace("\0", "").splitlines()]
     said = {}
     for name, line in zip(lines, lines[1:]):
-        if re.fullmatch(r"(AP|DP|SV)_\w+", name): said.setdefault(name, re.split(r"\s*[=:]\s*", line, maxsplit=1)[-1])
+        if re.fullmatch(r"(AP|DP|SV)_\w+", name):
+            said.setdefault(name, re.split(r"\s*[=:]\s*", line, maxsplit=1)[-1])
     get = lambda name: said.get(name, "")
     head = [_positive(line) for line in lines[:10]] if lines[:1] == ["0"] and len(lines) > 9 else [None] * 10
     stored = re.match(r"(\d+)\s*\*\s*(\d+)", get("DP_IMAGE_STORE"))
     columns = int(stored[1]) if stored and int(stored[1]) else shape[1]
-    if head[3]: record.size("head of the record", head[3] * 1e9 * 1024 / columns)
+    if head[3]:
+        record.size("head of the record", head[3] * 1e9 * 1024 / columns)
     record.size("AP_IMAGE_PIXEL_SIZE", _positive(get("AP_IMAGE_PIXEL_SIZE"), _NM))
     record.size("AP_PIXEL_SIZE", (_positive(get("AP_PIXEL_SIZE"), _NM) or 0) * 1024 / columns)
     record.size("AP_WIDTH", (_positive(get("AP_WIDTH"), _NM) or 0) / columns)
-    zoom, volts, distance = _magnification(get("AP_MAG"), head[4]), _number(get("AP_ACTUALKV") or get("AP_MANUALKV"), _KV, "kv"), _positive(get("AP_WD"), _NM)
-    record.tag(model=get("DP_SEM"), detector=get("DP_DETECTOR_CHANNEL"), magnification=zoom, voltage_kv=abs(volts) if volts is not None else head[6] and head[6] / 1e3,
-               working_distance_mm=round(distance / 1e6, 6) if distance else head[9] and round(head[9] * 1e3, 6), date=f"{get('AP_DATE')} {get('AP_TIME')}".strip())
-    if get("DP_FIB_IMAGING") not in ("", "SEM"): record.warnings.append(f"was made in the mode '{get('DP_FIB_IMAGING')}', not as a plain electron image: its pixel size is unconfirmed")
+    zoom, volts, distance = (
+        _magnification(get("AP_MAG"), head[4]),
+        _number(get("AP_ACTUALKV") or get("AP_MANUALKV"), _KV, "kv"),
+        _positive(get("AP_WD"), _NM),
+    )
+    record.tag(
+        model=get("DP_SEM"),
+        detector=get("DP_DETECTOR_CHANNEL"),
+        magnification=zoom,
+        voltage_kv=abs(volts) if volts is not None else head[6] and head[6] / 1e3,
+        working_distance_mm=round(distance / 1e6, 6) if distance else head[9] and round(head[9] * 1e3, 6),
+        date=f"{get('AP_DATE')} {get('AP_TIME')}".strip(),
+    )
+    if get("DP_FIB_IMAGING") not in ("", "SEM"):
+        record.warnings.append(
+            f"was made in the mode '{get('DP_FIB_IMAGING')}', not as a plain electron image: its pixel size is"
+            " unconfirmed"
+        )
     record.recorded(shape, columns, int(stored[2]) if stored else None)
-    record.bar = None                                                # the bar lies over the image, its height is not stated
+    record.bar = None  # the bar lies over the image, its height is not stated
     return record
 
 # %% ../nbs/10_vendors.ipynb #3a661df5
@@ -193,122 +295,189 @@ def _tescan_blocks(data):
     texts, at = [], 0
     while at + 6 <= len(data):
         size, kind = struct.unpack_from("<IH", data, at)
-        if kind == 0 or size < 2: break
-        if kind in (2, 3, 4, 5): texts.append(_text(data[at + 6:at + 4 + size]))
+        if kind == 0 or size < 2:
+            break
+        if kind in (2, 3, 4, 5):
+            texts.append(_text(data[at + 6 : at + 4 + size]))
         at += 4 + size
     text = "\n".join(texts)
-    return text if "PixelSize" in text else data.decode("latin-1")    # another way of blocks: any line will do
+    return text if "PixelSize" in text else data.decode("latin-1")  # another way of blocks: any line will do
 
 # %% ../nbs/10_vendors.ipynb #334d9c4d
 def _tescan(text, shape):
     "Record of a TESCAN file or .hdr side-car."
     record, said = _Record("TESCAN"), {}
-    for part in _sections(text).values(): said = part | {k: v for k, v in said.items() if v}
+    for part in _sections(text).values():
+        said = part | {k: v for k, v in said.items() if v}
     get = lambda *keys: next((said[key] for key in keys if said.get(key)), "")
     x, y = _positive(get("PixelSizeX")), _positive(get("PixelSizeY"))
-    if x: record.size("PixelSizeX", x * 1e9, y and y * 1e9)
+    if x:
+        record.size("PixelSizeX", x * 1e9, y and y * 1e9)
     volts, distance = _number(get("HV"), _KV, "v"), _positive(get("WD"))
-    record.tag(model=get("Device"), detector=get("Detector", "Detector0"), magnification=_positive(get("Magnification")), voltage_kv=volts and round(abs(volts), 6),
-               working_distance_mm=distance and round(distance * 1e3, 6), date=f"{get('Date')} {get('Time')}".strip())
+    record.tag(
+        model=get("Device"),
+        detector=get("Detector", "Detector0"),
+        magnification=_positive(get("Magnification")),
+        voltage_kv=volts and round(abs(volts), 6),
+        working_distance_mm=distance and round(distance * 1e3, 6),
+        date=f"{get('Date')} {get('Time')}".strip(),
+    )
     strip = _number(get("ImageStripSize"))
-    if strip is not None and 0 <= strip < 0.42 * shape[0]: record.bar = int(strip)
+    if strip is not None and 0 <= strip < 0.42 * shape[0]:
+        record.bar = int(strip)
     return record
 
 # %% ../nbs/10_vendors.ipynb #7003906d
 def _phenom(text, shape):
     "Record of a Phenom file."
     record, root = _Record("Phenom"), _xml(text)
-    if root is None: return _Record("Phenom", warnings=["has a Phenom record that is damaged: not used"])
+    if root is None:
+        return _Record("Phenom", warnings=["has a Phenom record that is damaged: not used"])
     first = lambda name: next(root.iter(name), ElementTree.Element(name))
-    get = lambda name, units, unit: _number(first(name).text, {"": units.get((first(name).get("unit") or unit).lower().replace("\u03bc", "µ"))})
+    get = lambda name, units, unit: _number(
+        first(name).text, {"": units.get((first(name).get("unit") or unit).lower().replace("\u03bc", "µ"))}
+    )
     _unit(record, first("pixelWidth").get("unit"))
     width, height = get("pixelWidth", _NM, "m"), get("pixelHeight", _NM, "m")
-    if width and width > 0: record.size("pixelWidth", width, height if height and height > 0 else None)
+    if width and width > 0:
+        record.size("pixelWidth", width, height if height and height > 0 else None)
     volts, distance = get("highVoltage", _KV, "v"), get("workingDistance", _NM, "m")
     model = " ".join((first("instrument").findtext(key) or "").strip() for key in ("type", "edition")).strip()
-    record.tag(model=model, detector=(first("detector").text or "").strip(), voltage_kv=volts and abs(volts), working_distance_mm=distance and round(distance / 1e6, 6))
+    record.tag(
+        model=model,
+        detector=(first("detector").text or "").strip(),
+        voltage_kv=volts and abs(volts),
+        working_distance_mm=distance and round(distance / 1e6, 6),
+    )
     columns, bar = _positive(first("displayWidth").text), int(_positive(first("databarHeight").text) or 0)
-    if columns and first("displayWidth").get("unit") in _NM: columns = round(get("displayWidth", _NM, "m") / width) if width and width > 0 else None
+    if columns and first("displayWidth").get("unit") in _NM:
+        columns = round(get("displayWidth", _NM, "m") / width) if width and width > 0 else None
     record.recorded(shape, columns or shape[1], shape[0] - bar if shape[0] > shape[1] else None, bar)
-    if record.bar is None and shape[0] > shape[1] and columns in (None, shape[1]): record.bar = shape[0] - shape[1]
+    if record.bar is None and shape[0] > shape[1] and columns in (None, shape[1]):
+        record.bar = shape[0] - shape[1]
     return record
 
 # %% ../nbs/10_vendors.ipynb #a85ebbcf
 def _hitachi(text, shape):
     "Record of a Hitachi side-car."
     record, said = _Record("Hitachi side-car"), {}
-    for part in _sections(text).values(): said = part | said
+    for part in _sections(text).values():
+        said = part | said
     get = lambda key: said.get(key, "")
     model, zoom = get("InstructName"), _positive(get("Magnification"))
     columns, rows = map(int, re.match(r"0*(\d{1,9})\s*[xX*]\s*0*(\d{1,9})|", get("DataSize")).groups("0"))
     record.size("PixelSize", _positive(get("PixelSize"), _NM, "nm"))
-    if zoom and re.match(r"S-?4|SU-?8", model, re.I): record.size("Magnification (127 mm rule)", 127e6 / (zoom * (columns or shape[1])))
-    elif zoom and model.upper().startswith("TM") and _positive(get("DPI")): record.size("DPI and Magnification", 25.4e6 / (_positive(get("DPI")) * zoom))
-    elif zoom and not record.sizes: record.warnings.append(f"has a Hitachi side-car without a pixel size; were it like an SU8000, a pixel would be {127e6 / (zoom * (columns or shape[1])):.4g} nm")
+    if zoom and re.match(r"S-?4|SU-?8", model, re.I):
+        record.size("Magnification (127 mm rule)", 127e6 / (zoom * (columns or shape[1])))
+    elif zoom and model.upper().startswith("TM") and _positive(get("DPI")):
+        record.size("DPI and Magnification", 25.4e6 / (_positive(get("DPI")) * zoom))
+    elif zoom and not record.sizes:
+        record.warnings.append(
+            "has a Hitachi side-car without a pixel size; were it like an SU8000, a pixel would be"
+            f" {127e6 / (zoom * (columns or shape[1])):.4g} nm"
+        )
     volts, distance = _number(get("AcceleratingVoltage"), _KV, "v"), _positive(get("WorkingDistance"), _NM, "um")
-    record.tag(model=model, detector=" ".join(filter(None, (get("SignalName"), get("SubSignalName")))), magnification=zoom, voltage_kv=volts and round(abs(volts), 6),
-               working_distance_mm=distance and round(distance / 1e6, 6), date=f"{get('Date')} {get('Time')}".strip())
+    record.tag(
+        model=model,
+        detector=" ".join(filter(None, (get("SignalName"), get("SubSignalName")))),
+        magnification=zoom,
+        voltage_kv=volts and round(abs(volts), 6),
+        working_distance_mm=distance and round(distance / 1e6, 6),
+        date=f"{get('Date')} {get('Time')}".strip(),
+    )
     record.recorded(shape, columns, rows)
-    record.bar = None                                                # rows of bar are not stated
+    record.bar = None  # rows of bar are not stated
     return record
 
 # %% ../nbs/10_vendors.ipynb #3214466f
-def _jeol(text, shape, print_nm=None):   # print_nm(magnification): pixel size by the density field, or None
+def _jeol(text, shape, print_nm=None):  # print_nm(magnification): pixel size by the density field, or None
     "Record of a JEOL side-car."
     record, said = _Record("JEOL side-car"), {}
-    for key, value in re.findall(r"(?m)^\s*\$+(\w+)[ \t]*(.*?)\s*$", text): said.setdefault(key, value)
+    for key, value in re.findall(r"(?m)^\s*\$+(\w+)[ \t]*(.*?)\s*$", text):
+        said.setdefault(key, value)
     get = lambda *keys: next((said[key] for key in keys if said.get(key)), "")
-    pair = lambda text, *unit: [_positive(t, *unit) for t in (re.findall(r"\d[\d.,]*(?:[eE][-+]?\d+)?\s*[^\W\d]*", text) + ["", ""])[:2]]
+    pair = lambda text, *unit: [
+        _positive(t, *unit) for t in (re.findall(r"\d[\d.,]*(?:[eE][-+]?\d+)?\s*[^\W\d]*", text) + ["", ""])[:2]
+    ]
     (width, height), zoom = shape[::-1], _positive(get("CM_MAG"))
     full, newer = pair(get("CM_FULL_SIZE")), pair(get("CM_IMAGE_SIZE"))
     columns, rows = newer if newer[0] else full
     columns = columns or width
-    ratio = columns / width                                          # above 1 in an image saved smaller
+    ratio = columns / width  # above 1 in an image saved smaller
     record.size("CM_PIXEL_SIZE", _positive(get("CM_PIXEL_SIZE"), _NM, "nm"))
     fields = pair(get("CM_FIELD_OF_VIEW"), _NM, "um")
-    if fields[0]: record.size("CM_FIELD_OF_VIEW", fields[0] / columns, fields[1] and rows and fields[1] / rows)
-    if zoom and _positive(get("SM_STANDARD_FIELD_SIZE")): record.size("SM_STANDARD_FIELD_SIZE", _positive(get("SM_STANDARD_FIELD_SIZE")) * 1e6 / zoom / columns)
+    if fields[0]:
+        record.size("CM_FIELD_OF_VIEW", fields[0] / columns, fields[1] and rows and fields[1] / rows)
+    if zoom and _positive(get("SM_STANDARD_FIELD_SIZE")):
+        record.size("SM_STANDARD_FIELD_SIZE", _positive(get("SM_STANDARD_FIELD_SIZE")) * 1e6 / zoom / columns)
     marker, bar = _positive(get("SM_MICRON_MARKER"), _NM), _positive(get("SM_MICRON_BAR"))
     if marker and bar:
         exact = 120e6 / (zoom * columns) if zoom else 0
-        if exact and math.floor(marker / exact + 1e-9) == bar: record.size("CM_MAG (120 mm rule, agrees with SM_MICRON_BAR)", exact)
+        if exact and math.floor(marker / exact + 1e-9) == bar:
+            record.size("CM_MAG (120 mm rule, agrees with SM_MICRON_BAR)", exact)
         else:
             record.size("SM_MICRON_MARKER / SM_MICRON_BAR", marker / bar)
-            if not record.sizes[1:]: record.warnings.append(f"its scale bar is stated in whole pixels ({bar:g}), so the pixel size may be {1 / bar:.1%} too large")
-    if _positive(get("EM_PIXELSPERMETER_X")): record.size("EM_PIXELSPERMETER_X", 1e9 / _positive(get("EM_PIXELSPERMETER_X")))
-    volts, distance = _number(get("CM_ACCEL_VOLT", "CM_ACCEL_VOLTAGE"), _KV, "kv"), _positive(get("SM_WD"), {"": 1, "mm": 1, "um": 1e-3, "µm": 1e-3})
-    record.tag(model=get("CM_INSTRUMENT"), detector=get("CM_SIGNAL", "SM_DETECTOR", "FE_DETECTOR_NAME", "CM_DETECTOR"), magnification=zoom, voltage_kv=volts and abs(volts),
-               working_distance_mm=distance, date=f"{get('CM_DATE')} {get('CM_TIME')}".strip())
+            if not record.sizes[1:]:
+                record.warnings.append(
+                    f"its scale bar is stated in whole pixels ({bar:g}), so the pixel size may be {1 / bar:.1%} too"
+                    " large"
+                )
+    if _positive(get("EM_PIXELSPERMETER_X")):
+        record.size("EM_PIXELSPERMETER_X", 1e9 / _positive(get("EM_PIXELSPERMETER_X")))
+    volts, distance = (
+        _number(get("CM_ACCEL_VOLT", "CM_ACCEL_VOLTAGE"), _KV, "kv"),
+        _positive(get("SM_WD"), {"": 1, "mm": 1, "um": 1e-3, "µm": 1e-3}),
+    )
+    record.tag(
+        model=get("CM_INSTRUMENT"),
+        detector=get("CM_SIGNAL", "SM_DETECTOR", "FE_DETECTOR_NAME", "CM_DETECTOR"),
+        magnification=zoom,
+        voltage_kv=volts and abs(volts),
+        working_distance_mm=distance,
+        date=f"{get('CM_DATE')} {get('CM_TIME')}".strip(),
+    )
     whole = rows and round(rows / ratio)
     stated = _positive(get("SM_PNU_HEIGHT")) if newer[0] else round(width / 20)
     if ratio != 1 and record.sizes and not newer[0]:
         scaled = record.sizes[0][1][1] * ratio
-        by_print = print_nm and zoom and print_nm(zoom)              # right for images saved smaller, too
+        by_print = print_nm and zoom and print_nm(zoom)  # right for images saved smaller, too
         agrees = by_print and abs(by_print / scaled - 1) < 0.02
-        if agrees or not by_print and whole and (height == whole + round(width / 20) or ratio < 1 and whole <= height <= 1.2 * whole):
-            record.sizes = [(f"{entry}, scaled from {columns:g} to {width} columns", (y * ratio, x * ratio)) for entry, (y, x) in record.sizes]
+        if (
+            agrees
+            or not by_print
+            and whole
+            and (height == whole + round(width / 20) or ratio < 1 and whole <= height <= 1.2 * whole)
+        ):
+            record.sizes = [
+                (f"{entry}, scaled from {columns:g} to {width} columns", (y * ratio, x * ratio))
+                for entry, (y, x) in record.sizes
+            ]
             columns, rows, stated = width, whole, round(width / 20)
     record.recorded(shape, columns, rows, stated or 0)
     return record
 
 # %% ../nbs/10_vendors.ipynb #6fdb7877
-_PRINTED = 2e4   # nm: pixels per inch or centimetre that are wider than this (1270 dpi) are for a printer
+_PRINTED = 2e4  # nm: pixels per inch or centimetre that are wider than this (1270 dpi) are for a printer
 
 # %% ../nbs/10_vendors.ipynb #16c41d6e
-def _imagej(text, resolution):   # the image description; XResolution and YResolution as numbers, or None
+def _imagej(text, resolution):  # the image description; XResolution and YResolution as numbers, or None
     "Record of a file saved by ImageJ."
     record, said = _Record("ImageJ"), _sections(text).get("", {})
     unit = said.get("unit", "")
     gain = _unit(record, unit)
     x, y = resolution
-    if not gain or not x: return record
+    if not gain or not x:
+        return record
     if gain in (_NM["inch"], _NM["cm"]) and gain / x > _PRINTED:
-        record.warnings.append(f"ImageJ states {x:.4g} pixels to the {unit.strip()}, which is a print density and no scale: not used")
-    else: record.size(f"unit {unit.strip()}", gain / x, y and gain / y)
+        record.warnings.append(
+            f"ImageJ states {x:.4g} pixels to the {unit.strip()}, which is a print density and no scale: not used"
+        )
+    else:
+        record.size(f"unit {unit.strip()}", gain / x, y and gain / y)
     return record
 
 # %% ../nbs/10_vendors.ipynb #384ba25b
-def _gatan(unit, scale):         # of two: x and y
+def _gatan(unit, scale):  # of two: x and y
     "Record of an image exported by Gatan's DigitalMicrograph."
     record = _Record("Gatan")
     x, y = (_positive(s, {"": _unit(record, u)}) for u, s in zip(unit, scale))
@@ -316,39 +485,59 @@ def _gatan(unit, scale):         # of two: x and y
     return record
 
 # %% ../nbs/10_vendors.ipynb #ddfaa79c
-def _ome(text, shape, page):     # the image description of the first page; number of the page that is used
+def _ome(text, shape, page):  # the image description of the first page; number of the page that is used
     "Record of an OME-TIFF."
     record, root = _Record("OME"), _xml(text.strip("\0 \r\n"))
-    if root is None: return _Record("OME", warnings=["has an OME record that is damaged: not used"])
+    if root is None:
+        return _Record("OME", warnings=["has an OME record that is damaged: not used"])
     images = list(root.iter("Pixels"))
     own = [p for p in images if any(d.get("IFD") == str(page) for d in p.iter("TiffData"))]
     fitting = own or [p for p in images if _positive(p.get("SizeX")) == shape[1]] or images
-    if not fitting: return record
-    x, y = (_positive(fitting[0].get(f"PhysicalSize{axis}"), {"": _unit(record, fitting[0].get(f"PhysicalSize{axis}Unit"), "µm")}) if fitting[0].get(f"PhysicalSize{axis}") else None for axis in "XY")
+    if not fitting:
+        return record
+    x, y = (
+        (
+            _positive(
+                fitting[0].get(f"PhysicalSize{axis}"),
+                {"": _unit(record, fitting[0].get(f"PhysicalSize{axis}Unit"), "µm")},
+            )
+            if fitting[0].get(f"PhysicalSize{axis}")
+            else None
+        )
+        for axis in "XY"
+    )
     record.size("PhysicalSizeX", x, y)
     record.recorded(shape, _positive(fitting[0].get("SizeX")), _positive(fitting[0].get("SizeY")))
-    record.bar = None                                                # of a data bar OME says nothing
+    record.bar = None  # of a data bar OME says nothing
     return record
 
 # %% ../nbs/10_vendors.ipynb #04221890
-def _sis(said):                  # what tifffile finds behind tag 33560: a dict with pixelsizex and pixelsizey in metres
+def _sis(said):  # what tifffile finds behind tag 33560: a dict with pixelsizex and pixelsizey in metres
     "Record of a file of Olympus Soft Imaging Solutions."
     record = _Record("Olympus SIS")
     x, y = (_positive(said.get(name)) for name in ("pixelsizex", "pixelsizey"))
     record.size("calibration", x and x * 1e9, y and y * 1e9)
-    record.tag(model=str(said.get("cameraname", "")).strip(), magnification=_positive(said.get("magnification")), date=str(said.get("datetime", "")))
+    record.tag(
+        model=str(said.get("cameraname", "")).strip(),
+        magnification=_positive(said.get("magnification")),
+        date=str(said.get("datetime", "")),
+    )
     return record
 
 # %% ../nbs/10_vendors.ipynb #bd532f9a
-def _short(error): return re.sub(r"\s+", " ", str(error)).strip().rstrip(".")[:120] or type(error).__name__
+def _short(error):
+    return re.sub(r"\s+", " ", str(error)).strip().rstrip(".")[:120] or type(error).__name__
 
 # %% ../nbs/10_vendors.ipynb #e007203c
 def _read_text(path):
     "A side-car's text; empty where it is no reasonable text file."
     try:
-        if not os.path.isfile(path): return ""                       # a named pipe would be waited for
-        with open(path, "rb") as f: data = f.read(2**20 + 1)
-    except OSError: return ""
+        if not os.path.isfile(path):
+            return ""  # a named pipe would be waited for
+        with open(path, "rb") as f:
+            data = f.read(2**20 + 1)
+    except OSError:
+        return ""
     return _text(data) if len(data) <= 2**20 else ""
 
 # %% ../nbs/10_vendors.ipynb #e70e2622
@@ -359,42 +548,66 @@ def _named_images(folder, changed):  # changed: the folder's time stamp, so that
     for path in sorted(Path(folder).iterdir()):
         if path.suffix.lower() == ".txt":
             name = re.search(r"(?m)^ImageName=(.+?)\s*$", _read_text(path)[:4096])
-            if name: found.setdefault(name[1].strip().lower(), path)
+            if name:
+                found.setdefault(name[1].strip().lower(), path)
     return found
 
 # %% ../nbs/10_vendors.ipynb #5bc1186a
 def _side_cars(path, shape, print_nm=None):
     "Records of the texts beside an image."
-    texts = [p for stem in (path.stem, f"{path.stem}-{path.suffix[1:]}") for ending in (".txt", ".TXT", ".hdr", ".HDR") if (p := path.with_name(stem + ending)).is_file()]
+    texts = [
+        p
+        for stem in (path.stem, f"{path.stem}-{path.suffix[1:]}")
+        for ending in (".txt", ".TXT", ".hdr", ".HDR")
+        if (p := path.with_name(stem + ending)).is_file()
+    ]
     if not texts:
-        try: texts = [_named_images(str(path.parent), os.stat(path.parent).st_mtime_ns)[path.name.lower()]]
-        except (OSError, KeyError): return
+        try:
+            texts = [_named_images(str(path.parent), os.stat(path.parent).st_mtime_ns)[path.name.lower()]]
+        except (OSError, KeyError):
+            return
     for text in dict.fromkeys(map(_read_text, texts)):
-        if re.match(r"\s*\[(Sem|Tem)ImageFile\]", text) or re.search(r"(?m)^InstructName=", text) and re.search(r"(?m)^Magnification=", text): yield _guarded(_hitachi, text, shape)
-        elif re.search(r"(?m)^\s*\${1,2}(CM|SM)_", text): yield _guarded(_jeol, text, shape, print_nm)
-        elif re.search(r"(?m)^PixelSizeX=", text): yield _guarded(_tescan, text, shape)
+        if (
+            re.match(r"\s*\[(Sem|Tem)ImageFile\]", text)
+            or re.search(r"(?m)^InstructName=", text)
+            and re.search(r"(?m)^Magnification=", text)
+        ):
+            yield _guarded(_hitachi, text, shape)
+        elif re.search(r"(?m)^\s*\${1,2}(CM|SM)_", text):
+            yield _guarded(_jeol, text, shape, print_nm)
+        elif re.search(r"(?m)^PixelSizeX=", text):
+            yield _guarded(_tescan, text, shape)
 
 # %% ../nbs/10_vendors.ipynb #274dade8
 def _guarded(parse, *args):
     "A record, or a warning in its place: a broken one never makes a readable image unreadable."
-    try: return parse(*args)
+    try:
+        return parse(*args)
     except Exception as error:
         name = parse.__name__.strip("_")
         return _Record(name, warnings=[f"has a record ({name}) that is damaged ({_short(error)}): not used"])
 
 # %% ../nbs/10_vendors.ipynb #9b884916
 SCALE = fields({}, dict(pixel_size_nm=PIXEL_SIZE, bar_rows=optional(whole()), by=optional(TEXT)))
-def scale_files(path):           # of an image
+
+
+def scale_files(path):  # of an image
     "The files that may state its scale, the most trusted first."
-    return [path.with_name(f"{path.name}.scale.json"), path.with_name(f"{path.stem}.scale.json"), path.with_name("scale.json")]
+    return [
+        path.with_name(f"{path.name}.scale.json"),
+        path.with_name(f"{path.stem}.scale.json"),
+        path.with_name("scale.json"),
+    ]
 
 # %% ../nbs/10_vendors.ipynb #05317fc5
 def _stated(path):
     "Records of what somebody stated beside an image. Raises BadInput where such a file is damaged."
     for file in scale_files(path):
         said = read_json(file, SCALE, "mend it, or take it away")
-        if said is None: continue
-        if said.get("pixel_size_nm") is None and said.get("bar_rows") is None: raise BadInput(f"{file}: states neither pixel_size_nm nor bar_rows: mend it, or take it away")
+        if said is None:
+            continue
+        if said.get("pixel_size_nm") is None and said.get("bar_rows") is None:
+            raise BadInput(f"{file}: states neither pixel_size_nm nor bar_rows: mend it, or take it away")
         record, size = _Record("", bar=said.get("bar_rows")), said.get("pixel_size_nm")
         if size is not None:
             pair = tuple(float(s) for s in (size if isinstance(size, list) else [size, size]))
@@ -406,14 +619,21 @@ def _settle(records, tags):
     "Pixel size (y, x) in nm or None, and stated rows of bar or None, of records in the order of trust; fills tags."
     sizes = [size for record in records for size in record.sizes]
     for record in records:
-        if record.vendor: tags.setdefault("vendor", record.vendor.removesuffix(" side-car"))
-        for name, value in record.tags.items(): tags.setdefault(name, value)
+        if record.vendor:
+            tags.setdefault("vendor", record.vendor.removesuffix(" side-car"))
+        for name, value in record.tags.items():
+            tags.setdefault(name, value)
         tags["warnings"] += record.warnings
     bar = next((record.bar for record in records if record.bar is not None), None)
-    if not sizes: return None, bar
+    if not sizes:
+        return None, bar
     (entry, (y, x)), *others = sizes
     tags["pixel_size_from"] = entry
     for other, (_, value) in others:
-        if abs(value / x - 1) > 0.02: tags["warnings"].append(f"{entry} says {x:.4g} nm per pixel and {other} {value:.4g} nm: the first was taken")
-    if abs(y / x - 1) > 0.02: tags["warnings"].append(f"its pixels are not square: {x:.4g} nm wide and {y:.4g} nm high")
+        if abs(value / x - 1) > 0.02:
+            tags["warnings"].append(
+                f"{entry} says {x:.4g} nm per pixel and {other} {value:.4g} nm: the first was taken"
+            )
+    if abs(y / x - 1) > 0.02:
+        tags["warnings"].append(f"its pixels are not square: {x:.4g} nm wide and {y:.4g} nm high")
     return (float(y), float(x)), bar

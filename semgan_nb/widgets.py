@@ -92,7 +92,7 @@ _STYLE = """
 .semgan-done {background: #00604a}
 .semgan-failed, .semgan-lost, .semgan-refused {background: #a1330b}
 .semgan-notice {color: #ffffff; background: #a1330b; padding: 0.2em 0.6em; border-radius: 0.4em; display: inline-block}
-"""
+"""  # noqa: E501
 _SCRIPT = """
 const carrier = this, words = JSON.parse(carrier.dataset.words);
 let tries = 100;
@@ -116,11 +116,12 @@ const begin = () => {
   });
 };
 begin();
-"""
+"""  # noqa: E501
 
 # %% ../nbs/83_widgets.ipynb #794dd5c9
 def safe(text) -> str:
-    "A text for a panel: markup in it is shown and not obeyed, as are characters without a shape. All texts of panels come by here."
+    """A text for a panel: markup in it is shown and not obeyed, as are characters without a shape. All texts of
+    panels come by here."""
     return html.escape(printable(text, keep="\n"))
 
 # %% ../nbs/83_widgets.ipynb #56576573
@@ -128,7 +129,10 @@ def _aids(words: dict[str, str]) -> W.HTML:
     "Style, names and keys of a dashboard; words: class of a picture -> what it shows."
     dot = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
     escape = lambda text: html.escape(text, quote=True)
-    return W.HTML(f'<style>{_STYLE}</style><img alt="" width="1" height="1" src="{dot}" data-words="{escape(json.dumps(words))}" onload="{escape(_SCRIPT)}">')
+    return W.HTML(
+        f'<style>{_STYLE}</style><img alt="" width="1" height="1" src="{dot}" data-words="{escape(json.dumps(words))}"'
+        f' onload="{escape(_SCRIPT)}">'
+    )
 
 # %% ../nbs/83_widgets.ipynb #fd9e7c29
 def _family(widget: W.Widget):
@@ -197,7 +201,9 @@ class Dashboard(W.VBox):
                 self.ask()
 
     def say(self, text: str) -> None:
-        self._set(self.controls["notice"], f'<span class="semgan-notice" role="alert">{safe(text)}</span>' if text else "")
+        self._set(
+            self.controls["notice"], f'<span class="semgan-notice" role="alert">{safe(text)}</span>' if text else ""
+        )
 
     def _set(self, widget: W.HTML, text: str) -> None:
         if widget.value != text:
@@ -217,7 +223,8 @@ class Dashboard(W.VBox):
         self._worker.pause(seconds)
 
     def draw(self, name: str, key, figure, always: bool = False) -> None:
-        "Draw a figure, `figure()`, into the image of that name, unless it was drawn for the same key, or is stale and not to be drawn always."
+        """Draw a figure, `figure()`, into the image of that name, unless it was drawn for the same key, or is stale
+        and not to be drawn always."""
         if self._drawn.get(name) == key or self.stale and not always:
             return
         drawn = figure()
@@ -231,7 +238,10 @@ class Dashboard(W.VBox):
 
     def show_code(self, code: str) -> None:
         self.code = code
-        self._set(self.controls["code"], f"<details><summary>the same in code</summary><pre tabindex=\"0\">{safe(code)}</pre></details>")
+        self._set(
+            self.controls["code"],
+            f'<details><summary>the same in code</summary><pre tabindex="0">{safe(code)}</pre></details>',
+        )
 
     def end(self) -> None:
         "End the threads; what is shown stays."

@@ -1,4 +1,5 @@
 """The command, as tests call it."""
+
 import contextlib
 import io
 

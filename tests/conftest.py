@@ -1,4 +1,6 @@
-"""What every test shares: no display is needed, torch takes the cores it really has, or one where a worker of pytest-xdist has one to itself."""
+"""What every test shares: no display is needed, torch takes the cores it really has, or one where a worker of
+pytest-xdist has one to itself."""
+
 import os
 from pathlib import Path
 
@@ -11,11 +13,17 @@ if hasattr(os, "sched_getaffinity"):
 else:
     cores = os.cpu_count() or 1
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
-if "OMP_NUM_THREADS" not in os.environ or os.environ.get("SEMGAN_TESTS_THREADS") == "chosen":  # workers inherit what was set for the process that began them
+if (
+    "OMP_NUM_THREADS" not in os.environ or os.environ.get("SEMGAN_TESTS_THREADS") == "chosen"
+):  # workers inherit what was set for the process that began them
     os.environ["OMP_NUM_THREADS"], os.environ["SEMGAN_TESTS_THREADS"] = "1" if WORKER else str(min(cores, 4)), "chosen"
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait do not spin: on a busy machine spinning makes everything many times slower
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "passive"
+)  # threads that wait do not spin: on a busy machine spinning makes everything many times slower
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
-os.environ["SEMGAN_TESTS_OWNER"] = str(os.getppid() if WORKER else os.getpid())  # whose end is the end of the server in forked.py
+os.environ["SEMGAN_TESTS_OWNER"] = str(
+    os.getppid() if WORKER else os.getpid()
+)  # whose end is the end of the server in forked.py
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,7 +34,8 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):
-    """A function of a name and of what makes a folder: the folder, made by whichever worker comes first, for all of them; to be read only."""
+    """A function of a name and of what makes a folder: the folder, made by whichever worker comes first, for all of
+    them; to be read only."""
     common = tmp_path_factory.getbasetemp().parent if WORKER else tmp_path_factory.getbasetemp()
 
     def folder(name, make):
@@ -72,7 +81,9 @@ def unbroken(once, archive):
     """A run of stops.TINY that never stopped. Read only."""
     import stops
 
-    return once("unbroken", lambda folder: stops.go_on(stops.TINY, archive, folder / "r", 1e9)) / "r"  # a snapshot knows the name of its run
+    return (
+        once("unbroken", lambda folder: stops.go_on(stops.TINY, archive, folder / "r", 1e9)) / "r"
+    )  # a snapshot knows the name of its run
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +94,19 @@ def snapshot(once):
     from semgan_nb.checkpoints import save_snapshot
 
     path = "snapshot-000001.safetensors"
-    return once("snapshot", lambda folder: save_snapshot(folder / path, *official_files.networks(), cur_nimg=1000, data_fingerprint="made up", pixel_size_nm=[10.0, 10.0])) / path
+    return (
+        once(
+            "snapshot",
+            lambda folder: save_snapshot(
+                folder / path,
+                *official_files.networks(),
+                cur_nimg=1000,
+                data_fingerprint="made up",
+                pixel_size_nm=[10.0, 10.0],
+            ),
+        )
+        / path
+    )
 
 
 @pytest.fixture
@@ -112,7 +135,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """A file's tests stay with one worker, in their order, for they share what is dear to make; but every chapter runs where there is a free core."""
+    """A file's tests stay with one worker, in their order, for they share what is dear to make; but every chapter
+    runs where there is a free core."""
     from xdist.scheduler import LoadFileScheduling
 
     class ByFile(LoadFileScheduling):

@@ -1,9 +1,14 @@
-"""Programs for tests that need not be started anew: `Popen` and `run` take what those of `subprocess` take, for commands that begin with this interpreter, and fork the program from a server
-that has imported PyTorch, matplotlib and all of the package, and has used none of it. What a test asserts about a fresh interpreter (what is imported, how long that takes, what is read from the
-environment at an import, a launcher) stays with `subprocess`. Where there is no forking from such a process (not Linux), the program is started anew.
+"""Programs for tests that need not be started anew: `Popen` and `run` take what those of `subprocess` take, for
+commands that begin with this interpreter, and fork the program from a server
+that has imported PyTorch, matplotlib and all of the package, and has used none of it. What a test asserts about a
+fresh interpreter (what is imported, how long that takes, what is read from the
+environment at an import, a launcher) stays with `subprocess`. Where there is no forking from such a process (not
+Linux), the program is started anew.
 
-The server is a process of this file, one for all workers of a pytest, begun when the first program is asked for; it ends when that pytest does. For every program it forks a keeper, which forks the
+The server is a process of this file, one for all workers of a pytest, begun when the first program is asked for; it
+ends when that pytest does. For every program it forks a keeper, which forks the
 program, says its number, and at its end how it ended."""
+
 import atexit
 import contextlib
 import json
@@ -24,14 +29,31 @@ FRESH = subprocess.Popen  # as it is, whatever `instead_of_subprocess` puts ther
 OWNER = "SEMGAN_TESTS_OWNER"  # the environment variable with the number of the process of pytest
 
 
-# -- the server -----------------------------------------------------------------------------------------------------------
+# -- the server
+# -----------------------------------------------------------------------------------------------------------
+
 
 def warm_up():
-    """Import what takes long, and nothing that begins a thread: only the forking thread lives on in a fork. The first optimiser of a process imports torch._dynamo, 1.6 s of work."""
+    """Import what takes long, and nothing that begins a thread: only the forking thread lives on in a fork. The
+    first optimiser of a process imports torch._dynamo, 1.6 s of work."""
     import importlib
     import pkgutil
 
-    for name in ("torch", "torch.distributed", "torch._dynamo", "matplotlib.pyplot", "scipy.ndimage", "scipy.linalg", "safetensors.torch", "PIL.Image", "IPython", "execnb.shell", "ipywidgets", "nbformat", "pytest"):
+    for name in (
+        "torch",
+        "torch.distributed",
+        "torch._dynamo",
+        "matplotlib.pyplot",
+        "scipy.ndimage",
+        "scipy.linalg",
+        "safetensors.torch",
+        "PIL.Image",
+        "IPython",
+        "execnb.shell",
+        "ipywidgets",
+        "nbformat",
+        "pytest",
+    ):
         try:
             importlib.import_module(name)
         except ImportError:
@@ -71,7 +93,10 @@ def serve(listening, owner):
         if not select.select([listening], [], [], 1)[0]:
             continue
         link, _ = listening.accept()
-        if struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1] != os.getuid() or os.fork():
+        if (
+            struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1] != os.getuid()
+            or os.fork()
+        ):
             link.close()
             continue
         listening.close()
@@ -107,7 +132,14 @@ def become(request, fds):
         if fd > 2:
             os.close(fd)
     for n, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        stream = open(n, mode, buffering=1 if n == 2 else -1, encoding="utf-8", errors="backslashreplace" if n == 2 else "strict", closefd=False)
+        stream = open(
+            n,
+            mode,
+            buffering=1 if n == 2 else -1,
+            encoding="utf-8",
+            errors="backslashreplace" if n == 2 else "strict",
+            closefd=False,
+        )
         setattr(sys, name, stream), setattr(sys, f"__{name}__", stream)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear(), os.environ.update(request["environment"])
@@ -124,7 +156,9 @@ def become(request, fds):
         matplotlib.rcParams["backend"] = os.environ["MPLBACKEND"]
 
 
-# -- the side of the tests ------------------------------------------------------------------------------------------------
+# -- the side of the tests
+# ------------------------------------------------------------------------------------------------
+
 
 def connect():
     """A connection to the server, which is begun if there is none yet; it may still be importing."""
@@ -139,7 +173,9 @@ def connect():
             link.close()
         if begun is None or begun.poll():
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-            begun = FRESH([sys.executable, __file__, str(owner)], env=environment, stdin=DEVNULL, start_new_session=True)
+            begun = FRESH(
+                [sys.executable, __file__, str(owner)], env=environment, stdin=DEVNULL, start_new_session=True
+            )
         time.sleep(0.05)
     raise RuntimeError("the server that programs are forked from does not answer")
 
@@ -169,7 +205,9 @@ class Popen:
         assert command[0] == sys.executable, "only programs of this interpreter can be forked"
         return super().__new__(cls) if POSSIBLE else FRESH(command, **options)
 
-    def __init__(self, args, *, stdin=None, stdout=None, stderr=None, cwd=None, env=None, text=False, start_new_session=False):
+    def __init__(
+        self, args, *, stdin=None, stdout=None, stderr=None, cwd=None, env=None, text=False, start_new_session=False
+    ):
         self.args, self.returncode, self._read = [os.fspath(arg) for arg in args], None, {}
         ours, theirs, opened = [None, None, None], [], []
         for n, wanted in enumerate((stdin, stdout, stderr)):
@@ -177,7 +215,11 @@ class Popen:
                 reading, writing = os.pipe()
                 theirs.append(writing if n else reading)
                 mode = ("r" if n else "w") + ("" if text else "b")
-                ours[n] = open(reading if n else writing, mode, **(dict(encoding="utf-8", buffering=-1 if n else 1) if text else {}))
+                ours[n] = open(
+                    reading if n else writing,
+                    mode,
+                    **(dict(encoding="utf-8", buffering=-1 if n else 1) if text else {}),
+                )
                 opened.append(theirs[-1])
             elif wanted is DEVNULL or wanted is None and n == 0:
                 theirs.append(os.open(os.devnull, os.O_RDWR))
@@ -187,7 +229,14 @@ class Popen:
             else:
                 theirs.append(n if wanted is None else wanted if isinstance(wanted, int) else wanted.fileno())
         self.stdin, self.stdout, self.stderr = ours
-        request = dict(argv=self.args[1:], environment=dict(os.environ if env is None else env), cwd=os.path.abspath(cwd or os.getcwd()), path=sys.path, new_session=start_new_session, parent=os.getpid())
+        request = dict(
+            argv=self.args[1:],
+            environment=dict(os.environ if env is None else env),
+            cwd=os.path.abspath(cwd or os.getcwd()),
+            path=sys.path,
+            new_session=start_new_session,
+            parent=os.getpid(),
+        )
         try:
             self.pid, self._told = fork(request, theirs)
         finally:
@@ -227,7 +276,9 @@ class Popen:
             stream = getattr(self, name)
             if stream and name not in self._read:
                 found = []
-                thread = threading.Thread(target=lambda stream=stream, found=found: found.append(stream.read()), daemon=True)
+                thread = threading.Thread(
+                    target=lambda stream=stream, found=found: found.append(stream.read()), daemon=True
+                )
                 thread.start()
                 self._read[name] = thread, found
         for thread, _ in self._read.values():
@@ -281,7 +332,8 @@ def run(args, *, input=None, capture_output=False, timeout=None, check=False, **
 
 
 def instead_of_subprocess(args, *more, **options):
-    """What `subprocess.Popen` is for a test or a chapter whose subject starts programs of this interpreter by itself: these are forked too, all others started."""
+    """What `subprocess.Popen` is for a test or a chapter whose subject starts programs of this interpreter by
+    itself: these are forked too, all others started."""
     if not more and isinstance(args, (list, tuple)) and [os.fspath(arg) for arg in args[:2]] == [sys.executable, "-c"]:
         return Popen(args, **options)
     return FRESH(args, *more, **options)
@@ -289,12 +341,18 @@ def instead_of_subprocess(args, *more, **options):
 
 def start_call(function, *args, **options):
     """A program that calls a function of a module with arguments that JSON can hold."""
-    code = "import importlib, json, sys; module, name, args = json.loads(sys.argv[1]); getattr(importlib.import_module(module), name)(*args)"
-    return Popen([sys.executable, "-c", code, json.dumps([function.__module__, function.__qualname__, args])], **options)
+    code = (
+        "import importlib, json, sys; module, name, args = json.loads(sys.argv[1]);"
+        " getattr(importlib.import_module(module), name)(*args)"
+    )
+    return Popen(
+        [sys.executable, "-c", code, json.dumps([function.__module__, function.__qualname__, args])], **options
+    )
 
 
 def program(argv):
-    """Run what the interpreter was to run; its exit status, or the signal that ends it as a negative number. What it begins itself is forked too."""
+    """Run what the interpreter was to run; its exit status, or the signal that ends it as a negative number. What it
+    begins itself is forked too."""
     import runpy
     import traceback
     import types

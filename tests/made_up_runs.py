@@ -1,4 +1,6 @@
-"""Run directories and studies with invented numbers, written as training writes them; and what of a run can be compared with another."""
+"""Run directories and studies with invented numbers, written as training writes them; and what of a run can be
+compared with another."""
+
 import json
 import sys
 import time
@@ -15,7 +17,12 @@ from semgan_nb.study_run import run_study
 from semgan_nb.training import Tick
 
 METRIC = "lite0_fd500_holdout"
-RUNGS = [("floor", "other real images", 22), ("blur0.5", "blurred 0.5 px", 29), ("blur1", "blurred 1 px", 118), ("phase", "phase-randomised", 284)]
+RUNGS = [
+    ("floor", "other real images", 22),
+    ("blur0.5", "blurred 0.5 px", 29),
+    ("blur1", "blurred 1 px", 118),
+    ("phase", "phase-randomised", 284),
+]
 DATA = dict(path="tiles.zip", fingerprint="made up", count=100, resolution=32, channels=1, pixel_size_nm=None)
 
 
@@ -28,21 +35,47 @@ class MadeUpRun:
         self.writer = RunWriter(folder, self.config, DATA)
         self.dir = self.writer.dir
         self.writer.start()
-        ladder = dict(metric=METRIC, num_real=500, num_gen=500, rungs=[dict(key=key, name=name, value=value) for key, name, value in RUNGS])
+        ladder = dict(
+            metric=METRIC,
+            num_real=500,
+            num_gen=500,
+            rungs=[dict(key=key, name=name, value=value) for key, name, value in RUNGS],
+        )
         self.writer.write_json(f"ladder-{METRIC}.json", ladder)
 
     def tick(self, kimg, snapshot=True, metric=METRIC):
         rt = min(kimg / 60, 0.97) if self.config.aug == "noaug" else min(kimg / 60, self.config.ada_target)
-        row = {"Progress/kimg": kimg, "Loss/signs/real": rt, "Progress/augment": 0.0 if self.config.aug == "noaug" else kimg / 500}
-        self.writer.append("stats.jsonl", {name: dict(num=1, mean=float(value), std=0.0) for name, value in row.items()})
+        row = {
+            "Progress/kimg": kimg,
+            "Loss/signs/real": rt,
+            "Progress/augment": 0.0 if self.config.aug == "noaug" else kimg / 500,
+        }
+        self.writer.append(
+            "stats.jsonl", {name: dict(num=1, mean=float(value), std=0.0) for name, value in row.items()}
+        )
         if snapshot:
             value = (48 + 380 * np.exp(-kimg / 14)) * (1 + self.better)
-            self.writer.append(f"metric-{metric}.jsonl", dict(
-                results={metric: value}, metric=metric, kimg=kimg, cur_nimg=int(1000 * kimg), extractor="lite0", extractor_sha256="", num_real=500, num_gen=500, real="holdout",
-                seed=0, snapshot_pkl=f"snapshot-{int(kimg):06d}.safetensors"))
+            self.writer.append(
+                f"metric-{metric}.jsonl",
+                dict(
+                    results={metric: value},
+                    metric=metric,
+                    kimg=kimg,
+                    cur_nimg=int(1000 * kimg),
+                    extractor="lite0",
+                    extractor_sha256="",
+                    num_real=500,
+                    num_gen=500,
+                    real="holdout",
+                    seed=0,
+                    snapshot_pkl=f"snapshot-{int(kimg):06d}.safetensors",
+                ),
+            )
             sheet = self.rng.integers(0, 256, (2 * 32, 8 * 32), dtype=np.uint8)
             Image.fromarray(sheet).save(self.dir / f"fakes{int(kimg):06d}.png")
-        self.writer.set_status(cur_nimg=int(1000 * kimg), kimg=kimg, sec_per_kimg=25.0, eta_sec=(self.config.total_kimg - kimg) * 25)
+        self.writer.set_status(
+            cur_nimg=int(1000 * kimg), kimg=kimg, sec_per_kimg=25.0, eta_sec=(self.config.total_kimg - kimg) * 25
+        )
 
     def end(self, state="done", message=""):
         self.writer.close(state, message)
@@ -58,11 +91,26 @@ def made_up_run(folder, kimgs=(0, 16, 32, 48), state="done", message="", **field
 
 
 def fake_train(config, data, out, device=None, state_every=300.0):
-    """What a study asks of `train`, without a network: a directory held by one process, refusals of other settings and data, ticks that go on where the last ones ended, stops, how it ended."""
+    """What a study asks of `train`, without a network: a directory held by one process, refusals of other settings
+    and data, ticks that go on where the last ones ended, stops, how it ended."""
     dataset = Dataset(data, part="train", subset=config.subset, mirror=config.mirror, seed=config.seed)
-    writer = RunWriter(out, config, dict(path=str(data), fingerprint=dataset.fingerprint, count=len(dataset), resolution=dataset.resolution, channels=dataset.channels, pixel_size_nm=None), device or "cpu")
+    writer = RunWriter(
+        out,
+        config,
+        dict(
+            path=str(data),
+            fingerprint=dataset.fingerprint,
+            count=len(dataset),
+            resolution=dataset.resolution,
+            channels=dataset.channels,
+            pixel_size_nm=None,
+        ),
+        device or "cpu",
+    )
     state, message, number = "failed", "it never began", len(read_stats(writer.dir))
-    images = lambda number: min(config.batch_size + round(number * config.kimg_per_tick * 1000), round(config.total_kimg * 1000))
+    images = lambda number: min(
+        config.batch_size + round(number * config.kimg_per_tick * 1000), round(config.total_kimg * 1000)
+    )
     try:
         writer.start()
         while not number or images(number - 1) < config.total_kimg * 1000:
@@ -70,8 +118,14 @@ def fake_train(config, data, out, device=None, state_every=300.0):
                 state, message = "stopped", "asked to stop"
                 return
             kimg, done = images(number) / 1000, images(number) >= config.total_kimg * 1000
-            stats = {"Progress/tick": number, "Progress/kimg": kimg, "Loss/scores/real": config.seed + config.ada_target}
-            writer.append("stats.jsonl", {name: dict(num=1, mean=float(value), std=0.0) for name, value in stats.items()})
+            stats = {
+                "Progress/tick": number,
+                "Progress/kimg": kimg,
+                "Loss/scores/real": config.seed + config.ada_target,
+            }
+            writer.append(
+                "stats.jsonl", {name: dict(num=1, mean=float(value), std=0.0) for name, value in stats.items()}
+            )
             writer.set_status(cur_nimg=images(number), kimg=kimg)
             number += 1
             yield Tick(number - 1, images(number - 1), kimg, stats, 0.5, 0.1, None, None, done=done)
@@ -89,7 +143,9 @@ def fake_train(config, data, out, device=None, state_every=300.0):
 def study_with_fake_training(path, archive):
     """A study run by a process that trains nothing; a line for every tick."""
     sys.modules[run_study.__module__].train = fake_train
-    run_study(Study(path), archive, progress=lambda point, tick: (print(point["run"].name, tick.number), time.sleep(0.05)))  # so that the other one has a share
+    run_study(
+        Study(path), archive, progress=lambda point, tick: (print(point["run"].name, tick.number), time.sleep(0.05))
+    )  # so that the other one has a share
 
 
 def made_up_sweep(folder, targets=(0.3, 0.5), seeds=(0, 1, 2), noaug=True, **fields):
@@ -97,7 +153,13 @@ def made_up_sweep(folder, targets=(0.3, 0.5), seeds=(0, 1, 2), noaug=True, **fie
     folder.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         for k, target in enumerate(targets):
-            made_up_run(folder / f"ada_target={target}-seed{seed}", better=0.1 * k + 0.03 * seed, ada_target=target, seed=seed, **fields)
+            made_up_run(
+                folder / f"ada_target={target}-seed{seed}",
+                better=0.1 * k + 0.03 * seed,
+                ada_target=target,
+                seed=seed,
+                **fields,
+            )
         if noaug:
             made_up_run(folder / f"aug=noaug-seed{seed}", better=0.5 + 0.03 * seed, aug="noaug", seed=seed, **fields)
     return folder
@@ -105,7 +167,20 @@ def made_up_sweep(folder, targets=(0.3, 0.5), seeds=(0, 1, 2), noaug=True, **fie
 
 def random_snapshot(path, pixel_size_nm=None, **arguments):
     """A snapshot of a small network that learned nothing."""
-    G = Generator(**{**dict(z_dim=32, w_dim=32, img_resolution=32, img_channels=1, mapping_layers=2, channel_base=256, channel_max=16), **arguments})
+    G = Generator(
+        **{
+            **dict(
+                z_dim=32,
+                w_dim=32,
+                img_resolution=32,
+                img_channels=1,
+                mapping_layers=2,
+                channel_base=256,
+                channel_max=16,
+            ),
+            **arguments,
+        }
+    )
     for name, parameter in G.named_parameters():
         if name.endswith("noise_strength"):  # at first 0: the noise would not be seen
             parameter.data.fill_(0.2)
@@ -113,7 +188,17 @@ def random_snapshot(path, pixel_size_nm=None, **arguments):
     return path
 
 
-SMALL_DEMO = dict(total_kimg=0.256, kimg_per_tick=0.064, snap=2, z_dim=16, w_dim=16, channel_base=128, channel_max=16, g_channels=(16, 16, 8, 4), metrics=("random_fd50_holdout",))
+SMALL_DEMO = dict(
+    total_kimg=0.256,
+    kimg_per_tick=0.064,
+    snap=2,
+    z_dim=16,
+    w_dim=16,
+    channel_base=128,
+    channel_max=16,
+    g_channels=(16, 16, 8, 4),
+    metrics=("random_fd50_holdout",),
+)
 TILES = dict(window=128, stride=16)
 
 
@@ -128,4 +213,6 @@ def small_demo(micrographs, folder):
 
 def logs(run):
     """The lines of stats.jsonl without what depends on the clock and the machine."""
-    return [{k: v for k, v in s.items() if not k.startswith(("Timing", "Resources", "timestamp"))} for s in read_stats(run)]
+    return [
+        {k: v for k, v in s.items() if not k.startswith(("Timing", "Resources", "timestamp"))} for s in read_stats(run)
+    ]

@@ -1,4 +1,5 @@
 """Sets of images that several tests measure."""
+
 import numpy as np
 import tifffile
 from PIL import Image
@@ -11,16 +12,35 @@ from semgan_nb.synthetic import dual_phase, specimens
 def steel_archive(path, n):
     "An archive of n synthetic micrographs, 32 px, of eight specimens, two of them held out; its path."
     images, _, groups = specimens(n, 32, seed=4, n_specimens=8)
-    write_archive(path, [dict(image=x, group=f"s{g}", part="holdout" if g in (2, 5) else "train") for x, g in zip(images, groups)], {})
+    write_archive(
+        path,
+        [dict(image=x, group=f"s{g}", part="holdout" if g in (2, 5) else "train") for x, g in zip(images, groups)],
+        {},
+    )
     return path
 
 
 def noise_archive(path, n=40, pixel_size_nm=(10.0, 10.0)):
     "n images of noise, 16 px, in five groups, all for training; its path."
     images = np.random.RandomState(0).randint(0, 256, (n, 16, 16), dtype=np.uint8)
-    write_archive(path, [
-        dict(name=f"n{i}", image=x, source="noise", source_sha256="", crop=(0, 0, 16, 16), group=f"g{i % 5}", pixel_size_nm=pixel_size_nm, fraction=None, part="train")
-        for i, x in enumerate(images)], dict(made_by="test"))
+    write_archive(
+        path,
+        [
+            dict(
+                name=f"n{i}",
+                image=x,
+                source="noise",
+                source_sha256="",
+                crop=(0, 0, 16, 16),
+                group=f"g{i % 5}",
+                pixel_size_nm=pixel_size_nm,
+                fraction=None,
+                part="train",
+            )
+            for i, x in enumerate(images)
+        ],
+        dict(made_by="test"),
+    )
     return path
 
 
@@ -37,9 +57,10 @@ def crops(texture, seed, size):
     rng, out = np.random.default_rng(seed), []
     for _ in range(60):
         y, x = (rng.integers(0, texture.shape[0] + 1 - size) for _ in range(2))
-        crop = texture[y:y + size, x:x + size]
+        crop = texture[y : y + size, x : x + size]
         out.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
     return np.stack(out)[:, None]
+
 
 def steel(k, size=160, fraction=0.5):
     return dual_phase(np.random.default_rng(k), size, fraction, field_um=size / 10)[0]
@@ -52,7 +73,13 @@ def sem_folder(root):
         image = steel(k, fraction=0.4 + 0.15 * (k % 4))
         name = root / f"s{k % 4}_{k}"
         if k == 5:
-            tifffile.imwrite(name.with_suffix(".tif"), image.astype(np.uint16) * 257, imagej=True, resolution=(10, 10), metadata={"unit": "um"})
+            tifffile.imwrite(
+                name.with_suffix(".tif"),
+                image.astype(np.uint16) * 257,
+                imagej=True,
+                resolution=(10, 10),
+                metadata={"unit": "um"},
+            )
         else:
             tifffile.imwrite(name.with_suffix(".tif"), np.repeat(image[..., None], 3, 2), photometric="rgb")
     return root

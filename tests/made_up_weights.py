@@ -1,4 +1,5 @@
 """Files of weights of the genuine layout, with random numbers."""
+
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ def made_up_state():
         if kind == "int64":
             state[key] = torch.zeros(shape, dtype=torch.int64)
         elif key.endswith("conv.weight"):
-            state[key] = torch.randn(shape, generator=draw) * (2 / np.prod(shape[1:]))**0.5
+            state[key] = torch.randn(shape, generator=draw) * (2 / np.prod(shape[1:])) ** 0.5
         elif key.endswith(("running_var", "bn.weight")):
             state[key] = torch.rand(shape, generator=draw) * 0.5 + 0.75
         else:
@@ -30,10 +31,10 @@ def made_up_vgg(path):
     "A file of torchvision's layout whose large layers take no room: their rows are views of one."
     draw, state = torch.Generator().manual_seed(0), {}
     for i, into, out in VGG16_CONVOLUTIONS:
-        state[f"features.{i}.weight"] = torch.randn(out, into, 3, 3, generator=draw) * (2 / 9 / into)**0.5
+        state[f"features.{i}.weight"] = torch.randn(out, into, 3, 3, generator=draw) * (2 / 9 / into) ** 0.5
         state[f"features.{i}.bias"] = torch.randn(out, generator=draw) * 0.1
     for name, into in (("classifier.0", 25088), ("classifier.3", 4096)):
-        state[f"{name}.weight"] = (torch.randn(1, into, generator=draw) * (2 / into)**0.5).expand(4096, into)
+        state[f"{name}.weight"] = (torch.randn(1, into, generator=draw) * (2 / into) ** 0.5).expand(4096, into)
         state[f"{name}.bias"] = torch.randn(4096, generator=draw)
     torch.save(state, path)
     return state

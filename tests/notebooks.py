@@ -1,6 +1,9 @@
-"""Run a notebook from top to bottom without a kernel: `python notebooks.py NOTEBOOK` in the folder to run in. Tests fork it (see forked.py), each notebook a process of its own: what a chapter does
-to PyTorch, matplotlib or the package no other one sees. A cell that begins with `#| eval: false` is left out. The first cell that fails ends it, with status 1 and the notebook, the cell and the
+"""Run a notebook from top to bottom without a kernel: `python notebooks.py NOTEBOOK` in the folder to run in. Tests
+fork it (see forked.py), each notebook a process of its own: what a chapter does
+to PyTorch, matplotlib or the package no other one sees. A cell that begins with `#| eval: false` is left out. The
+first cell that fails ends it, with status 1 and the notebook, the cell and the
 traceback as its words."""
+
 import os
 import re
 import subprocess
@@ -26,8 +29,15 @@ def directives(cell):
 
 def settings(place):
     """The environment to run in: folders of its own, and pictures as in a notebook."""
-    return {**os.environ, "JUPYTER_DATA_DIR": str(place / "jupyter"), "JUPYTER_CONFIG_DIR": str(place / "jupyter"), "JUPYTER_RUNTIME_DIR": str(place / "runtime"), "IPYTHONDIR": str(place / "ipython"),
-            "SEMGAN_CACHE": str(place / "cache"), "MPLBACKEND": INLINE}
+    return {
+        **os.environ,
+        "JUPYTER_DATA_DIR": str(place / "jupyter"),
+        "JUPYTER_CONFIG_DIR": str(place / "jupyter"),
+        "JUPYTER_RUNTIME_DIR": str(place / "runtime"),
+        "IPYTHONDIR": str(place / "ipython"),
+        "SEMGAN_CACHE": str(place / "cache"),
+        "MPLBACKEND": INLINE,
+    }
 
 
 def bars_as_in_a_notebook():
@@ -54,7 +64,11 @@ def execute(path):
             continue
         outputs = shell.run(cell.source)
         if shell.exc:
-            text = "".join("".join(o["text"] if o["output_type"] == "stream" else o["traceback"]) for o in outputs if o["output_type"] in ("stream", "error"))
+            text = "".join(
+                "".join(o["text"] if o["output_type"] == "stream" else o["traceback"])
+                for o in outputs
+                if o["output_type"] in ("stream", "error")
+            )
             return f"{Path(path).name}, cell {number}:\n\n{cell.source}\n\n{text}"
     return ""
 

@@ -1,5 +1,7 @@
-"""The other tools, for comparison: torchvision and what needs it, where they are installed. Beside a CPU-only torch, torchvision's compiled operators do not load;
+"""The other tools, for comparison: torchvision and what needs it, where they are installed. Beside a CPU-only torch,
+torchvision's compiled operators do not load;
 nothing here uses them, so their names are made known and the rest is imported."""
+
 import importlib
 
 import pytest

@@ -1,4 +1,6 @@
-"""Runs that are stopped: every way of stopping at every place, as programs to fork (see forked.py), and what must be the same of two runs."""
+"""Runs that are stopped: every way of stopping at every place, as programs to fork (see forked.py), and what must be
+the same of two runs."""
+
 import errno
 import io
 import os
@@ -17,8 +19,21 @@ from semgan_nb.runs import Config, read_metrics, read_stats, request_stop, snaps
 from semgan_nb.trainer import Trainer
 from semgan_nb.training import train
 
-TINY = Config(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=4, G_reg_interval=4, total_kimg=0.16, kimg_per_tick=0.016, snap=2, keep_snapshots=2,
-              ada_kimg=0.5, metrics=("random_fd10_full",))
+TINY = Config(
+    z_dim=16,
+    w_dim=16,
+    channel_base=64,
+    channel_max=8,
+    batch_size=8,
+    batch_gpu=4,
+    G_reg_interval=4,
+    total_kimg=0.16,
+    kimg_per_tick=0.016,
+    snap=2,
+    keep_snapshots=2,
+    ada_kimg=0.5,
+    metrics=("random_fd10_full",),
+)
 PLACES = {
     "loop": "a tick is in hand, outside of the package",
     "iteration": "G has taken its step, D has not",
@@ -33,10 +48,19 @@ WAYS = ("kill", "Ctrl-C", "Ctrl-C twice", "terminate", "interrupt", "error", "fu
 
 
 def possible(way, place):
-    return not (way == "leave" and place != "loop" or way == "Ctrl-C twice" and place != "iteration" or way == "full disk" and place in ("loop", "iteration"))
+    return not (
+        way == "leave"
+        and place != "loop"
+        or way == "Ctrl-C twice"
+        and place != "iteration"
+        or way == "full disk"
+        and place in ("loop", "iteration")
+    )
 
 
-# -- in the program -------------------------------------------------------------------------------------------------------
+# -- in the program
+# -------------------------------------------------------------------------------------------------------
+
 
 def trained(config, archive, out, state_every=0.0):
     """A run to its end."""
@@ -106,14 +130,15 @@ def trained_until(config, archive, out, state_every, way, place, images):
     for module in list(sys.modules.values()):
         if vars(module).get("append_line") is append:
             module.append_line = appended
-    for tick in train(Config.from_dict(config), archive, out, state_every=state_every):
+    for _tick in train(Config.from_dict(config), archive, out, state_every=state_every):
         at("loop")
         if met and way == "leave":
             break
 
 
 def slow_writes(seconds):
-    """Every state is written in two halves with a pause between them, so that a kill from outside meets a half-written file."""
+    """Every state is written in two halves with a pause between them, so that a kill from outside meets a
+    half-written file."""
     save, replace = torch.save, os.replace
 
     def in_halves(value, f):
@@ -137,7 +162,9 @@ def trained_slowly(config, archive, out, pause):
     trained(config, archive, out)
 
 
-# -- in the test ----------------------------------------------------------------------------------------------------------
+# -- in the test
+# ----------------------------------------------------------------------------------------------------------
+
 
 def start(config, archive, out, state_every=0.0, **options):
     return forked.start_call(trained, config.to_dict(), str(archive), str(out), state_every, **options)
@@ -160,14 +187,21 @@ def everything(run):
     """All that a finished run is, but for times: state, logs, snapshots, pictures."""
     state = load_state(run / "state")
     assert state["pending"] is False
-    trainer = dict(state["trainer"], elapsed=0, statistics={k: plain(v) for k, v in state["trainer"]["statistics"].items()})
+    trainer = dict(
+        state["trainer"], elapsed=0, statistics={k: plain(v) for k, v in state["trainer"]["statistics"].items()}
+    )
     for noted in ("energy",):
         trainer.pop(noted, None)
     files = {p.name: p.read_bytes() for p in sorted(run.iterdir()) if p.name.startswith(("fakes", "reals"))}
     for p in snapshots(run):  # the order of the entries in a file's head is by chance
         with safe_open(p, "np") as f:
             files[p.name] = f.metadata(), {name: f.get_tensor(name).tobytes() for name in f.keys()}
-    return dict(state=digest(trainer), stats=[plain(s) for s in read_stats(run)], metrics={m: [plain(r) for r in records] for m, records in read_metrics(run).items()}, files=files)
+    return dict(
+        state=digest(trainer),
+        stats=[plain(s) for s in read_stats(run)],
+        metrics={m: [plain(r) for r in records] for m, records in read_metrics(run).items()},
+        files=files,
+    )
 
 
 def assert_same(run, other):

@@ -1,7 +1,10 @@
-"""Keep of each dashboard in a notebook only its picture: no widget can live in a file, and without its kernel it would hide the picture.
+"""Keep of each dashboard in a notebook only its picture: no widget can live in a file, and without its kernel it
+would hide the picture.
 
-`python tools/pictures.py NOTEBOOK ...` strips the notebooks, with `--check` it says which hold widgets and exits with 1.
+`python tools/pictures.py NOTEBOOK ...` strips the notebooks, with `--check` it says which hold widgets and exits
+with 1.
 `--shrink` also stores each picture as a palette or a JPEG where that is clearly smaller."""
+
 import argparse
 import base64
 import sys
@@ -37,7 +40,10 @@ def shrink(notebook) -> None:
                 red, green, blue = picture.split()
                 picture = red if red.tobytes() == green.tobytes() == blue.tobytes() else picture
                 files = {}
-                for new, form, image, options in (("image/png", "PNG", picture.quantize(16, dither=Image.Dither.NONE), {}), ("image/jpeg", "JPEG", picture, dict(quality=34))):
+                for new, form, image, options in (
+                    ("image/png", "PNG", picture.quantize(16, dither=Image.Dither.NONE), {}),
+                    ("image/jpeg", "JPEG", picture, dict(quality=34)),
+                ):
                     buffer = BytesIO()
                     image.save(buffer, form, optimize=True, **options)
                     files[new] = buffer.getvalue()

@@ -1,4 +1,5 @@
 """README.md from nbs/index.ipynb: `python tools/readme.py` writes it, `--check` says whether it is up to date."""
+
 import argparse
 import posixpath
 import re

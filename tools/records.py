@@ -1,6 +1,7 @@
 """Make anew what the package ships of trained networks.
 
-`python tools/records.py WORK [PART ...]` trains in the folder WORK and copies what is small into `semgan_nb/records` and `nbs/images`. Without a PART it makes all of them, in this order:
+`python tools/records.py WORK [PART ...]` trains in the folder WORK and copies what is small into `semgan_nb/records`
+and `nbs/images`. Without a PART it makes all of them, in this order:
 
 superalloy   the demo on the micrographs that are shipped: its generator, and the picture of the README
 steel        the demo on synthetic steel: its generator
@@ -10,7 +11,11 @@ sweep        the study of r_t (benchmarks/sweep.py)
 leak         fixed augmentations that leak (benchmarks/leak.py)
 quickstart   the tutorial, with its outputs
 
-A part that was broken off goes on where it stopped; one that is done is only copied again. Every part says what it took of the processor. All trainings run on one thread, so that another machine of the same kind gives the same numbers."""
+A part that was broken off goes on where it stopped; one that is done is only copied again. Every part says what it
+took of the processor. All trainings run on one thread, so that another machine of the same kind gives the same
+numbers.
+"""
+
 import argparse
 import json
 import os
@@ -85,14 +90,25 @@ def memory(work):
         prepare(embedded(), archive, 32, window=128, stride=32)
     for subset in (10, 100):
         run = work / f"subset={subset}-seed0"
-        config = laptop(32).replace(subset=subset, total_kimg=60, kimg_per_tick=2.0, snap=2, keep_snapshots=2, metrics=[metric])
+        config = laptop(32).replace(
+            subset=subset, total_kimg=60, kimg_per_tick=2.0, snap=2, keep_snapshots=2, metrics=[metric]
+        )
         for tick in train(config, archive, out=run):
             if tick.records:
                 print(f"  {run.name} {tick.kimg:5.1f} kimg  {tick.records[0]['text']}", flush=True)
         record = json.loads((run / f"metric-{metric}.jsonl").read_text(encoding="utf-8").splitlines()[-1])
         images = judged_images(load(run).G, record["num_gen"])
-        Image.fromarray(np.hstack([images[pair["image"], 0] for pair in record["worst"][:8]])).save(run / "worst.png", optimize=True)
-        for name in ("config.json", "status.json", "stats.jsonl", f"metric-{metric}.jsonl", f"ladder-{metric}.json", "worst.png"):
+        Image.fromarray(np.hstack([images[pair["image"], 0] for pair in record["worst"][:8]])).save(
+            run / "worst.png", optimize=True
+        )
+        for name in (
+            "config.json",
+            "status.json",
+            "stats.jsonl",
+            f"metric-{metric}.jsonl",
+            f"ladder-{metric}.json",
+            "worst.png",
+        ):
             put(run / name, RECORDS / "memory" / run.name / name)
 
 
@@ -111,7 +127,9 @@ def quickstart(work):
     path = ROOT / "nbs" / "tutorials" / "01_quickstart.ipynb"
     notebook, place = nbformat.read(path, 4), work / "quickstart"
     place.mkdir(exist_ok=True)
-    NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(place)}}).execute()
+    NotebookClient(
+        notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(place)}}
+    ).execute()
     nbformat.write(notebook, place / path.name)
     subprocess.run([sys.executable, ROOT / "tools" / "pictures.py", "--shrink", place / path.name], check=True)
     put(place / path.name, path)

@@ -1,7 +1,10 @@
-"""Give chapters other numbers: `python tools/renumber.py 33=36 34=33` renames the notebooks, and every text that names their numbers or their files follows.
+"""Give chapters other numbers: `python tools/renumber.py 33=36 34=33` renames the notebooks, and every text that
+names their numbers or their files follows.
 
-Files are renamed all at once, so numbers may change places. What follows: "chapter NN" in notebooks, modules, tests, benchmarks and texts; links to NN_name.ipynb; the table of the index, whose rows are put in
+Files are renamed all at once, so numbers may change places. What follows: "chapter NN" in notebooks, modules, tests,
+benchmarks and texts; links to NN_name.ipynb; the table of the index, whose rows are put in
 order. Afterwards `nbdev_export` writes the modules. `--check` only says what would change."""
+
 import argparse
 import json
 import re
@@ -10,7 +13,16 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXTS = ("nbs/*.ipynb", "nbs/*/*.ipynb", "tests/**/*.py", "benchmarks/*.py", "benchmarks/*.md", "tools/*.py", "*.md", "tests/data/README.md")
+TEXTS = (
+    "nbs/*.ipynb",
+    "nbs/*/*.ipynb",
+    "tests/**/*.py",
+    "benchmarks/*.py",
+    "benchmarks/*.md",
+    "tools/*.py",
+    "*.md",
+    "tests/data/README.md",
+)
 
 
 def asked(words: list[str], chapters: dict[str, Path]) -> dict[str, str]:
@@ -32,8 +44,11 @@ def asked(words: list[str], chapters: dict[str, Path]) -> dict[str, str]:
 
 def renamed(text: str, moves: dict[str, str], files: dict[str, str]) -> str:
     "A text with the new numbers and the new names of files."
-    text = re.sub(r"\b([Cc]hapters? )(\d\d)((?:(?:, | and | to |-)\d\d)*)\b",
-                  lambda m: m[1] + re.sub(r"\d\d", lambda n: moves.get(n[0], n[0]), m[2] + m[3]), text)
+    text = re.sub(
+        r"\b([Cc]hapters? )(\d\d)((?:(?:, | and | to |-)\d\d)*)\b",
+        lambda m: m[1] + re.sub(r"\d\d", lambda n: moves.get(n[0], n[0]), m[2] + m[3]),
+        text,
+    )
     text = re.sub(r"\b\d\d_[\w.]+\.ipynb", lambda m: files.get(m[0], m[0]), text)
     return re.sub(r"^(\s*\"?\| )(\d\d)( \| \[)", lambda m: m[1] + moves.get(m[2], m[2]) + m[3], text, flags=re.M)
 
@@ -46,7 +61,9 @@ def in_order(text: str) -> str:
         at = [k for k, line in enumerate(lines) if re.match(r"\| (\*\*\d\*\*|\d\d) \| ", line)]
         if at:
             key = lambda line: re.match(r"\| \**(\d\d?)", line)[1]
-            lines[at[0]:at[-1] + 1] = sorted(lines[at[0]:at[-1] + 1], key=lambda line: (key(line)[0], len(key(line)), key(line)))
+            lines[at[0] : at[-1] + 1] = sorted(
+                lines[at[0] : at[-1] + 1], key=lambda line: (key(line)[0], len(key(line)), key(line))
+            )
     return json.dumps(notebook, ensure_ascii=False, indent=1) + "\n"
 
 
@@ -77,7 +94,9 @@ def main() -> None:
         (ROOT / "nbs" / old).rename(ROOT / "nbs" / f"moving-{new}")
     for new in files.values():
         (ROOT / "nbs" / f"moving-{new}").rename(ROOT / "nbs" / new)
-    subprocess.run([sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()"], cwd=ROOT, check=True)
+    subprocess.run(
+        [sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()"], cwd=ROOT, check=True
+    )
     subprocess.run([sys.executable, ROOT / "tools" / "readme.py"], cwd=ROOT, check=True)
 
 

@@ -28,19 +28,36 @@ def material_images(
     count: int = 100,  # images
     seed: int = 0,  # of the draw, or of the latent vectors
 ) -> dict:
-    "images uint8 [n, H, W] or [n, C, H, W], pixel_size_nm or None, groups (a name an image) or None, matched (True, False, or None where it is not known), name, archive (whether it is one)."
+    """images uint8 [n, H, W] or [n, C, H, W], pixel_size_nm or None, groups (a name an image) or None, matched
+    (True, False, or None where it is not known), name, archive (whether it is one)."""
     path = Path(source)
     if is_archive(path):
         data = Dataset(path)
         chosen = np.sort(stream(seed, "compared images").permutation(len(data))[:count])
         step = data.manifest.get("settings", {}).get("intensity")
         groups = [data.groups[i] for i in chosen]
-        return dict(images=data.images(chosen), pixel_size_nm=data.pixel_size_nm, groups=groups if len(set(groups)) < len(groups) else None, matched=None if step is None else step == "match", name=data.name, archive=True)
+        return dict(
+            images=data.images(chosen),
+            pixel_size_nm=data.pixel_size_nm,
+            groups=groups if len(set(groups)) < len(groups) else None,
+            matched=None if step is None else step == "match",
+            name=data.name,
+            archive=True,
+        )
     loaded = load(path)
     G = loaded.G
     labels = torch.eye(G.c_dim) if getattr(G, "c_dim", 0) else None
-    images = np.concatenate(list(random_images(G, count, seed, batch=max(min(50, 50 * 128**2 // G.img_resolution**2), 1), c=labels)))
-    return dict(images=images, pixel_size_nm=loaded.meta.get("pixel_size_nm"), groups=None, matched=None, name=path.name if path.is_dir() else path.stem, archive=False)
+    images = np.concatenate(
+        list(random_images(G, count, seed, batch=max(min(50, 50 * 128**2 // G.img_resolution**2), 1), c=labels))
+    )
+    return dict(
+        images=images,
+        pixel_size_nm=loaded.meta.get("pixel_size_nm"),
+        groups=None,
+        matched=None,
+        name=path.name if path.is_dir() else path.stem,
+        archive=False,
+    )
 
 # %% ../../nbs/89_dashboards_compare.ipynb #979ac833
 _BY_IMAGE, _BY_GROUP = "halves of the images", "whole groups"
@@ -54,7 +71,9 @@ def material_panel(
 ):
     """Two sets of micrographs, one descriptor at a time: (box, widgets).
 
-    Widgets: `descriptor`, `method`, `phase`, `floor`, `persistence`, `state`, `sentence`, `sentences`, and the pictures `distributions`, `extremes` and `overview`."""
+    Widgets: `descriptor`, `method`, `phase`, `floor`, `persistence`, `state`, `sentence`, `sentences`, and the
+    pictures `distributions`, `extremes` and `overview`.
+    """
     if is_run(real):
         real, other = data_of(real), other or real
     if other is None:
@@ -62,24 +81,67 @@ def material_panel(
     sides = [material_images(source, count, seed) for source in (real, other)]
     shapes = [side["images"].shape[-2:] for side in sides]
     if shapes[0] != shapes[1]:
-        raise BadInput(f"{other}: has images of {shapes[1][1]} x {shapes[1][0]} px, {real} of {shapes[0][1]} x {shapes[0][0]} px: compare images of one size")
+        raise BadInput(
+            f"{other}: has images of {shapes[1][1]} x {shapes[1][0]} px, {real} of {shapes[0][1]} x {shapes[0][0]} px:"
+            " compare images of one size"
+        )
     matched = True if any(side["matched"] for side in sides) else sides[0]["matched"]
     labels = tuple(side["name"] for side in sides) if sides[0]["name"] != sides[1]["name"] else ("real", "generated")
     names = labels if sides[1]["archive"] else ("real", "generated")
-    method = W.Dropdown(options=["otsu", "kmeans", "multiotsu, 3 phases"], description="phases by", tooltip="How the phases are told apart", layout=W.Layout(width="20em"), **_WIDE)
-    phase = W.Dropdown(options=["light", "dark"], description="phase", tooltip="Which phase is measured", layout=W.Layout(width="14em"), **_WIDE)
-    floor = W.Dropdown(options=[_BY_IMAGE, *([_BY_GROUP] if sides[0]["groups"] and len(set(sides[0]["groups"])) > 1 else [])], description="floor", tooltip="What the distance is held against", layout=W.Layout(width="22em"), **_WIDE)
-    persistent = W.Checkbox(value=False, description="persistence", tooltip="Measure persistence too, which takes much longer and the library gudhi", indent=False, layout=W.Layout(width="9em"))
+    method = W.Dropdown(
+        options=["otsu", "kmeans", "multiotsu, 3 phases"],
+        description="phases by",
+        tooltip="How the phases are told apart",
+        layout=W.Layout(width="20em"),
+        **_WIDE,
+    )
+    phase = W.Dropdown(
+        options=["light", "dark"],
+        description="phase",
+        tooltip="Which phase is measured",
+        layout=W.Layout(width="14em"),
+        **_WIDE,
+    )
+    floor = W.Dropdown(
+        options=[_BY_IMAGE, *([_BY_GROUP] if sides[0]["groups"] and len(set(sides[0]["groups"])) > 1 else [])],
+        description="floor",
+        tooltip="What the distance is held against",
+        layout=W.Layout(width="22em"),
+        **_WIDE,
+    )
+    persistent = W.Checkbox(
+        value=False,
+        description="persistence",
+        tooltip="Measure persistence too, which takes much longer and the library gudhi",
+        indent=False,
+        layout=W.Layout(width="9em"),
+    )
     offered = [(d.title, key) for key, d in DESCRIPTORS.items() if key not in TOPOLOGY]
-    descriptor = W.Dropdown(options=offered, description="descriptor", tooltip="What is shown", layout=W.Layout(width="34em"), **_WIDE)
-    controls = dict(descriptor=descriptor, method=method, phase=phase, floor=floor, persistence=persistent, state=W.HTML(), sentence=W.HTML(), sentences=W.HTML(), distributions=W.Image(), extremes=W.Image(), overview=W.Image())
+    descriptor = W.Dropdown(
+        options=offered, description="descriptor", tooltip="What is shown", layout=W.Layout(width="34em"), **_WIDE
+    )
+    controls = dict(
+        descriptor=descriptor,
+        method=method,
+        phase=phase,
+        floor=floor,
+        persistence=persistent,
+        state=W.HTML(),
+        sentence=W.HTML(),
+        sentences=W.HTML(),
+        distributions=W.Image(),
+        extremes=W.Image(),
+        overview=W.Image(),
+    )
     known = {}
 
     def measured(box, how, lasting):
         key = (how, lasting)
         if key not in known:
             box._set(controls["state"], "measuring …")
-            known[key] = [measure(side["images"], side["pixel_size_nm"], how, persistent=lasting, workers=1) for side in sides]
+            known[key] = [
+                measure(side["images"], side["pixel_size_nm"], how, persistent=lasting, workers=1) for side in sides
+            ]
         return known[key]
 
     def refresh(box):
@@ -97,23 +159,68 @@ def material_panel(
             known[asked] = compare_microstructures(*two, matched, groups, names=names)
         found, key = known[asked], descriptor.value
         one = found["descriptors"][key]
-        scale = "lengths in px, for the pixel size is not known" if found["pixel_um"] is None else f"a pixel is {1000 * found['pixel_um']:.4g} nm"
-        box._set(controls["state"], f"<b>{safe(labels[0])}</b> ({found['num_real']} images) and <b>{safe(labels[1])}</b> ({found['num_gen']}); {scale}.<br>{safe(found['text'].splitlines()[0].capitalize())}.")
-        box._set(controls["sentence"], f'<p><b>Is it the same material?</b> <span role="status">{safe(one["sentence"])}.</span></p>')
+        scale = (
+            "lengths in px, for the pixel size is not known"
+            if found["pixel_um"] is None
+            else f"a pixel is {1000 * found['pixel_um']:.4g} nm"
+        )
+        box._set(
+            controls["state"],
+            f"<b>{safe(labels[0])}</b> ({found['num_real']} images) and <b>{safe(labels[1])}</b> ({found['num_gen']});"
+            f" {scale}.<br>{safe(found['text'].splitlines()[0].capitalize())}.",
+        )
+        box._set(
+            controls["sentence"],
+            f'<p><b>Is it the same material?</b> <span role="status">{safe(one["sentence"])}.</span></p>',
+        )
         listed = "".join(f"<li>{safe(each['sentence'])}</li>" for each in found["descriptors"].values())
-        box._set(controls["sentences"], f"<details><summary>all descriptors in words</summary><ul>{listed}</ul></details>")
+        box._set(
+            controls["sentences"], f"<details><summary>all descriptors in words</summary><ul>{listed}</ul></details>"
+        )
         box.draw("distributions", (asked, key), lambda: material_plots.descriptor_figure(found, key, labels))
-        box.draw("extremes", (how, persistent.value, key), lambda: material_plots.extremes(*(side["images"] for side in sides), two, key, labels=labels))
+        box.draw(
+            "extremes",
+            (how, persistent.value, key),
+            lambda: material_plots.extremes(*(side["images"] for side in sides), two, key, labels=labels),
+        )
         box.draw("overview", asked, lambda: material_plots.material_figure(found))
         more = (", groups=real['groups']" if groups else "") + (f", names={names!r}" if sides[1]["archive"] else "")
-        box.show_code(f"from semgan_nb import material_plots\nfrom semgan_nb.dashboards.compare import material_images\nfrom semgan_nb.descriptors import Segmentation\nfrom semgan_nb.microstructure import compare_microstructures, measure\n\n"
-                      f"real, other = material_images({str(real)!r}, {count}, {seed}), material_images({str(other)!r}, {count}, {seed})\nhow = Segmentation({name!r}, {classes}, {phase.value!r})\n"
-                      f"sides = [measure(side['images'], side['pixel_size_nm'], how{', persistent=True' if persistent.value else ''}) for side in (real, other)]\n"
-                      f"found = compare_microstructures(*sides, {matched!r}{more})\nmaterial_plots.descriptor_figure(found, {key!r}, {labels!r})\nmaterial_plots.extremes(real['images'], other['images'], sides, {key!r}, labels={labels!r})\nmaterial_plots.material_figure(found)")
+        box.show_code(
+            "from semgan_nb import material_plots\nfrom semgan_nb.dashboards.compare import material_images\nfrom"
+            " semgan_nb.descriptors import Segmentation\nfrom semgan_nb.microstructure import compare_microstructures,"
+            f" measure\n\nreal, other = material_images({str(real)!r}, {count}, {seed}),"
+            f" material_images({str(other)!r}, {count}, {seed})\nhow = Segmentation({name!r}, {classes},"
+            f" {phase.value!r})\nsides = [measure(side['images'], side['pixel_size_nm'],"
+            f" how{', persistent=True' if persistent.value else ''}) for side in (real, other)]\nfound ="
+            f" compare_microstructures(*sides, {matched!r}{more})\nmaterial_plots.descriptor_figure(found, {key!r},"
+            f" {labels!r})\nmaterial_plots.extremes(real['images'], other['images'], sides, {key!r},"
+            f" labels={labels!r})\nmaterial_plots.material_figure(found)"
+        )
 
-    about = dict(distributions="The distributions of the descriptor in both sets, and their distance beside what halves of the real images are apart", extremes="The micrographs with the lowest and the highest values in both sets, with the boundary of the phase",
-                 overview="The distances of all descriptors in units of their floor")
-    box = Dashboard("material", [controls["state"], _row(descriptor), _row(method, phase, floor, persistent), controls["sentence"], controls["distributions"], controls["extremes"], controls["overview"], controls["sentences"]], controls, about, refresh)
+    about = dict(
+        distributions=(
+            "The distributions of the descriptor in both sets, and their distance beside what halves of the real images"
+            " are apart"
+        ),
+        extremes="The micrographs with the lowest and the highest values in both sets, with the boundary of the phase",
+        overview="The distances of all descriptors in units of their floor",
+    )
+    box = Dashboard(
+        "material",
+        [
+            controls["state"],
+            _row(descriptor),
+            _row(method, phase, floor, persistent),
+            controls["sentence"],
+            controls["distributions"],
+            controls["extremes"],
+            controls["overview"],
+            controls["sentences"],
+        ],
+        controls,
+        about,
+        refresh,
+    )
     for control in (descriptor, method, phase, floor, persistent):
         control.observe(box.ask, "value")
     return box.begin(), controls

@@ -34,11 +34,15 @@ def _thumbnail(image: np.ndarray, most: int = 176) -> tuple[np.ndarray, float]:
     factor = max(image.shape) / most
     if factor <= 1:
         return image, 1.0
-    small = Image.fromarray(image).resize((max(round(image.shape[1] / factor), 1), max(round(image.shape[0] / factor), 1)), Image.Resampling.BOX)
+    small = Image.fromarray(image).resize(
+        (max(round(image.shape[1] / factor), 1), max(round(image.shape[0] / factor), 1)), Image.Resampling.BOX
+    )
     return np.asarray(small), factor
 
 # %% ../../nbs/84_dashboards_data.ipynb #7ccd5323
-FAILED = 0.15  # of a phase fraction: where leaving out the darkest and the lightest per cent changes it by more, the threshold had fallen on a particle, a pore or a mark
+# of a phase fraction: where leaving out the darkest and the lightest per cent changes it by more, the threshold had
+# fallen on a particle, a pore or a mark
+FAILED = 0.15
 
 # %% ../../nbs/84_dashboards_data.ipynb #4f373cbd
 def _one_step(image: np.ndarray, pixel_size_nm) -> dict:
@@ -46,13 +50,23 @@ def _one_step(image: np.ndarray, pixel_size_nm) -> dict:
     top, left = (max(side - 176, 0) // 2 for side in image.shape)
     grown = None if pixel_size_nm is None else [factor * nm for nm in pixel_size_nm]
     fraction, clipped = phase_fraction(image), float(phase_of(segment(image, Segmentation(clip=1.0))).mean())
-    return dict(image=small, levels=histogram(image), fraction=fraction, clipped=clipped, failed=abs(fraction - clipped) > FAILED, pixel_size_nm=grown,
-                detail=image[top:top + 176, left:left + 176].copy(), detail_nm=None if pixel_size_nm is None else list(pixel_size_nm))
+    return dict(
+        image=small,
+        levels=histogram(image),
+        fraction=fraction,
+        clipped=clipped,
+        failed=abs(fraction - clipped) > FAILED,
+        pixel_size_nm=grown,
+        detail=image[top : top + 176, left : left + 176].copy(),
+        detail_nm=None if pixel_size_nm is None else list(pixel_size_nm),
+    )
 
 # %% ../../nbs/84_dashboards_data.ipynb #7fdc69be
 def _fraction_text(one: dict) -> str:
     "The share of the light phase of a step, and where its threshold failed, what it is without the extreme levels."
-    return f"{one['fraction']:.3f}" + (f": the threshold failed, {one['clipped']:.3f} without the extreme 1 %" if one["failed"] else "")
+    return f"{one['fraction']:.3f}" + (
+        f": the threshold failed, {one['clipped']:.3f} without the extreme 1 %" if one["failed"] else ""
+    )
 
 # %% ../../nbs/84_dashboards_data.ipynb #ba36efb8
 def file_steps(
@@ -61,7 +75,10 @@ def file_steps(
     file: str,  # as the manifest names it
     crop=None,  # (y, x, height, width) of one image in it; None: the first
 ) -> dict:
-    "Step -> dict(image: a thumbnail, levels: 256 counts of the whole, fraction: share of the light phase, above Otsu's threshold, clipped: the same without the extreme 1 % of the pixels, failed: whether these are far apart, pixel_size_nm of the thumbnail or None, detail: the middle at true pixels, detail_nm), in order. BadInput where the file is gone or another."
+    """Step -> dict(image: a thumbnail, levels: 256 counts of the whole, fraction: share of the light phase, above
+    Otsu's threshold, clipped: the same without the extreme 1 % of the pixels, failed: whether these are far apart,
+    pixel_size_nm of the thumbnail or None, detail: the middle at true pixels, detail_nm), in order. BadInput where
+    the file is gone or another."""
     source = next(s for s in manifest["sources"] if s["file"] == file)
     name, page = source_file(source)
     path = Path(folder) / name
@@ -71,11 +88,16 @@ def file_steps(
         raise BadInput(f"{path}: is not the file that was prepared, its content has changed: prepare the archive again")
     recipe = Recipe.of(manifest)
     own = [image["crop"] for image in manifest["images"] if image["source"] == file]
-    how = {name: manifest["settings"][name] for name in ("page", "print_density") if name in manifest["settings"]} | dict(orient=manifest["settings"].get("orient", False))
+    how = {
+        name: manifest["settings"][name] for name in ("page", "print_density") if name in manifest["settings"]
+    } | dict(orient=manifest["settings"].get("orient", False))
     if how.get("page") == "all":
         how["page"] = "auto" if page is None else page
     size = source.get("pixel_size_nm")  # as it was known then
-    micrograph = replace(read_micrograph(path, source["bar_rows"], force=True, **how), pixel_size_nm=None if size is None else tuple(np.broadcast_to(size, 2).tolist()))
+    micrograph = replace(
+        read_micrograph(path, source["bar_rows"], force=True, **how),
+        pixel_size_nm=None if size is None else tuple(np.broadcast_to(size, 2).tolist()),
+    )
     found, size = {}, micrograph.pixel_size_nm
     for name, image in steps(micrograph, recipe, crop or (own[0] if own else None)).items():
         if size is not None and name == "one scale":
@@ -97,12 +119,34 @@ def data_steps(
     manifest = Dataset(archive).manifest
     recipe = Recipe.of(manifest)
     sources, refused = manifest["sources"], manifest.get("rejected_images", [])
-    names = ["bar off", "median", *(["one scale"] if recipe.pixel_size else []), *(["intensity"] if recipe.intensity != "none" else []), "crop"]
-    step = W.Dropdown(options=[_EVERYTHING, *names, *([_LEFT_OUT] if refused else [])], description="step", tooltip="Which step is shown before and after", **_WIDE)
-    page = W.IntSlider(value=1, min=1, max=max(math.ceil(len(sources) / per_page), 1), description="page", tooltip="Which micrographs are shown", layout=W.Layout(width="30em"), **_WIDE)
+    names = [
+        "bar off",
+        "median",
+        *(["one scale"] if recipe.pixel_size else []),
+        *(["intensity"] if recipe.intensity != "none" else []),
+        "crop",
+    ]
+    step = W.Dropdown(
+        options=[_EVERYTHING, *names, *([_LEFT_OUT] if refused else [])],
+        description="step",
+        tooltip="Which step is shown before and after",
+        **_WIDE,
+    )
+    page = W.IntSlider(
+        value=1,
+        min=1,
+        max=max(math.ceil(len(sources) / per_page), 1),
+        description="page",
+        tooltip="Which micrographs are shown",
+        layout=W.Layout(width="30em"),
+        **_WIDE,
+    )
     controls = dict(step=step, page=page, state=W.HTML(), table=W.HTML(), sheet=W.Image(), levels=W.Image())
     known, target = {}, (manifest.get("reference") or {}).get("histogram")
-    images, marked = Counter(image["source"] for image in manifest["images"]), any(source.get("marks") for source in sources)
+    images, marked = (
+        Counter(image["source"] for image in manifest["images"]),
+        any(source.get("marks") for source in sources),
+    )
     unused = Counter(image["source"] for image in refused)
 
     def look(file, crop=None):
@@ -135,33 +179,107 @@ def data_steps(
                 found = look(item["file"])
                 pairs.append(pair(found, name))
                 size = f"{item['pixel_size_nm'][1]:.4g} nm" if item["pixel_size_nm"] else "unknown"
-                cells = (item["file"], item["group"], item["bar_rows"], size, images[item["file"]], unused[item["file"]], _fraction_text(found["bar off"]), _fraction_text(found["intensity"]), *([f"{item['marks']:.1%}" if item.get("marks") else ""] if marked else []))
+                cells = (
+                    item["file"],
+                    item["group"],
+                    item["bar_rows"],
+                    size,
+                    images[item["file"]],
+                    unused[item["file"]],
+                    _fraction_text(found["bar off"]),
+                    _fraction_text(found["intensity"]),
+                    *([f"{item['marks']:.1%}" if item.get("marks") else ""] if marked else []),
+                )
                 rows.append("<tr>" + "".join(f"<td>{safe(str(cell))}</td>" for cell in cells) + "</tr>")
         titles = [item["why"] if name == _LEFT_OUT else Path(item["file"]).stem for item in chosen]
-        notes = [tuple(f"light phase {one['fraction']:.3f}" + (" (failed)" if one["failed"] else "") for one in two) for two in pairs]
-        seen, nm = ("detail", "detail_nm") if name == "median" else ("image", "pixel_size_nm")  # what a filter of 3 px does is not seen in a thumbnail
+        notes = [
+            tuple(f"light phase {one['fraction']:.3f}" + (" (failed)" if one["failed"] else "") for one in two)
+            for two in pairs
+        ]
+        seen, nm = (
+            ("detail", "detail_nm") if name == "median" else ("image", "pixel_size_nm")
+        )  # what a filter of 3 px does is not seen in a thumbnail
         sizes = [tuple(one[nm] for one in two) for two in pairs]
         key = (name, page.value)
-        box.draw("sheet", key, lambda: material_plots.before_after([a[seen] for a, _ in pairs], [b[seen] for _, b in pairs], titles, notes, sizes))
-        box.draw("levels", key, lambda: material_plots.grey_levels([a["levels"] for a, _ in pairs], [b["levels"] for _, b in pairs], target))
-        head = "".join(f"<th>{text}</th>" for text in ("file", "group", "bar, rows", "pixel size", "images", "left out", "light phase before", "light phase after", *(["marks burnt in"] if marked else [])))
-        box._set(controls["table"], f'<div class="semgan-scroll" tabindex="0"><table><tr>{head}</tr>{"".join(rows)}</table></div>' if rows else "")
-        box.show_code(f"from semgan_nb.dashboards.data import file_steps\nfrom semgan_nb.dataset import Dataset\n\nmanifest = Dataset({str(archive)!r}).manifest\n"
-                      f"found = file_steps(manifest, {str(folder)!r}, {(chosen[0].get('file') or chosen[0]['source'])!r})\nfound['bar off']['image'], found['intensity']['image'], found['crop']['image']")
+        box.draw(
+            "sheet",
+            key,
+            lambda: material_plots.before_after(
+                [a[seen] for a, _ in pairs], [b[seen] for _, b in pairs], titles, notes, sizes
+            ),
+        )
+        box.draw(
+            "levels",
+            key,
+            lambda: material_plots.grey_levels(
+                [a["levels"] for a, _ in pairs], [b["levels"] for _, b in pairs], target
+            ),
+        )
+        head = "".join(
+            f"<th>{text}</th>"
+            for text in (
+                "file",
+                "group",
+                "bar, rows",
+                "pixel size",
+                "images",
+                "left out",
+                "light phase before",
+                "light phase after",
+                *(["marks burnt in"] if marked else []),
+            )
+        )
+        box._set(
+            controls["table"],
+            (
+                f'<div class="semgan-scroll" tabindex="0"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+                if rows
+                else ""
+            ),
+        )
+        box.show_code(
+            "from semgan_nb.dashboards.data import file_steps\nfrom semgan_nb.dataset import Dataset\n\nmanifest ="
+            f" Dataset({str(archive)!r}).manifest\nfound = file_steps(manifest, {str(folder)!r},"
+            f" {(chosen[0].get('file') or chosen[0]['source'])!r})\nfound['bar off']['image'],"
+            " found['intensity']['image'], found['crop']['image']"
+        )
 
     spread = manifest.get("fraction_spread") or {}
-    words = [f"<b>{safe(Path(archive).name)}</b>: {len(manifest['images'])} image{'s' * (len(manifest['images']) != 1)} of {recipe.size} px from {len(sources)} micrographs"]
+    words = [
+        f"<b>{safe(Path(archive).name)}</b>: {len(manifest['images'])} image{'s' * (len(manifest['images']) != 1)} of"
+        f" {recipe.size} px from {len(sources)} micrographs"
+    ]
     if manifest.get("reference"):
         words[0] += f"; reference {safe(manifest['reference']['file'])}"
     if spread.get("removed") is not None:
-        words.append(f"between the groups the phase fraction had a standard deviation of {spread['before']:.3f} before the grey-level step and {spread['after']:.3f} after it")
-    reasons = [f"{one['file']}: {one['why']}" for one in manifest.get("rejected", [])] + [f"{n} images {why}" for why, n in Counter(one["why"] for one in refused).items()]
+        words.append(
+            f"between the groups the phase fraction had a standard deviation of {spread['before']:.3f} before the"
+            f" grey-level step and {spread['after']:.3f} after it"
+        )
+    reasons = [f"{one['file']}: {one['why']}" for one in manifest.get("rejected", [])] + [
+        f"{n} images {why}" for why, n in Counter(one["why"] for one in refused).items()
+    ]
     if reasons:
         listed = "".join(f"<li>{safe(reason)}</li>" for reason in reasons)
-        words.append(f"<details><summary>left out: {len(manifest.get('rejected', []))} files, {len(refused)} images</summary><ul>{listed}</ul></details>")
+        words.append(
+            f"<details><summary>left out: {len(manifest.get('rejected', []))} files, {len(refused)}"
+            f" images</summary><ul>{listed}</ul></details>"
+        )
     controls["state"].value = "<br>".join(words)
-    about = dict(sheet="Micrographs before the step above and after it below, with the fraction of the light phase; for the median filter the middle of each at true pixels", levels="Cumulative grey levels of these micrographs before and after the step, with those of the reference")
-    box = Dashboard("data", [controls["state"], _row(step, page), controls["sheet"], _row(controls["levels"], controls["table"])], controls, about, refresh)
+    about = dict(
+        sheet=(
+            "Micrographs before the step above and after it below, with the fraction of the light phase; for the median"
+            " filter the middle of each at true pixels"
+        ),
+        levels="Cumulative grey levels of these micrographs before and after the step, with those of the reference",
+    )
+    box = Dashboard(
+        "data",
+        [controls["state"], _row(step, page), controls["sheet"], _row(controls["levels"], controls["table"])],
+        controls,
+        about,
+        refresh,
+    )
     for control in (step, page):
         control.observe(box.ask, "value")
     return box.begin(), controls

@@ -41,9 +41,17 @@ def walk_image(
     z = latents(seeds, G.z_dim)
     maps = _noise_between(*(noise_maps(G, seed) for seed in seeds), t) if noise_mode == "walk" else {}
     maps = {f"synthesis.{name}": noise.to(device) for name, noise in maps.items()}
-    how = dict(truncation_psi=truncation_psi, noise_mode="const" if noise_mode == "walk" else noise_mode, generator=torch_stream(noise_seed, "noise of a frame", device=device))
+    how = dict(
+        truncation_psi=truncation_psi,
+        noise_mode="const" if noise_mode == "walk" else noise_mode,
+        generator=torch_stream(noise_seed, "noise of a frame", device=device),
+    )
     with torch.no_grad():
-        image = to_uint8_images(torch.func.functional_call(G, maps, (slerp(z[0], z[1], t)[None].to(device),), how))[0].cpu().numpy()
+        image = (
+            to_uint8_images(torch.func.functional_call(G, maps, (slerp(z[0], z[1], t)[None].to(device),), how))[0]
+            .cpu()
+            .numpy()
+        )
     return image[0] if len(image) == 1 else image.transpose(1, 2, 0)
 
 # %% ../../nbs/87_dashboards_explorer.ipynb #adab1cba
@@ -54,7 +62,9 @@ def _fraction(image: np.ndarray) -> float:
 # %% ../../nbs/87_dashboards_explorer.ipynb #f839d5fd
 def _unused(path: Path) -> Path:
     "The path, with -2, -3 … before its ending if that is taken: nothing is written over."
-    return next(p for p in (path, *(path.with_name(f"{path.stem}-{k}{path.suffix}") for k in range(2, 10000))) if not p.exists())
+    return next(
+        p for p in (path, *(path.with_name(f"{path.stem}-{k}{path.suffix}") for k in range(2, 10000))) if not p.exists()
+    )
 
 # %% ../../nbs/87_dashboards_explorer.ipynb #6275f91d
 class _Stopped(Exception):
@@ -62,7 +72,8 @@ class _Stopped(Exception):
 
 # %% ../../nbs/87_dashboards_explorer.ipynb #ae863b7d
 def latent_walk(
-    snapshot=None,  # a snapshot, a run directory (its newest snapshot), a name of `shipped_snapshots`, or None: superalloy
+    # a snapshot, a run directory (its newest snapshot), a name of `shipped_snapshots`, or None: superalloy
+    snapshot=None,
     seeds: tuple[int, int] = (0, 1),
     frames: int = 241,  # positions of the slider, and frames of the film; 10 s at 24 frames per second
     points: int = 61,  # images measured for the curve
@@ -70,7 +81,8 @@ def latent_walk(
 ):
     """The walk between two seeds: (box, widgets).
 
-    Widgets: `seed_a`, `seed_b`, `position` (frame 0 ... frames - 1), `play`, `psi`, `noise`, `name`, `film_kind`, `save_image`, `save_film`, `progress`, `message`, `caption`, and the
+    Widgets: `seed_a`, `seed_b`, `position` (frame 0 ... frames - 1), `play`, `psi`, `noise`, `name`, `film_kind`,
+    `save_image`, `save_film`, `progress`, `message`, `caption`, and the
     pictures `image` and `curve`."""
     path = find_snapshot("superalloy" if snapshot is None else snapshot)
     loaded = load(path)
@@ -78,18 +90,78 @@ def latent_walk(
     whole = dict(min=0, max=2**32 - 1, layout=W.Layout(width="15em"), **_WIDE)
     seed_a = W.BoundedIntText(value=seeds[0], description="from seed", tooltip="Seed of the image at t = 0", **whole)
     seed_b = W.BoundedIntText(value=seeds[1], description="to seed", tooltip="Seed of the image at t = 1", **whole)
-    position = W.IntSlider(value=0, max=frames - 1, description="position", tooltip=f"Frame of the walk, 0 to {frames - 1}", layout=W.Layout(width="30em"), **_WIDE)
-    play = W.ToggleButton(description="Play", icon="play", tooltip="Move along the walk, or pause", layout=W.Layout(width="9em"))
-    psi = W.FloatSlider(value=1, max=1.5, step=0.05, description="truncation ψ", tooltip="1: as trained; towards 0: ever closer to the mean image", layout=W.Layout(width="30em"), **_WIDE)
-    noise = W.Dropdown(options=list(NOISE) if has_noise(G) else ["off"], description="noise", tooltip="The noise inputs of the network, if it has any", layout=W.Layout(width="15em"), **_WIDE)
-    name = W.Text(description="save as", tooltip="Name of the files that are written, without ending", layout=W.Layout(width="22em"), **_WIDE)
-    kind = W.Dropdown(options=[("film, MP4", ".mp4"), ("film, GIF", ".gif"), ("folder of PNG", "")], description="kind", tooltip="What save film writes", layout=W.Layout(width="15em"), style=dict(description_width="40px"))
-    save_image = W.Button(description="Save image", icon="picture-o", tooltip="Write the image that is shown as PNG", layout=W.Layout(width="9em"))
-    save_film = W.Button(description="Save film", icon="film", tooltip=f"Write the walk, {frames} frames", layout=W.Layout(width="9em"))
+    position = W.IntSlider(
+        value=0,
+        max=frames - 1,
+        description="position",
+        tooltip=f"Frame of the walk, 0 to {frames - 1}",
+        layout=W.Layout(width="30em"),
+        **_WIDE,
+    )
+    play = W.ToggleButton(
+        description="Play", icon="play", tooltip="Move along the walk, or pause", layout=W.Layout(width="9em")
+    )
+    psi = W.FloatSlider(
+        value=1,
+        max=1.5,
+        step=0.05,
+        description="truncation ψ",
+        tooltip="1: as trained; towards 0: ever closer to the mean image",
+        layout=W.Layout(width="30em"),
+        **_WIDE,
+    )
+    noise = W.Dropdown(
+        options=list(NOISE) if has_noise(G) else ["off"],
+        description="noise",
+        tooltip="The noise inputs of the network, if it has any",
+        layout=W.Layout(width="15em"),
+        **_WIDE,
+    )
+    name = W.Text(
+        description="save as",
+        tooltip="Name of the files that are written, without ending",
+        layout=W.Layout(width="22em"),
+        **_WIDE,
+    )
+    kind = W.Dropdown(
+        options=[("film, MP4", ".mp4"), ("film, GIF", ".gif"), ("folder of PNG", "")],
+        description="kind",
+        tooltip="What save film writes",
+        layout=W.Layout(width="15em"),
+        style=dict(description_width="40px"),
+    )
+    save_image = W.Button(
+        description="Save image",
+        icon="picture-o",
+        tooltip="Write the image that is shown as PNG",
+        layout=W.Layout(width="9em"),
+    )
+    save_film = W.Button(
+        description="Save film", icon="film", tooltip=f"Write the walk, {frames} frames", layout=W.Layout(width="9em")
+    )
     progress = W.HTML()
-    controls = dict(seed_a=seed_a, seed_b=seed_b, position=position, play=play, psi=psi, noise=noise, name=name, film_kind=kind, save_image=save_image, save_film=save_film,
-                    progress=progress, message=W.HTML(), caption=W.HTML(), image=W.Image(), curve=W.Image())
-    shown, measured, film = {}, dict(path=None, values=[], stream=None, drawn=0.0), dict(thread=None, stop=threading.Event(), auto="")
+    controls = dict(
+        seed_a=seed_a,
+        seed_b=seed_b,
+        position=position,
+        play=play,
+        psi=psi,
+        noise=noise,
+        name=name,
+        film_kind=kind,
+        save_image=save_image,
+        save_film=save_film,
+        progress=progress,
+        message=W.HTML(),
+        caption=W.HTML(),
+        image=W.Image(),
+        curve=W.Image(),
+    )
+    shown, measured, film = (
+        {},
+        dict(path=None, values=[], stream=None, drawn=0.0),
+        dict(thread=None, stop=threading.Event(), auto=""),
+    )
     width = G.img_resolution * max(320 // G.img_resolution, 1)  # on the screen, a whole factor
 
     def setting():
@@ -99,7 +171,11 @@ def latent_walk(
         "The curve as far as it is measured, at most once in so many seconds."
         if time.monotonic() - measured["drawn"] >= seconds:
             values = list(measured["values"])
-            box.draw("curve", (str(way), t, len(values)), lambda: plots.walk_curve(np.linspace(0, 1, points)[: len(values)], values, at=t))
+            box.draw(
+                "curve",
+                (str(way), t, len(values)),
+                lambda: plots.walk_curve(np.linspace(0, 1, points)[: len(values)], values, at=t),
+            )
             measured["drawn"] = time.monotonic()
 
     def refresh(box):
@@ -112,13 +188,22 @@ def latent_walk(
             Image.fromarray(image).save(file, "PNG")
             box.put("image", file.getvalue(), width)
             extent = "" if not size else f" · {image.shape[1] * float(np.ravel(size)[-1]) / 1000:.3g} µm wide"
-            box._set(controls["caption"], f"t = {t:.3f} · frame {k} of {frames - 1} · phase fraction {_fraction(image):.3f}{extent}")
+            box._set(
+                controls["caption"],
+                f"t = {t:.3f} · frame {k} of {frames - 1} · phase fraction {_fraction(image):.3f}{extent}",
+            )
             shown.update(key=(way, k), image=image)
             stem = f"walk-{seed_a.value}-{seed_b.value}"
             if name.value == film["auto"]:
                 name.value = film["auto"] = stem
         if measured["path"] != way:
-            measured.update(path=way, values=[], stream=walk_frames(G, way["seeds"], points, truncation_psi=psi.value, noise_mode=way["noise_mode"], batch=4))
+            measured.update(
+                path=way,
+                values=[],
+                stream=walk_frames(
+                    G, way["seeds"], points, truncation_psi=psi.value, noise_mode=way["noise_mode"], batch=4
+                ),
+            )
         while len(measured["values"]) < points and not box.stale:
             measured["values"].append(_fraction(next(measured["stream"])))
             draw_curve(box, way, t, 1.0)
@@ -126,11 +211,13 @@ def latent_walk(
                 break
         draw_curve(box, way, t, 0.5 if playing else 0.0)
         box.show_code(
-            "import numpy as np\n\nfrom semgan_nb import descriptors, films, plots\nfrom semgan_nb.checkpoints import load\nfrom semgan_nb.dashboards import explorer\n\n"
-            f"G, walk = load({str(path)!r}).G, dict(truncation_psi={psi.value!r}, noise_mode={way['noise_mode']!r})\n"
-            f"image = explorer.walk_image(G, {way['seeds']!r}, {k} / {frames - 1}, noise_seed={k}, **walk)\n"
-            f"fractions = [descriptors.phase_fractions(frame)[0] for frame in films.walk_frames(G, {way['seeds']!r}, {points}, batch=4, **walk)]\n"
-            f"plots.walk_curve(np.linspace(0, 1, {points}), fractions, at={k} / {frames - 1})")
+            "import numpy as np\n\nfrom semgan_nb import descriptors, films, plots\nfrom semgan_nb.checkpoints import"
+            f" load\nfrom semgan_nb.dashboards import explorer\n\nG, walk = load({str(path)!r}).G,"
+            f" dict(truncation_psi={psi.value!r}, noise_mode={way['noise_mode']!r})\nimage = explorer.walk_image(G,"
+            f" {way['seeds']!r}, {k} / {frames - 1}, noise_seed={k}, **walk)\nfractions ="
+            f" [descriptors.phase_fractions(frame)[0] for frame in films.walk_frames(G, {way['seeds']!r}, {points},"
+            f" batch=4, **walk)]\nplots.walk_curve(np.linspace(0, 1, {points}), fractions, at={k} / {frames - 1})"
+        )
         if playing and not box.stale:
             if k == frames - 1:
                 play.value = False
@@ -153,17 +240,27 @@ def latent_walk(
             box.wait()
         image, (_, k) = shown["image"], shown["key"]
         target = _unused(Path(folder) / f"{name.value}-{k:04d}.png")
-        tag = {} if not size else dict(dpi=tuple(25.4e6 / nm for nm in reversed(np.broadcast_to(np.ravel(size), 2).tolist())))
+        tag = (
+            {}
+            if not size
+            else dict(dpi=tuple(25.4e6 / nm for nm in reversed(np.broadcast_to(np.ravel(size), 2).tolist())))
+        )
         with atomic(target) as part:
             Image.fromarray(image).save(part, format="PNG", **tag)
         tell(f"written: {target}")
 
     def film_frames(way):
-        for k, frame in enumerate(walk_frames(G, way["seeds"], frames, truncation_psi=way["truncation_psi"], noise_mode=way["noise_mode"])):
+        for k, frame in enumerate(
+            walk_frames(G, way["seeds"], frames, truncation_psi=way["truncation_psi"], noise_mode=way["noise_mode"])
+        ):
             if film["stop"].is_set():
                 raise _Stopped
             if k % 8 == 0 or k == frames - 1:
-                box._set(progress, f'<progress value="{(k + 1) / frames:.3f}" aria-label="progress of the film"></progress> {k + 1} of {frames} frames')
+                box._set(
+                    progress,
+                    f'<progress value="{(k + 1) / frames:.3f}" aria-label="progress of the film"></progress> {k + 1} of'
+                    f" {frames} frames",
+                )
             yield frame
 
     def make_film(way, target):
@@ -187,13 +284,33 @@ def latent_walk(
         film["stop"].clear()
         save_film.description, save_film.icon = "Cancel film", "times"
         tell("")
-        film["thread"] = threading.Thread(target=box.context.copy().run, args=(make_film, setting(), _unused(Path(folder) / f"{name.value}{kind.value}")), name="semgan film", daemon=True)
+        film["thread"] = threading.Thread(
+            target=box.context.copy().run,
+            args=(make_film, setting(), _unused(Path(folder) / f"{name.value}{kind.value}")),
+            name="semgan film",
+            daemon=True,
+        )
         film["thread"].start()
 
     controls["image"].add_class("semgan-pixels")
     left = W.VBox([controls["image"], controls["caption"]])
-    right = W.VBox([_row(seed_a, seed_b), _row(play, position), psi, noise, controls["curve"], _row(name, kind), _row(save_image, save_film), progress, controls["message"]])
-    words = dict(image="The generated micrograph at this position of the walk", curve="Thresholded phase fraction along the walk, with the position marked")
+    right = W.VBox(
+        [
+            _row(seed_a, seed_b),
+            _row(play, position),
+            psi,
+            noise,
+            controls["curve"],
+            _row(name, kind),
+            _row(save_image, save_film),
+            progress,
+            controls["message"],
+        ]
+    )
+    words = dict(
+        image="The generated micrograph at this position of the walk",
+        curve="Thresholded phase fraction along the walk, with the position marked",
+    )
     box = Dashboard("walk", [_row(left, right)], controls, words, refresh)
 
     def end_film():

@@ -19,7 +19,8 @@ from ..widgets import Dashboard, _WIDE, _row, safe
 
 # %% ../../nbs/85_dashboards_live.ipynb #dec547e4
 def run_state(run) -> dict:
-    "`state` (as in status.json, or `nothing` and `kept`), `kimg`, `total_kimg`, `speed` (images per second or None), `left` (seconds or None) and `text`, a sentence."
+    """`state` (as in status.json, or `nothing` and `kept`), `kimg`, `total_kimg`, `speed` (images per second or
+    None), `left` (seconds or None) and `text`, a sentence."""
     try:
         return _run_state(Path(run))
     except BadInput as error:
@@ -28,12 +29,21 @@ def run_state(run) -> dict:
 # %% ../../nbs/85_dashboards_live.ipynb #a5d75c63
 def _run_state(run: Path) -> dict:
     if not is_run(run):
-        return dict(state="nothing", kimg=0.0, total_kimg=None, speed=None, left=None, text="there is no run in this folder yet")
+        return dict(
+            state="nothing", kimg=0.0, total_kimg=None, speed=None, left=None, text="there is no run in this folder yet"
+        )
     total = read_config(run)["resolved"]["total_kimg"]
     if not (run / "status.json").exists():
         stats = read_stats(run)
         kimg = stats[-1]["Progress/kimg"]["mean"] if stats else 0.0
-        return dict(state="kept" if stats else "waiting", kimg=kimg, total_kimg=total, speed=None, left=None, text="the record of a run" if stats else "it has not begun")
+        return dict(
+            state="kept" if stats else "waiting",
+            kimg=kimg,
+            total_kimg=total,
+            speed=None,
+            left=None,
+            text="the record of a run" if stats else "it has not begun",
+        )
     status = read_status(run)
     state, message = status["state"], str(status.get("message") or "")
     if state == "running" and (run / "control" / "stop").exists():
@@ -45,15 +55,23 @@ def _run_state(run: Path) -> dict:
         "stopping": "it finishes what it is at, saves its state and stops",
         "stopped": f"{message or 'stopped'}; the same command goes on from here",
         "failed": f"{message or 'no reason is known'}; more in log.txt",
-        "lost": f"its process died without a word, {ago} ago; the same command goes on from the last state that was saved",
+        "lost": (
+            f"its process died without a word, {ago} ago; the same command goes on from the last state that was saved"
+        ),
         "done": "",
     }.get(state, message)
     if status.get("warning"):
         text += f"{'; ' if text else ''}warning: {status['warning']}"
     running = state in ("running", "stopping")
     seconds = status.get("sec_per_kimg") if running else None
-    return dict(state=state, kimg=status.get("kimg") or 0.0, total_kimg=status.get("total_kimg") or total, speed=1000 / seconds if seconds else None,
-                left=status.get("eta_sec") if running else None, text=text)
+    return dict(
+        state=state,
+        kimg=status.get("kimg") or 0.0,
+        total_kimg=status.get("total_kimg") or total,
+        speed=1000 / seconds if seconds else None,
+        left=status.get("eta_sec") if running else None,
+        text=text,
+    )
 
 # %% ../../nbs/85_dashboards_live.ipynb #ed86e38d
 def _duration(seconds: float) -> str:
@@ -71,7 +89,10 @@ def _state_html(label: str, now: dict) -> str:
     parts = [f'<b>{safe(label)}</b> <span class="semgan-state semgan-{safe(now["state"])}">{safe(words)}</span>']
     if now["total_kimg"]:
         share = min(now["kimg"] / now["total_kimg"], 1)
-        parts.append(f'<progress value="{share:.4f}" aria-label="progress of {safe(label)}"></progress> {now["kimg"]:.4g} of {now["total_kimg"]:.4g} kimg')
+        parts.append(
+            f'<progress value="{share:.4f}" aria-label="progress of {safe(label)}"></progress> {now["kimg"]:.4g} of'
+            f" {now['total_kimg']:.4g} kimg"
+        )
     parts += [f"{now['speed']:.3g} images/s"] if now["speed"] else []
     parts += [f"{_duration(now['left'])} left"] if now["left"] else []
     return " · ".join(parts) + (f"<br>{safe(now['text'])}" if now["text"] else "")
@@ -94,7 +115,8 @@ _CURVES = ("config.json", "stats.jsonl", "metric-*.jsonl", "ladder-*.json")
 
 # %% ../../nbs/85_dashboards_live.ipynb #874df25d
 def _offer(control, options: list, follow_last: bool = False) -> None:
-    "New options, (text, value); the choice is kept where it is still there. follow_last: whoever stood at the end stays at the end."
+    """New options, (text, value); the choice is kept where it is still there. follow_last: whoever stood at the end
+    stays at the end."""
     old = [value for _, value in control.options]
     if [value for _, value in options] == old:
         return
@@ -110,22 +132,33 @@ def _offer(control, options: list, follow_last: bool = False) -> None:
 
 # %% ../../nbs/85_dashboards_live.ipynb #b89bc501
 def live_run(
-    *runs,  # run directories; one that is not there yet is waited for
-    every: float = 1.0,  # seconds between two looks
+    *runs,
+    every: float = 1.0,  # run directories; one that is not there yet is waited for  # seconds between two looks
 ):
     """Curves, samples, speed and state of runs as they go on: (box, widgets).
 
-    Widgets: `metric`, `kimg` (of the samples), `stop` (also `stop_0`, `stop_1` … for several), `state` (`state_0` …), and the pictures `curves` and `samples`."""
+    Widgets: `metric`, `kimg` (of the samples), `stop` (also `stop_0`, `stop_1` … for several), `state` (`state_0`
+    …), and the pictures `curves` and `samples`.
+    """
     if not runs:
         raise BadInput("live_run: give a run directory, or several")
     named = {label: Path(run) for label, run in plots._labelled(runs).items()}
-    metric = W.Dropdown(options=[("all", "")], description="metric", tooltip="Which metric the upper panel shows", **_WIDE)
-    kimg = W.Dropdown(options=[("the newest", -1)], description="samples at", tooltip="At which kimg the samples are shown", **_WIDE)
+    metric = W.Dropdown(
+        options=[("all", "")], description="metric", tooltip="Which metric the upper panel shows", **_WIDE
+    )
+    kimg = W.Dropdown(
+        options=[("the newest", -1)], description="samples at", tooltip="At which kimg the samples are shown", **_WIDE
+    )
     controls = dict(metric=metric, kimg=kimg, curves=W.Image(), samples=W.Image())
     rows = []
     for k, label in enumerate(named):
         controls[f"state_{k}"] = W.HTML(layout=W.Layout(min_width="min(28em, 100%)", flex="1 1 auto"))
-        controls[f"stop_{k}"] = W.Button(description="Stop", icon="stop", tooltip=f"Ask {label} to save its state and stop", layout=W.Layout(width="9em"))
+        controls[f"stop_{k}"] = W.Button(
+            description="Stop",
+            icon="stop",
+            tooltip=f"Ask {label} to save its state and stop",
+            layout=W.Layout(width="9em"),
+        )
         rows.append(_row(controls[f"stop_{k}"], controls[f"state_{k}"]))
     controls["state"], controls["stop"] = controls["state_0"], controls["stop_0"]
     active = [True]
@@ -139,19 +172,44 @@ def live_run(
             button.disabled = now["state"] != "running"
             button.description = "Stopping" if now["state"] == "stopping" else "Stop"
         there = {label: run for label, run in named.items() if is_run(run)}
-        _offer(metric, [("all", ""), *((name, name) for name in dict.fromkeys(name for run in there.values() for name in read_metrics(run)))])
-        numbers = sorted({image_number(path) / 1000 for run in there.values() for path in sample_files(run)}, reverse=True)
+        _offer(
+            metric,
+            [
+                ("all", ""),
+                *((name, name) for name in dict.fromkeys(name for run in there.values() for name in read_metrics(run))),
+            ],
+        )
+        numbers = sorted(
+            {image_number(path) / 1000 for run in there.values() for path in sample_files(run)}, reverse=True
+        )
         _offer(kimg, [("the newest", -1), *((f"{number:g} kimg", number) for number in numbers)])
         metrics = [metric.value] if metric.value else None
         at = None if kimg.value < 0 else kimg.value
-        box.draw("curves", (metrics, [_marks(run, *_CURVES) for run in there.values()]), lambda: plots.curves(there, metrics))
-        box.draw("samples", (at, [_marks(run, "fakes*.png") for run in there.values()]), lambda: plots.samples(there, at), always=True)
-        given = repr({label: str(run) for label, run in there.items()}) if len(there) != 1 else repr(str(*there.values()))
-        box.show_code(f"from semgan_nb import plots\n\nruns = {given}\nplots.curves(runs, metrics={metrics!r})\nplots.samples(runs, kimg={at!r})")
+        box.draw(
+            "curves", (metrics, [_marks(run, *_CURVES) for run in there.values()]), lambda: plots.curves(there, metrics)
+        )
+        box.draw(
+            "samples",
+            (at, [_marks(run, "fakes*.png") for run in there.values()]),
+            lambda: plots.samples(there, at),
+            always=True,
+        )
+        given = (
+            repr({label: str(run) for label, run in there.items()}) if len(there) != 1 else repr(str(*there.values()))
+        )
+        box.show_code(
+            f"from semgan_nb import plots\n\nruns = {given}\nplots.curves(runs,"
+            f" metrics={metrics!r})\nplots.samples(runs, kimg={at!r})"
+        )
 
     children = [*rows, _row(metric, kimg), _row(controls["curves"], controls["samples"])]
-    words = dict(curves="Metric with the ladder of known sets, r_t with its target, and p, over thousand images seen by the discriminator; the newest state stands in words above",
-                 samples="Samples of each run, always of the same latent vectors")
+    words = dict(
+        curves=(
+            "Metric with the ladder of known sets, r_t with its target, and p, over thousand images seen by the"
+            " discriminator; the newest state stands in words above"
+        ),
+        samples="Samples of each run, always of the same latent vectors",
+    )
     box = Dashboard("live run", children, controls, words, refresh, lambda: every if active[0] else 5 * every)
     for control in (metric, kimg):
         control.observe(box.ask, "value")

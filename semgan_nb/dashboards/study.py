@@ -20,7 +20,9 @@ from .live import _CURVES, _marks, _offer, _state_html, run_state
 def _study_axes(study: Study) -> dict:
     "field -> its values in the study; to name another kind of augmentation is not an axis beside others."
     points = study.points
-    named = [point["fields"] for point in points if list(point["fields"]) != ["aug"]] or [point["fields"] for point in points]
+    named = [point["fields"] for point in points if list(point["fields"]) != ["aug"]] or [
+        point["fields"] for point in points
+    ]
     axes = {}
     for fields in named:
         for name, value in fields.items():
@@ -28,29 +30,68 @@ def _study_axes(study: Study) -> dict:
     return {name: study_plots._Part.order(values.values()) for name, values in axes.items()}
 
 # %% ../../nbs/86_dashboards_study.ipynb #81542573
-def target_sweep(
-    study,  # a study, its folder, or any folder of runs
-    every: float = 2.0,  # seconds between two looks
-):
+def target_sweep(study, every: float = 2.0):  # a study, its folder, or any folder of runs  # seconds between two looks
     """A study's bands, best values and samples, while it is made or afterwards: (box, widgets).
 
-    Widgets: `metric`, `axis`, `settings`, `log`, `kimg`, `seed` (of the samples), `hold_FIELD` for every further field, `stop`, `state`, and the pictures `bands`, `best` and `samples`."""
+    Widgets: `metric`, `axis`, `settings`, `log`, `kimg`, `seed` (of the samples), `hold_FIELD` for every further
+    field, `stop`, `state`, and the pictures `bands`, `best` and `samples`.
+    """
     study = study if isinstance(study, Study) else Study(study)
     axes = _study_axes(study)
     metric = W.Dropdown(options=[("none yet", "")], description="metric", tooltip="Which metric is compared", **_WIDE)
-    axis = W.Dropdown(options=[*((name, name) for name in axes)] or [("setting", "")], description="axis", tooltip="The field whose values are told apart by colour", **_WIDE)
+    axis = W.Dropdown(
+        options=[*((name, name) for name in axes)] or [("setting", "")],
+        description="axis",
+        tooltip="The field whose values are told apart by colour",
+        **_WIDE,
+    )
     if len(axes) > 1:
         axis.options = [*axis.options, ("each setting", "")]
-    holds = {name: W.Dropdown(options=[("all", ""), *((value_text(v), json.dumps(v)) for v in values)], description=name, tooltip=f"Hold {name} fixed", **_WIDE)
-             for name, values in axes.items() if len(axes) > 1}
-    settings = W.SelectMultiple(description="settings", tooltip="Which settings are shown; with Ctrl or Shift, several", rows=2, **_WIDE)
-    log = W.Checkbox(value=True, description="logarithmic axis", tooltip="A logarithmic axis for the metric", indent=False)
-    kimg = W.SelectionSlider(options=[("none", -1)], description="samples at", tooltip="The kimg at which samples are compared", layout=W.Layout(width="34em"), **_WIDE)
+    holds = {
+        name: W.Dropdown(
+            options=[("all", ""), *((value_text(v), json.dumps(v)) for v in values)],
+            description=name,
+            tooltip=f"Hold {name} fixed",
+            **_WIDE,
+        )
+        for name, values in axes.items()
+        if len(axes) > 1
+    }
+    settings = W.SelectMultiple(
+        description="settings", tooltip="Which settings are shown; with Ctrl or Shift, several", rows=2, **_WIDE
+    )
+    log = W.Checkbox(
+        value=True, description="logarithmic axis", tooltip="A logarithmic axis for the metric", indent=False
+    )
+    kimg = W.SelectionSlider(
+        options=[("none", -1)],
+        description="samples at",
+        tooltip="The kimg at which samples are compared",
+        layout=W.Layout(width="34em"),
+        **_WIDE,
+    )
     seed = W.Dropdown(options=[("any", -1)], description="seed", tooltip="The seed whose samples are shown", **_WIDE)
-    stop = W.Button(description="Stop", icon="stop", tooltip="Ask what is running to save its state and stop", layout=W.Layout(width="9em"))
+    stop = W.Button(
+        description="Stop",
+        icon="stop",
+        tooltip="Ask what is running to save its state and stop",
+        layout=W.Layout(width="9em"),
+    )
     state = W.HTML(layout=W.Layout(flex="1 1 auto", min_width="min(28em, 100%)"))
-    controls = dict(metric=metric, axis=axis, settings=settings, log=log, kimg=kimg, seed=seed, stop=stop, state=state, bands=W.Image(), best=W.Image(), samples=W.Image(),
-                    **{f"hold_{name}": hold for name, hold in holds.items()})
+    controls = dict(
+        metric=metric,
+        axis=axis,
+        settings=settings,
+        log=log,
+        kimg=kimg,
+        seed=seed,
+        stop=stop,
+        state=state,
+        bands=W.Image(),
+        best=W.Image(),
+        samples=W.Image(),
+        **{f"hold_{name}": hold for name, hold in holds.items()},
+    )
     active = [True]
 
     def refresh(box):
@@ -66,18 +107,43 @@ def target_sweep(
         where = {name: json.loads(hold.value) for name, hold in holds.items() if hold.value and name != axis.value}
         part = study_plots._Part(study, axis.value or None, where)
         _offer(settings, [(value_text(value), value) for value in part.order(part.key(point) for point in part.points)])
-        shown = None if len(settings.value) == len(settings.options) else [value for _, value in settings.options if value in settings.value]
+        shown = (
+            None
+            if len(settings.value) == len(settings.options)
+            else [value for _, value in settings.options if value in settings.value]
+        )
         _offer(seed, [("any", -1), *((str(s), s) for s in sorted({p["seed"] for p in part.points}))])
         numbers = sorted({image_number(path) / 1000 for point in part.points for path in sample_files(point["run"])})
         _offer(kimg, [(f"{number:g} kimg", number) for number in numbers] or [("none", -1)], follow_last=True)
-        name, at, of = metric.value or None, None if kimg.value < 0 else kimg.value, None if seed.value < 0 else seed.value
+        name, at, of = (
+            metric.value or None,
+            None if kimg.value < 0 else kimg.value,
+            None if seed.value < 0 else seed.value,
+        )
         common = dict(axis=axis.value or None, where=where or None, settings=shown)
         marks = [_marks(point["run"], *_CURVES) for point in points]
-        box.draw("samples", (common, of, at, [_marks(point["run"], "fakes*.png") for point in points]), lambda: plots.samples(study_plots.study_runs(study, of, **common), at), always=True)
-        box.draw("bands", (name, common, log.value, at, marks), lambda: study_plots.bands(study, name, **common, log=log.value, at=at))
-        box.draw("best", (name, common, log.value, marks), lambda: study_plots.best_values(study, name, **common, log=log.value))
-        box.show_code(f"from semgan_nb import plots, study_plots\n\nstudy, chosen = {str(study.path)!r}, {common!r}\nstudy_plots.bands(study, {name!r}, **chosen, log={log.value}, at={at!r})\n"
-                      f"study_plots.best_values(study, {name!r}, **chosen, log={log.value})\nplots.samples(study_plots.study_runs(study, {of!r}, **chosen), {at!r})")
+        box.draw(
+            "samples",
+            (common, of, at, [_marks(point["run"], "fakes*.png") for point in points]),
+            lambda: plots.samples(study_plots.study_runs(study, of, **common), at),
+            always=True,
+        )
+        box.draw(
+            "bands",
+            (name, common, log.value, at, marks),
+            lambda: study_plots.bands(study, name, **common, log=log.value, at=at),
+        )
+        box.draw(
+            "best",
+            (name, common, log.value, marks),
+            lambda: study_plots.best_values(study, name, **common, log=log.value),
+        )
+        box.show_code(
+            f"from semgan_nb import plots, study_plots\n\nstudy, chosen = {str(study.path)!r},"
+            f" {common!r}\nstudy_plots.bands(study, {name!r}, **chosen, log={log.value},"
+            f" at={at!r})\nstudy_plots.best_values(study, {name!r}, **chosen,"
+            f" log={log.value})\nplots.samples(study_plots.study_runs(study, {of!r}, **chosen), {at!r})"
+        )
 
     def ask_to_stop():
         if (study.path / "study.json").exists():
@@ -87,9 +153,21 @@ def target_sweep(
                 request_stop(point["run"])
 
     choices = W.VBox([metric, axis, *holds.values(), seed, log])
-    children = [_row(stop, state), _row(choices, settings), _row(controls["bands"], controls["best"]), kimg, controls["samples"]]
-    words = dict(bands="Minimum, median and maximum over the seeds, of the metric, of r_t and of p, over thousand images seen; each setting in its colour",
-                 best="Best value of each run for each setting: median, minimum and maximum over the seeds", samples="Samples of each setting at the chosen kimg, side by side")
+    children = [
+        _row(stop, state),
+        _row(choices, settings),
+        _row(controls["bands"], controls["best"]),
+        kimg,
+        controls["samples"],
+    ]
+    words = dict(
+        bands=(
+            "Minimum, median and maximum over the seeds, of the metric, of r_t and of p, over thousand images seen;"
+            " each setting in its colour"
+        ),
+        best="Best value of each run for each setting: median, minimum and maximum over the seeds",
+        samples="Samples of each setting at the chosen kimg, side by side",
+    )
     box = Dashboard("sweep", children, controls, words, refresh, lambda: every if active[0] else 5 * every)
     for control in (metric, axis, settings, log, kimg, seed, *holds.values()):
         control.observe(box.ask, "value")
@@ -100,7 +178,14 @@ def target_sweep(
 def _point_states(study: Study, points: list[dict]) -> list[dict]:
     "run_state of each point, with what study.json knows of runs that were refused."
     refused = {point["run"]: point["message"] for point in study.status() if point["state"] == "refused"}
-    return [dict(run_state(p["run"]), state="refused", text=refused[p["run"]]) if p["run"] in refused else run_state(p["run"]) for p in points]
+    return [
+        (
+            dict(run_state(p["run"]), state="refused", text=refused[p["run"]])
+            if p["run"] in refused
+            else run_state(p["run"])
+        )
+        for p in points
+    ]
 
 # %% ../../nbs/86_dashboards_study.ipynb #a79556ac
 def _study_html(points: list[dict], states: list[dict]) -> str:
@@ -109,7 +194,13 @@ def _study_html(points: list[dict], states: list[dict]) -> str:
     count = {}
     for now in states:
         count[now["state"]] = count.get(now["state"], 0) + 1
-    lines = [f"<b>{len(points)} runs</b>: " + ", ".join(f'<span class="semgan-state semgan-{safe(state)}">{n} {safe(words.get(state, state))}</span>' for state, n in count.items())]
+    lines = [
+        f"<b>{len(points)} runs</b>: "
+        + ", ".join(
+            f'<span class="semgan-state semgan-{safe(state)}">{n} {safe(words.get(state, state))}</span>'
+            for state, n in count.items()
+        )
+    ]
     for point, now in zip(points, states):
         if now["state"] in ("running", "stopping", "failed", "lost", "refused", "stopped"):
             lines.append(_state_html(f"{point['label']}, seed {point['seed']}", now))

@@ -1,4 +1,6 @@
-"""Every chapter runs from top to bottom, and so does the tutorial with parameters that make it quick; each in a process of its own."""
+"""Every chapter runs from top to bottom, and so does the tutorial with parameters that make it quick; each in a
+process of its own."""
+
 import re
 import shutil
 import sys
@@ -23,7 +25,14 @@ def running_place(tmp_path_factory):
 
 
 def runs(path, folder, place, **environment):
-    done = forked.run([sys.executable, notebooks.__file__, path], cwd=folder, env={**notebooks.settings(place), **environment}, capture_output=True, text=True, timeout=1200)
+    done = forked.run(
+        [sys.executable, notebooks.__file__, path],
+        cwd=folder,
+        env={**notebooks.settings(place), **environment},
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
     if done.returncode:
         pytest.fail(done.stderr, pytrace=False)
 
@@ -33,11 +42,14 @@ def test_chapter_runs_top_to_bottom(name, running_place):
     runs(running_place / "nbs" / name, running_place / "nbs", running_place)
 
 
-QUICK = {"01_quickstart": dict(total_kimg=0.256, metric="random_fd50_holdout", film_frames=48)}  # for the cell of parameters: seconds instead of minutes, and nothing learned
+QUICK = {
+    "01_quickstart": dict(total_kimg=0.256, metric="random_fd50_holdout", film_frames=48)
+}  # for the cell of parameters: seconds instead of minutes, and nothing learned
 
 
 def with_parameters(path, dest, **values):
-    """A copy of a notebook with other values in its cell tagged `parameters`; all else, and the line that each of them stands in, is as it was."""
+    """A copy of a notebook with other values in its cell tagged `parameters`; all else, and the line that each of
+    them stands in, is as it was."""
     book = nbformat.read(path, 4)
     (cell,) = (cell for cell in book.cells if "parameters" in cell.metadata.get("tags", ()))
     for name, value in values.items():
@@ -59,7 +71,9 @@ def test_a_tutorial_runs_top_to_bottom(path, tmp_path):
     runs(quick, place, tmp_path)
     (film,) = place.glob("*/walk.mp4")
     assert film.stat().st_size > 1000
-    again.cells = again.cells[: training_cell(again) + 1]  # the second time everything is there: it says it is done; looked at up to the training, what follows only reads
+    again.cells = again.cells[
+        : training_cell(again) + 1
+    ]  # the second time everything is there: it says it is done; looked at up to the training, what follows only reads
     nbformat.write(again, quick)
     runs(quick, place, tmp_path)
 
@@ -91,7 +105,9 @@ assert said[-1] == f"{done['kimg']:g} thousand images seen" and done["state"] ==
 assert f"going on at {stopped['kimg']:.3f} kimg" in (run / "log.txt").read_text()"""
 
 
-@pytest.mark.parametrize("wait", [0.5, pytest.param(0, marks=pytest.mark.slow)], ids=["in between", "while it says how far it is"])
+@pytest.mark.parametrize(
+    "wait", [0.5, pytest.param(0, marks=pytest.mark.slow)], ids=["in between", "while it says how far it is"]
+)
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_interrupting_the_training_of_a_tutorial_ends_in_one_sentence(path, wait, tmp_path):
     """What the kernel does at the button: SIGINT. The same cell again goes on, here to an end that is near."""
@@ -99,25 +115,62 @@ def test_interrupting_the_training_of_a_tutorial_ends_in_one_sentence(path, wait
     place.mkdir()
     book = with_parameters(path, quick, **{**QUICK[path.stem], "total_kimg": 50})
     k = training_cell(book)
-    book.cells = [*book.cells[:k], code(INTERRUPT.replace("WAIT", str(wait))), book.cells[k], code(STOPPED), code(book.cells[k].source), code(WENT_ON)]
+    book.cells = [
+        *book.cells[:k],
+        code(INTERRUPT.replace("WAIT", str(wait))),
+        book.cells[k],
+        code(STOPPED),
+        code(book.cells[k].source),
+        code(WENT_ON),
+    ]
     nbformat.write(book, quick)
     runs(quick, place, tmp_path)
 
 
 def test_what_fails_is_named(tmp_path):
-    """The notebook, the cell and the traceback; nothing after it runs, nor what is marked so. What works in a notebook works here: await, magics, pictures, widgets, bars."""
+    """The notebook, the cell and the traceback; nothing after it runs, nor what is marked so. What works in a
+    notebook works here: await, magics, pictures, widgets, bars."""
     new = nbformat.v4.new_notebook
     code = nbformat.v4.new_code_cell
-    good = ["import asyncio\nawait asyncio.sleep(0)", "%matplotlib inline\nimport matplotlib.pyplot as plt\nplt.plot([1, 2])", "import ipywidgets\nslider = ipywidgets.IntSlider()\nslider",
-            "from tqdm.auto import tqdm\nassert [k for k in tqdm(range(2))] == [0, 1] and 'notebook' in str(tqdm.__mro__)", "#| eval: false\nraise RuntimeError('not to be run')", "display(slider); x = 3;",
-            "assert x == 3 and get_ipython() and __name__ == '__main__'", "import subprocess, sys\nassert subprocess.run([sys.executable, '-c', 'print(7)'], capture_output=True, text=True).stdout == '7\\n'"]
-    for bad, words in ((None, ()), ("1 / 0", ("ZeroDivisionError", "1 / 0")), ("def f(:", ("SyntaxError", "def f(:")), ("print('before')\nassert x == 4, 'four'", ("AssertionError", "four", "before")),
-                       ("raise SystemExit(0)", ("SystemExit",)), ("await asyncio.wait_for(asyncio.sleep(9), 0.01)", ("TimeoutError",)), ("%nosuchmagic", ("nosuchmagic",))):
-        nbformat.write(new(cells=[code(text) for text in (*good, bad, "raise RuntimeError('too far')") if text is not None][: None if bad else -1]), tmp_path / "made_up.ipynb")
+    good = [
+        "import asyncio\nawait asyncio.sleep(0)",
+        "%matplotlib inline\nimport matplotlib.pyplot as plt\nplt.plot([1, 2])",
+        "import ipywidgets\nslider = ipywidgets.IntSlider()\nslider",
+        "from tqdm.auto import tqdm\nassert [k for k in tqdm(range(2))] == [0, 1] and 'notebook' in str(tqdm.__mro__)",
+        "#| eval: false\nraise RuntimeError('not to be run')",
+        "display(slider); x = 3;",
+        "assert x == 3 and get_ipython() and __name__ == '__main__'",
+        (
+            "import subprocess, sys\nassert subprocess.run([sys.executable, '-c', 'print(7)'], capture_output=True,"
+            " text=True).stdout == '7\\n'"
+        ),
+    ]
+    for bad, words in (
+        (None, ()),
+        ("1 / 0", ("ZeroDivisionError", "1 / 0")),
+        ("def f(:", ("SyntaxError", "def f(:")),
+        ("print('before')\nassert x == 4, 'four'", ("AssertionError", "four", "before")),
+        ("raise SystemExit(0)", ("SystemExit",)),
+        ("await asyncio.wait_for(asyncio.sleep(9), 0.01)", ("TimeoutError",)),
+        ("%nosuchmagic", ("nosuchmagic",)),
+    ):
+        nbformat.write(
+            new(
+                cells=[code(text) for text in (*good, bad, "raise RuntimeError('too far')") if text is not None][
+                    : None if bad else -1
+                ]
+            ),
+            tmp_path / "made_up.ipynb",
+        )
         if bad is None:
             runs(tmp_path / "made_up.ipynb", tmp_path, tmp_path)
             continue
         with pytest.raises(pytest.fail.Exception) as e:
             runs(tmp_path / "made_up.ipynb", tmp_path, tmp_path)
         said = str(e.value)
-        assert f"made_up.ipynb, cell {len(good)}:" in said and bad in said and all(word in said for word in words) and "too far" not in said, said
+        assert (
+            f"made_up.ipynb, cell {len(good)}:" in said
+            and bad in said
+            and all(word in said for word in words)
+            and "too far" not in said
+        ), said

@@ -1,4 +1,5 @@
 """The project's own rules: the notebooks are the source, and all that is made from them agrees with them."""
+
 import ast
 import functools
 import os
@@ -20,8 +21,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def exported_cells(notebook):
-    return [cell for cell in notebook_of(notebook).cells
-            if cell.cell_type == "code" and {"export", "exporti", "exports"} & set(directives(cell))]
+    return [
+        cell
+        for cell in notebook_of(notebook).cells
+        if cell.cell_type == "code" and {"export", "exporti", "exports"} & set(directives(cell))
+    ]
 
 
 def module_of(notebook):
@@ -61,8 +65,13 @@ def own_imports(tree):
 
 def nbdev(command, folder):
     """Run one nbdev command in a process of its own: nbdev keeps the first settings it finds."""
-    done = subprocess.run([sys.executable, "-c", command], cwd=folder, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": ""})
+    done = subprocess.run(
+        [sys.executable, "-c", command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ""},
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -109,7 +118,9 @@ def test_exported_cells_import_only_lower_chapters(notebook):
         for name in own_imports(ast.parse(cell.source)):
             chapter = next((module for module in number if module and (name + ".").startswith(module + ".")), None)
             assert chapter, f"{notebook.name} imports {name!r}, which no chapter writes"
-            assert number[chapter] < notebook.name[:2], f"{notebook.name} imports {chapter!r} of chapter {number[chapter]}"
+            assert number[chapter] < notebook.name[:2], (
+                f"{notebook.name} imports {chapter!r} of chapter {number[chapter]}"
+            )
 
 
 def test_stored_outputs_name_no_folder_of_a_machine():
@@ -124,8 +135,13 @@ def test_stored_outputs_name_no_folder_of_a_machine():
 def test_package_needs_no_notebook_tools():
     for path in MODULES:
         for node in ast.walk(tree_of(path)):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
-                    [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom) and not node.level
+                else []
+            )
             found = {name.split(".")[0] for name in names} & {"nbdev", "fastcore", "execnb"}
             assert not found, f"{path.name} imports {found}"
 
@@ -150,7 +166,7 @@ def test_public_names_are_there():
 
     assert all(callable(getattr(semgan_nb, name)) for name in semgan_nb.__all__)
     with pytest.raises(AttributeError):
-        semgan_nb.nothing
+        _ = semgan_nb.nothing
 
 
 def test_readme_is_made_from_the_index():
@@ -161,6 +177,9 @@ def test_readme_is_made_from_the_index():
 def test_readme_links_lead_somewhere():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)\s]+)\)", text)
-    missing = [target for target in targets
-               if not re.match(r"[a-z]+:|#", target) and not (ROOT / target.partition("#")[0]).exists()]
+    missing = [
+        target
+        for target in targets
+        if not re.match(r"[a-z]+:|#", target) and not (ROOT / target.partition("#")[0]).exists()
+    ]
     assert not missing, missing

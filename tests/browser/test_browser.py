@@ -1,8 +1,8 @@
-"""The dashboards as a person meets them: Chromium, a real JupyterLab (and Voila), a real kernel, keyboard and mouse. Pictures of it all are kept in _artifacts/."""
+"""The dashboards as a person meets them: Chromium, a real JupyterLab (and Voila), a real kernel, keyboard and mouse.
+Pictures of it all are kept in _artifacts/."""
+
 import contextlib
-import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -26,7 +26,15 @@ pytest.importorskip("jupyterlab")
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "_artifacts"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 SLOW = 60_000  # ms; a busy machine is given time
 
 PICTURE = """name => {                 // a hash of the pixels of a dashboard's picture, and how many are dark
@@ -53,7 +61,9 @@ def find_browser():
 
 
 BROWSER = find_browser()
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no browser: install chromium, or run `playwright install chromium`")
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason="no browser: install chromium, or run `playwright install chromium`"
+)
 
 
 def free_port():
@@ -65,7 +75,17 @@ def free_port():
 @contextlib.contextmanager
 def server(root, arguments, port, answers):
     """A Jupyter program with folders of its own, until the block ends; it has answered when it is handed over."""
-    folders = {name: str(root / f".{name.lower()}") for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")}
+    folders = {
+        name: str(root / f".{name.lower()}")
+        for name in (
+            "JUPYTER_CONFIG_DIR",
+            "JUPYTER_RUNTIME_DIR",
+            "JUPYTER_DATA_DIR",
+            "JUPYTERLAB_SETTINGS_DIR",
+            "JUPYTERLAB_WORKSPACES_DIR",
+            "IPYTHONDIR",
+        )
+    }
     if forked.POSSIBLE:
         forked_kernel.kernelspec(root / ".jupyter_path")
         folders["JUPYTER_PATH"] = str(root / ".jupyter_path")
@@ -74,7 +94,13 @@ def server(root, arguments, port, answers):
     quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     paths = os.pathsep.join([str(ROOT), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     with open(root / "server.log", "a") as log:
-        process = subprocess.Popen([sys.executable, "-m", *arguments], cwd=root, env={**os.environ, **folders, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=root,
+            env={**os.environ, **folders, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
         try:
             for _ in range(240):
                 assert process.poll() is None, (root / "server.log").read_text()[-3000:]
@@ -100,10 +126,25 @@ def place(tmp_path_factory):
     made_up_run(root / "runs" / "broken", state="failed", message="OSError: no space left on device", seed=1)
     made_up_sweep(root / "sweep")
     random_snapshot(root / "snapshot-000000.safetensors")
-    setup = "import threading\nimport ipywidgets\nfrom semgan_nb.dashboards.data import data_steps; from semgan_nb.dashboards.live import live_run; from semgan_nb.dashboards.study import target_sweep; from semgan_nb.dashboards.explorer import latent_walk; from semgan_nb.dashboards.augmentation import augment_gallery, controller_panel; from semgan_nb.dashboards.compare import material_panel\nfrom semgan_nb.micrographs import embedded"
+    setup = (
+        "import threading\nimport ipywidgets\nfrom semgan_nb.dashboards.data import data_steps; from"
+        " semgan_nb.dashboards.live import live_run; from semgan_nb.dashboards.study import target_sweep; from"
+        " semgan_nb.dashboards.explorer import latent_walk; from semgan_nb.dashboards.augmentation import"
+        " augment_gallery, controller_panel; from semgan_nb.dashboards.compare import material_panel\nfrom"
+        " semgan_nb.micrographs import embedded"
+    )
     prepare(embedded(), root / "data.zip", 32, window=128, stride=128, progress=False)
     live = 'live_run("runs/{}", "runs/broken", every=0.3)'
-    calls = {"live": live.format("first"), "voila-live": live.format("other"), "sweep": 'target_sweep("sweep", every=0.5)', "data": 'data_steps("data.zip", embedded())', "augment": "augment_gallery()", "controller": "controller_panel()", "steel": 'material_panel("data.zip", "snapshot-000000.safetensors", count=40)', "walk": 'latent_walk("snapshot-000000.safetensors", frames=121)'}
+    calls = {
+        "live": live.format("first"),
+        "voila-live": live.format("other"),
+        "sweep": 'target_sweep("sweep", every=0.5)',
+        "data": 'data_steps("data.zip", embedded())',
+        "augment": "augment_gallery()",
+        "controller": "controller_panel()",
+        "steel": 'material_panel("data.zip", "snapshot-000000.safetensors", count=40)',
+        "walk": 'latent_walk("snapshot-000000.safetensors", frames=121)',
+    }
     for name, call in calls.items():
         cells = [new_markdown_cell(f"# {name}"), new_code_cell(setup), new_code_cell(f"box, controls = {call}\nbox")]
         kernel = dict(display_name="Python 3 (ipykernel)", language="python", name="python3")
@@ -114,8 +155,20 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def lab(place):
     port = free_port()
-    arguments = ["jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=test", f"--ServerApp.root_dir={place}",
-                 "--expose-app-in-browser", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.extension_manager=readonly"]
+    arguments = [
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        "--IdentityProvider.token=test",
+        f"--ServerApp.root_dir={place}",
+        "--expose-app-in-browser",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.extension_manager=readonly",
+    ]
     with server(place, arguments, port, "/api/status?token=test") as url:
         yield url
 
@@ -134,7 +187,12 @@ class Seat:
     def __init__(self, page, name, foreign=()):
         self.page, self.name, self.errors = page, name, []
         page.set_default_timeout(SLOW)
-        page.on("console", lambda message: message.type == "error" and not message.text.startswith(foreign) and self.errors.append(message.text))
+        page.on(
+            "console",
+            lambda message: (
+                message.type == "error" and not message.text.startswith(foreign) and self.errors.append(message.text)
+            ),
+        )
         page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def run_all(self):
@@ -144,17 +202,22 @@ class Seat:
             await panel.context.ready; await panel.sessionContext.ready;
             await app.commands.execute('notebook:run-all-cells');
         }""")
-        wrong = self.page.locator("[data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type='application/vnd.jupyter.error']").all_inner_texts()
+        wrong = self.page.locator(
+            "[data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type='application/vnd.jupyter.error']"
+        ).all_inner_texts()
         assert not wrong, wrong
 
     def ask(self, expression):
         """What an expression is in the kernel."""
-        return self.page.evaluate("""async code => {
+        return self.page.evaluate(
+            """async code => {
             const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
             const reply = await kernel.requestExecute({code: '', user_expressions: {v: code}, store_history: false}).done;
             const v = reply.content.user_expressions.v;
             return v.status === 'ok' ? v.data['text/plain'] : v.evalue;
-        }""", expression)
+        }""",
+            expression,
+        )
 
     def kernel_has(self, expression, value):
         """Wait until the kernel agrees with the page: sliders and lists tell it a moment later."""
@@ -170,7 +233,10 @@ class Seat:
 
     def changed(self, name, before):
         """Wait until a picture is another one than before."""
-        self.page.wait_for_function(f"([name, hash]) => {{ const now = ({PICTURE})(name); return now && now.hash !== hash; }}", arg=[name, before["hash"]])
+        self.page.wait_for_function(
+            f"([name, hash]) => {{ const now = ({PICTURE})(name); return now && now.hash !== hash; }}",
+            arg=[name, before["hash"]],
+        )
         return self.page.evaluate(PICTURE, name)
 
     def says(self, text):
@@ -189,7 +255,10 @@ class Seat:
         """Take a slider by the mouse and drag it along a share of its length, in many small steps."""
         handle = self.labelled(label)
         handle.scroll_into_view_if_needed()
-        box, track = handle.bounding_box(), handle.locator("xpath=ancestor::*[contains(@class, 'noUi-base')]").bounding_box()
+        box, track = (
+            handle.bounding_box(),
+            handle.locator("xpath=ancestor::*[contains(@class, 'noUi-base')]").bounding_box(),
+        )
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         self.page.mouse.move(x, y)
         self.page.mouse.down()
@@ -204,10 +273,17 @@ class Seat:
 
     def accessible(self):
         """axe-core finds nothing serious in the dashboard."""
-        axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+        axe = pytest.importorskip(
+            "axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed"
+        )
         found = axe.Axe().run(self.page, context=".semgan-dashboard").response
         assert len(found["passes"]) > 5
-        serious = [f"{v['id']}: {node['html']}" for v in found["violations"] if v["impact"] in ("serious", "critical") for node in v["nodes"]]
+        serious = [
+            f"{v['id']}: {node['html']}"
+            for v in found["violations"]
+            if v["impact"] in ("serious", "critical")
+            for node in v["nodes"]
+        ]
         assert not serious, serious
 
 
@@ -281,7 +357,9 @@ def test_controller(seat, place):
 def test_steel(seat, place):
     at = seat("steel")
     at.run_all()
-    at.says("Is it the same material? phase fraction: cannot be read, for the grey levels of the micrographs were matched")
+    at.says(
+        "Is it the same material? phase fraction: cannot be read, for the grey levels of the micrographs were matched"
+    )
     pictures = {name: at.picture(name) for name in ("distributions", "extremes", "overview")}
     assert pictures["extremes"]["width"] > 300
     at.accessible()
@@ -295,7 +373,10 @@ def test_steel(seat, place):
         pictures[name] = at.changed(name, pictures[name])
     at.labelled("floor").select_option("whole groups")
     at.changed("overview", pictures["overview"])
-    at.kernel_has("(controls['descriptor'].value, controls['phase'].value, controls['notice'].value)", "('chord_phase_rows', 'dark', '')")
+    at.kernel_has(
+        "(controls['descriptor'].value, controls['phase'].value, controls['notice'].value)",
+        "('chord_phase_rows', 'dark', '')",
+    )
     at.page.get_by_text("all descriptors in words").click()
     at.says("phase boundary per area: ")
     at.shoot("chords")
@@ -317,8 +398,10 @@ def test_live_run(seat, place):
     at.says("16 of 96 kimg · 40 images/s · 33 min 20 s left")
     curves, samples = at.changed("curves", curves), at.changed("samples", samples)
 
-    at.page.evaluate("""() => { window.busy = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute(
-        {code: 'import time; time.sleep(4)', store_history: false}).done.then(() => { window.busy = null; }); }""")
+    at.page.evaluate(
+        """() => { window.busy = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute(
+        {code: 'import time; time.sleep(4)', store_history: false}).done.then(() => { window.busy = null; }); }"""
+    )
     run.tick(20, snapshot=False)
     at.says("20 of 96 kimg")  # a cell is running, and the dashboard goes on
     assert at.page.evaluate("window.busy !== null")
@@ -364,14 +447,19 @@ def test_sweep(seat, place):
     samples = at.changed("samples", samples)
 
     at.labelled("settings").select_option(["0.3", "noaug"])
-    best, bands, samples = (at.changed(name, before) for name, before in (("best", best), ("bands", bands), ("samples", samples)))
+    best, bands, samples = (
+        at.changed(name, before) for name, before in (("best", best), ("bands", bands), ("samples", samples))
+    )
     at.labelled("logarithmic axis").focus()
     at.page.keyboard.press("Space")
     best = at.changed("best", best)
     at.labelled("seed").focus()
     at.page.keyboard.press("End")
     samples = at.changed("samples", samples)
-    at.kernel_has("(controls['settings'].value, controls['log'].value, controls['seed'].value, controls['notice'].value)", "((0.3, 'noaug'), False, 2, '')")
+    at.kernel_has(
+        "(controls['settings'].value, controls['log'].value, controls['seed'].value, controls['notice'].value)",
+        "((0.3, 'noaug'), False, 2, '')",
+    )
 
     bands = at.picture("bands")
     run = MadeUpRun(place / "sweep" / "ada_target=0.7-seed0", ada_target=0.7)
@@ -398,7 +486,9 @@ def test_walk(seat, place):
     at.says("frame 3 of 120")
     image, curve = at.changed("image", image), at.changed("curve", curve)
     at.drag("position", 0.5)
-    at.page.wait_for_function("() => /frame (5|6|7)\\d of 120/.test(document.querySelector('.semgan-dashboard').innerText)")
+    at.page.wait_for_function(
+        "() => /frame (5|6|7)\\d of 120/.test(document.querySelector('.semgan-dashboard').innerText)"
+    )
     image = at.changed("image", image)
     shown = int(at.labelled("position, as a number").inner_text())
     at.says(f"frame {shown} of 120")
@@ -414,7 +504,10 @@ def test_walk(seat, place):
     image = at.changed("image", image)
 
     at.page.get_by_role("button", name="Play").click()
-    at.page.wait_for_function("from => Number(/frame (\\d+) of/.exec(document.querySelector('.semgan-dashboard').innerText)[1]) > from + 5", arg=shown)
+    at.page.wait_for_function(
+        "from => Number(/frame (\\d+) of/.exec(document.querySelector('.semgan-dashboard').innerText)[1]) > from + 5",
+        arg=shown,
+    )
     at.shoot("playing")
     at.page.get_by_role("button", name="Pause").click()
     at.page.get_by_role("button", name="Play").wait_for()
@@ -423,11 +516,15 @@ def test_walk(seat, place):
         at.page.get_by_role("button", name=button).focus()
         at.page.keyboard.press("Enter")
         at.says("written: walk-7-1")
-        at.page.wait_for_function("text => document.querySelector('.semgan-dashboard').innerText.includes(text)", arg=ending)
+        at.page.wait_for_function(
+            "text => document.querySelector('.semgan-dashboard').innerText.includes(text)", arg=ending
+        )
     assert (place / "walk-7-1.mp4").stat().st_size > 1000 and list(place.glob("walk-7-1-*.png"))
     at.shoot("saved")
 
-    leaves = "(len(ipywidgets.widgets.widget._instances), sum(t.name.startswith('semgan') for t in threading.enumerate()))"
+    leaves = (
+        "(len(ipywidgets.widgets.widget._instances), sum(t.name.startswith('semgan') for t in threading.enumerate()))"
+    )
     before = at.ask(leaves)
     at.run_all()  # the cell runs again: the former dashboard is gone, in the kernel and on the page
     at.says("frame 0 of 120")
@@ -439,17 +536,24 @@ def test_voila(place, browser):
     pytest.importorskip("voila", reason="voila is not installed (pip install voila)")
     run, port = MadeUpRun(place / "runs" / "other"), free_port()
     run.tick(0)
-    with server(place, ["voila", ".", "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"], port, "/voila/static/voila.js") as url:
+    with server(
+        place, ["voila", ".", "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"], port, "/voila/static/voila.js"
+    ) as url:
+
         def visit(name):
             page = browser.new_page()
             page.set_viewport_size({"width": 420, "height": 900})
-            at = Seat(page, f"voila-{name}", foreign=("Failed to load resource: net::",))  # Voila's own page asks the web for MathJax
+            at = Seat(
+                page, f"voila-{name}", foreign=("Failed to load resource: net::",)
+            )  # Voila's own page asks the web for MathJax
             page.goto(f"{url}/voila/render/{name}.ipynb", timeout=SLOW)
             return at
 
         def leave(at):
-            outside = at.page.evaluate("""() => [...document.querySelectorAll('.semgan-dashboard *')].filter(e => !e.parentElement.closest('.semgan-scroll') && e.getBoundingClientRect().right > window.innerWidth + 1)
-                .map(e => e.className + ' ' + e.getBoundingClientRect().right)""")
+            outside = at.page.evaluate(
+                """() => [...document.querySelectorAll('.semgan-dashboard *')].filter(e => !e.parentElement.closest('.semgan-scroll') && e.getBoundingClientRect().right > window.innerWidth + 1)
+                .map(e => e.className + ' ' + e.getBoundingClientRect().right)"""
+            )
             assert not outside, outside
             at.accessible()
             at.shoot("narrow")

@@ -1,4 +1,6 @@
-"""Chapters 83 to 89 without a browser: values are set, buttons clicked, and what is shown is what one call of `plots` draws."""
+"""Chapters 83 to 89 without a browser: values are set, buttons clicked, and what is shown is what one call of
+`plots` draws."""
+
 import gc
 import io
 import shutil
@@ -18,7 +20,6 @@ from PIL import Image
 
 import semgan_nb.dashboards.explorer as explorer
 from semgan_nb import checkpoints
-from semgan_nb.dashboards import explorer
 from semgan_nb import plots
 from semgan_nb import study_plots
 from semgan_nb import material_plots
@@ -33,8 +34,8 @@ from semgan_nb.dashboards.compare import material_images, material_panel
 from semgan_nb.dataset import Dataset, write_archive
 from semgan_nb.films import walk_frames
 from semgan_nb.foundation import BadInput
-from semgan_nb.descriptors import Segmentation, phase_fractions
-from semgan_nb.microstructure import DESCRIPTORS, compare_microstructures, measure
+from semgan_nb.descriptors import phase_fractions
+from semgan_nb.microstructure import compare_microstructures, measure
 from semgan_nb.preparation import prepare
 from semgan_nb.synthetic import dual_phase, specimens
 
@@ -51,7 +52,9 @@ def nothing_is_left():
 
 
 def count():
-    return sorted(t.name for t in threading.enumerate() if t.name.startswith("semgan")), len(ipywidgets.widgets.widget._instances)
+    return sorted(t.name for t in threading.enumerate() if t.name.startswith("semgan")), len(
+        ipywidgets.widgets.widget._instances
+    )
 
 
 def pixels(widget):
@@ -72,7 +75,9 @@ def until(condition, seconds=20):
     assert condition()
 
 
-# -- a run as it goes on ------------------------------------------------------------------------------------------------
+# -- a run as it goes on
+# ------------------------------------------------------------------------------------------------
+
 
 def test_live_run_shows_what_plots_draws(tmp_path):
     run = made_up_run(tmp_path / "run")
@@ -117,18 +122,24 @@ def test_the_stop_button_asks_the_run_to_stop(tmp_path):
     one.end()
 
 
-@pytest.mark.parametrize("state, message, words", [
-    ("failed", "OSError: no space left on <device>", "no space left on &lt;device&gt;; more in log.txt"),
-    ("stopped", "interrupted", "interrupted; the same command goes on"),
-    ("done", "", "48 of 96 kimg"),
-])
+@pytest.mark.parametrize(
+    "state, message, words",
+    [
+        ("failed", "OSError: no space left on <device>", "no space left on &lt;device&gt;; more in log.txt"),
+        ("stopped", "interrupted", "interrupted; the same command goes on"),
+        ("done", "", "48 of 96 kimg"),
+    ],
+)
 def test_how_a_run_ended_is_said(tmp_path, state, message, words):
     box, w = live_run(made_up_run(tmp_path / "run", state=state, message=message))
     assert f"semgan-{state}" in w["state"].value and words in w["state"].value and w["stop"].disabled
 
 
 def test_a_run_whose_process_died_is_lost(tmp_path, monkeypatch):
-    code = f"import sys, os; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); from made_up_runs import MadeUpRun; r = MadeUpRun({str(tmp_path / 'run')!r}); r.tick(16); os._exit(1)"
+    code = (
+        f"import sys, os; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); from made_up_runs import MadeUpRun; r"
+        f" = MadeUpRun({str(tmp_path / 'run')!r}); r.tick(16); os._exit(1)"
+    )
     forked.run([sys.executable, "-c", code])
     assert run_state(tmp_path / "run")["state"] == "lost"  # at once: nobody of its number lives on this machine
     now = time.time()
@@ -162,18 +173,27 @@ def test_what_was_kept_without_status_is_a_record(tmp_path):
     assert run_state(record)["state"] == "kept" and run_state(record)["kimg"] == 48
 
 
-# -- micrographs on their way into an archive -------------------------------------------------------------------------------
+# -- micrographs on their way into an archive
+# -------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Eight micrographs in two groups with a scale of 20 or 40 nm, brought to 40; two nearly empty corners; a text file that is none."""
+    """Eight micrographs in two groups with a scale of 20 or 40 nm, brought to 40; two nearly empty corners; a text
+    file that is none."""
     folder = tmp_path_factory.mktemp("micrographs")
     for k in range(8):
         image, _ = dual_phase(np.random.default_rng(k), 128, 0.4 + 0.05 * k, field_um=12.8)
         image[:64, :64] = 90 if k < 2 else image[:64, :64]
         (folder / "ab"[k % 2]).mkdir(exist_ok=True)
         nm = 20 if k < 4 else 40
-        tifffile.imwrite(folder / "ab"[k % 2] / f"m{k}.tif", image, imagej=True, resolution=(1000 / nm, 1000 / nm), metadata={"unit": "um"})
+        tifffile.imwrite(
+            folder / "ab"[k % 2] / f"m{k}.tif",
+            image,
+            imagej=True,
+            resolution=(1000 / nm, 1000 / nm),
+            metadata={"unit": "um"},
+        )
     (folder / "a" / "notes.png").write_text("etched 10 s")
     prepare(folder, folder / "data.zip", 16, window=32, stride=32, pixel_size=40, strict=False, progress=False)
     return folder
@@ -185,25 +205,64 @@ def test_steps_are_those_of_the_archive(prepared):
     found = file_steps(manifest, prepared, "a/m0.tif")
     assert list(found) == ["8-bit grey", "bar off", "median", "one scale", "intensity", "crop"]
     np.testing.assert_array_equal(found["crop"]["image"], data.images([k])[0, 0])
-    assert found["8-bit grey"]["pixel_size_nm"] == pytest.approx([20, 20]) and found["intensity"]["pixel_size_nm"] == pytest.approx([40, 40])
+    assert found["8-bit grey"]["pixel_size_nm"] == pytest.approx([20, 20]) and found["intensity"][
+        "pixel_size_nm"
+    ] == pytest.approx([40, 40])
     assert found["crop"]["pixel_size_nm"] == pytest.approx(manifest["images"][k]["pixel_size_nm"])
-    np.testing.assert_array_equal(found["median"]["detail"], median_filter(found["bar off"]["detail"], Recipe.of(manifest).median))
-    assert found["bar off"]["detail"].shape == (128, 128) and found["median"]["detail_nm"] == pytest.approx([20, 20]) and {"clipped", "failed"} <= set(found["crop"])
+    np.testing.assert_array_equal(
+        found["median"]["detail"], median_filter(found["bar off"]["detail"], Recipe.of(manifest).median)
+    )
+    assert (
+        found["bar off"]["detail"].shape == (128, 128)
+        and found["median"]["detail_nm"] == pytest.approx([20, 20])
+        and {"clipped", "failed"} <= set(found["crop"])
+    )
     assert found["median"]["levels"].sum() == 128 * 128 and found["intensity"]["levels"].sum() == 64 * 64
 
 
 def test_the_scale_of_a_crop_is_that_of_the_archive(prepared, tmp_path):
-    prepare(prepared, tmp_path / "whole.zip", 16, resize=True, pixel_size=40, mixed_scales=True, strict=False, progress=False)  # 128 px of 20 nm become 64 of 40, then 16
+    prepare(
+        prepared,
+        tmp_path / "whole.zip",
+        16,
+        resize=True,
+        pixel_size=40,
+        mixed_scales=True,
+        strict=False,
+        progress=False,
+    )  # 128 px of 20 nm become 64 of 40, then 16
     manifest = Dataset(tmp_path / "whole.zip").manifest
     for image in manifest["images"]:
-        assert file_steps(manifest, prepared, image["source"])["crop"]["pixel_size_nm"] == pytest.approx(image["pixel_size_nm"])
+        assert file_steps(manifest, prepared, image["source"])["crop"]["pixel_size_nm"] == pytest.approx(
+            image["pixel_size_nm"]
+        )
 
 
 def test_data_dashboard_shows_steps_groups_and_what_was_left_out(prepared):
     box, w = data_steps(prepared / "data.zip", prepared)
-    assert not w["notice"].value and "a/m0.tif" in w["table"].value and "20 nm" in w["table"].value and "marks burnt in" in w["table"].value and "light phase before" in w["table"].value and w["table"].value.count("25.0%") == 2
-    assert "notes.png" in w["state"].value and "is a text file" in w["state"].value and "nearly constant" in w["state"].value and "standard deviation" in w["state"].value
-    assert [text for text in w["step"].options] == ["all steps", "bar off", "median", "one scale", "intensity", "crop", "left out"] and w["page"].max == 2
+    assert (
+        not w["notice"].value
+        and "a/m0.tif" in w["table"].value
+        and "20 nm" in w["table"].value
+        and "marks burnt in" in w["table"].value
+        and "light phase before" in w["table"].value
+        and w["table"].value.count("25.0%") == 2
+    )
+    assert (
+        "notes.png" in w["state"].value
+        and "is a text file" in w["state"].value
+        and "nearly constant" in w["state"].value
+        and "standard deviation" in w["state"].value
+    )
+    assert [text for text in w["step"].options] == [
+        "all steps",
+        "bar off",
+        "median",
+        "one scale",
+        "intensity",
+        "crop",
+        "left out",
+    ] and w["page"].max == 2
     seen = {w["sheet"].value}
     for name in w["step"].options[1:]:
         w["step"].value = name
@@ -225,9 +284,13 @@ def test_data_dashboard_flags_a_threshold_that_fell_on_a_particle(tmp_path):
         image = rng.normal(np.where(np.arange(160)[:, None] % 20 < 10, 40, 60) * np.ones(160), 3)
         image[:8, : 20 * (k == 0)] = 255
         Image.fromarray(image.round().clip(0, 255).astype(np.uint8)).save(tmp_path / f"m{k}.png")
-    prepare(tmp_path, tmp_path / "data.zip", 32, window=64, stride=64, bar=0, intensity="none", marks="keep", progress=False)
+    prepare(
+        tmp_path, tmp_path / "data.zip", 32, window=64, stride=64, bar=0, intensity="none", marks="keep", progress=False
+    )
     box, w = data_steps(tmp_path / "data.zip", tmp_path)
-    assert box.wait() and w["table"].value.count("the threshold failed, 0.") == 2, "before and after, of the first alone"
+    assert box.wait() and w["table"].value.count("the threshold failed, 0.") == 2, (
+        "before and after, of the first alone"
+    )
 
 
 def test_data_dashboard_names_files_that_are_gone_or_changed(prepared, tmp_path):
@@ -240,7 +303,9 @@ def test_data_dashboard_names_files_that_are_gone_or_changed(prepared, tmp_path)
     assert "m0.tif: is not the file that was prepared" in w["notice"].value
 
 
-# -- augmentation --------------------------------------------------------------------------------------------------------------
+# -- augmentation
+# --------------------------------------------------------------------------------------------------------------
+
 
 def test_augment_gallery_shows_what_plots_draws():
     images = np.stack([dual_phase(np.random.default_rng(k), 48, 0.5)[0] for k in range(3)])
@@ -266,11 +331,17 @@ def test_controller_panel_replays(tmp_path):
     exec(box.code, {})
 
 
-# -- two sets of micrographs ----------------------------------------------------------------------------------------------------
+# -- two sets of micrographs
+# ----------------------------------------------------------------------------------------------------
+
 
 def steel_archive(path, seed=0, intensity="none", size=32, field_um=4.8):
     images, _, specimen = specimens(60, size, seed=seed, n_specimens=6, field_um=field_um)
-    write_archive(path, [dict(image=image, group=f"s{s}", pixel_size_nm=(150, 150)) for image, s in zip(images, specimen)], dict(intensity=intensity))
+    write_archive(
+        path,
+        [dict(image=image, group=f"s{s}", pixel_size_nm=(150, 150)) for image, s in zip(images, specimen)],
+        dict(intensity=intensity),
+    )
     return path
 
 
@@ -278,14 +349,33 @@ def steel_archive(path, seed=0, intensity="none", size=32, field_um=4.8):
 def steel(tmp_path_factory):
     root = tmp_path_factory.mktemp("steel")
     random_snapshot(root / "snapshot-000000.safetensors", pixel_size_nm=[150, 150])
-    return dict(archive=steel_archive(root / "real.zip"), other=steel_archive(root / "other.zip", seed=7), matched=steel_archive(root / "matched.zip", intensity="match"), snapshot=root / "snapshot-000000.safetensors")
+    return dict(
+        archive=steel_archive(root / "real.zip"),
+        other=steel_archive(root / "other.zip", seed=7),
+        matched=steel_archive(root / "matched.zip", intensity="match"),
+        snapshot=root / "snapshot-000000.safetensors",
+    )
 
 
 def test_material_images_of_every_source(steel):
     real, made = material_images(steel["archive"], 40), material_images(steel["snapshot"], 12)
-    assert real["images"].shape == (40, 1, 32, 32) and real["pixel_size_nm"] == (150, 150) and real["matched"] is False and len(set(real["groups"])) == 6 and real["name"] == "real"
-    assert made["images"].shape == (12, 1, 32, 32) and list(made["pixel_size_nm"]) == [150, 150] and made["matched"] is None and made["groups"] is None
-    assert material_images(steel["matched"])["matched"] is True and len(material_images(steel["archive"], 500)["images"]) == 60
+    assert (
+        real["images"].shape == (40, 1, 32, 32)
+        and real["pixel_size_nm"] == (150, 150)
+        and real["matched"] is False
+        and len(set(real["groups"])) == 6
+        and real["name"] == "real"
+    )
+    assert (
+        made["images"].shape == (12, 1, 32, 32)
+        and list(made["pixel_size_nm"]) == [150, 150]
+        and made["matched"] is None
+        and made["groups"] is None
+    )
+    assert (
+        material_images(steel["matched"])["matched"] is True
+        and len(material_images(steel["archive"], 500)["images"]) == 60
+    )
     assert (material_images(steel["snapshot"], 12)["images"] == made["images"]).all()
 
 
@@ -294,11 +384,15 @@ def test_material_panel_shows_what_plots_draws(steel):
     sides = [material_images(source, 40) for source in (steel["archive"], steel["snapshot"])]
     two = [measure(side["images"], 150) for side in sides]
     found, labels = compare_microstructures(*two, False), ("real", "snapshot-000000")
-    assert same(w["overview"], material_plots.material_figure(found)) and len(w["descriptor"].options) == len(found["descriptors"])
+    assert same(w["overview"], material_plots.material_figure(found)) and len(w["descriptor"].options) == len(
+        found["descriptors"]
+    )
     for key in ("fraction", "chord_rest_rows", "orientation", "spectrum", "sc1"):
         w["descriptor"].value = key
         assert box.wait() and not w["notice"].value
-        assert same(w["distributions"], material_plots.descriptor_figure(found, key, labels)) and same(w["extremes"], material_plots.extremes(*(side["images"] for side in sides), two, key, labels=labels))
+        assert same(w["distributions"], material_plots.descriptor_figure(found, key, labels)) and same(
+            w["extremes"], material_plots.extremes(*(side["images"] for side in sides), two, key, labels=labels)
+        )
         assert found["descriptors"][key]["sentence"] in w["sentence"].value.replace("&#x27;", "'")
     assert "150 nm" in w["state"].value and "µm" in w["sentences"].value
     names = {}
@@ -310,7 +404,12 @@ def test_material_panel_follows_its_controls(steel):
     box, w = material_panel(steel["archive"], steel["other"], count=40)
     said = w["sentence"].value
     w["floor"].value = "whole groups"
-    assert box.wait() and "real groups" in w["sentence"].value and ", other " in said and "groups=real['groups']" in box.code
+    assert (
+        box.wait()
+        and "real groups" in w["sentence"].value
+        and ", other " in said
+        and "groups=real['groups']" in box.code
+    )
     w["phase"].value, w["method"].value = "dark", "kmeans"
     assert box.wait() and not w["notice"].value and "Segmentation('kmeans', 2, 'dark')" in box.code
     w["method"].value = "multiotsu, 3 phases"
@@ -342,7 +441,19 @@ def test_material_panel_of_a_run_finds_its_archive(steel, tmp_path):
     from semgan_nb.launch import train_silently
 
     run = tmp_path / "run"
-    train_silently(laptop(32).replace(total_kimg=0.064, kimg_per_tick=0.064, snap=1, metrics=("none",), channel_base=512, channel_max=16, g_channels=()), steel["archive"], run)
+    train_silently(
+        laptop(32).replace(
+            total_kimg=0.064,
+            kimg_per_tick=0.064,
+            snap=1,
+            metrics=("none",),
+            channel_base=512,
+            channel_max=16,
+            g_channels=(),
+        ),
+        steel["archive"],
+        run,
+    )
     box, w = material_panel(run, count=20)
     assert "<b>real</b>" in w["state"].value and "<b>run</b>" in w["state"].value and not w["notice"].value
 
@@ -356,20 +467,39 @@ def test_what_cannot_be_put_beside_each_other_is_said(steel, tmp_path):
         material_panel(steel["archive"], tmp_path / "gone.safetensors")
 
 
-# -- a sweep --------------------------------------------------------------------------------------------------------------
+# -- a sweep
+# --------------------------------------------------------------------------------------------------------------
+
 
 def test_sweep_shows_what_plots_draws(tmp_path):
     sweep = made_up_sweep(tmp_path / "sweep")
     box, w = target_sweep(sweep)
     assert "<b>9 runs</b>" in w["state"].value and "9 done" in w["state"].value and w["stop"].disabled
-    assert [text for text, _ in w["settings"].options] == ["0.3", "0.5", "noaug"] and w["axis"].value == "ada_target" and w["kimg"].value == 48
-    assert same(w["bands"], study_plots.bands(sweep, at=48)) and same(w["best"], study_plots.best_values(sweep, log=True))
-    assert same(w["samples"], plots.samples({"0.3": sweep / "ada_target=0.3-seed0", "0.5": sweep / "ada_target=0.5-seed0", "noaug": sweep / "aug=noaug-seed0"}))
+    assert (
+        [text for text, _ in w["settings"].options] == ["0.3", "0.5", "noaug"]
+        and w["axis"].value == "ada_target"
+        and w["kimg"].value == 48
+    )
+    assert same(w["bands"], study_plots.bands(sweep, at=48)) and same(
+        w["best"], study_plots.best_values(sweep, log=True)
+    )
+    assert same(
+        w["samples"],
+        plots.samples(
+            {
+                "0.3": sweep / "ada_target=0.3-seed0",
+                "0.5": sweep / "ada_target=0.5-seed0",
+                "noaug": sweep / "aug=noaug-seed0",
+            }
+        ),
+    )
 
     w["kimg"].value, w["seed"].value, w["log"].value, w["settings"].value = 16, 2, False, ("noaug", 0.3)
     assert box.wait() and not w["notice"].value
     chosen = dict(axis="ada_target", settings=[0.3, "noaug"])
-    assert same(w["bands"], study_plots.bands(sweep, METRIC, **chosen, log=False, at=16)) and same(w["best"], study_plots.best_values(sweep, METRIC, **chosen))
+    assert same(w["bands"], study_plots.bands(sweep, METRIC, **chosen, log=False, at=16)) and same(
+        w["best"], study_plots.best_values(sweep, METRIC, **chosen)
+    )
     assert same(w["samples"], plots.samples(study_plots.study_runs(sweep, 2, **chosen), 16))
     shown = {}
     exec(box.code, shown)
@@ -384,13 +514,19 @@ def test_sweep_over_two_fields_holds_one_fixed(tmp_path):
             sweep.mkdir(exist_ok=True)
             run.rename(sweep / f"subset={subset},{run.name}")
     box, w = target_sweep(sweep)
-    assert {text for text, _ in w["axis"].options} == {"ada_target", "subset", "each setting"} and w["hold_subset"].value == ""
+    assert {text for text, _ in w["axis"].options} == {"ada_target", "subset", "each setting"} and w[
+        "hold_subset"
+    ].value == ""
     w["axis"].value = "ada_target"
     w["hold_subset"].value = "100"
     assert box.wait() and w["hold_ada_target"].disabled and not w["hold_subset"].disabled
     assert same(w["bands"], study_plots.bands(sweep, axis="ada_target", where={"subset": 100}, at=48))
     w["axis"].value = "subset"
-    assert box.wait() and [text for text, _ in w["settings"].options] == ["50", "100"] and same(w["best"], study_plots.best_values(sweep, axis="subset", log=True))
+    assert (
+        box.wait()
+        and [text for text, _ in w["settings"].options] == ["50", "100"]
+        and same(w["best"], study_plots.best_values(sweep, axis="subset", log=True))
+    )
     w["axis"].value = ""
     assert box.wait() and len(w["settings"].options) == 2  # subset is still held at 100
     w["hold_subset"].value = ""
@@ -403,7 +539,13 @@ def test_sweep_follows_while_it_is_made(tmp_path):
     before = w["bands"].value
     run = MadeUpRun(sweep / "ada_target=0.7-seed0", ada_target=0.7)
     run.tick(16)
-    until(lambda: "1 running" in w["state"].value and "ada_target 0.7, seed 0" in w["state"].value and w["bands"].value != before)
+    until(
+        lambda: (
+            "1 running" in w["state"].value
+            and "ada_target 0.7, seed 0" in w["state"].value
+            and w["bands"].value != before
+        )
+    )
     assert [text for text, _ in w["settings"].options] == ["0.3", "0.7"] and len(w["settings"].value) == 2
     run.tick(32)
     until(lambda: w["kimg"].value == 32)  # who stood at the newest stays at the newest
@@ -424,11 +566,15 @@ def test_what_cannot_be_compared_is_said(tmp_path):
         target_sweep(tmp_path)
 
 
-# -- a walk ---------------------------------------------------------------------------------------------------------------
+# -- a walk
+# ---------------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def snapshot(tmp_path_factory):
-    return random_snapshot(tmp_path_factory.mktemp("snapshots") / "snapshot-000000.safetensors", pixel_size_nm=[20.0, 10.0])
+    return random_snapshot(
+        tmp_path_factory.mktemp("snapshots") / "snapshot-000000.safetensors", pixel_size_nm=[20.0, 10.0]
+    )
 
 
 @pytest.mark.parametrize("noise", ["fixed", "walks"])
@@ -439,7 +585,9 @@ def test_walk_shows_the_frames_of_the_film(tmp_path, snapshot, noise):
     frames = list(walk_frames(G, (0, 1), 241, noise_mode=mode))
     for k in (0, 100, 240):
         w["position"].value = k
-        assert box.wait() and abs(pixels(w["image"]) - frames[k]).max() <= 1 and f"frame {k} of 240" in w["caption"].value
+        assert (
+            box.wait() and abs(pixels(w["image"]) - frames[k]).max() <= 1 and f"frame {k} of 240" in w["caption"].value
+        )
     assert f"{phase_fractions(frames[240])[0]:.3f}" in w["caption"].value and "0.32 µm wide" in w["caption"].value
     w["position"].value = 120
     measured = [phase_fractions(frame)[0] for frame in walk_frames(G, (0, 1), 61, noise_mode=mode, batch=4)]
@@ -550,7 +698,9 @@ def test_the_shipped_network_is_the_one_without_a_path(monkeypatch, tmp_path):
         latent_walk()
 
 
-# -- all three ------------------------------------------------------------------------------------------------------------
+# -- all three
+# ------------------------------------------------------------------------------------------------------------
+
 
 def test_a_cell_run_again_closes_the_former(tmp_path, snapshot):
     run, sweep = made_up_run(tmp_path / "run"), made_up_sweep(tmp_path / "sweep", seeds=(0,), noaug=False)
@@ -568,7 +718,12 @@ def test_a_cell_run_again_closes_the_former(tmp_path, snapshot):
 
 def test_every_control_has_a_name_and_every_picture_words(tmp_path, snapshot, steel):
     run, sweep = made_up_run(tmp_path / "run"), made_up_sweep(tmp_path / "sweep", seeds=(0,), noaug=False)
-    for box, w in (live_run(run), target_sweep(sweep), latent_walk(snapshot), material_panel(steel["archive"], steel["other"], count=8)):
+    for box, w in (
+        live_run(run),
+        target_sweep(sweep),
+        latent_walk(snapshot),
+        material_panel(steel["archive"], steel["other"], count=8),
+    ):
         aids = box.children[-1].value
         for name, widget in w.items():
             if isinstance(widget, ipywidgets.Image):
@@ -580,7 +735,7 @@ def test_every_control_has_a_name_and_every_picture_words(tmp_path, snapshot, st
 def test_a_stored_notebook_shows_a_picture(tmp_path, snapshot):
     import base64
 
-    for box, w in (live_run(made_up_run(tmp_path / "run")), latent_walk(snapshot)):
+    for box, _w in (live_run(made_up_run(tmp_path / "run")), latent_walk(snapshot)):
         assert box.wait()
         bundle = box._repr_mimebundle_()
         bundle = bundle[0] if isinstance(bundle, tuple) else bundle
@@ -589,13 +744,20 @@ def test_a_stored_notebook_shows_a_picture(tmp_path, snapshot):
 
 
 def test_training_imports_no_widgets():
-    code = "import sys, semgan_nb.training, semgan_nb.plots, semgan_nb.studies; assert not [m for m in sys.modules if m.split('.')[0] in ('ipywidgets', 'IPython')]"
+    code = (
+        "import sys, semgan_nb.training, semgan_nb.plots, semgan_nb.studies; assert not [m for m in sys.modules if"
+        " m.split('.')[0] in ('ipywidgets', 'IPython')]"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_stored_notebooks_hold_pictures_not_widgets():
     root = Path(__file__).resolve().parents[2]
-    done = forked.run([sys.executable, root / "tools" / "pictures.py", "--check", *(root / "nbs").rglob("[0-9]*.ipynb")], capture_output=True, text=True)
+    done = forked.run(
+        [sys.executable, root / "tools" / "pictures.py", "--check", *(root / "nbs").rglob("[0-9]*.ipynb")],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     large = {path.name: path.stat().st_size for path in (root / "nbs").glob("*.ipynb") if path.stat().st_size > 600_000}
     assert not large, f"{large}: python tools/pictures.py --shrink makes them smaller"

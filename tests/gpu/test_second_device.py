@@ -1,6 +1,9 @@
-"""A pretended GPU, for machines without one: tensors that say they lie on another device and refuse to meet those of the CPU. Training, augmentation, sampling and judging run on it to the CPU's numbers, so no tensor is made, and no random number drawn, in the wrong place.
+"""A pretended GPU, for machines without one: tensors that say they lie on another device and refuse to meet those of
+the CPU. Training, augmentation, sampling and judging run on it to the CPU's numbers, so no tensor is made, and no
+random number drawn, in the wrong place.
 
 What it cannot show is anything of the GPU's own arithmetic: that is what test_gpu.py is for."""
+
 import contextlib
 import copy
 
@@ -30,7 +33,19 @@ from semgan_nb.trainer import Trainer, make_networks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*to a meta parameter", "ignore:Converting a tensor with requires_grad")
 AWAY = torch.device("meta")  # the name under which the second device goes
-TINY = Config(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=4, G_reg_interval=2, D_reg_interval=2, ada_interval=2, p=0.6, metrics=())
+TINY = Config(
+    z_dim=16,
+    w_dim=16,
+    channel_base=64,
+    channel_max=8,
+    batch_size=8,
+    batch_gpu=4,
+    G_reg_interval=2,
+    D_reg_interval=2,
+    ada_interval=2,
+    p=0.6,
+    metrics=(),
+)
 
 
 class Away(torch.Tensor):
@@ -38,7 +53,15 @@ class Away(torch.Tensor):
 
     @staticmethod
     def __new__(cls, elem):
-        return torch.Tensor._make_wrapper_subclass(cls, elem.shape, strides=elem.stride(), storage_offset=elem.storage_offset(), dtype=elem.dtype, device=AWAY, requires_grad=False)
+        return torch.Tensor._make_wrapper_subclass(
+            cls,
+            elem.shape,
+            strides=elem.stride(),
+            storage_offset=elem.storage_offset(),
+            dtype=elem.dtype,
+            device=AWAY,
+            requires_grad=False,
+        )
 
     def __init__(self, elem):
         self.elem = elem
@@ -55,7 +78,13 @@ class Away(torch.Tensor):
         return f"Away({self.elem!r})"
 
 
-MAY_MEET = ("copy_", "index", "index_put_", "_index_put_impl_", "_to_copy")  # what PyTorch itself allows between a GPU and the CPU
+MAY_MEET = (
+    "copy_",
+    "index",
+    "index_put_",
+    "_index_put_impl_",
+    "_to_copy",
+)  # what PyTorch itself allows between a GPU and the CPU
 
 
 class AwayGenerator(torch.Generator):
@@ -64,7 +93,10 @@ class AwayGenerator(torch.Generator):
 
 def dispatched(func, args, kwargs):
     flat = tree_flatten((args, kwargs))[0]
-    away, here = [t for t in flat if isinstance(t, Away)], [t for t in flat if isinstance(t, torch.Tensor) and not isinstance(t, Away)]
+    away, here = (
+        [t for t in flat if isinstance(t, Away)],
+        [t for t in flat if isinstance(t, torch.Tensor) and not isinstance(t, Away)],
+    )
     name = func.overloadpacket.__name__
     device = kwargs.get("device")
     if away and name not in MAY_MEET and any(t.ndim for t in here):
@@ -92,7 +124,11 @@ class Generators(TorchFunctionMode):
         kwargs = kwargs or {}
         if (source := kwargs.get("generator")) is not None:
             device = kwargs.get("device")
-            wanted = any(isinstance(t, Away) for t in tree_flatten((args, kwargs))[0]) or device is not None and torch.device(device) == AWAY
+            wanted = (
+                any(isinstance(t, Away) for t in tree_flatten((args, kwargs))[0])
+                or device is not None
+                and torch.device(device) == AWAY
+            )
             if isinstance(source, AwayGenerator) != wanted:
                 raise RuntimeError(f"{func.__name__} got a generator of another device than its tensors")
         return func(*args, **kwargs)
@@ -137,34 +173,60 @@ def test_tensors_of_two_devices_do_not_meet():
 def away(monkeypatch):
     "The second device is there, generators of it can be made, and Adam takes its plain form, which knows any device."
     made = torch.Generator
-    monkeypatch.setattr(torch, "Generator", lambda device="cpu": AwayGenerator() if torch.device(device) == AWAY else made(device))
-    monkeypatch.setattr(trainer, "lazy_adam", lambda params, lr, interval: torch.optim.Adam(params, lr=lr, betas=(0.0, 0.99), foreach=True))
-    monkeypatch.setattr(torch, "autocast", lambda kind, **options: contextlib.nullcontext())  # it asks for the kind by name
-    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # in which operators come in larger pieces than are known here
+    monkeypatch.setattr(
+        torch, "Generator", lambda device="cpu": AwayGenerator() if torch.device(device) == AWAY else made(device)
+    )
+    monkeypatch.setattr(
+        trainer,
+        "lazy_adam",
+        lambda params, lr, interval: torch.optim.Adam(params, lr=lr, betas=(0.0, 0.99), foreach=True),
+    )
+    monkeypatch.setattr(
+        torch, "autocast", lambda kind, **options: contextlib.nullcontext()
+    )  # it asks for the kind by name
+    monkeypatch.setattr(
+        torch, "inference_mode", torch.no_grad
+    )  # in which operators come in larger pieces than are known here
     with SecondDevice():
         yield AWAY
 
 
 def test_training_on_it_is_training_on_the_cpu(archive, away):
-    "All four phases, two parts of a batch, augmentation, averages and the controller; then its state, taken up on the CPU."
+    """All four phases, two parts of a batch, augmentation, averages and the controller; then its state, taken up on
+    the CPU."""
     data = Dataset(archive)
     here, there = Trainer(TINY, data), Trainer(TINY, data, away)
     for _ in range(3):
         here.iterate(), there.iterate()
-    assert all(isinstance(t, Away) for net in (there.G, there.D, there.G_ema, there.pipe) for t in net.state_dict().values()) and isinstance(there.pl_mean, Away)
+    assert all(
+        isinstance(t, Away) for net in (there.G, there.D, there.G_ema, there.pipe) for t in net.state_dict().values()
+    ) and isinstance(there.pl_mean, Away)
     for a, b in zip((here.G, here.D, here.G_ema), (there.G, there.D, there.G_ema)):
         for (name, x), y in zip(a.state_dict().items(), b.state_dict().values()):
             torch.testing.assert_close(y.cpu(), x, rtol=1e-4, atol=1e-5, msg=lambda m: f"{name}: {m}")
     assert here.ada.state_dict() == there.ada.state_dict() and there.finite()
-    unpacked = trainer._unpacked(trainer._packed(tree_map(lambda t: t.cpu() if isinstance(t, Away) else t, there.state_dict())))
+    unpacked = trainer._unpacked(
+        trainer._packed(tree_map(lambda t: t.cpu() if isinstance(t, Away) else t, there.state_dict()))
+    )
     again = Trainer(TINY, data, away)
     again.load_state_dict(unpacked)
     there.iterate(), again.iterate()
-    assert all(torch.equal(x.cpu(), y.cpu()) for x, y in zip(there.G_ema.state_dict().values(), again.G_ema.state_dict().values()))
+    assert all(
+        torch.equal(x.cpu(), y.cpu())
+        for x, y in zip(there.G_ema.state_dict().values(), again.G_ema.state_dict().values())
+    )
 
 
-@pytest.mark.parametrize("options", [dict(), dict(num_fp16_res=2, conv_clamp=256.0), dict(num_fp16_res=2, conv_clamp=256.0, half_format="bfloat16"), dict(g_architecture="resnet", d_architecture="skip")],
-                         ids=["float32", "float16", "bfloat16", "other architectures"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(),
+        dict(num_fp16_res=2, conv_clamp=256.0),
+        dict(num_fp16_res=2, conv_clamp=256.0, half_format="bfloat16"),
+        dict(g_architecture="resnet", d_architecture="skip"),
+    ],
+    ids=["float32", "float16", "bfloat16", "other architectures"],
+)
 def test_the_networks_on_it(options, away):
     "What num_fp16_res marks runs in float16 there without being told; then all is finite and near float32."
     config = TINY.replace(**options)
@@ -185,7 +247,11 @@ def test_the_networks_on_it(options, away):
         found = found, D(found)
     for x, wanted in zip(found, (images, logits)):
         limit = {"float16": 0.02, "bfloat16": 0.1}[config.half_format] if config.num_fp16_res else 1e-5
-        assert isinstance(x, Away) and x.dtype == torch.float32 and float((x.cpu() - wanted).abs().max()) <= limit * float(wanted.abs().max())
+        assert (
+            isinstance(x, Away)
+            and x.dtype == torch.float32
+            and float((x.cpu() - wanted).abs().max()) <= limit * float(wanted.abs().max())
+        )
     assert formats == ({getattr(torch, config.half_format)} if config.num_fp16_res else set())
 
 
@@ -193,7 +259,11 @@ def test_the_networks_on_it(options, away):
 def test_every_augmentation_on_it(name, away):
     "Each with the R1 penalty through it, and with the random draws of that device."
     D = Discriminator(img_resolution=32, img_channels=1, channel_base=64, channel_max=8)
-    x, pipe, found = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1, augment_pipe(name), []
+    x, pipe, found = (
+        torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1,
+        augment_pipe(name),
+        [],
+    )
     pipe.p.fill_(0.8)
     for device in ("cpu", away):
         images = x.clone().to(device).requires_grad_(True)
@@ -211,11 +281,18 @@ def test_style_mixing_and_sampling_on_it(away):
     there = copy.deepcopy(G).to(away)
     z = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
     for seed in range(4):
-        a, b = (mixed_ws(net.mapping, z.to(d), prob=0.5, generator=trainer.iteration_generator(seed, 0, 0, d)) for net, d in ((G, "cpu"), (there, away)))
+        a, b = (
+            mixed_ws(net.mapping, z.to(d), prob=0.5, generator=trainer.iteration_generator(seed, 0, 0, d))
+            for net, d in ((G, "cpu"), (there, away))
+        )
         torch.testing.assert_close(b.detach().cpu(), a.detach(), rtol=1e-5, atol=1e-6)
-    ways = [lambda net: sample(net, "0-4", truncation_psi=0.7), lambda net: np.concatenate(list(random_images(net, 6, batch=4))),
-            lambda net: np.stack(list(walk_frames(net, "0-2", frames=5))), lambda net: np.stack(list(walk_frames(net, "0-2", frames=5, space="w", noise_mode="random"))),
-            lambda net: np.stack(list(walk_frames(net, "0-2", frames=5, noise_mode="walk")))]
+    ways = [
+        lambda net: sample(net, "0-4", truncation_psi=0.7),
+        lambda net: np.concatenate(list(random_images(net, 6, batch=4))),
+        lambda net: np.stack(list(walk_frames(net, "0-2", frames=5))),
+        lambda net: np.stack(list(walk_frames(net, "0-2", frames=5, space="w", noise_mode="random"))),
+        lambda net: np.stack(list(walk_frames(net, "0-2", frames=5, noise_mode="walk"))),
+    ]
     for way in ways:
         assert np.abs(way(G).astype(int) - way(there)).max() <= 1
 
@@ -235,7 +312,8 @@ def test_features_on_it(name, away):
 
 
 def test_full_float32_is_full_in_all_threads_and_then_as_before():
-    """The switches belong to the process, so a device that is not there does for the test. Without the one for products, the resize before the features would be taken in TF32; without the outer
+    """The switches belong to the process, so a device that is not there does for the test. Without the one for
+    products, the resize before the features would be taken in TF32; without the outer
     one, a generator in a second thread would be faster and less exact whenever the extractor had just ended a batch."""
     backends = torch.backends
     before = backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32

@@ -1,10 +1,10 @@
 """Chapter 12: files that promise absurd sizes, read in a process whose memory is watched."""
+
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
 
 # ---- what vendors write ----
 
@@ -75,7 +75,14 @@ for path in sorted(folder.iterdir()):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads its peak memory from /proc")
 def test_absurd_sizes_are_refused_before_memory_is_taken(tmp_path):
-    done = subprocess.run([sys.executable, "-c", BOMBS.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path))], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", BOMBS.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path))],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "MEMORY" not in done.stdout and "READ" not in done.stdout.replace("READ strip", "").replace("READ xz", "").replace("READ bits", ""), done.stdout
+    assert "MEMORY" not in done.stdout and "READ" not in done.stdout.replace("READ strip", "").replace(
+        "READ xz", ""
+    ).replace("READ bits", ""), done.stdout
     assert done.stdout.count(" MB ") > 35

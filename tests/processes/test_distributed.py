@@ -1,4 +1,6 @@
-"""Chapters 54 and 58, several processes: two ranks of one round against one process of two rounds, going on with another number, a rank that dies."""
+"""Chapters 54 and 58, several processes: two ranks of one round against one process of two rounds, going on with
+another number, a rank that dies."""
+
 import json
 import os
 import signal
@@ -21,16 +23,44 @@ from semgan_nb.training import train
 from semgan_nb.launch import launch
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available() or sys.platform == "win32", reason="needs gloo")
-TINY = Config(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=4, G_reg_interval=4, total_kimg=0.16, kimg_per_tick=0.032, snap=2,
-              ada_kimg=0.5, metrics=(), p=0.3)
+TINY = Config(
+    z_dim=16,
+    w_dim=16,
+    channel_base=64,
+    channel_max=8,
+    batch_size=8,
+    batch_gpu=4,
+    G_reg_interval=4,
+    total_kimg=0.16,
+    kimg_per_tick=0.032,
+    snap=2,
+    ada_kimg=0.5,
+    metrics=(),
+    p=0.3,
+)
 
 
 def ranks_of(script, n, folder, *args, **environment):
     "Start n processes with the environment of ranks, as a cluster would."
     (folder / "meet").unlink(missing_ok=True)
-    common = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": str(n), "SEMGAN_RENDEZVOUS": (folder / "meet").as_uri(), **environment}
-    return [forked.Popen([sys.executable, "-c", script, *map(str, args)], env={**common, "RANK": str(r), "LOCAL_RANK": str(r)}, stdout=forked.PIPE, stderr=forked.PIPE, text=True)
-            for r in range(n)]
+    common = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "WORLD_SIZE": str(n),
+        "SEMGAN_RENDEZVOUS": (folder / "meet").as_uri(),
+        **environment,
+    }
+    return [
+        forked.Popen(
+            [sys.executable, "-c", script, *map(str, args)],
+            env={**common, "RANK": str(r), "LOCAL_RANK": str(r)},
+            stdout=forked.PIPE,
+            stderr=forked.PIPE,
+            text=True,
+        )
+        for r in range(n)
+    ]
 
 
 FLOAT64 = """
@@ -69,7 +99,16 @@ def test_two_ranks_are_two_rounds(archive, tmp_path, rounds, n):
     "In float64: gradients of every phase to 1e-9, sign statistics and p the same."
     config = TINY.replace(batch_size=4 * rounds, ada_interval=2)
     (alone,), several = float64_run(1, archive, tmp_path, config), float64_run(n, archive, tmp_path, config)
-    assert [name for name, _ in alone["found"]][:8] == ["Gmain", "Greg", "Dmain", "Dreg", "Gmain", "Dmain", "Gmain", "Dmain"] and len(alone["found"]) == 15
+    assert [name for name, _ in alone["found"]][:8] == [
+        "Gmain",
+        "Greg",
+        "Dmain",
+        "Dreg",
+        "Gmain",
+        "Dmain",
+        "Gmain",
+        "Dmain",
+    ] and len(alone["found"]) == 15
     for rank in several:
         worst = 0.0
         for (name, ours), (other, theirs) in zip(alone["found"], rank["found"], strict=True):
@@ -78,11 +117,20 @@ def test_two_ranks_are_two_rounds(archive, tmp_path, rounds, n):
                 assert a.dtype == torch.float64
                 worst = max(worst, float((a - b).abs().max() / max(float(a.abs().max()), 1e-12)))
         assert worst < 1e-9, worst
-        assert (rank["p"], rank["rt"], rank["signs"], rank["sampler"]) == (alone["p"], alone["rt"], alone["signs"], alone["sampler"])
-        assert torch.allclose(rank["w_avg"], alone["w_avg"], rtol=1e-9, atol=0) and torch.allclose(rank["pl_mean"], alone["pl_mean"], rtol=1e-9)
+        assert (rank["p"], rank["rt"], rank["signs"], rank["sampler"]) == (
+            alone["p"],
+            alone["rt"],
+            alone["signs"],
+            alone["sampler"],
+        )
+        assert torch.allclose(rank["w_avg"], alone["w_avg"], rtol=1e-9, atol=0) and torch.allclose(
+            rank["pl_mean"], alone["pl_mean"], rtol=1e-9
+        )
         assert rank["moments"].keys() == alone["moments"].keys()
         for name, (count, *sums) in alone["moments"].items():
-            assert rank["moments"][name][0] == count and np.allclose(rank["moments"][name][1:], sums, rtol=1e-6)  # each report is summed in float32
+            assert rank["moments"][name][0] == count and np.allclose(
+                rank["moments"][name][1:], sums, rtol=1e-6
+            )  # each report is summed in float32
     assert all(torch.equal(a, b) for a, b in zip(several[0]["weights"], several[1]["weights"]))
     print(f"largest difference of a gradient, relative to the largest entry: {worst:.1e}")
 
@@ -93,7 +141,11 @@ def test_two_ranks_go_on_exactly(archive, tmp_path, forked_programs):
     launch(TINY.replace(total_kimg=0.064), archive, tmp_path / "b" / "r", 2)
     launch(TINY, archive, tmp_path / "b" / "r", 2)
     a, b = (load_state(tmp_path / x / "r" / "state")["trainer"] for x in "ab")
-    assert all(torch.equal(a[n][k], b[n][k]) for n in ("G", "D", "G_ema") for k in a[n]) and a["ada"] == b["ada"] and torch.equal(a["pl_mean"], b["pl_mean"])
+    assert (
+        all(torch.equal(a[n][k], b[n][k]) for n in ("G", "D", "G_ema") for k in a[n])
+        and a["ada"] == b["ada"]
+        and torch.equal(a["pl_mean"], b["pl_mean"])
+    )
     assert read_config(tmp_path / "a" / "r")["environment"]["ranks"] == 2 and len(logs(tmp_path / "a" / "r")) == 6
     with open(tmp_path / "a" / "r" / "stats.jsonl", encoding="utf-8") as f:
         assert json.loads(f.readline())["Loss/scores/real"]["num"] == 16  # of both ranks, in Dmain and Dreg
@@ -155,7 +207,11 @@ def test_launch_says_which_process_died(archive, tmp_path):
         while time.monotonic() < deadline:
             for entry in Path("/proc").glob("[0-9]*/environ"):
                 try:
-                    if b"LOCAL_RANK=1" in entry.read_bytes() and str(tmp_path).encode() in (entry.parent / "cmdline").read_bytes() and read_stats(tmp_path / "r"):
+                    if (
+                        b"LOCAL_RANK=1" in entry.read_bytes()
+                        and str(tmp_path).encode() in (entry.parent / "cmdline").read_bytes()
+                        and read_stats(tmp_path / "r")
+                    ):
                         os.kill(int(entry.parent.name), signal.SIGKILL)
                         return
                 except (OSError, ValueError):
@@ -174,7 +230,9 @@ def test_launch_says_which_process_died(archive, tmp_path):
 
 
 def test_launch_refuses_as_one_process_does(archive, tmp_path, forked_programs):
-    with pytest.raises(BadInput, match=r"batch_size is 8: it must be a multiple of batch_gpu \(4\) times the number of processes \(4\)"):
+    with pytest.raises(
+        BadInput, match=r"batch_size is 8: it must be a multiple of batch_gpu \(4\) times the number of processes \(4\)"
+    ):
         launch(TINY, archive, tmp_path / "r", 4)
     list(train(TINY.replace(total_kimg=0.016), archive, tmp_path / "r"))
     with pytest.raises(BadInput, match="seed is 0 there and 3 here"):
@@ -183,22 +241,70 @@ def test_launch_refuses_as_one_process_does(archive, tmp_path, forked_programs):
 
 def test_torchrun_and_a_stop_file(archive, tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("import json, os, sys\nfrom semgan_nb.runs import Config\nfrom semgan_nb.training import train\n"
-                      "for tick in train(Config.from_dict(json.loads(sys.argv[1])), sys.argv[2], sys.argv[3]):\n    os.write(1, f'tick {tick.number}\\n'.encode())\n")  # a line in one piece: two ranks write into one pipe
-    p = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), json.dumps(TINY.replace(total_kimg=50.0).to_dict()), str(archive), str(tmp_path / "r")],
-                         env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    script.write_text(
+        "import json, os, sys\nfrom semgan_nb.runs import Config\nfrom semgan_nb.training import train\nfor tick in"
+        " train(Config.from_dict(json.loads(sys.argv[1])), sys.argv[2], sys.argv[3]):\n    os.write(1, f'tick"
+        " {tick.number}\\n'.encode())\n"
+    )  # a line in one piece: two ranks write into one pipe
+    p = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            str(script),
+            json.dumps(TINY.replace(total_kimg=50.0).to_dict()),
+            str(archive),
+            str(tmp_path / "r"),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert p.stdout.readline().startswith("tick 0")
     request_stop(tmp_path / "r")
     out, err = p.communicate(timeout=90)
     assert p.returncode == 0, err
     status = read_status(tmp_path / "r")
-    assert status["state"] == "stopped" and status["message"] == "asked to stop" and load_state(tmp_path / "r" / "state")["trainer"]["cur_nimg"] == status["cur_nimg"]
+    assert (
+        status["state"] == "stopped"
+        and status["message"] == "asked to stop"
+        and load_state(tmp_path / "r" / "state")["trainer"]["cur_nimg"] == status["cur_nimg"]
+    )
 
 
 def test_gpus_of_the_command(archive, tmp_path):
     "`semgan train --gpus 2` in a terminal; Ctrl-C reaches the processes once, and the same command goes on."
-    command = [sys.executable, "-c", "import sys; from semgan_nb.cli import main; sys.exit(main())", "train", str(archive), "--out", str(tmp_path / "r"), "--gpus", "2", "--metrics", "none", "--tensorboard", "--channel-base", "64", "--channel-max", "8", "--g-channels", "8,8,4"]
-    p = forked.Popen([*command, "--kimg", "50"], stdout=forked.PIPE, stderr=forked.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from semgan_nb.cli import main; sys.exit(main())",
+        "train",
+        str(archive),
+        "--out",
+        str(tmp_path / "r"),
+        "--gpus",
+        "2",
+        "--metrics",
+        "none",
+        "--tensorboard",
+        "--channel-base",
+        "64",
+        "--channel-max",
+        "8",
+        "--g-channels",
+        "8,8,4",
+    ]
+    p = forked.Popen(
+        [*command, "--kimg", "50"],
+        stdout=forked.PIPE,
+        stderr=forked.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     deadline = time.monotonic() + 60
     while not read_stats(tmp_path / "r") and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -206,8 +312,16 @@ def test_gpus_of_the_command(archive, tmp_path):
     out, err = p.communicate(timeout=60)
     assert p.returncode == 130 and "the same command goes on" in err and "Traceback" not in err, err
     status = read_status(tmp_path / "r")
-    assert status["state"] == "stopped" and status["message"] == "interrupted" and load_state(tmp_path / "r" / "state")["trainer"]["cur_nimg"] == status["cur_nimg"] > 0
+    assert (
+        status["state"] == "stopped"
+        and status["message"] == "interrupted"
+        and load_state(tmp_path / "r" / "state")["trainer"]["cur_nimg"] == status["cur_nimg"] > 0
+    )
     kimg = status["kimg"] + 0.032
-    done = forked.run([*command, "--kimg", f"{kimg:.3f}"], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = forked.run(
+        [*command, "--kimg", f"{kimg:.3f}"], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0 and ": done, " in done.stdout, done.stderr
-    assert read_config(tmp_path / "r")["resolved"]["batch_gpu"] == 8 and list((tmp_path / "r" / "tensorboard").iterdir())
+    assert read_config(tmp_path / "r")["resolved"]["batch_gpu"] == 8 and list(
+        (tmp_path / "r" / "tensorboard").iterdir()
+    )

@@ -1,4 +1,6 @@
-"""Chapter 51, poisoned pickles: some hundreds of them, read in a process that may take little memory and in which everything that it does is noted."""
+"""Chapter 51, poisoned pickles: some hundreds of them, read in a process that may take little memory and in which
+everything that it does is noted."""
+
 import json
 import os
 import subprocess
@@ -9,8 +11,8 @@ from pathlib import Path
 import official_files
 import pytest
 
-
-# -- poison ---------------------------------------------------------------------------------------------------------------
+# -- poison
+# ---------------------------------------------------------------------------------------------------------------
 
 RUNNER = """
     import json, resource, sys, time
@@ -41,7 +43,8 @@ RUNNER = """
 
 @pytest.fixture(scope="module")
 def poisoned(tmp_path_factory):
-    "All poisoned files, read one after the other in a process that may take 300 MB more than it has and in which every import, call of the system and file that is opened for writing is noted."
+    """All poisoned files, read one after the other in a process that may take 300 MB more than it has and in which
+    every import, call of the system and file that is opened for writing is noted."""
     pytest.importorskip("resource")
     if not Path("/proc/self/statm").exists():
         pytest.skip("the memory of a process is limited here in another way")
@@ -50,7 +53,13 @@ def poisoned(tmp_path_factory):
     for name, data in files.items():
         (folder / f"poison-{name}.pkl").write_bytes(data)
     (folder / "good.pkl").write_bytes(official_files.dump(official_files.content_of(*official_files.networks()[:1])))
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(RUNNER), str(folder)], capture_output=True, text=True, timeout=500, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(RUNNER), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
     assert found["results"].keys() == files.keys() and len(files) >= 300
@@ -61,7 +70,9 @@ def test_poison_is_refused_with_one_sentence(poisoned):
     folder, found = poisoned
     for name, result in found["results"].items():
         assert result["kind"] == "refused", (name, result)
-        assert f"poison-{name}.pkl" in result["said"] and result["said"].isprintable() and len(result["said"]) < 60_000, name
+        assert (
+            f"poison-{name}.pkl" in result["said"] and result["said"].isprintable() and len(result["said"]) < 60_000
+        ), name
 
 
 def test_poison_runs_nothing_and_imports_nothing(poisoned):

@@ -1,4 +1,5 @@
 """What a network has to beat: blended pairs, and Gaussian random fields fitted to a material."""
+
 import json
 import shutil
 
@@ -11,7 +12,15 @@ from scipy.stats import multivariate_normal, norm
 from semgan_nb.dataset import Dataset
 from semgan_nb.microstructure import compare
 from semgan_nb.memorisation import laid_on, likeness
-from semgan_nb.random_field import RandomField, depth, draw_field, field_correlation, pair_probability, possible_power, segmented
+from semgan_nb.random_field import (
+    RandomField,
+    depth,
+    draw_field,
+    field_correlation,
+    pair_probability,
+    possible_power,
+    segmented,
+)
 from semgan_nb.reference_sets import blend
 from semgan_nb.evaluation import Judge
 from semgan_nb.baselines import PLAIN_RUNGS, baseline_table, baselines
@@ -35,16 +44,22 @@ def test_arcsine_law_and_inverse():
     assert np.abs(field_correlation(pair_probability(rho, 0.5), 0.5) - rho).max() < 1e-6
     mixed = np.linspace(0.2, 0.8, 300)
     assert np.abs(field_correlation(pair_probability(rho, mixed), mixed) - rho).max() < 2e-3
-    assert field_correlation(np.array([0.2, 0.7]), 0.5).tolist() == [pytest.approx(np.sin(2 * np.pi * -0.05), abs=1e-6), 1.0]  # more than can be: cut off
+    assert field_correlation(np.array([0.2, 0.7]), 0.5).tolist() == [
+        pytest.approx(np.sin(2 * np.pi * -0.05), abs=1e-6),
+        1.0,
+    ]  # more than can be: cut off
 
 
 def test_a_possible_covariance_is_kept():
     lag = np.hypot(*np.mgrid[-31:32, -31:32])
-    for wanted in (np.exp(-(lag / 5)**2), np.exp(-lag / 4), 0.7 * np.exp(-(lag / 6)**2) + 0.3 * (lag == 0)):
+    for wanted in (np.exp(-((lag / 5) ** 2)), np.exp(-lag / 4), 0.7 * np.exp(-((lag / 6) ** 2)) + 0.3 * (lag == 0)):
         power = possible_power(wanted)
         assert power.min() >= 0 and power.sum() == pytest.approx(1)
         kept = np.fft.ifft2(power).real * power.size
-        assert np.abs(kept[0, :16] - wanted[31, 31:47]).max() < 0.01 and np.abs(kept[:16, 0] - wanted[31:47, 31]).max() < 0.01
+        assert (
+            np.abs(kept[0, :16] - wanted[31, 31:47]).max() < 0.01
+            and np.abs(kept[:16, 0] - wanted[31:47, 31]).max() < 0.01
+        )
 
 
 def test_an_impossible_covariance_gets_the_nearest_spectrum():
@@ -58,7 +73,7 @@ def test_an_impossible_covariance_gets_the_nearest_spectrum():
 
 def test_drawn_fields_have_the_covariance():
     lag = np.hypot(*np.mgrid[-31:32, -31:32])
-    power = possible_power(np.exp(-(lag / 4)**2))
+    power = possible_power(np.exp(-((lag / 4) ** 2)))
     fields = np.stack([draw_field(power, np.random.default_rng(k), (32, 32)) for k in range(300)])
     assert abs(fields.mean()) < 0.05 and fields.std() == pytest.approx(1, abs=0.03)
     assert (fields[:, :, :-4] * fields[:, :, 4:]).mean() == pytest.approx(np.exp(-1), abs=0.03)
@@ -66,13 +81,18 @@ def test_drawn_fields_have_the_covariance():
 
 @pytest.fixture(scope="module")
 def floods():
-    """Real random fields as images: 300 of two groups, stretched along the rows; the fit must give their statistics back."""
+    """Real random fields as images: 300 of two groups, stretched along the rows; the fit must give their statistics
+    back."""
     rng, images, groups = np.random.default_rng(0), [], []
     for k in range(300):
         fraction = rng.uniform(0.25, 0.35) if k % 2 else rng.uniform(0.55, 0.65)
         height = grf(rng, (64, 64), 4.0, 16.0)
         land = height > np.quantile(height, 1 - fraction)
-        images.append(np.rint(gaussian_filter(np.where(land, 170.0, 70.0), 0.7) + 5 * rng.standard_normal((64, 64))).clip(0, 255).astype(np.uint8))
+        images.append(
+            np.rint(gaussian_filter(np.where(land, 170.0, 70.0), 0.7) + 5 * rng.standard_normal((64, 64)))
+            .clip(0, 255)
+            .astype(np.uint8)
+        )
         groups.append("few" if k % 2 else "many")
     return np.stack(images), groups
 
@@ -89,7 +109,10 @@ def test_the_fit_gives_two_point_correlation_and_fraction_back(floods):
         assert set(field.groups) == {"few", "many"} and np.allclose(wanted, field.models[group]["s2"][63])
     found = two_point_map(maps).mean(0)
     wanted = two_point_map(real).mean(0)
-    assert np.abs(found[63, 63:95] - wanted[63, 63:95]).max() < 0.012 and np.abs(found[63:95, 63] - wanted[63:95, 63]).max() < 0.012
+    assert (
+        np.abs(found[63, 63:95] - wanted[63, 63:95]).max() < 0.012
+        and np.abs(found[63:95, 63] - wanted[63:95, 63]).max() < 0.012
+    )
     assert found[63, 69] > found[69, 63] + 0.03  # stretched along the rows
 
 
@@ -159,7 +182,14 @@ def test_blended_pairs_are_halves_of_two_real_images_of_one_group():
     assert mixed.shape == (60, 1, 32, 32) and mixed.dtype == np.uint8
     near = likeness(mixed, images)
     assert (near[np.arange(60), np.arange(60)] > np.median(near)).mean() > 0.95  # its own image is in it
-    partner = [int(np.argmin([np.abs(2.0 * mixed[i, 0] - images[i] - laid_on(images[i], other)["image"]).max() for other in images])) for i in range(6)]
+    partner = [
+        int(
+            np.argmin(
+                [np.abs(2.0 * mixed[i, 0] - images[i] - laid_on(images[i], other)["image"]).max() for other in images]
+            )
+        )
+        for i in range(6)
+    ]
     assert all(groups[partner[i]] == groups[i] and partner[i] != i for i in range(6))
     alone = blend(images[:3, None], np.random.default_rng(0), ["a", "b", "c"])  # no partner in the group: any
     assert not any(np.array_equal(a, b) for a, b in zip(alone[:, 0], images))
@@ -182,11 +212,22 @@ METRICS = ["random_fd40_holdout", "random_pr403_holdout"]
 
 @pytest.fixture(scope="module")
 def judged(archive, tmp_path_factory):
-    """A table of the known sets, of images of the same specimens and of copies: its folder, what was returned, and the progress that was told. Read only."""
+    """A table of the known sets, of images of the same specimens and of copies: its folder, what was returned, and
+    the progress that was told. Read only."""
     out, told = tmp_path_factory.mktemp("judged") / "out", []
     fresh = specimens(300, 32, seed=4, n_specimens=8)[0][240:280, None]
     copies = Dataset(archive, part="train").images()[:40]
-    return out, baselines(archive, dict(honest=fresh, copier=[copies[:25], copies[25:]]), METRICS, out=out, progress=lambda *a: told.append(a)), told
+    return (
+        out,
+        baselines(
+            archive,
+            dict(honest=fresh, copier=[copies[:25], copies[25:]]),
+            METRICS,
+            out=out,
+            progress=lambda *a: told.append(a),
+        ),
+        told,
+    )
 
 
 def test_one_table(archive, judged, tmp_path, monkeypatch):
@@ -196,17 +237,29 @@ def test_one_table(archive, judged, tmp_path, monkeypatch):
     assert list(rows) == [*PLAIN_RUNGS, "honest", "copier"] and rows["copier"]["kind"] == "network"
     assert rows["copier"]["copies"] == 1 > 0.1 > rows["honest"]["copies"] and rows["blur1"]["copies"] == 1
     ladder = {rung["key"]: rung["value"] for rung in Judge(METRICS[0], archive).ladder()["rungs"]}
-    assert all(rows[key]["values"][METRICS[0]] == pytest.approx(ladder[key]) for key in PLAIN_RUNGS)  # the lines of the curves
-    assert all(set(row["values"]) == set(result["columns"]) and len(row["physics"]["ratios"]) > 20 for row in rows.values())
+    assert all(
+        rows[key]["values"][METRICS[0]] == pytest.approx(ladder[key]) for key in PLAIN_RUNGS
+    )  # the lines of the curves
+    assert all(
+        set(row["values"]) == set(result["columns"]) and len(row["physics"]["ratios"]) > 20 for row in rows.values()
+    )
     assert "honest" in result["text"] and "random field" in result["text"]
     assert told and all(done <= total for done, total, _ in told) and told[-1][0] == told[-1][1]
     table = baseline_table(result)
-    assert table.count("\n|") >= 10 and "**copier**" in table and "| other real images |" in table and "random recall" in table
+    assert (
+        table.count("\n|") >= 10
+        and "**copier**" in table
+        and "| other real images |" in table
+        and "random recall" in table
+    )
     written = json.loads((tmp_path / "out" / "baselines.json").read_text())
-    assert written["rows"] == json.loads(json.dumps(result["rows"])) and table in (tmp_path / "out" / "baselines.md").read_text()
+    assert (
+        written["rows"] == json.loads(json.dumps(result["rows"]))
+        and table in (tmp_path / "out" / "baselines.md").read_text()
+    )
     monkeypatch.setattr("semgan_nb.baselines.compare", None)  # known sets are not judged again
     again = baselines(archive, None, METRICS, out=tmp_path / "out")
-    assert again["rows"] == written["rows"][:len(PLAIN_RUNGS)] and "Without any learning" in again["text"]
+    assert again["rows"] == written["rows"][: len(PLAIN_RUNGS)] and "Without any learning" in again["text"]
 
 
 def test_refusals_of_the_table(archive, judged, tmp_path):
@@ -229,9 +282,27 @@ def test_the_verb(archive, tmp_path, capsys, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     random_snapshot(tmp_path / "net.safetensors")
-    assert main(["baselines", str(archive), "--metrics", "random_fd40_holdout", "--out", "table", "--with", "net.safetensors"]) == 0
+    assert (
+        main(
+            [
+                "baselines",
+                str(archive),
+                "--metrics",
+                "random_fd40_holdout",
+                "--out",
+                "table",
+                "--with",
+                "net.safetensors",
+            ]
+        )
+        == 0
+    )
     said = capsys.readouterr().out
-    assert "random field" in said and "**net.safetensors**" in said and (tmp_path / "table" / "baselines.png").stat().st_size > 5000
+    assert (
+        "random field" in said
+        and "**net.safetensors**" in said
+        and (tmp_path / "table" / "baselines.png").stat().st_size > 5000
+    )
     random_snapshot(tmp_path / "small.safetensors", img_resolution=16)
     assert main(["baselines", str(archive), "--metrics", "random_fd40_holdout", "--with", "small.safetensors"]) == 2
     assert "makes images of 16 px" in capsys.readouterr().err and not (tmp_path / "steel-baselines").exists()

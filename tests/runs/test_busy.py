@@ -1,4 +1,6 @@
-"""Beside other programs: threads that yield, the number of threads that belongs to a run, and what a run says of its neighbours."""
+"""Beside other programs: threads that yield, the number of threads that belongs to a run, and what a run says of its
+neighbours."""
+
 import subprocess
 import sys
 
@@ -11,7 +13,17 @@ from semgan_nb.runs import Config, read_config, read_stats, read_status
 from semgan_nb.resources import Neighbours, Yielding, choose_threads
 from semgan_nb.training import train
 
-TINY = Config(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=4, total_kimg=0.064, kimg_per_tick=0.032, metrics=())
+TINY = Config(
+    z_dim=16,
+    w_dim=16,
+    channel_base=64,
+    channel_max=8,
+    batch_size=8,
+    batch_gpu=4,
+    total_kimg=0.064,
+    kimg_per_tick=0.032,
+    metrics=(),
+)
 
 
 @pytest.fixture
@@ -25,7 +37,8 @@ def any_threads(monkeypatch):
 
 
 def test_a_run_keeps_the_number_of_threads_it_began_with(archive, tmp_path, any_threads):
-    """Begun with two threads and gone on with in a process that has one: equal to a run that never ended, to the last bit."""
+    """Begun with two threads and gone on with in a process that has one: equal to a run that never ended, to the
+    last bit."""
     torch.set_num_threads(2)
     list(train(TINY, archive, tmp_path / "unbroken" / "r"))
     loop = train(TINY, archive, tmp_path / "r")
@@ -37,7 +50,9 @@ def test_a_run_keeps_the_number_of_threads_it_began_with(archive, tmp_path, any_
     assert read_config(tmp_path / "r")["environment"]["threads"] == 2
     log = (tmp_path / "r" / "log.txt").read_text()
     assert "threads: 2 instead of 1, as the run began" in log and "not exact" not in log
-    same = lambda run: [{k: v for k, v in s.items() if not k.startswith(("Timing", "Resources", "timestamp"))} for s in read_stats(run)]
+    same = lambda run: [
+        {k: v for k, v in s.items() if not k.startswith(("Timing", "Resources", "timestamp"))} for s in read_stats(run)
+    ]
     assert same(tmp_path / "r") == same(tmp_path / "unbroken" / "r")
     weights = [sorted((tmp_path / run).glob("snapshot-*"))[-1] for run in ("r", "unbroken/r")]
     from semgan_nb.checkpoints import load
@@ -64,8 +79,19 @@ def test_a_run_says_that_the_machine_is_busy(archive, tmp_path, monkeypatch):
     taken = iter([0.0, 0.9 * cores(), 0.9 * cores(), 0.0])
     monkeypatch.setattr(Neighbours, "taken", lambda self: next(taken))
     monkeypatch.setattr("semgan_nb.training.Yielding", lambda threads: Yielding(1))  # who would look as well
-    monkeypatch.setattr(Neighbours, "__init__", lambda self, threads: (setattr(self, "threads", cores()), setattr(self, "said", ""), setattr(self, "fastest", 0.0), self.restart())[0])
-    told = [read_status(tmp_path / "r")["message"] for _ in train(TINY.replace(total_kimg=0.096), archive, tmp_path / "r")]
+    monkeypatch.setattr(
+        Neighbours,
+        "__init__",
+        lambda self, threads: (
+            setattr(self, "threads", cores()),
+            setattr(self, "said", ""),
+            setattr(self, "fastest", 0.0),
+            self.restart(),
+        )[0],
+    )
+    told = [
+        read_status(tmp_path / "r")["message"] for _ in train(TINY.replace(total_kimg=0.096), archive, tmp_path / "r")
+    ]
     log = (tmp_path / "r" / "log.txt").read_text()
     assert [bool(words) for words in told] == [False, True, True, False] and f"of {cores()} cores" in told[1]
     assert log.count("other programs take") == 1 and log.count("leave room again") == 1
@@ -93,7 +119,8 @@ def test_neighbours_see_another_program_and_not_their_own():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="OpenMP of GCC")
 def test_a_training_yields_while_others_crowd_it_and_computes_the_same(archive, monkeypatch):
-    """The watcher brakes and lets go; with the brake on, the weights after four iterations are those without, to the last bit; no thread is left."""
+    """The watcher brakes and lets go; with the brake on, the weights after four iterations are those without, to the
+    last bit; no thread is left."""
     import threading
     import time
 

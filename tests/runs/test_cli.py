@@ -1,4 +1,6 @@
-"""Chapters 92 to 94: the command's faults and help, and the demo from end to end with a training of a few hundred images."""
+"""Chapters 92 to 94: the command's faults and help, and the demo from end to end with a training of a few hundred
+images."""
+
 import contextlib
 import io
 import json
@@ -24,7 +26,10 @@ from semgan_nb.micrographs import list_images
 from semgan_nb.runs import read_config, read_metrics, read_stats, read_status, snapshots
 
 TINY = SMALL_DEMO
-OPTIONS = [f"--{name.replace('_', '-')}={','.join(map(str, value)) if isinstance(value, tuple) else value}" for name, value in TINY.items()]
+OPTIONS = [
+    f"--{name.replace('_', '-')}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+    for name, value in TINY.items()
+]
 
 
 @pytest.fixture
@@ -70,11 +75,23 @@ def test_python_m_is_the_command():
     assert said.returncode == 2 and said.stderr.splitlines()[-1].startswith("semgan: absent: there is no such"), said
 
 
-@pytest.mark.parametrize("argv, word", [
-    (["trian"], "train"), (["train", "x.zip", "--gama=1"], "--gamma"), (["train", "x.zip", "--kimg", "long"], "kimg"), (["train"], "data"),
-    (["train", "x.zip"], "x.zip"), (["synth", "x.zip", "--size", "33"], "33"), (["info", "absent"], "absent"), (["demo", "--data", "absent"], "absent"),
-    (["demo", "--aug", "more"], "noaug"), (["metrics", "absent"], "absent"), (["train", "x.zip", "surplus"], "surplus"),
-], ids=str)
+@pytest.mark.parametrize(
+    "argv, word",
+    [
+        (["trian"], "train"),
+        (["train", "x.zip", "--gama=1"], "--gamma"),
+        (["train", "x.zip", "--kimg", "long"], "kimg"),
+        (["train"], "data"),
+        (["train", "x.zip"], "x.zip"),
+        (["synth", "x.zip", "--size", "33"], "33"),
+        (["info", "absent"], "absent"),
+        (["demo", "--data", "absent"], "absent"),
+        (["demo", "--aug", "more"], "noaug"),
+        (["metrics", "absent"], "absent"),
+        (["train", "x.zip", "surplus"], "surplus"),
+    ],
+    ids=str,
+)
 def test_faults_are_one_sentence_and_write_nothing(here, argv, word):
     assert word in complaint(*argv)
     assert not list(here.iterdir())
@@ -95,7 +112,16 @@ def test_bad_images_are_named(here):
 
 def test_demo_writes_what_it_says(finished):
     out, found, words = finished
-    for name in ("data.zip", "curves.png", "samples.png", "two_points.png", "report.html", "walk.mp4", "run/config.json", "run/ladder-random_fd50_holdout.json"):
+    for name in (
+        "data.zip",
+        "curves.png",
+        "samples.png",
+        "two_points.png",
+        "report.html",
+        "walk.mp4",
+        "run/config.json",
+        "run/ladder-random_fd50_holdout.json",
+    ):
         assert (out / name).stat().st_size > 100, name
     assert Image.open(out / "samples.png").size[0] > 400
     part = found["metrics"]["random_fd50_holdout"]
@@ -115,18 +141,35 @@ def test_demo_without_a_working_ffmpeg_goes_on(finished, micrographs, monkeypatc
     monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", missing)
     words = []
     found = demo(str(micrographs), out=out, window=128, stride=16, progress=False, say=words.append, **TINY)
-    assert found["film"] is None and "no film" in "\n".join(words) and "<video" not in (out / "report.html").read_text(encoding="utf-8")
+    assert (
+        found["film"] is None
+        and "no film" in "\n".join(words)
+        and "<video" not in (out / "report.html").read_text(encoding="utf-8")
+    )
 
 
 def test_demo_judges_a_finished_run_by_another_metric(finished, micrographs):
     out, _, _ = finished
-    found = demo(str(micrographs), out=out, window=128, stride=16, progress=False, say=lambda _: None, **{**TINY, "metrics": ("random_fd20_holdout",)})
-    assert list(found["metrics"]) == ["random_fd20_holdout"] and found["metrics"]["random_fd20_holdout"]["ladder"]["num_gen"] == 20
+    found = demo(
+        str(micrographs),
+        out=out,
+        window=128,
+        stride=16,
+        progress=False,
+        say=lambda _: None,
+        **{**TINY, "metrics": ("random_fd20_holdout",)},
+    )
+    assert (
+        list(found["metrics"]) == ["random_fd20_holdout"]
+        and found["metrics"]["random_fd20_holdout"]["ladder"]["num_gen"] == 20
+    )
 
 
 def test_demo_again_does_nothing_twice(finished, micrographs):
     out, found, _ = finished
-    before = {path: path.stat().st_mtime_ns for path in (out / "run").rglob("*.safetensors")} | {out / "data.zip": (out / "data.zip").stat().st_mtime_ns}
+    before = {path: path.stat().st_mtime_ns for path in (out / "run").rglob("*.safetensors")} | {
+        out / "data.zip": (out / "data.zip").stat().st_mtime_ns
+    }
     words = []
     again = demo(str(micrographs), out=out, window=128, stride=16, progress=False, say=words.append, **TINY)
     assert again["metrics"] == found["metrics"] and "was done already" in "\n".join(words)
@@ -160,7 +203,11 @@ def test_metrics_are_added_once_and_never_beside_a_training(finished):
 def test_info_says_what_things_are(finished, micrographs):
     out, _, _ = finished
     assert "6 images" in info(micrographs) and "256 x 256" in info(list_images(micrographs)[0])
-    assert "held out" in info(out / "data.zip") and "done" in info(out / "run") and "cur_nimg" in info(snapshots(out / "run")[-1])
+    assert (
+        "held out" in info(out / "data.zip")
+        and "done" in info(out / "run")
+        and "cur_nimg" in info(snapshots(out / "run")[-1])
+    )
     assert info(out / "run" / "state").count("state of a run at") == len(list((out / "run" / "state").glob("*.pt"))) > 0
 
 
@@ -177,14 +224,24 @@ def test_train_goes_on_with_a_run(finished, here, capsys):
 
 
 def test_demo_interrupted_in_every_stage_goes_on(finished, micrographs, tmp_path, monkeypatch):
-    """Stage by stage: the archive, its record, the ladder, the first tick, the film, the report; training is cut by a signal below."""
+    """Stage by stage: the archive, its record, the ladder, the first tick, the film, the report; training is cut by
+    a signal below."""
+
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     out, words = tmp_path / "cut", []
     run = lambda: demo(str(micrographs), out=out, window=128, stride=16, progress=False, say=words.append, **TINY)
-    for place in ("semgan_nb.preparation.write_archive", "semgan_nb.demo.atomic", "semgan_nb.evaluation.Judge.ladder", "semgan_nb.training._Reporter.begin", "semgan_nb.training._Reporter.evaluate",
-                  "semgan_nb.films._encode", "semgan_nb.report.read_demo", "semgan_nb.report.write_report"):
+    for place in (
+        "semgan_nb.preparation.write_archive",
+        "semgan_nb.demo.atomic",
+        "semgan_nb.evaluation.Judge.ladder",
+        "semgan_nb.training._Reporter.begin",
+        "semgan_nb.training._Reporter.evaluate",
+        "semgan_nb.films._encode",
+        "semgan_nb.report.read_demo",
+        "semgan_nb.report.write_report",
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(place, interrupt)
             with pytest.raises(KeyboardInterrupt):
@@ -198,8 +255,21 @@ def test_demo_interrupted_in_every_stage_goes_on(finished, micrographs, tmp_path
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is sent to a process as POSIX does")
 def test_interrupted_demo_goes_on_to_the_same_end(finished, micrographs, tmp_path):
     out, found, _ = finished
-    command = [sys.executable, "-c", "import sys; from semgan_nb.cli import main; sys.exit(main())", "demo", "--data", str(micrographs), "--window", "128", "--stride", "16",
-               "--out", str(tmp_path / "cut"), *OPTIONS]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from semgan_nb.cli import main; sys.exit(main())",
+        "demo",
+        "--data",
+        str(micrographs),
+        "--window",
+        "128",
+        "--stride",
+        "16",
+        "--out",
+        str(tmp_path / "cut"),
+        *OPTIONS,
+    ]
     process = forked.Popen(command, stdout=forked.DEVNULL, stderr=forked.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not read_stats(tmp_path / "cut" / "run"):
@@ -211,6 +281,11 @@ def test_interrupted_demo_goes_on_to_the_same_end(finished, micrographs, tmp_pat
     assert read_status(tmp_path / "cut" / "run")["state"] == "stopped"
     again = forked.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    kept = [{"kimg": record["kimg"], **record["results"]} for record in read_metrics(tmp_path / "cut" / "run")["random_fd50_holdout"]]
-    whole = [{"kimg": record["kimg"], **record["results"]} for record in read_metrics(out / "run")["random_fd50_holdout"]]
+    kept = [
+        {"kimg": record["kimg"], **record["results"]}
+        for record in read_metrics(tmp_path / "cut" / "run")["random_fd50_holdout"]
+    ]
+    whole = [
+        {"kimg": record["kimg"], **record["results"]} for record in read_metrics(out / "run")["random_fd50_holdout"]
+    ]
     assert json.dumps(kept) == json.dumps(whole)

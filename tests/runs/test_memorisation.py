@@ -1,4 +1,5 @@
 """Copies: what `likeness` sees through, what is planted and must be found, what is fresh and must not be accused."""
+
 import json
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from semgan_nb.dataset import Dataset, subset_indices, write_archive
 from semgan_nb.scores import best_record, better_of, parse_metric, summary
 from semgan_nb.memorisation import Memory, Yardstick, laid_on, likeness, look, memory_text, plant, shares_pixels, turned
 from semgan_nb.reference_sets import RUNGS
-from semgan_nb.evaluation import Judge, judge_together, score
+from semgan_nb.evaluation import judge_together, score
 from semgan_nb.judges import MemoryJudge, get_judge
 from semgan_nb.foundation import BadInput
 from semgan_nb.runs import read_metrics
@@ -37,11 +38,13 @@ def steel():
 
 
 def middle(images, dy=0, dx=0):
-    return images[:, 8 + dy:40 + dy, 8 + dx:40 + dx]
+    return images[:, 8 + dy : 40 + dy, 8 + dx : 40 + dx]
 
 
 def noisy(images, sigma):
-    return np.rint(images + sigma * np.random.default_rng(5).standard_normal(images.shape)).clip(0, 255).astype(np.uint8)
+    return (
+        np.rint(images + sigma * np.random.default_rng(5).standard_normal(images.shape)).clip(0, 255).astype(np.uint8)
+    )
 
 
 COPIES = {
@@ -55,7 +58,15 @@ COPIES = {
     "moved by two and three": lambda x: middle(x, -2, 3),
     "moved by four": lambda x: middle(x, 4, -4),
     "other contrast": lambda x: np.rint(0.6 * middle(x) + 60).astype(np.uint8),
-    "all of it": lambda x: noisy(np.rint(gaussian_filter(np.stack([turned(image, 1 + k % 7) for k, image in enumerate(middle(x, 2, -1))]).astype(float), (0, 0.5, 0.5))), 4),
+    "all of it": lambda x: noisy(
+        np.rint(
+            gaussian_filter(
+                np.stack([turned(image, 1 + k % 7) for k, image in enumerate(middle(x, 2, -1))]).astype(float),
+                (0, 0.5, 0.5),
+            )
+        ),
+        4,
+    ),
 }
 
 
@@ -66,7 +77,10 @@ def test_planted_copies_are_found(steel, how):
     generated[:30] = COPIES[how](steel[:30])
     found = memory.compare(generated)
     assert found["p_value"] < 1e-6 and found["share"] > 0.25 and "reproduces training images" in found["text"]
-    assert found["plain"] >= 10 and sum(pair["image"] < 30 and pair["train"] == str(pair["image"]) for pair in found["worst"]) == 10
+    assert (
+        found["plain"] >= 10
+        and sum(pair["image"] < 30 and pair["train"] == str(pair["image"]) for pair in found["worst"]) == 10
+    )
     assert sum(found["groups"].values()) == round(found["share"] * 100)
 
 
@@ -75,7 +89,12 @@ def test_few_copies_are_found_by_name(steel):
     generated = middle(steel[250:450]).copy()
     generated[[7, 70]] = COPIES["all of it"](steel[[100, 200]])
     found = memory.compare(generated)
-    assert found["plain"] == 2 and found["p_value"] > 0.001 and "look at the worst pairs" in found["text"] and found["nearer"] is None
+    assert (
+        found["plain"] == 2
+        and found["p_value"] > 0.001
+        and "look at the worst pairs" in found["text"]
+        and found["nearer"] is None
+    )
     assert {(pair["image"], pair["train"]) for pair in found["worst"][:2]} == {(7, "tile100"), (70, "tile200")}
 
 
@@ -130,7 +149,15 @@ def test_overlapping_crops_do_not_make_the_yardstick(tmp_path):
         micrograph = dual_phase_islands(rng, 96, FRACTIONS[2 * k], field_um=14.4)[0]
         for y in range(0, 65, 4):
             for x in range(0, 65, 16):
-                items.append(dict(image=micrograph[y:y + 32, x:x + 32], source=f"m{k}", source_sha256=f"{k}", crop=(y, x, 32, 32), group=f"m{k}"))
+                items.append(
+                    dict(
+                        image=micrograph[y : y + 32, x : x + 32],
+                        source=f"m{k}",
+                        source_sha256=f"{k}",
+                        crop=(y, x, 32, 32),
+                        group=f"m{k}",
+                    )
+                )
     write_archive(tmp_path / "tiles.zip", items, {})
     write_archive(tmp_path / "unknown.zip", [{**item, "crop": None} for item in items], {})
     judge, blind = (get_judge("aligned_memory40_subset", tmp_path / f"{name}.zip") for name in ("tiles", "unknown"))
@@ -145,7 +172,17 @@ def judge_images(path):
 
 def test_shares_pixels():
     a = dict(source_sha256="a", crop=(0, 0, 32, 32))
-    assert shares_pixels([a], [a, dict(a, crop=(31, 31, 32, 32)), dict(a, crop=(32, 0, 32, 32)), dict(a, source_sha256="b"), dict(crop=(0, 0, 32, 32)), {}]).tolist() == [[True, True, False, False, False, False]]
+    assert shares_pixels(
+        [a],
+        [
+            a,
+            dict(a, crop=(31, 31, 32, 32)),
+            dict(a, crop=(32, 0, 32, 32)),
+            dict(a, source_sha256="b"),
+            dict(crop=(0, 0, 32, 32)),
+            {},
+        ],
+    ).tolist() == [[True, True, False, False, False, False]]
     assert not shares_pixels([{}], [{}]).any()
 
 
@@ -170,15 +207,32 @@ def test_judge_of_an_archive(archive, tmp_path):
     fresh = specimens(480, 32, seed=4, n_specimens=8)[0][400:, None]
     generated = np.concatenate([fresh, plant(own[:20], RNG)])
     told = []
-    record = judge.judge((generated[at:at + 30] for at in range(0, 100, 30)), progress=lambda done, total, text: told.append((done, total, text)))
+    record = judge.judge(
+        (generated[at : at + 30] for at in range(0, 100, 30)),
+        progress=lambda done, total, text: told.append((done, total, text)),
+    )
     assert record["results"].keys() == {"aligned_memory100_subset"} and record["metric"] == judge.metric
-    assert (record["extractor"], record["num_real"], record["num_gen"], record["real"]) == ("aligned", 60, 100, "subset") and record["data"] == Dataset(archive).fingerprint
-    assert 0.15 < record["results"]["aligned_memory100_subset"] < 0.3 and record["p_value"] < 1e-6 and record["same_groups"] and record["found"] > 0.9
-    assert set(record["groups"]) <= {"s0", "s1", "s3", "s4", "s6", "s7"} and all(0 <= pair["image"] < 100 for pair in record["worst"])
+    assert (record["extractor"], record["num_real"], record["num_gen"], record["real"]) == (
+        "aligned",
+        60,
+        100,
+        "subset",
+    ) and record["data"] == Dataset(archive).fingerprint
+    assert (
+        0.15 < record["results"]["aligned_memory100_subset"] < 0.3
+        and record["p_value"] < 1e-6
+        and record["same_groups"]
+        and record["found"] > 0.9
+    )
+    assert set(record["groups"]) <= {"s0", "s1", "s3", "s4", "s6", "s7"} and all(
+        0 <= pair["image"] < 100 for pair in record["worst"]
+    )
     assert told and all(done <= total for done, total, _ in told) and json.loads(json.dumps(record)) == record
     assert len(json.dumps(record)) < 4000
     ladder = judge.ladder()
-    assert {rung["key"] for rung in ladder["rungs"]} == {"floor", "copies"} and ladder["rungs"][0]["value"] < 0.05 < 0.9 < ladder["rungs"][1]["value"]
+    assert {rung["key"] for rung in ladder["rungs"]} == {"floor", "copies"} and ladder["rungs"][0][
+        "value"
+    ] < 0.05 < 0.9 < ladder["rungs"][1]["value"]
     again = get_judge("aligned_memory100_subset", archive, subset=60, subset_seed=3, cache=tmp_path)
     again.nearest = None  # nothing is measured again
     assert again.ladder() == ladder
@@ -200,7 +254,9 @@ def test_beside_other_metrics(archive):
     judges = [get_judge(name, archive) for name in ("random_fd50_full", "aligned_memory50_subset")]
     assert isinstance(judges[1], MemoryJudge) and parse_metric(judges[1].metric).name == judges[1].metric
     records = judge_together(judges, specimens(50, 32, seed=9, n_specimens=8)[0][:, None])
-    assert [record["metric"] for record in records] == ["random_fd50_full", "aligned_memory50_subset"] and records[1]["p_value"] > 0.001
+    assert [record["metric"] for record in records] == ["random_fd50_full", "aligned_memory50_subset"] and records[1][
+        "p_value"
+    ] > 0.001
     assert {"floor", "extrapolated", "warnings", "extractor_sha256", "total_time_str"} <= set(records[1])
 
 
@@ -214,7 +270,13 @@ def test_refusals(archive, tmp_path):
         judge.judge(np.zeros((7, 1, 32, 32), np.uint8))
     with pytest.raises(BadInput, match="judge a network against its own data"):
         judge.judge(np.zeros((50, 1, 16, 16), np.uint8))
-    for name, word in (("aligned_memory0_subset", "at least 2"), ("aligned_memory50_full", "known are subset"), ("lite0_memory50_subset", "known are aligned"), ("aligned_fd50_full", "extractor 'aligned'"), ("memory", "no metric")):
+    for name, word in (
+        ("aligned_memory0_subset", "at least 2"),
+        ("aligned_memory50_full", "known are subset"),
+        ("lite0_memory50_subset", "known are aligned"),
+        ("aligned_fd50_full", "extractor 'aligned'"),
+        ("memory", "no metric"),
+    ):
         with pytest.raises(BadInput, match=word):
             get_judge(name, archive)
     with pytest.raises(BadInput, match="no metric of memorisation"):
@@ -235,22 +297,59 @@ def test_no_snapshot_is_the_best_for_copying_nothing(tmp_path):
     """The untrained snapshot has the smallest share of copies; nothing may prefer it for that."""
     name = "aligned_memory100_subset"
     run = MadeUpRun(tmp_path / "study" / "aug=noaug-seed0", aug="noaug")
-    run.writer.write_json(f"ladder-{name}.json", dict(metric=name, num_real=60, num_gen=100, rungs=[dict(key=key, name=RUNGS[key], value=value) for key, value in (("floor", 0.01), ("copies", 0.97))]))
+    run.writer.write_json(
+        f"ladder-{name}.json",
+        dict(
+            metric=name,
+            num_real=60,
+            num_gen=100,
+            rungs=[dict(key=key, name=RUNGS[key], value=value) for key, value in (("floor", 0.01), ("copies", 0.97))],
+        ),
+    )
     for kimg, share in ((0, 0.0), (16, 0.5), (32, 0.2)):
         run.tick(kimg)
         random_snapshot(run.dir / f"snapshot-{kimg:06d}.safetensors")
-        about = dict(extractor="aligned", extractor_sha256="", num_real=60, num_gen=100, real="subset", snapshot_pkl=f"snapshot-{kimg:06d}.safetensors")
+        about = dict(
+            extractor="aligned",
+            extractor_sha256="",
+            num_real=60,
+            num_gen=100,
+            real="subset",
+            snapshot_pkl=f"snapshot-{kimg:06d}.safetensors",
+        )
         run.writer.append(f"metric-{name}.jsonl", dict(results={name: share}, metric=name, kimg=kimg, **about))
     run.end()
     metrics = read_metrics(run.dir)
-    assert better_of(name) == "neither" and best_record(metrics[name]) is None and name not in {row["result"] for row in summary(metrics)}
-    assert find_snapshot(run.dir, best="lite0_fd500_holdout").name == "snapshot-000032.safetensors" and not any(name in line for line in summary_lines(run.dir))
+    assert (
+        better_of(name) == "neither"
+        and best_record(metrics[name]) is None
+        and name not in {row["result"] for row in summary(metrics)}
+    )
+    assert find_snapshot(run.dir, best="lite0_fd500_holdout").name == "snapshot-000032.safetensors" and not any(
+        name in line for line in summary_lines(run.dir)
+    )
     with pytest.raises(BadInput, match="knows no best snapshot"):
         find_snapshot(run.dir, best=name)
-    texts = lambda figure: [text.get_text() for axes in figure.axes for text in axes.texts] + [axes.get_title(loc="left") + axes.get_title() + axes.get_xlabel() + axes.get_ylabel() for axes in figure.axes]
+    texts = lambda figure: (
+        [text.get_text() for axes in figure.axes for text in axes.texts]
+        + [
+            axes.get_title(loc="left") + axes.get_title() + axes.get_xlabel() + axes.get_ylabel()
+            for axes in figure.axes
+        ]
+    )
     ladder = texts(plots.ladder_figure(json.loads((run.dir / f"ladder-{name}.json").read_text()), metrics[name]))
-    assert not any("best" in text for text in ladder) and any("share of copies of 60 training images" in text for text in ladder)
-    assert f"share of copies\n({name})" in texts(plots.curves(run.dir)) and not any("best" in text for text in texts(study_plots.best_values(run.dir.parent, name)))
-    row, = Study(run.dir.parent).best_table(name)
-    assert _Reporter._best_snapshots(SimpleNamespace(writer=run.writer)) == {"snapshot-000032.safetensors"}  # of the distance
-    assert row["best"] == row["end"] == [0.2] and "last: median" in study_text(run.dir.parent, [name]) and "best: median" not in study_text(run.dir.parent, [name])
+    assert not any("best" in text for text in ladder) and any(
+        "share of copies of 60 training images" in text for text in ladder
+    )
+    assert f"share of copies\n({name})" in texts(plots.curves(run.dir)) and not any(
+        "best" in text for text in texts(study_plots.best_values(run.dir.parent, name))
+    )
+    (row,) = Study(run.dir.parent).best_table(name)
+    assert _Reporter._best_snapshots(SimpleNamespace(writer=run.writer)) == {
+        "snapshot-000032.safetensors"
+    }  # of the distance
+    assert (
+        row["best"] == row["end"] == [0.2]
+        and "last: median" in study_text(run.dir.parent, [name])
+        and "best: median" not in study_text(run.dir.parent, [name])
+    )

@@ -1,4 +1,6 @@
-"""Chapters 90 and 91: the report of a small demo is one file that opens offline and says what was found and what was not."""
+"""Chapters 90 and 91: the report of a small demo is one file that opens offline and says what was found and what was
+not."""
+
 import base64
 import hashlib
 import io
@@ -31,13 +33,23 @@ class Page(HTMLParser):
 
     def __init__(self, path):
         super().__init__()
-        self.text, self.open, self.references, self.headings, self.ids, self.alts, self.words = path.read_text(encoding="utf-8"), [], [], [], [], [], []
+        self.text, self.open, self.references, self.headings, self.ids, self.alts, self.words = (
+            path.read_text(encoding="utf-8"),
+            [],
+            [],
+            [],
+            [],
+            [],
+            [],
+        )
         self.feed(self.text)
         assert not self.open
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
-        self.references += [attributes[name] for name in ("src", "href", "srcset", "poster", "action", "data") if name in attributes]
+        self.references += [
+            attributes[name] for name in ("src", "href", "srcset", "poster", "action", "data") if name in attributes
+        ]
         self.ids += [attributes["id"]] if "id" in attributes else []
         self.alts += [attributes.get("alt", "")] if tag == "img" else []
         self.headings += [int(tag[1])] if re.fullmatch("h[1-6]", tag) else []
@@ -57,7 +69,11 @@ class Page(HTMLParser):
 
 
 def contents(page, kind):
-    return [base64.b64decode(reference.partition(",")[2], validate=True) for reference in page.references if reference.startswith(f"data:{kind}")]
+    return [
+        base64.b64decode(reference.partition(",")[2], validate=True)
+        for reference in page.references
+        if reference.startswith(f"data:{kind}")
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +105,11 @@ def test_one_file_that_fetches_nothing(finished):
     assert not re.search(r"<script|@import|url\(|style=", page.text)
     style = re.search("<style>(.*?)</style>", page.text, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    assert re.search('http-equiv="Content-Security-Policy" content="(.*?)"', page.text)[1].replace("&#39;", "'") == f"default-src 'none'; img-src data:; media-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    assert (
+        re.search('http-equiv="Content-Security-Policy" content="(.*?)"', page.text)[1].replace("&#39;", "'")
+        == f"default-src 'none'; img-src data:; media-src data:; style-src 'sha256-{digest}'; base-uri 'none';"
+        " form-action 'none'"
+    )
     assert all(reference[1:] in page.ids for reference in page.references if reference.startswith("#"))
     assert len(page.ids) == len(set(page.ids))
 
@@ -102,7 +122,11 @@ def test_all_pictures_and_the_film_can_be_decoded(finished):
         picture = Image.open(io.BytesIO(png))
         assert np.ptp(np.asarray(picture.convert("L"))) > 50 and picture.width >= 900
     for svg in svgs:
-        assert ElementTree.fromstring(svg).tag.endswith("svg") and b"prefers-color-scheme:dark" in svg and b"http://" not in re.sub(rb'xmlns(:\w+)?="[^"]*"', b"", svg)
+        assert (
+            ElementTree.fromstring(svg).tag.endswith("svg")
+            and b"prefers-color-scheme:dark" in svg
+            and b"http://" not in re.sub(rb'xmlns(:\w+)?="[^"]*"', b"", svg)
+        )
     assert len(pngs) == 5 and len(svgs) == 8, "examples, real, generated, z or noise, walk; four charts in two widths"
     assert film == (out / "walk.mp4").read_bytes()
     assert len(page.alts) == 9 and all(len(alt) > 15 for alt in page.alts)
@@ -111,10 +135,21 @@ def test_all_pictures_and_the_film_can_be_decoded(finished):
 def test_it_says_in_words_what_was_found_and_what_not(finished):
     out, found, _ = finished
     page = Page(out / "report.html")
-    assert page.headings[0] == 1 and page.headings.count(1) == 1 and all(b <= a + 1 for a, b in zip(page.headings, page.headings[1:]))
+    assert (
+        page.headings[0] == 1
+        and page.headings.count(1) == 1
+        and all(b <= a + 1 for a, b in zip(page.headings, page.headings[1:]))
+    )
     text = page.plain
     assert "What these results do not show" in text and "What it does not show" in text
-    for words in ("Not the paper’s numbers", "Not FID", "One run", "Nothing about fractions of specimens", "No lengths", "held out"):
+    for words in (
+        "Not the paper’s numbers",
+        "Not FID",
+        "One run",
+        "Nothing about fractions of specimens",
+        "No lengths",
+        "held out",
+    ):
         assert words in text, words
     part = found["metrics"]["random_fd50_holdout"]
     assert f"{part['value']:.3g}" in text and all(rung["name"] in text for rung in part["ladder"]["rungs"])
@@ -136,30 +171,61 @@ def test_physics_and_copies_are_told_and_how_to_get_them_where_they_are_not(fini
     assert "It was not measured: semgan metrics run --data data.zip --metrics latent_share" in text
     out = tmp_path / "demo"
     shutil.copytree(finished[0], out)
-    evaluate(out / "run", ["aligned_memory60_subset", "micro60_full", "random_pr603_full", "latent_share16", "augment_leak60_subset"], data=out / "data.zip", progress=False)
+    evaluate(
+        out / "run",
+        ["aligned_memory60_subset", "micro60_full", "random_pr603_full", "latent_share16", "augment_leak60_subset"],
+        data=out / "data.zip",
+        progress=False,
+    )
     (out / "run" / "metric-lite9_fd500_full.jsonl").write_text("{")  # of a newer version
-    asked = ["metrics", str(out / "run"), "--data", str(out / "data.zip"), "--pairs", str(tmp_path / "new" / "pairs.png"), "--metrics"]
+    asked = [
+        "metrics",
+        str(out / "run"),
+        "--data",
+        str(out / "data.zip"),
+        "--pairs",
+        str(tmp_path / "new" / "pairs.png"),
+        "--metrics",
+    ]
     assert main([*asked, "aligned_memory60_subset"]) == 0 and Image.open(tmp_path / "new" / "pairs.png").width > 800
     assert main([*asked, "random_fd50_holdout"]) == 2  # no pairs are known to it
     demo = read_demo(out)
     marked = demo.archive.manifest["sources"][0]
     marked["marks"] = 0.013
     page = Page(write_report(demo))
-    assert f"{marked['file']}1.3 %" in page.plain.replace(f"{marked['file']} 1.3 %", f"{marked['file']}1.3 %") and "In 1 file something was found that is not specimen" in page.plain and "were left out" in page.plain
+    assert (
+        f"{marked['file']}1.3 %" in page.plain.replace(f"{marked['file']} 1.3 %", f"{marked['file']}1.3 %")
+        and "In 1 file something was found that is not specimen" in page.plain
+        and "were left out" in page.plain
+    )
     text, records = page.plain, {name: found[-1] for name, found in read_metrics(out / "run").items()}
-    assert records["aligned_memory60_subset"]["text"].split(" are more like")[0] in text and records["micro60_full"]["worst"]
+    assert (
+        records["aligned_memory60_subset"]["text"].split(" are more like")[0] in text
+        and records["micro60_full"]["worst"]
+    )
     once = lambda words: len(re.findall(rf"(?<![\d.\w]){re.escape(words)}(?![\d\w])", text)) == 1
     assert "metric-lite9_fd500_full.jsonl: no metric that this version knows, so it is left out" in text
-    assert once(f"{records['micro60_full']['results']['micro60_full']:.3g} times as far from the real ones") and "farthest is the" in text
+    assert (
+        once(f"{records['micro60_full']['results']['micro60_full']:.3g} times as far from the real ones")
+        and "farthest is the" in text
+    )
     assert all(once(name) for name in records if name != "latent_share16"), "each metric's own name"
     assert records["augment_leak60_subset"]["text"] in text
     said = records["latent_share16"]["text"]
-    assert f"{said[0].upper()}{said[1:]}." in text and "who decides (explained below)" in text and "intraclass correlation" in text
+    assert (
+        f"{said[0].upper()}{said[1:]}." in text
+        and "who decides (explained below)" in text
+        and "intraclass correlation" in text
+    )
     assert "semgan metrics run" not in text and "nobody looked" not in text and "most alike pairs" in text
     assert "the distance begins at" in text and "recall of 60 images beside" in text and "no sign of them" in text
     physics = demo.physics
     assert once(f"{physics['fraction']['difference']:.3f}") and once(f"{10 ** physics['spectrum']['largest']:.2f}")
-    assert "distance of 60 images" not in text and "Distance to real images: " + f"{records['random_fd50_holdout']['results']['random_fd50_holdout']:.3g}" in text
+    assert (
+        "distance of 60 images" not in text
+        and "Distance to real images: " + f"{records['random_fd50_holdout']['results']['random_fd50_holdout']:.3g}"
+        in text
+    )
 
 
 def test_it_can_be_written_again_from_the_folder_alone(finished, tmp_path, monkeypatch):
@@ -195,14 +261,44 @@ def test_a_large_film_is_linked_and_an_old_one_filmed_again(synthetic):
 def test_a_run_that_was_stopped_and_colour_and_strange_names(tmp_path):
     """Words from outside are text, never HTML."""
     images = np.random.RandomState(0).randint(0, 256, (40, 16, 16), dtype=np.uint8)
-    write_archive(tmp_path / "data.zip", [dict(name=f"n{i}", image=x, source="<b>noise</b>", source_sha256="", crop=(0, 0, 16, 16), group=f"<i>g{i % 5}", pixel_size_nm=None, fraction=None, part="train")
-                                          for i, x in enumerate(images)], dict(intensity="normalise", reference="<script>alert(1)</script>", synthetic="", odd="<img src=x onerror=alert(1)>\u202e", window=8, stride=4, median=3))
+    write_archive(
+        tmp_path / "data.zip",
+        [
+            dict(
+                name=f"n{i}",
+                image=x,
+                source="<b>noise</b>",
+                source_sha256="",
+                crop=(0, 0, 16, 16),
+                group=f"<i>g{i % 5}",
+                pixel_size_nm=None,
+                fraction=None,
+                part="train",
+            )
+            for i, x in enumerate(images)
+        ],
+        dict(
+            intensity="normalise",
+            reference="<script>alert(1)</script>",
+            synthetic="",
+            odd="<img src=x onerror=alert(1)>\u202e",
+            window=8,
+            stride=4,
+            median=3,
+        ),
+    )
     (tmp_path / "demo.json").write_text('{"data": "A<script>B"}')
     for _ in train(Config(**TINY, metrics=()), tmp_path / "data.zip", tmp_path / "run"):
         break
     page = Page(write_report(tmp_path))
     assert "It was not finished" in page.plain and "A<script>B" in page.plain and "Nothing was held out" in page.plain
-    assert "<script" not in page.text and "<i>g" not in page.text and "<img src=x" not in page.text and "\u202e" not in page.text and r"\u202e" in page.plain
+    assert (
+        "<script" not in page.text
+        and "<i>g" not in page.text
+        and "<img src=x" not in page.text
+        and "\u202e" not in page.text
+        and r"\u202e" in page.plain
+    )
 
 
 def test_faults_are_one_sentence(finished, synthetic, tmp_path):

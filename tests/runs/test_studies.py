@@ -1,4 +1,5 @@
 """Chapters 70 and 72: a study made, run, broken off, failing in places, shared by two processes, and read."""
+
 import json
 import subprocess
 import sys
@@ -16,7 +17,19 @@ from semgan_nb.runs import Config, read_config, read_stats
 from semgan_nb.studies import Study, leaks, point_label, read_samples, run_name, table_text, value_text
 from semgan_nb.study_run import run_study
 
-TINY = Config(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=8, total_kimg=0.064, kimg_per_tick=0.032, snap=1, ada_kimg=0.5, metrics=())
+TINY = Config(
+    z_dim=16,
+    w_dim=16,
+    channel_base=64,
+    channel_max=8,
+    batch_size=8,
+    batch_gpu=8,
+    total_kimg=0.064,
+    kimg_per_tick=0.032,
+    snap=1,
+    ada_kimg=0.5,
+    metrics=(),
+)
 TARGETS = {"ada_target": [0.3, 0.5]}
 NOAUG = [{"aug": "noaug"}]
 QUIET = dict(progress=False)
@@ -40,22 +53,42 @@ def states(study):
     return [point["state"] for point in study.status()]
 
 
-# -- names and points -----------------------------------------------------------------------------------------------------
+# -- names and points
+# -----------------------------------------------------------------------------------------------------
+
 
 def test_names_of_runs():
     assert run_name({"ada_target": 0.5}, 0) == "ada_target=0.5-seed0"
     assert run_name({"subset": 100, "augpipe": "bg"}, 7) == "subset=100,augpipe=bg-seed7"
     assert run_name({}, 0) == "base-seed0"
-    assert [value_text(v) for v in (0.1, 1e-5, 20.0, 20, None, True, ("a", "b"))] == ["0.1", "1e-05", "20", "20", "none", "true", "a+b"]
-    assert point_label({"aug": "noaug"}) == "noaug" and point_label({"aug": "noaug", "subset": 10}) == "aug noaug, subset 10"
+    assert [value_text(v) for v in (0.1, 1e-5, 20.0, 20, None, True, ("a", "b"))] == [
+        "0.1",
+        "1e-05",
+        "20",
+        "20",
+        "none",
+        "true",
+        "a+b",
+    ]
+    assert (
+        point_label({"aug": "noaug"}) == "noaug"
+        and point_label({"aug": "noaug", "subset": 10}) == "aug noaug, subset 10"
+    )
 
 
 def test_the_folder_is_the_layout(finished):
     about = json.loads((finished.path / "study.json").read_text())
     assert about["format"] == 1 and "seed" not in about["base"] and about["base"]["z_dim"] == 16
-    assert about["points"] == [{"fields": {"ada_target": 0.3}, "seeds": [0, 1]}, {"fields": {"ada_target": 0.5}, "seeds": [0, 1]}, {"fields": {"aug": "noaug"}, "seeds": [0, 1]}]
+    assert about["points"] == [
+        {"fields": {"ada_target": 0.3}, "seeds": [0, 1]},
+        {"fields": {"ada_target": 0.5}, "seeds": [0, 1]},
+        {"fields": {"aug": "noaug"}, "seeds": [0, 1]},
+    ]
     names = {f"{p}-seed{s}" for p in ("ada_target=0.3", "ada_target=0.5", "aug=noaug") for s in (0, 1)}
-    assert {p.name for p in finished.path.iterdir() if not p.name.startswith(".")} - {"control"} == {"study.json", *names}
+    assert {p.name for p in finished.path.iterdir() if not p.name.startswith(".")} - {"control"} == {
+        "study.json",
+        *names,
+    }
     for point in finished.points:
         settings = read_config(point["run"])["resolved"]
         assert settings["seed"] == point["seed"] and {k: settings[k] for k in point["fields"]} == point["fields"]
@@ -63,15 +96,24 @@ def test_the_folder_is_the_layout(finished):
 
 def test_several_axes_are_all_combinations(tmp_path):
     study = Study.create(tmp_path / "s", TINY, {"subset": [10, 20], "aug": ["noaug", "ada"]}, [3])
-    assert [p["run"].name for p in study.points] == ["subset=10,aug=noaug-seed3", "subset=10,aug=ada-seed3", "subset=20,aug=noaug-seed3", "subset=20,aug=ada-seed3"]
+    assert [p["run"].name for p in study.points] == [
+        "subset=10,aug=noaug-seed3",
+        "subset=10,aug=ada-seed3",
+        "subset=20,aug=noaug-seed3",
+        "subset=20,aug=ada-seed3",
+    ]
     assert study.axis is None and study.config(study.points[0]) == TINY.replace(subset=10, aug="noaug", seed=3)
     assert Study.create(tmp_path / "t", TINY, {"aug": ["noaug", "ada"]}, [0]).axis == "aug"
     assert Study.create(tmp_path / "u", TINY, {}, [0]).points[0]["run"].name == "base-seed0"
 
 
 def test_what_cannot_be_a_study_is_refused_and_leaves_nothing(tmp_path, finished):
-    for axes, seeds, words in (({"ada_targte": [1]}, [0], "did you mean 'ada_target'"), ({"ada_target": [2.0]}, [0], "from 0 to 1"),
-                               ({"seed": [1]}, [0], "no axis"), (TARGETS, [], "needs a seed")):
+    for axes, seeds, words in (
+        ({"ada_targte": [1]}, [0], "did you mean 'ada_target'"),
+        ({"ada_target": [2.0]}, [0], "from 0 to 1"),
+        ({"seed": [1]}, [0], "no axis"),
+        (TARGETS, [], "needs a seed"),
+    ):
         with pytest.raises(BadInput, match=words):
             Study.create(tmp_path / "s", TINY, axes, seeds)
     assert not (tmp_path / "s").exists()
@@ -82,7 +124,11 @@ def test_what_cannot_be_a_study_is_refused_and_leaves_nothing(tmp_path, finished
             Study.create(place, TINY, TARGETS)
     with pytest.raises(BadInput, match="z_dim is 16 there and 32 here"):
         Study.create(finished.path, TINY.replace(z_dim=32), TARGETS)
-    for place, words in ((tmp_path, "holds no study"), (tmp_path / "nowhere", "holds no study"), (finished.points[0]["run"], "is a run")):
+    for place, words in (
+        (tmp_path, "holds no study"),
+        (tmp_path / "nowhere", "holds no study"),
+        (finished.points[0]["run"], "is a run"),
+    ):
         with pytest.raises(BadInput, match=words):
             Study(place)
     (tmp_path / "study.json").write_text("{")
@@ -101,7 +147,9 @@ def test_more_seeds_and_values_are_added_to_what_is_there(tmp_path, archive, not
     assert states(more) == ["done"] * 3 and {p["kimg"] for p in more.status()} == {0.096}
 
 
-# -- running --------------------------------------------------------------------------------------------------------------
+# -- running
+# --------------------------------------------------------------------------------------------------------------
+
 
 def test_every_point_is_trained_and_its_setting_matters(finished):
     assert states(finished) == ["done"] * 6
@@ -173,8 +221,24 @@ def test_another_archive_is_refused_before_or_at_each_point(tmp_path, archive, f
     study = Study.create(tmp_path / "s", TINY, TARGETS, [0])
     run_study(study, archive, **QUIET)
     other = tmp_path / "other.zip"
-    write_archive(other, [dict(name=f"n{i}", image=np.full((16, 16), i, np.uint8), source="x", source_sha256="", crop=(0, 0, 16, 16), group="g", pixel_size_nm=None, fraction=None, part="train")
-                          for i in range(16)], {})
+    write_archive(
+        other,
+        [
+            dict(
+                name=f"n{i}",
+                image=np.full((16, 16), i, np.uint8),
+                source="x",
+                source_sha256="",
+                crop=(0, 0, 16, 16),
+                group="g",
+                pixel_size_nm=None,
+                fraction=None,
+                part="train",
+            )
+            for i in range(16)
+        ],
+        {},
+    )
     assert [p["state"] for p in run_study(study, other, **QUIET)] == ["refused", "refused"]
     assert "other content" in study.status()[0]["message"]
 
@@ -183,8 +247,13 @@ def test_a_point_in_other_hands_is_passed_over(tmp_path, archive, nothing_is_tra
     study = Study.create(tmp_path / "s", TINY, TARGETS, [0])
     run = study.points[0]["run"]
     run.mkdir()
-    code = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", code, str(run / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    code = (
+        "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True);"
+        " sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(run / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
         assert holder.stdout.readline().strip() == b"held"
         assert [p["state"] for p in run_study(study, archive, **QUIET)] == ["waiting", "done"]
         holder.stdin.close()
@@ -194,7 +263,10 @@ def test_a_point_in_other_hands_is_passed_over(tmp_path, archive, nothing_is_tra
 
 def test_two_processes_share_a_study(tmp_path, archive):
     study = Study.create(tmp_path / "s", TINY, {"ada_target": [0.3, 0.4, 0.5, 0.6]}, [0])
-    both = [forked.start_call(study_with_fake_training, str(study.path), str(archive), stdout=forked.PIPE, text=True) for _ in range(2)]
+    both = [
+        forked.start_call(study_with_fake_training, str(study.path), str(archive), stdout=forked.PIPE, text=True)
+        for _ in range(2)
+    ]
     lines = [line for p in both for line in p.communicate()[0].splitlines()]
     assert [p.returncode for p in both] == [0, 0] and states(study) == ["done"] * 4
     assert sorted(lines) == sorted({*lines}) and len(lines) == 4 * 3  # no tick was done twice
@@ -222,7 +294,8 @@ def test_the_bar_names_points_and_failures(tmp_path, archive, capsys, nothing_is
     assert "1/2 ada_target 0.3, seed 0" in said and "ada_target=0.5-seed0 failed" in said and "done already" in said
 
 
-# -- reading --------------------------------------------------------------------------------------------------------------
+# -- reading
+# --------------------------------------------------------------------------------------------------------------
 
 NAME = "random_fd50_full"
 
@@ -231,12 +304,36 @@ def fake_run(path, seed, values, aug="ada", metric=NAME, data="d", **fields):
     """A run directory as others leave it behind: configuration, records, statistics; nothing was trained."""
     path.mkdir(parents=True)
     config = TINY.replace(seed=seed, aug=aug, **fields)
-    about = dict(format=1, version="0", requested={}, resolved=config.to_dict(), data=dict(path=f"{data}.zip", fingerprint=data, count=40, resolution=16, channels=1, pixel_size_nm=None), environment={})
+    about = dict(
+        format=1,
+        version="0",
+        requested={},
+        resolved=config.to_dict(),
+        data=dict(path=f"{data}.zip", fingerprint=data, count=40, resolution=16, channels=1, pixel_size_nm=None),
+        environment={},
+    )
     (path / "config.json").write_text(json.dumps(about))
-    record = lambda k, v: dict(results={metric: v}, metric=metric_of(metric), kimg=8.0 * k, cur_nimg=8000 * k, snapshot_pkl=f"snapshot-{8 * k:06d}.safetensors", extractor="random", extractor_sha256="x",
-                               num_real=50, num_gen=50, real="full", seed=0, data="d")
-    (path / f"metric-{metric_of(metric)}.jsonl").write_text("".join(json.dumps(record(k, v)) + "\n" for k, v in enumerate(values)))
-    tick = lambda k: {"Progress/kimg": dict(num=1, mean=8.0 * k, std=0), "Progress/augment": dict(num=1, mean=0.1 * k * seed, std=0)}
+    record = lambda k, v: dict(
+        results={metric: v},
+        metric=metric_of(metric),
+        kimg=8.0 * k,
+        cur_nimg=8000 * k,
+        snapshot_pkl=f"snapshot-{8 * k:06d}.safetensors",
+        extractor="random",
+        extractor_sha256="x",
+        num_real=50,
+        num_gen=50,
+        real="full",
+        seed=0,
+        data="d",
+    )
+    (path / f"metric-{metric_of(metric)}.jsonl").write_text(
+        "".join(json.dumps(record(k, v)) + "\n" for k, v in enumerate(values))
+    )
+    tick = lambda k: {
+        "Progress/kimg": dict(num=1, mean=8.0 * k, std=0),
+        "Progress/augment": dict(num=1, mean=0.1 * k * seed, std=0),
+    }
     (path / "stats.jsonl").write_text("".join(json.dumps(tick(k)) + "\n" for k in range(len(values))))
     return path
 
@@ -254,7 +351,13 @@ def folder(tmp_path):
 
 def test_any_folder_of_runs_is_a_study(folder):
     study = Study(folder)
-    assert [(p["label"], p["seed"], p["run"].name) for p in study.points] == [("ada_target 0.3", 0, "a"), ("ada_target 0.3", 1, "b"), ("ada_target 0.3", 2, "c"), ("ada_target 0.7", 0, "d"), ("noaug", 0, "e")]
+    assert [(p["label"], p["seed"], p["run"].name) for p in study.points] == [
+        ("ada_target 0.3", 0, "a"),
+        ("ada_target 0.3", 1, "b"),
+        ("ada_target 0.3", 2, "c"),
+        ("ada_target 0.7", 0, "d"),
+        ("noaug", 0, "e"),
+    ]
     assert study.axis == "ada_target" and study.metrics() == [NAME] and study.base is None
     with pytest.raises(BadInput, match="no study.json"):
         run_study(study, "data.zip")
@@ -263,7 +366,9 @@ def test_any_folder_of_runs_is_a_study(folder):
 def test_without_its_file_a_study_has_the_same_points(finished, tmp_path):
     import shutil
 
-    copy = shutil.copytree(finished.path, tmp_path / "copy", ignore=shutil.ignore_patterns("study.json", "state", "*.safetensors"))
+    copy = shutil.copytree(
+        finished.path, tmp_path / "copy", ignore=shutil.ignore_patterns("study.json", "state", "*.safetensors")
+    )
     short = lambda study: [(p["fields"], p["seed"], p["run"].name, p["label"]) for p in study.points]
     assert short(Study(copy)) == short(finished)
     assert [p["state"] for p in Study(copy).status()] == ["done"] * 6
@@ -275,7 +380,11 @@ def test_fields_without_effect_set_no_points_apart(tmp_path):
     fake_run(tmp_path / "n", 0, [1.0], aug="noaug", augpipe="blit")
     fake_run(tmp_path / "a", 0, [1.0], ada_kimg=20.0)
     fake_run(tmp_path / "f", 0, [1.0], aug="fixed", p=0.2, total_kimg=1.0)
-    assert {p["run"].name: p["fields"] for p in Study(tmp_path).points} == {"n": {"aug": "noaug"}, "a": {"aug": "ada", "p": 0.0}, "f": {"aug": "fixed", "p": 0.2}}
+    assert {p["run"].name: p["fields"] for p in Study(tmp_path).points} == {
+        "n": {"aug": "noaug"},
+        "a": {"aug": "ada", "p": 0.0},
+        "f": {"aug": "fixed", "p": 0.2},
+    }
 
 
 def test_other_data_is_a_field_too(tmp_path):
@@ -288,8 +397,17 @@ def test_best_first_per_run_then_over_seeds(folder):
     rows = {row["value"]: row for row in Study(folder).best_table(NAME)}
     assert list(rows) == [0.3, 0.7, "noaug"]
     row = rows[0.3]
-    assert row["best"] == [3.0, 2.0, 6.0] and row["best_kimg"] == [8.0, 16.0, 8.0] and row["end"] == [4.0, 2.0, 6.0] and row["seeds"] == [0, 1, 2]
-    assert (row["best_lo"], row["best_med"], row["best_hi"]) == (2.0, 3.0, 6.0) and (row["end_lo"], row["end_med"], row["end_hi"]) == (2.0, 4.0, 6.0)
+    assert (
+        row["best"] == [3.0, 2.0, 6.0]
+        and row["best_kimg"] == [8.0, 16.0, 8.0]
+        and row["end"] == [4.0, 2.0, 6.0]
+        and row["seeds"] == [0, 1, 2]
+    )
+    assert (row["best_lo"], row["best_med"], row["best_hi"]) == (2.0, 3.0, 6.0) and (
+        row["end_lo"],
+        row["end_med"],
+        row["end_hi"],
+    ) == (2.0, 4.0, 6.0)
     assert rows[0.7]["best_med"] == rows[0.7]["end_med"] == 2.5  # what is not a number is left out
     text = table_text(list(rows.values()), NAME)
     assert "ada_target 0.3" in text and "3 (2 to 6)" in text and len(text.splitlines()) == 4
@@ -298,14 +416,29 @@ def test_best_first_per_run_then_over_seeds(folder):
 def test_larger_values_of_recall_are_better(tmp_path):
     fake_run(tmp_path / "a", 0, [0.1, 0.5, 0.2], metric="inception_pr503_full_recall")
     assert Study(tmp_path).best_table("inception_pr503_full_recall")[0]["best"] == [0.5]
-    assert [better_of(m) == "higher" for m in ("fid50k_full", "pr50k3_full_recall", "is50k", "lite0_fd500_holdout", "kid50k_full", "lite0_pr2k3_full")] == [False, True, True, False, False, True]
+    assert [
+        better_of(m) == "higher"
+        for m in (
+            "fid50k_full",
+            "pr50k3_full_recall",
+            "is50k",
+            "lite0_fd500_holdout",
+            "kid50k_full",
+            "lite0_pr2k3_full",
+        )
+    ] == [False, True, True, False, False, True]
 
 
 def test_bands_are_of_the_runs_that_have_got_there(folder):
     study = Study(folder)
     bands = study.bands(NAME)
     kimg, lo, med, hi = bands[0.3]
-    assert kimg.tolist() == [0, 8, 16] and lo.tolist() == [7, 3, 2] and med.tolist() == [8, 5, 3] and hi.tolist() == [9, 6, 4]
+    assert (
+        kimg.tolist() == [0, 8, 16]
+        and lo.tolist() == [7, 3, 2]
+        and med.tolist() == [8, 5, 3]
+        and hi.tolist() == [9, 6, 4]
+    )
     assert bands[0.7][0].tolist() == [0, 8] and list(bands) == [0.3, 0.7, "noaug"]
     assert list(study.bands(NAME, axis="aug")) == ["ada_target 0.3", "ada_target 0.7", "noaug"]
     kimg, lo, med, hi = study.stat_bands("Progress/augment")[0.3]
@@ -341,7 +474,9 @@ def test_samples_near_a_moment(finished, folder):
     assert kimg == 8 and images[:, 0, 0].tolist() == list(range(16))
 
 
-# -- what leaked ------------------------------------------------------------------------------------------------------------
+# -- what leaked
+# ------------------------------------------------------------------------------------------------------------
+
 
 def test_leaks_of_runs_stand_beside_their_p(finished, archive, tmp_path):
     runs = [point["run"] for point in finished.points]
@@ -350,7 +485,12 @@ def test_leaks_of_runs_stand_beside_their_p(finished, archive, tmp_path):
     for one in found:
         last = [s for s in read_stats(one["run"]) if s["Progress/kimg"]["mean"] == 0.064][-1]
         assert one["p"] == last["Progress/augment"]["mean"] and (one["num_real"], one["num_gen"]) == (40, 40)
-        assert abs(sum(one["real"]) - 1) < 1e-9 and one["leaks"]["grey"]["value"] >= 0 and one["verdict"] in ("leak", "none", "unlike", "collapsed") and one["text"]
+        assert (
+            abs(sum(one["real"]) - 1) < 1e-9
+            and one["leaks"]["grey"]["value"] >= 0
+            and one["verdict"] in ("leak", "none", "unlike", "collapsed")
+            and one["text"]
+        )
     assert found == leaks([runs[0], runs[-1]], images=40)  # its random numbers are its own
     every = leaks(runs[0], images=8, all_snapshots=True)
     assert [one["kimg"] for one in every] == sorted({one["kimg"] for one in every}) and len(every) > 1

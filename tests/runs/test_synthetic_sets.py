@@ -1,4 +1,5 @@
 """Chapter 14: large sets of synthetic micrographs. The single ones: tests/unit/test_synthetic.py."""
+
 import tracemalloc
 
 import numpy as np
@@ -12,11 +13,12 @@ def test_workers_make_the_same_images():
     assert all((a == b).all() and (p == q).all() for (a, p, _), (b, q, _) in zip(one, two))
     begun = iter_specimens(10**6, 64, workers=2)
     next(begun)
-    begun.close()                                      # does not go on to the million
+    begun.close()  # does not go on to the million
 
 
 def test_the_paper_s_specimens():
-    """Martensite from 0.37 to 1.0 over thirty specimens; every image of a large field within 0.01 of its specimen, and Otsu within 0.01 of it up to 0.95."""
+    """Martensite from 0.37 to 1.0 over thirty specimens; every image of a large field within 0.01 of its specimen,
+    and Otsu within 0.01 of it up to 0.95."""
     target = np.linspace(0.37, 1.0, 30)
     for image, phase, specimen in iter_specimens(60, 256, fractions=(0.37, 1.0), field_um=50.8, kind="grains"):
         assert abs(phase.mean() - target[specimen]) < 0.01
@@ -34,5 +36,6 @@ def test_memory_stays_flat():
         top = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return top
+
     peak(16)
     assert peak(256) < 1.3 * peak(128)

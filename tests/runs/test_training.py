@@ -1,4 +1,5 @@
 """Chapters 24, 50, 51 and 55 to 57: schedules against reference tables, going on after every kind of end, refusals."""
+
 import copy
 import json
 import subprocess
@@ -21,8 +22,20 @@ from semgan_nb.training import train
 from semgan_nb.dataset import Dataset
 
 gold = np.load(Path(__file__).parents[1] / "data" / "ada_controller.npz")
-TINY = Config(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=4, G_reg_interval=4, total_kimg=0.16, kimg_per_tick=0.032, snap=2,
-              ada_kimg=0.5, metrics=())
+TINY = Config(
+    z_dim=16,
+    w_dim=16,
+    channel_base=64,
+    channel_max=8,
+    batch_size=8,
+    batch_gpu=4,
+    G_reg_interval=4,
+    total_kimg=0.16,
+    kimg_per_tick=0.032,
+    snap=2,
+    ada_kimg=0.5,
+    metrics=(),
+)
 
 
 def weights(run):
@@ -32,7 +45,11 @@ def weights(run):
 
 def same(a, b):
     wa, wb = weights(a), weights(b)
-    return logs(a) == logs(b) and all(torch.equal(wa[k], wb[k]) for k in wa) and [p.name for p in snapshots(a)] == [p.name for p in snapshots(b)]
+    return (
+        logs(a) == logs(b)
+        and all(torch.equal(wa[k], wb[k]) for k in wa)
+        and [p.name for p in snapshots(a)] == [p.name for p in snapshots(b)]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +59,9 @@ def unbroken(archive, tmp_path_factory):
     return out
 
 
-# -- schedules and presets ------------------------------------------------------------------------------------------------
+# -- schedules and presets
+# ------------------------------------------------------------------------------------------------
+
 
 def test_ema_table():
     for batch, kimg, ramp, nimg, beta in gold["ema_beta_table"]:
@@ -58,48 +77,99 @@ def test_lazy_regularisation_table():
 def test_auto_table():
     for resolution, gpus, batch, mbstd, fmaps, lr, gamma, ema, ramp, layers in gold["auto_config_table"]:
         c = auto(int(resolution), int(gpus))
-        ours = [c.batch_size, c.mbstd_group_size, c.channel_base / 32768, c.g_lr, c.r1_gamma, c.ema_kimg, c.ema_rampup, c.mapping_layers]
+        ours = [
+            c.batch_size,
+            c.mbstd_group_size,
+            c.channel_base / 32768,
+            c.g_lr,
+            c.r1_gamma,
+            c.ema_kimg,
+            c.ema_rampup,
+            c.mapping_layers,
+        ]
         assert np.allclose(ours, [batch, mbstd, fmaps, lr, gamma, ema, ramp, layers], rtol=1e-9), (resolution, gpus)
 
 
 def test_sem512_is_what_auto_computed_on_four_gpus():
     a, s = auto(512, 4).to_dict(), sem512().to_dict()
-    assert {k for k in a if a[k] != s[k]} == {"preset", "ada_target"} and s["ada_target"] == 0.5 and s["augpipe"] == "bg"
+    assert (
+        {k for k in a if a[k] != s[k]} == {"preset", "ada_target"} and s["ada_target"] == 0.5 and s["augpipe"] == "bg"
+    )
 
 
 def test_presets_of_the_table():
-    "The official presets: batch, reference GPUs, group of the minibatch deviation, width, learning rate, gamma, EMA, ramp, layers of the mapping."
+    """The official presets: batch, reference GPUs, group of the minibatch deviation, width, learning rate, gamma,
+    EMA, ramp, layers of the mapping."""
     from semgan_nb.runs import PRESETS, preset
 
     table = dict(
-        stylegan2=(25000, 32, 8, 4, 1, 0.002, 10, 10, None, 8), paper256=(25000, 64, 8, 8, 0.5, 0.0025, 1, 20, None, 8), paper512=(25000, 64, 8, 8, 1, 0.0025, 0.5, 20, None, 8),
-        paper1024=(25000, 32, 8, 4, 1, 0.002, 2, 10, None, 8), cifar=(100000, 64, 2, 32, 1, 0.0025, 0.01, 500, 0.05, 2), sem512=(25000, 32, 4, 4, 1, 0.0025, 1.6384, 10, 0.05, 2),
+        stylegan2=(25000, 32, 8, 4, 1, 0.002, 10, 10, None, 8),
+        paper256=(25000, 64, 8, 8, 0.5, 0.0025, 1, 20, None, 8),
+        paper512=(25000, 64, 8, 8, 1, 0.0025, 0.5, 20, None, 8),
+        paper1024=(25000, 32, 8, 4, 1, 0.002, 2, 10, None, 8),
+        cifar=(100000, 64, 2, 32, 1, 0.0025, 0.01, 500, 0.05, 2),
+        sem512=(25000, 32, 4, 4, 1, 0.0025, 1.6384, 10, 0.05, 2),
     )
     for name, (kimg, batch, gpus, mbstd, fmaps, lr, gamma, ema, ramp, mapping) in table.items():
         c = preset(name, 512)
-        assert (c.total_kimg, c.batch_size, c.batch_gpu, c.mbstd_group_size, c.channel_base, c.g_lr, c.d_lr, c.ema_kimg, c.ema_rampup, c.mapping_layers) == (
-            kimg, batch, batch // gpus, mbstd, 32768 * fmaps, lr, lr, ema, ramp, mapping), name
-        assert c.r1_gamma == pytest.approx(gamma, rel=1e-12) and (c.channel_max, c.num_fp16_res, c.conv_clamp, c.z_dim, c.w_dim, c.ada_kimg, c.ada_interval, c.pl_decay, c.pl_batch_shrink) == (512, 4, 256, 512, 512, 500, 4, 0.01, 2)
+        assert (
+            c.total_kimg,
+            c.batch_size,
+            c.batch_gpu,
+            c.mbstd_group_size,
+            c.channel_base,
+            c.g_lr,
+            c.d_lr,
+            c.ema_kimg,
+            c.ema_rampup,
+            c.mapping_layers,
+        ) == (kimg, batch, batch // gpus, mbstd, 32768 * fmaps, lr, lr, ema, ramp, mapping), name
+        assert c.r1_gamma == pytest.approx(gamma, rel=1e-12) and (
+            c.channel_max,
+            c.num_fp16_res,
+            c.conv_clamp,
+            c.z_dim,
+            c.w_dim,
+            c.ada_kimg,
+            c.ada_interval,
+            c.pl_decay,
+            c.pl_batch_shrink,
+        ) == (512, 4, 256, 512, 512, 500, 4, 0.01, 2)
         assert (c.G_reg_interval, c.D_reg_interval, c.kimg_per_tick, c.snap) == (4, 16, 4, 50)
-        assert (c.pl_weight, c.style_mixing_prob, c.d_architecture) == ((0, 0, "orig") if name == "cifar" else (2, 0.9, "resnet"))
+        assert (c.pl_weight, c.style_mixing_prob, c.d_architecture) == (
+            (0, 0, "orig") if name == "cifar" else (2, 0.9, "resnet")
+        )
     assert set(PRESETS) == set(table) | {"auto", "laptop"}
 
 
-@pytest.mark.parametrize("name", ["auto", "stylegan2", "paper256", "paper512", "paper1024", "cifar", "sem512", "laptop"])
+@pytest.mark.parametrize(
+    "name", ["auto", "stylegan2", "paper256", "paper512", "paper1024", "cifar", "sem512", "laptop"]
+)
 def test_one_iteration_of_every_preset(archive, name):
-    "Narrow networks, all else as the preset has it: the phases that run, the parts of the batch, the corrected Adam also where a regulariser is off."
+    """Narrow networks, all else as the preset has it: the phases that run, the parts of the batch, the corrected
+    Adam also where a regulariser is off."""
     from semgan_nb.runs import preset
 
     c = preset(name, 512).replace(channel_base=64, channel_max=8, g_channels=(), z_dim=16, w_dim=16)
     t = Trainer(c, Dataset(archive))
     ran = []
     inner = t._phase
-    t._phase = lambda phase, net, opt, batches, *rest: (ran.append((phase, len(batches))), inner(phase, net, opt, batches, *rest))
+    t._phase = lambda phase, net, opt, batches, *rest: (
+        ran.append((phase, len(batches))),
+        inner(phase, net, opt, batches, *rest),
+    )
     t.iterate()
     rounds = c.batch_size // c.batch_gpu
-    assert ran == [(phase, rounds) for phase in dict(cifar=("Gmain", "Dmain", "Dreg"), laptop=("Gmain", "Dmain", "Dreg")).get(name, ("Gmain", "Greg", "Dmain", "Dreg"))]
+    assert ran == [
+        (phase, rounds)
+        for phase in dict(cifar=("Gmain", "Dmain", "Dreg"), laptop=("Gmain", "Dmain", "Dreg")).get(
+            name, ("Gmain", "Greg", "Dmain", "Dreg")
+        )
+    ]
     assert t.ada.sign_count == 2 * c.batch_size and t.cur_nimg == c.batch_size and not t.statistics.broken()
-    assert t.G_opt.param_groups[0]["lr"] == pytest.approx(c.g_lr * (1 if name == "laptop" else 0.8)) and t.D_opt.param_groups[0]["lr"] == pytest.approx(c.d_lr * 16 / 17)
+    assert t.G_opt.param_groups[0]["lr"] == pytest.approx(
+        c.g_lr * (1 if name == "laptop" else 0.8)
+    ) and t.D_opt.param_groups[0]["lr"] == pytest.approx(c.d_lr * 16 / 17)
 
 
 def test_learning_rates_cool_down_and_go_on_exactly(archive):
@@ -109,14 +179,19 @@ def test_learning_rates_cool_down_and_go_on_exactly(archive):
     for k in range(8):
         if k == 5:
             second.load_state_dict(copy.deepcopy(first.state_dict()))
-        for trainer in (first, second)[:1 + (k >= 5)]:
+        for trainer in (first, second)[: 1 + (k >= 5)]:
             trainer.iterate()
         rates.append(first.G_opt.param_groups[0]["lr"] / rate)
     assert np.allclose(rates, [1, 1, 1, 1, 1, 0.8, 0.6, 0.4])  # of the iteration that begins there
-    assert all(torch.equal(a, b) for a, b in zip(first.G.parameters(), second.G.parameters())) and first.D_opt.param_groups[0]["lr"] == second.D_opt.param_groups[0]["lr"]
+    assert (
+        all(torch.equal(a, b) for a, b in zip(first.G.parameters(), second.G.parameters()))
+        and first.D_opt.param_groups[0]["lr"] == second.D_opt.param_groups[0]["lr"]
+    )
 
 
-# -- one iteration --------------------------------------------------------------------------------------------------------
+# -- one iteration
+# --------------------------------------------------------------------------------------------------------
+
 
 def test_rounds_average_to_the_whole_batch(archive):
     "Two passes of four give the gradient of one pass of eight, where no layer couples the images."
@@ -125,7 +200,15 @@ def test_rounds_average_to_the_whole_batch(archive):
     for rounds in (1, 2):
         t = Trainer(TINY.replace(batch_gpu=8 // rounds, mbstd_group_size=1), ds)
         real = torch.from_numpy(ds.images(np.arange(8))).float() / 127.5 - 1
-        t._phase("Dreg", t.D, t.D_opt, real.split(8 // rounds), t._dreg, 16, [iteration_generator(0, k, 0) for k in range(rounds)])
+        t._phase(
+            "Dreg",
+            t.D,
+            t.D_opt,
+            real.split(8 // rounds),
+            t._dreg,
+            16,
+            [iteration_generator(0, k, 0) for k in range(rounds)],
+        )
         logits[rounds] = t.D(real)
     assert torch.allclose(logits[1], logits[2], atol=1e-5)
 
@@ -175,17 +258,32 @@ def test_no_augmentation_still_measures_rt(archive):
     assert t.ada.p == np.float32(0.3) and -1 <= t.ada.rt <= 1
 
 
-# -- files ----------------------------------------------------------------------------------------------------------------
+# -- files
+# ----------------------------------------------------------------------------------------------------------------
+
 
 def test_what_a_run_writes(unbroken):
     names = {p.name for p in unbroken.iterdir()}
-    assert {"config.json", "status.json", "stats.jsonl", "log.txt", "reals.png", "fakes_init.png", "state", "lock"} <= names | {"lock"}
+    assert {
+        "config.json",
+        "status.json",
+        "stats.jsonl",
+        "log.txt",
+        "reals.png",
+        "fakes_init.png",
+        "state",
+        "lock",
+    } <= names | {"lock"}
     assert [s["Progress/tick"]["mean"] for s in read_stats(unbroken)] == [0, 1, 2, 3, 4, 5]
     assert [image_number(p) for p in snapshots(unbroken)] == [8, 72, 136, 160]  # ticks 0, 2, 4 and the end
     status = read_status(unbroken)
     assert status["state"] == "done" and status["cur_nimg"] == 160
     config = read_config(unbroken)
-    assert config["requested"]["channel_max"] == 8 and config["data"]["pixel_size_nm"] and config["environment"]["torch"] == torch.__version__
+    assert (
+        config["requested"]["channel_max"] == 8
+        and config["data"]["pixel_size_nm"]
+        and config["environment"]["torch"] == torch.__version__
+    )
     assert load(unbroken).meta["cur_nimg"] == 160 and load(unbroken).meta["pixel_size_nm"] == [10.0, 10.0]
     assert not list(unbroken.glob(".*"))  # no temporary file is left
 
@@ -193,7 +291,10 @@ def test_what_a_run_writes(unbroken):
 def test_a_finished_run_has_nothing_left_to_do(archive, unbroken):
     before = {p.name: p.stat().st_mtime for p in unbroken.glob("*.jsonl")}
     assert list(train(TINY, archive, unbroken)) == []
-    assert before == {p.name: p.stat().st_mtime for p in unbroken.glob("*.jsonl")} and read_status(unbroken)["state"] == "done"
+    assert (
+        before == {p.name: p.stat().st_mtime for p in unbroken.glob("*.jsonl")}
+        and read_status(unbroken)["state"] == "done"
+    )
 
 
 def test_longer_is_allowed(archive, tmp_path):
@@ -203,7 +304,8 @@ def test_longer_is_allowed(archive, tmp_path):
     assert Config.from_dict(read_config(tmp_path / "r")["resolved"]).total_kimg == 0.128
 
 
-# -- going on (exactly: test_exactly.py) ----------------------------------------------------------------------------------
+# -- going on (exactly: test_exactly.py)
+# ----------------------------------------------------------------------------------
 
 SCRIPT = """
 import json, sys
@@ -215,7 +317,12 @@ for tick in train(Config.from_dict(json.loads(sys.argv[1])), sys.argv[2], sys.ar
 
 
 def start(config, archive, out, state_every=0.0):
-    return forked.Popen([sys.executable, "-c", SCRIPT, json.dumps(config.to_dict()), str(archive), str(out), str(state_every)], stdout=forked.PIPE, stderr=forked.PIPE, text=True)
+    return forked.Popen(
+        [sys.executable, "-c", SCRIPT, json.dumps(config.to_dict()), str(archive), str(out), str(state_every)],
+        stdout=forked.PIPE,
+        stderr=forked.PIPE,
+        text=True,
+    )
 
 
 def test_a_second_process_is_refused(archive, tmp_path):
@@ -229,13 +336,32 @@ def test_a_second_process_is_refused(archive, tmp_path):
         p.kill(), p.wait()
 
 
-# -- refusals -------------------------------------------------------------------------------------------------------------
+# -- refusals
+# -------------------------------------------------------------------------------------------------------------
+
 
 def test_other_settings_and_other_data_are_refused(archive, unbroken, tmp_path):
     with pytest.raises(BadInput, match="ada_target is 0.6 there and 0.3 here"):
         next(train(TINY.replace(ada_target=0.3), archive, unbroken))
     other = tmp_path / "other.zip"
-    write_archive(other, [dict(name=f"n{i}", image=np.full((16, 16), i, np.uint8), source="", source_sha256="", crop=(0, 0, 16, 16), group="g", pixel_size_nm=None, fraction=None, part="train") for i in range(8)], {})
+    write_archive(
+        other,
+        [
+            dict(
+                name=f"n{i}",
+                image=np.full((16, 16), i, np.uint8),
+                source="",
+                source_sha256="",
+                crop=(0, 0, 16, 16),
+                group="g",
+                pixel_size_nm=None,
+                fraction=None,
+                part="train",
+            )
+            for i in range(8)
+        ],
+        {},
+    )
     with pytest.raises(BadInput, match="other content"):
         next(train(TINY, other, unbroken))
 
@@ -275,26 +401,43 @@ def test_metric_names_are_written_out(archive):
 
     ds = Dataset(archive)
     assert choose_metrics(TINY.replace(metrics=["random_fd1000_full", "none"]), archive, ds) == ("random_fd1k_full",)
-    assert choose_metrics(TINY.replace(metrics=["auto"]), archive, ds) == ("latent_share",)  # 20 images a side are too few for a distance
+    assert choose_metrics(TINY.replace(metrics=["auto"]), archive, ds) == (
+        "latent_share",
+    )  # 20 images a side are too few for a distance
 
 
-# -- before a run ---------------------------------------------------------------------------------------------------------
+# -- before a run
+# ---------------------------------------------------------------------------------------------------------
+
 
 def test_fit_batch_gpu_takes_the_largest_allowed_part():
     from semgan_nb.trainer import rough_bytes
     from semgan_nb.resources import fit_batch_gpu
 
     measured = dict(images=2, seconds={}, base=1e9, peak=1e9 + 2 * 2e9)  # 2 GB an image
-    for limit, ranks, batch_gpu in ((1e12, 1, 8), (20.3e9, 1, 8), (20.1e9, 1, 4), (6e9, 1, 2), (4e9, 1, 1), (1e9, 1, 1), (1e12, 8, 4), (1e12, 16, 2)):
+    for limit, ranks, batch_gpu in (
+        (1e12, 1, 8),
+        (20.3e9, 1, 8),
+        (20.1e9, 1, 4),
+        (6e9, 1, 2),
+        (4e9, 1, 1),
+        (1e9, 1, 1),
+        (1e12, 8, 4),
+        (1e12, 16, 2),
+    ):
         config, _, words = fit_batch_gpu(sem512(), 512, ranks=ranks, limit=limit, measured=measured)
         assert config.batch_gpu == batch_gpu and ("another training" in words) == (batch_gpu < 4), (limit, ranks, words)
         assert config.replace(batch_gpu=8) == sem512()
     assert "more than there is" in fit_batch_gpu(sem512(), 512, limit=1e9, measured=measured)[2]
-    config, _, _ = fit_batch_gpu(sem512().replace(batch_gpu=16, mbstd_group_size=8), 512, limit=26e9, measured=measured)  # 1 GB, and 2.4 GB an image with what gaps cost
+    config, _, _ = fit_batch_gpu(
+        sem512().replace(batch_gpu=16, mbstd_group_size=8), 512, limit=26e9, measured=measured
+    )  # 1 GB, and 2.4 GB an image with what gaps cost
     assert config.batch_gpu == 8
     with pytest.raises(BadInput, match=r"multiple of the number of processes \(3\)"):
         fit_batch_gpu(sem512(), 512, ranks=3, limit=1e12)
-    config, found, words = fit_batch_gpu(laptop(), 32, limit=2e9)  # small enough by the rough figure: nothing is measured
+    config, found, words = fit_batch_gpu(
+        laptop(), 32, limit=2e9
+    )  # small enough by the rough figure: nothing is measured
     assert config == laptop() and found is None
     assert rough_bytes(sem512(), 512, 2) > 6.3e9 and rough_bytes(laptop(), 32, 16) > 0.5e9  # more than was measured
 
@@ -307,10 +450,21 @@ def test_the_estimate_of_a_whole_run():
     assert seconds_per_kimg(sem512(), measured) == 1000 * (12 + 24 / 4 + 16 + 32 / 16) / 2
     assert seconds_per_kimg(laptop(), {**measured, "seconds": dict(Gmain=1.0, Dmain=1.0, Dreg=16.0)}) == 1500
     text = "\n".join(estimate(sem512(), 512, measured))
-    assert "memory: about 17 GB with batch_gpu 8" in text and "25000 kimg in 5208 days" in text and "1: 21 days, 4: 5.5 days, 16: 34 h" in text and "never measured with this program" in text
+    assert (
+        "memory: about 17 GB with batch_gpu 8" in text
+        and "25000 kimg in 5208 days" in text
+        and "1: 21 days, 4: 5.5 days, 16: 34 h" in text
+        and "never measured with this program" in text
+    )
     assert "on 16 cards each takes 2 images" in text
     assert not any("V100" in line for line in estimate(laptop(), 32, measured))
-    assert [in_time(s) for s in (5, 119, 121, 3 * 3600, 49 * 3600)] == ["5.0 s", "119 s", "2.0 min", "3.0 h", "2.0 days"]
+    assert [in_time(s) for s in (5, 119, 121, 3 * 3600, 49 * 3600)] == [
+        "5.0 s",
+        "119 s",
+        "2.0 min",
+        "3.0 h",
+        "2.0 days",
+    ]
 
 
 def test_energy_is_counted_over_interruptions(archive, tmp_path):
@@ -339,30 +493,93 @@ def test_event_files(archive, tmp_path):
     unmask = lambda m: ((m - 0xA282EAD8) % 2**32 >> 17 | (m - 0xA282EAD8) << 15) & 0xFFFFFFFF
     while at < len(data):
         (n,) = struct.unpack_from("<Q", data, at)
-        assert unmask(*struct.unpack_from("<I", data, at + 8)) == _crc32c(data[at : at + 8]) and unmask(*struct.unpack_from("<I", data, at + 12 + n)) == _crc32c(data[at + 12 : at + 12 + n])
+        assert unmask(*struct.unpack_from("<I", data, at + 8)) == _crc32c(data[at : at + 8]) and unmask(
+            *struct.unpack_from("<I", data, at + 12 + n)
+        ) == _crc32c(data[at + 12 : at + 12 + n])
         seen, at = seen + 1, at + 16 + n
     stats = read_stats(tmp_path / "r")
     assert seen == count + 1 and count == sum(isinstance(v, dict) for s in stats for v in s.values())
-    (tmp_path / "r" / "stats.jsonl").write_text("".join(json.dumps(s) + "\n" for s in stats[:2]))  # as after a kill: the run went back
+    (tmp_path / "r" / "stats.jsonl").write_text(
+        "".join(json.dumps(s) + "\n" for s in stats[:2])
+    )  # as after a kill: the run went back
     old = events.path
     assert events.update() > 0 and events.path != old and not old.exists()
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     a = accumulator.EventAccumulator(str(tmp_path / "r" / "tensorboard"))
     a.Reload()
-    assert [(e.step, e.value) for e in a.Scalars("Loss/G/loss")] == [(round(1000 * s["Progress/kimg"]["mean"]), pytest.approx(s["Loss/G/loss"]["mean"], rel=1e-6)) for s in stats[:2]]
+    assert [(e.step, e.value) for e in a.Scalars("Loss/G/loss")] == [
+        (round(1000 * s["Progress/kimg"]["mean"]), pytest.approx(s["Loss/G/loss"]["mean"], rel=1e-6)) for s in stats[:2]
+    ]
 
 
 def test_the_command_says_what_it_would_do_and_writes_nothing(archive, tmp_path, monkeypatch, capsys, forked_programs):
     from semgan_nb.cli import main
 
     monkeypatch.chdir(tmp_path)
-    assert main(["train", str(archive), "--gamma", "2", "--target", "0.5", "--kimg", "7", "--batch", "8", "--aug", "fixed", "--p", "0.2", "--augpipe", "bgc", "--subset", "20", "--mirror", "--seed", "3", "--snap", "5",
-                 "--metrics", "none", "--freezed", "2", "--fp32", "--watts", "100", "--dry-run"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                str(archive),
+                "--gamma",
+                "2",
+                "--target",
+                "0.5",
+                "--kimg",
+                "7",
+                "--batch",
+                "8",
+                "--aug",
+                "fixed",
+                "--p",
+                "0.2",
+                "--augpipe",
+                "bgc",
+                "--subset",
+                "20",
+                "--mirror",
+                "--seed",
+                "3",
+                "--snap",
+                "5",
+                "--metrics",
+                "none",
+                "--freezed",
+                "2",
+                "--fp32",
+                "--watts",
+                "100",
+                "--dry-run",
+            ]
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     lines = {line.split()[0]: line for line in said.splitlines() if line.startswith("  ")}
-    for name, value in dict(r1_gamma="2.0", ada_target="0.5", total_kimg="7.0", batch_size="8", batch_gpu="8", aug="fixed", p="0.2", augpipe="bgc", subset="20", mirror="True", seed="3", snap="5", freezed="2", num_fp16_res="0").items():
+    for name, value in dict(
+        r1_gamma="2.0",
+        ada_target="0.5",
+        total_kimg="7.0",
+        batch_size="8",
+        batch_gpu="8",
+        aug="fixed",
+        p="0.2",
+        augpipe="bgc",
+        subset="20",
+        mirror="True",
+        seed="3",
+        snap="5",
+        freezed="2",
+        num_fp16_res="0",
+    ).items():
         assert lines[name].split()[1] == value, lines[name]
-    assert f"(preset laptop: {laptop().total_kimg})" in lines["total_kimg"] and "time: " in said and "memory: about" in said and "at 100 W (as stated)" in said and "takes at most" in said
+    assert (
+        f"(preset laptop: {laptop().total_kimg})" in lines["total_kimg"]
+        and "time: " in said
+        and "memory: about" in said
+        and "at 100 W (as stated)" in said
+        and "takes at most" in said
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -370,15 +587,44 @@ def test_the_command_chooses_batch_gpu_and_keeps_it(archive, tmp_path, monkeypat
     import semgan_nb.resources as resources
     from semgan_nb.cli import main
 
-    monkeypatch.setattr(resources, "probe", lambda *args, **kwargs: dict(images=2, seconds=dict(Gmain=1.0, Dmain=1.0, Dreg=1.0), base=3.5e8, peak=5.5e8))
+    monkeypatch.setattr(
+        resources,
+        "probe",
+        lambda *args, **kwargs: dict(images=2, seconds=dict(Gmain=1.0, Dmain=1.0, Dreg=1.0), base=3.5e8, peak=5.5e8),
+    )
     more = ["--out", str(tmp_path / "r"), "--kimg", "0.032", "--metrics", "none"]
-    assert main(["train", str(archive), *more, "--memory", "0.5"]) == 0  # less than the rough figure, so the probe is asked
-    assert "batch_gpu 1 instead of 16" in capsys.readouterr().out and read_config(tmp_path / "r")["resolved"]["batch_gpu"] == 1
-    assert main(["train", str(archive), *more[:2], "--kimg", "0.048"]) == 0  # goes on as it was, however much memory there is now
+    assert (
+        main(["train", str(archive), *more, "--memory", "0.5"]) == 0
+    )  # less than the rough figure, so the probe is asked
+    assert (
+        "batch_gpu 1 instead of 16" in capsys.readouterr().out
+        and read_config(tmp_path / "r")["resolved"]["batch_gpu"] == 1
+    )
+    assert (
+        main(["train", str(archive), *more[:2], "--kimg", "0.048"]) == 0
+    )  # goes on as it was, however much memory there is now
     assert main(["train", str(archive), "--cfg", "laptop", *more[:2], "--kimg", "0.064", "--metrics", "none"]) == 0
     assert read_config(tmp_path / "r")["resolved"]["batch_gpu"] == 1 and read_status(tmp_path / "r")["kimg"] == 0.064
     capsys.readouterr()
-    assert main(["train", str(archive), "--out", str(tmp_path / "given"), "--kimg", "0.016", "--metrics", "none", "--memory", "0.5", "--batch-gpu", "4"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                str(archive),
+                "--out",
+                str(tmp_path / "given"),
+                "--kimg",
+                "0.016",
+                "--metrics",
+                "none",
+                "--memory",
+                "0.5",
+                "--batch-gpu",
+                "4",
+            ]
+        )
+        == 0
+    )
     assert read_config(tmp_path / "given")["resolved"]["batch_gpu"] == 4
 
 
@@ -399,12 +645,18 @@ def test_whether_bfloat16_pays_on_this_cpu_is_measured_and_said(archive, tmp_pat
     assert resources.half_words(half, 32) == "bfloat16 takes 500 s/kimg here, float32 1e+03"
     assert resources.half_words(laptop(), 32).endswith(": --half-format bfloat16 --num-fp16-res 4 would pay")
     pace["half"] = 2.0
-    assert resources.half_words(half, 32) == "bfloat16 takes 2e+03 s/kimg here, float32 1e+03: it does not pay, leave --half-format out"
+    assert (
+        resources.half_words(half, 32)
+        == "bfloat16 takes 2e+03 s/kimg here, float32 1e+03: it does not pay, leave --half-format out"
+    )
     assert resources.half_words(laptop(), 32).endswith(": it would not pay")
     monkeypatch.chdir(tmp_path)
     assert main(["train", str(archive), "--dry-run"]) == 0 and ": it would not pay" in capsys.readouterr().out
     more = ["--out", "r", "--kimg", "0.016", "--metrics", "none", "--half-format", "bfloat16", "--num-fp16-res", "3"]
-    assert main(["train", str(archive), *more]) == 0 and "it does not pay, leave --half-format out" in capsys.readouterr().out
+    assert (
+        main(["train", str(archive), *more]) == 0
+        and "it does not pay, leave --half-format out" in capsys.readouterr().out
+    )
     monkeypatch.setattr(resources, "probe", lambda *args, **kwargs: None)
     assert resources.half_words(half, 32) == ""
 
@@ -412,7 +664,23 @@ def test_whether_bfloat16_pays_on_this_cpu_is_measured_and_said(archive, tmp_pat
 def test_a_run_that_cannot_go_on_is_one_sentence(archive, tmp_path, capsys, no_number):
     from semgan_nb.cli import main
 
-    assert main(["train", str(archive), "--out", str(tmp_path / "r"), "--kimg", "0.32", "--metrics", "none", "--g-lr", "0.5"]) == 1
+    assert (
+        main(
+            [
+                "train",
+                str(archive),
+                "--out",
+                str(tmp_path / "r"),
+                "--kimg",
+                "0.32",
+                "--metrics",
+                "none",
+                "--g-lr",
+                "0.5",
+            ]
+        )
+        == 1
+    )
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("semgan: Loss/") and "no longer a finite number" in said and "--g-lr 0.25" in said
 
@@ -427,26 +695,61 @@ def test_bfloat16_goes_on_exactly_too(archive, tmp_path):
         TINY.replace(half_format="bfloat16")
 
 
-# -- the paper's run ------------------------------------------------------------------------------------------------------
+# -- the paper's run
+# ------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory as Linux counts it")
 def test_sem512_takes_two_iterations_in_less_than_8_gib(tmp_path):
-    "All four phases, and one iteration of the main ones, of 32 images of 512 px, in rounds chosen for 8 GiB; minutes to half an hour."
+    """All four phases, and one iteration of the main ones, of 32 images of 512 px, in rounds chosen for 8 GiB;
+    minutes to half an hour."""
     from semgan_nb.resources import fit_batch_gpu
 
     config, measured, words = fit_batch_gpu(sem512(), 512, limit=8 * 2**30)
     assert config.batch_gpu < 8 and f"batch_gpu {config.batch_gpu} instead of 8" in words
     images = np.random.RandomState(0).randint(0, 256, (40, 512, 512), dtype=np.uint8)
-    write_archive(tmp_path / "noise.zip", [
-        dict(name=f"n{i}", image=x, source="noise", source_sha256="", crop=(0, 0, 512, 512), group=f"g{i % 5}", pixel_size_nm=None, fraction=None, part="train")
-        for i, x in enumerate(images)], dict(made_by="test"))
+    write_archive(
+        tmp_path / "noise.zip",
+        [
+            dict(
+                name=f"n{i}",
+                image=x,
+                source="noise",
+                source_sha256="",
+                crop=(0, 0, 512, 512),
+                group=f"g{i % 5}",
+                pixel_size_nm=None,
+                fraction=None,
+                part="train",
+            )
+            for i, x in enumerate(images)
+        ],
+        dict(made_by="test"),
+    )
     script = SCRIPT + "\nimport resource\nprint('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     config = config.replace(total_kimg=0.064, metrics=())
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", script, json.dumps(config.to_dict()), str(tmp_path / "noise.zip"), str(tmp_path / "r"), "1e9"], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            script,
+            json.dumps(config.to_dict()),
+            str(tmp_path / "noise.zip"),
+            str(tmp_path / "r"),
+            "1e9",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     peak = int(done.stdout.split()[-1]) * 1024
-    print(f"\n{words}\nprobe {measured}\ntwo iterations: {time.monotonic() - began:.0f} s, at most {peak / 2**30:.2f} GiB")
+    print(
+        f"\n{words}\nprobe {measured}\ntwo iterations: {time.monotonic() - began:.0f} s, at most {peak / 2**30:.2f} GiB"
+    )
     assert peak < 8 * 2**30
-    assert read_status(tmp_path / "r")["state"] == "done" and load_state(tmp_path / "r" / "state")["trainer"]["batch_idx"] == 2
+    assert (
+        read_status(tmp_path / "r")["state"] == "done"
+        and load_state(tmp_path / "r" / "state")["trainer"]["batch_idx"] == 2
+    )

@@ -1,4 +1,5 @@
 """Chapter 51: training that begins from other weights. What becomes of the weights: tests/unit/test_checkpoints.py."""
+
 import pickle
 import shutil
 from pathlib import Path
@@ -16,10 +17,26 @@ from semgan_nb.transfer import transfer_config
 from semgan_nb.cli import info, main
 from semgan_nb.runs import Config, laptop, read_config, read_status, snapshots
 from semgan_nb.training import train
-TINY = Config(z_dim=8, w_dim=8, channel_base=64, channel_max=8, batch_size=8, batch_gpu=4, G_reg_interval=4, total_kimg=0.08, kimg_per_tick=0.016, snap=2, ada_kimg=0.5, metrics=())
+
+TINY = Config(
+    z_dim=8,
+    w_dim=8,
+    channel_base=64,
+    channel_max=8,
+    batch_size=8,
+    batch_gpu=4,
+    G_reg_interval=4,
+    total_kimg=0.08,
+    kimg_per_tick=0.016,
+    snap=2,
+    ada_kimg=0.5,
+    metrics=(),
+)
 
 
-# -- conversion and info --------------------------------------------------------------------------------------------------
+# -- conversion and info
+# --------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def pickled(tmp_path_factory):
@@ -30,18 +47,26 @@ def pickled(tmp_path_factory):
     return path, G_ema, G, D
 
 
-# -- transfer -------------------------------------------------------------------------------------------------------------
+# -- transfer
+# -------------------------------------------------------------------------------------------------------------
+
 
 def transferred(pickled, **more):
     source = load_networks(pickled[0])
-    return transfer_config(TINY.replace(init_from=str(pickled[0]), init_adapt=["channels"], freezed=3, **more), source)[0]
+    return transfer_config(TINY.replace(init_from=str(pickled[0]), init_adapt=["channels"], freezed=3, **more), source)[
+        0
+    ]
 
 
 def test_a_transfer_is_recorded_and_goes_on_exactly(archive, pickled, tmp_path):
     config = transferred(pickled)
     assert len(list(train(config, archive, tmp_path / "whole"))) == 6
     record = read_config(tmp_path / "whole")
-    assert record["resolved"]["init_from"] == str(pickled[0]) and len(record["init"]["sha256"]) == 64 and any("mean over the colours" in line for line in record["init"]["lines"])
+    assert (
+        record["resolved"]["init_from"] == str(pickled[0])
+        and len(record["init"]["sha256"]) == 64
+        and any("mean over the colours" in line for line in record["init"]["lines"])
+    )
     assert (tmp_path / "whole" / "log.txt").read_text().count("not taken over") == 1
     ticks = train(config, archive, tmp_path / "broken")
     next(ticks), next(ticks)
@@ -56,7 +81,9 @@ def test_a_transfer_is_recorded_and_goes_on_exactly(archive, pickled, tmp_path):
     a, b = load(tmp_path / "whole"), load(tmp_path / "broken")
     assert same(a.G, b.G) and same(a.D, b.D)
     frozen = load_networks(pickled[0]).D.b16.conv0.weight
-    assert torch.equal(a.D.b16.conv0.weight, frozen) and not torch.equal(a.D.b8.conv0.weight, load_networks(pickled[0]).D.b8.conv0.weight)
+    assert torch.equal(a.D.b16.conv0.weight, frozen) and not torch.equal(
+        a.D.b8.conv0.weight, load_networks(pickled[0]).D.b8.conv0.weight
+    )
 
 
 def test_the_first_snapshot_is_the_source(archive, snapshot, tmp_path):
@@ -75,7 +102,9 @@ def test_from_a_run_means_its_newest_snapshot_of_then(archive, tmp_path):
     ticks = train(config, archive, tmp_path / "new")
     next(ticks)
     ticks.close()
-    assert read_config(tmp_path / "new")["resolved"]["init_from"] == str(newest) and read_config(tmp_path / "new")["requested"]["init_from"] == str(tmp_path / "old")
+    assert read_config(tmp_path / "new")["resolved"]["init_from"] == str(newest) and read_config(tmp_path / "new")[
+        "requested"
+    ]["init_from"] == str(tmp_path / "old")
     shutil.copy(newest, tmp_path / "old" / "snapshot-000999999i.safetensors")  # the old run trained on
     list(train(config, archive, tmp_path / "new"))
     assert read_status(tmp_path / "new")["state"] == "done"
@@ -90,7 +119,11 @@ def test_a_source_that_changed_before_anything_was_saved(archive, snapshot, tmp_
     next(ticks)
     ticks.close()
     shutil.rmtree(tmp_path / "r" / "state")
-    for path in [*(tmp_path / "r").glob("snapshot-*"), *(tmp_path / "r").glob("fakes*"), tmp_path / "r" / "stats.jsonl"]:
+    for path in [
+        *(tmp_path / "r").glob("snapshot-*"),
+        *(tmp_path / "r").glob("fakes*"),
+        tmp_path / "r" / "stats.jsonl",
+    ]:
         path.unlink(missing_ok=True)
     save_snapshot(own, *official_files.networks(5))
     assert "has changed since" in said(lambda: list(train(config, archive, tmp_path / "r")))
@@ -99,7 +132,12 @@ def test_a_source_that_changed_before_anything_was_saved(archive, snapshot, tmp_
 
 
 def test_refusals_write_nothing(archive, pickled, tmp_path):
-    for config in (transferred(pickled).replace(init_adapt=()), TINY.replace(init_from=str(tmp_path / "absent.pkl")), TINY.replace(init_from=str(archive)), transferred(pickled).replace(channel_max=16)):
+    for config in (
+        transferred(pickled).replace(init_adapt=()),
+        TINY.replace(init_from=str(tmp_path / "absent.pkl")),
+        TINY.replace(init_from=str(archive)),
+        transferred(pickled).replace(channel_max=16),
+    ):
         said(lambda: list(train(config, archive, tmp_path / "r")))
         assert not (tmp_path / "r").exists()
     assert "channels, resolution, mapping" in said(TINY.replace, init_adapt=["colour"])
@@ -113,11 +151,20 @@ def test_command_line(archive, pickled, tmp_path, capsys, monkeypatch):
     short = ["--kimg", "0.032", "--batch", "8", "--kimg-per-tick", "0.016", "--metrics", "none"]
     assert main(["train", str(archive), "--out", "r", "--init-from", str(pickled[0]), *short]) == 2
     assert "--init-adapt channels" in capsys.readouterr().err and not Path("r").exists()
-    assert main(["train", str(archive), "--out", "r", "--init-from", str(pickled[0]), "--init-adapt", "channels", *short]) == 0
+    assert (
+        main(["train", str(archive), "--out", "r", "--init-from", str(pickled[0]), "--init-adapt", "channels", *short])
+        == 0
+    )
     text = capsys.readouterr().out
-    assert "ema_rampup is none instead of 0.05" in text and f"z_dim is 8 instead of {laptop().z_dim}, as in the source" in text and "mean over the colours" in text
+    assert (
+        "ema_rampup is none instead of 0.05" in text
+        and f"z_dim is 8 instead of {laptop().z_dim}, as in the source" in text
+        and "mean over the colours" in text
+    )
     assert read_config("r")["resolved"]["mapping_layers"] == 4 and "mean over the colours" in info("r")
-    assert main(["train", str(archive), "--out", "r", "--kimg", "0.048"]) == 0  # goes on, without a word about the transfer
+    assert (
+        main(["train", str(archive), "--out", "r", "--kimg", "0.048"]) == 0
+    )  # goes on, without a word about the transfer
     assert "instead of" not in capsys.readouterr().out and read_status("r")["state"] == "done"
     assert main(["train", str(archive), "--init-from", str(pickled[0]), "--init-adapt", "channels", *short]) == 0
     assert [p.name for p in Path("runs").iterdir()] and "resumecustom" in next(Path("runs").iterdir()).name

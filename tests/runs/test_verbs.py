@@ -1,4 +1,5 @@
 """The verbs walk, study and lab."""
+
 import json
 import os
 import sys
@@ -12,11 +13,20 @@ from PIL import Image
 
 from semgan_nb import cli
 from semgan_nb.runs import Config, laptop, read_config
-from semgan_nb.studies import Study
 from semgan_nb.study_run import run_study
 from semgan_nb.training import train
 
-TINY = dict(z_dim=16, w_dim=16, channel_base=64, channel_max=8, batch_size=8, batch_gpu=8, total_kimg=0.032, kimg_per_tick=0.016, snap=1)
+TINY = dict(
+    z_dim=16,
+    w_dim=16,
+    channel_base=64,
+    channel_max=8,
+    batch_size=8,
+    batch_gpu=8,
+    total_kimg=0.032,
+    kimg_per_tick=0.016,
+    snap=1,
+)
 OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()] + ["--metrics=none"]
 
 
@@ -36,7 +46,20 @@ def test_walk_makes_a_film_and_a_figure(run):
     status, out, _ = say("walk", run, "--frames", 30, "--seeds", "0-2")
     assert status == 0 and "walk.mp4: 30 frames, 1.25 s" in out
     assert imageio_ffmpeg.count_frames_and_secs("walk.mp4")[0] == 30 and Image.open("walk.png").width > 500
-    status, *_ = say("walk", sorted(run.glob("*.safetensors"))[0], "--out", "frames", "--frames", 7, "--psi", 0.5, "--noise", "none", "--space", "w")
+    status, *_ = say(
+        "walk",
+        sorted(run.glob("*.safetensors"))[0],
+        "--out",
+        "frames",
+        "--frames",
+        7,
+        "--psi",
+        0.5,
+        "--noise",
+        "none",
+        "--space",
+        "w",
+    )
     assert status == 0 and len(list(Path("frames").glob("frame*.png"))) == 7 and Path("frames.png").exists()
 
 
@@ -51,10 +74,22 @@ def test_walk_says_that_a_network_has_no_noise_to_walk():
     for noise, notes in (("walk", 1), ("const", 0)):
         status, _, err = say("walk", "plain.safetensors", "--noise", noise, "--frames", 3, "--out", noise)
         assert status == 0 and err.count("note: plain.safetensors has no noise inputs") == notes
-    assert all((Path("walk") / f.name).read_bytes() == f.read_bytes() for f in Path("const").glob("*.png")) and len(list(Path("walk").glob("*.png"))) == 3
+    assert (
+        all((Path("walk") / f.name).read_bytes() == f.read_bytes() for f in Path("const").glob("*.png"))
+        and len(list(Path("walk").glob("*.png"))) == 3
+    )
 
 
-@pytest.mark.parametrize("options, words", [(["--seeds", "3"], "two seeds"), (["--out", "a.avi"], ".mp4"), (["--frames", "1"], "both ends"), (["--fps", "0"], "frames per second"), (["--best", "fid50k"], "no record")])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--seeds", "3"], "two seeds"),
+        (["--out", "a.avi"], ".mp4"),
+        (["--frames", "1"], "both ends"),
+        (["--fps", "0"], "frames per second"),
+        (["--best", "fid50k"], "no record"),
+    ],
+)
 def test_faults_of_a_walk_are_one_sentence(run, options, words):
     status, _, err = say("walk", run, *options)
     assert status == 2 and words in err and len(err.splitlines()) == 1 and not any(Path().iterdir())
@@ -62,11 +97,26 @@ def test_faults_of_a_walk_are_one_sentence(run, options, words):
 
 def test_a_sweep_from_the_command_line(archive, monkeypatch):
     monkeypatch.setattr(sys.modules[run_study.__module__], "train", fake_train)
-    command = ["study", "sweep", archive, "--ada-target", "0.3,0.5", "--seeds", "0-1", "--with", "noaug", "--with", "aug=fixed,p=0.2", *OPTIONS]
+    command = [
+        "study",
+        "sweep",
+        archive,
+        "--ada-target",
+        "0.3,0.5",
+        "--seeds",
+        "0-1",
+        "--with",
+        "noaug",
+        "--with",
+        "aug=fixed,p=0.2",
+        *OPTIONS,
+    ]
     status, out, _ = say(*command)
     folder = Path("studies/noise-ada_target")
     assert status == 0 and f"{folder}: 8 runs, 8 done" in out
-    assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == sorted(f"{p}-seed{s}" for p in ("ada_target=0.3", "ada_target=0.5", "aug=noaug", "aug=fixed,p=0.2") for s in (0, 1))
+    assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == sorted(
+        f"{p}-seed{s}" for p in ("ada_target=0.3", "ada_target=0.5", "aug=noaug", "aug=fixed,p=0.2") for s in (0, 1)
+    )
     assert read_config(folder / "aug=fixed,p=0.2-seed1")["resolved"]["p"] == 0.2
     before = (folder / "aug=noaug-seed0" / "stats.jsonl").read_bytes()
     assert say(*command)[0] == 0 and (folder / "aug=noaug-seed0" / "stats.jsonl").read_bytes() == before
@@ -76,14 +126,25 @@ def test_a_sweep_from_the_command_line(archive, monkeypatch):
 def test_a_failed_point_is_named_and_the_status_says_so(archive, monkeypatch):
     monkeypatch.setattr(sys.modules[run_study.__module__], "train", fake_train)
     Path("s/base-seed0").mkdir(parents=True)
-    Path("s/study.json").write_text(json.dumps(dict(format=1, version="0", base=laptop(16).replace(**TINY, metrics=("none",)).to_dict(), points=[])))
+    Path("s/study.json").write_text(
+        json.dumps(dict(format=1, version="0", base=laptop(16).replace(**TINY, metrics=("none",)).to_dict(), points=[]))
+    )
     Path("s/base-seed0/notes.txt").touch()
     status, out, _ = say("study", "sweep", archive, "--out", "s", "--seeds", "0-1", *OPTIONS)
     assert status == 1 and "base-seed0 refused" in out and "1 done" in out
 
 
-@pytest.mark.parametrize("options, words", [(["--ada-targt", "0.3"], "did you mean --ada-target"), (["--ada-target", "0.3,x"], "invalid number"), (["--with", "ada_targte=1"], "did you mean 'ada_target'"),
-                                            (["--with", "p=x"], "no value for p"), (["--seeds", "2-1"], "rising"), (["--ada-target", "3"], "from 0 to 1")])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--ada-targt", "0.3"], "did you mean --ada-target"),
+        (["--ada-target", "0.3,x"], "invalid number"),
+        (["--with", "ada_targte=1"], "did you mean 'ada_target'"),
+        (["--with", "p=x"], "no value for p"),
+        (["--seeds", "2-1"], "rising"),
+        (["--ada-target", "3"], "from 0 to 1"),
+    ],
+)
 def test_faults_of_a_study_are_one_sentence(archive, options, words):
     status, _, err = say("study", "sweep", archive, *options)
     assert status == 2 and words in err and len(err.splitlines()) == 1 and not any(Path().iterdir())
@@ -92,9 +153,17 @@ def test_faults_of_a_study_are_one_sentence(archive, options, words):
 def test_the_lab_folder_is_the_users():
     book = Path(__file__).resolve().parents[2] / "nbs"
     notebook = cli.lab_folder("my lab")
-    assert notebook == Path("my lab/01_quickstart.ipynb") and notebook.read_bytes() == (book / "tutorials" / notebook.name).read_bytes()
-    shipped = sorted(path.relative_to(book) for pattern in ("[0-9]*.ipynb", "images/*.png") for path in book.glob(pattern))
-    assert sorted(path.relative_to("my lab/chapters") for path in Path("my lab/chapters").rglob("*.*")) == shipped and len(shipped) > 50
+    assert (
+        notebook == Path("my lab/01_quickstart.ipynb")
+        and notebook.read_bytes() == (book / "tutorials" / notebook.name).read_bytes()
+    )
+    shipped = sorted(
+        path.relative_to(book) for pattern in ("[0-9]*.ipynb", "images/*.png") for path in book.glob(pattern)
+    )
+    assert (
+        sorted(path.relative_to("my lab/chapters") for path in Path("my lab/chapters").rglob("*.*")) == shipped
+        and len(shipped) > 50
+    )
     assert all((Path("my lab/chapters") / name).read_bytes() == (book / name).read_bytes() for name in shipped)
     chapter, gone = Path("my lab/chapters/12_micrographs.ipynb"), Path("my lab/chapters/60_generate.ipynb")
     notebook.write_text("mine"), chapter.write_text("mine too"), gone.unlink()
@@ -114,7 +183,14 @@ def test_lab_opens_the_notebook(monkeypatch):
     monkeypatch.setattr(LabApp, "launch_instance", classmethod(lambda cls, argv: called.append(argv)))
     monkeypatch.setenv("JUPYTER_CONFIG_PATH", "elsewhere")
     assert say("lab", "--no-browser", "--port", "8999")[0] == 0
-    assert called == [[f"--ServerApp.root_dir={Path('semgan-lab').resolve()}", "--LabApp.default_url=/lab/tree/01_quickstart.ipynb", "--ServerApp.port=8999", "--no-browser"]]
+    assert called == [
+        [
+            f"--ServerApp.root_dir={Path('semgan-lab').resolve()}",
+            "--LabApp.default_url=/lab/tree/01_quickstart.ipynb",
+            "--ServerApp.port=8999",
+            "--no-browser",
+        ]
+    ]
     assert os.environ["JUPYTER_CONFIG_PATH"].startswith("elsewhere" + os.pathsep)
 
 
@@ -132,7 +208,9 @@ def test_lab_does_not_ask_about_news_and_leaves_the_users_settings_alone(monkeyp
     if own:
         mine.write_text(json.dumps(dict(fetchNews=own)))
     name = "@jupyterlab/apputils-extension:notification"
-    answer = lambda: (lambda found: found["settings"].get("fetchNews", found["schema"]["properties"]["fetchNews"]["default"]))(get_settings("none", os.path.join(get_app_dir(), "schemas"), "mine", schema_name=name)[0])
+    answer = lambda: (
+        lambda found: found["settings"].get("fetchNews", found["schema"]["properties"]["fetchNews"]["default"])
+    )(get_settings("none", os.path.join(get_app_dir(), "schemas"), "mine", schema_name=name)[0])
     assert answer() == (own or "none")  # as JupyterLab is by itself
     assert say("lab", "--no-browser")[0] == 0
     assert answer() == expected and mine.exists() == bool(own) and not Path("config").exists()

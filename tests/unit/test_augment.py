@@ -1,4 +1,6 @@
-"""Chapters 22 and 23 against the reference: check values at fixed percentiles, arrays (tests/data/ada.npz), the controller (ada_controller.npz)."""
+"""Chapters 22 and 23 against the reference: check values at fixed percentiles, arrays (tests/data/ada.npz), the
+controller (ada_controller.npz)."""
+
 import os
 from pathlib import Path
 
@@ -20,22 +22,25 @@ def pipe(name, p=1.0):
     return a
 
 
-@pytest.mark.parametrize("name, q, mean, std, first, other", [
-    ("xflip", 0.7, -0.011493, 0.564908, [-0.04657, -0.50089, -0.10696], -0.87128),
-    ("rotate90", 0.7, -0.011504, 0.550284, [-0.24433, 0.56301, 0.89188], -0.34917),
-    ("xint", 0.3, -0.003680, 0.587732, [0.92994, 0.89010, 0.69680], 0.67188),
-    ("scale", 0.3, -0.006978, 0.441657, [-0.00871, -0.26913, -0.01730], 0.61616),
-    ("rotate", 0.3, -0.012727, 0.460241, [0.57349, 0.57765, 0.30946], -0.02822),
-    ("aniso", 0.3, -0.008033, 0.448805, [0.02117, -0.27294, 0.00033], 0.64346),
-    ("xfrac", 0.3, -0.002794, 0.455577, [-0.17058, 0.75148, 0.99365], 1.25059),
-    ("blit", 0.3, -0.007385, 0.567380, [0.74619, -0.91682, 0.99420], 0.30074),
-    ("geom", 0.3, -0.020505, 0.450207, [-0.07582, -0.19088, 0.42874], -0.38259),
-    ("bg", 0.3, -0.002260, 0.448290, [0.55395, 0.72650, 0.05837], 0.26451),
-    ("brightness", 0.3, -0.085530, 0.579292, [-0.92154, 0.48568, -0.19734], 0.59948),
-    ("contrast", 0.3, -0.009998, 0.509431, [-0.74519, 0.49232, -0.10833], 0.59240),
-    ("filter", 0.3, -0.010815, 0.551062, [-0.80609, 0.53256, -0.11718], 0.64081),
-    ("cutout", 0.3, -0.010627, 0.497348, [-0.84738, 0.55984, -0.12318], 0),
-])
+@pytest.mark.parametrize(
+    "name, q, mean, std, first, other",
+    [
+        ("xflip", 0.7, -0.011493, 0.564908, [-0.04657, -0.50089, -0.10696], -0.87128),
+        ("rotate90", 0.7, -0.011504, 0.550284, [-0.24433, 0.56301, 0.89188], -0.34917),
+        ("xint", 0.3, -0.003680, 0.587732, [0.92994, 0.89010, 0.69680], 0.67188),
+        ("scale", 0.3, -0.006978, 0.441657, [-0.00871, -0.26913, -0.01730], 0.61616),
+        ("rotate", 0.3, -0.012727, 0.460241, [0.57349, 0.57765, 0.30946], -0.02822),
+        ("aniso", 0.3, -0.008033, 0.448805, [0.02117, -0.27294, 0.00033], 0.64346),
+        ("xfrac", 0.3, -0.002794, 0.455577, [-0.17058, 0.75148, 0.99365], 1.25059),
+        ("blit", 0.3, -0.007385, 0.567380, [0.74619, -0.91682, 0.99420], 0.30074),
+        ("geom", 0.3, -0.020505, 0.450207, [-0.07582, -0.19088, 0.42874], -0.38259),
+        ("bg", 0.3, -0.002260, 0.448290, [0.55395, 0.72650, 0.05837], 0.26451),
+        ("brightness", 0.3, -0.085530, 0.579292, [-0.92154, 0.48568, -0.19734], 0.59948),
+        ("contrast", 0.3, -0.009998, 0.509431, [-0.74519, 0.49232, -0.10833], 0.59240),
+        ("filter", 0.3, -0.010815, 0.551062, [-0.80609, 0.53256, -0.11718], 0.64081),
+        ("cutout", 0.3, -0.010627, 0.497348, [-0.84738, 0.55984, -0.12318], 0),
+    ],
+)
 def test_check_values(name, q, mean, std, first, other):
     y = pipe(name)(noise, percentile=q)
     got = [y.mean(), y.std(), *y[0, 0, 0, :3], y[1, 0, 16, 16]]
@@ -51,7 +56,14 @@ def test_reference_images(name):
         assert (pipe(name)(x, percentile=float(q))[0, :, ::step, ::step] - torch.from_numpy(want)).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("name, want", [("hue", [0.99414, 0.24476, -0.06243]), ("saturation", [0.85081, -0.41692, 0.74259]), ("color", [0.35489, -0.74700, -1.19870])])
+@pytest.mark.parametrize(
+    "name, want",
+    [
+        ("hue", [0.99414, 0.24476, -0.06243]),
+        ("saturation", [0.85081, -0.41692, 0.74259]),
+        ("color", [0.35489, -0.74700, -1.19870]),
+    ],
+)
 def test_check_values_in_colour(name, want):
     x = torch.tensor(np.random.RandomState(8).rand(2, 3, 32, 32) * 2 - 1, dtype=torch.float32)
     assert np.allclose(pipe(name)(x, percentile=0.7)[0, :, 0, 0], want, atol=1e-4)
@@ -63,7 +75,10 @@ def test_reference_images_of_every_group():
     assert len(found) == 10
     for key in found:
         kind, name = key.split("_")
-        y = pipe(name)(torch.from_numpy(gold["rgb_input" if kind == "rgb30" else "grey_input"]), percentile=0.3 if kind == "rgb30" else 0.7)
+        y = pipe(name)(
+            torch.from_numpy(gold["rgb_input" if kind == "rgb30" else "grey_input"]),
+            percentile=0.3 if kind == "rgb30" else 0.7,
+        )
         step = 64 // gold[key].shape[-1]
         assert (y[0, :, ::step, ::step] - torch.from_numpy(gold[key])).abs().max() < 2e-4, key
 
@@ -75,9 +90,15 @@ def test_the_whole_reference():
         x = torch.from_numpy(gold[f"{kind}_input"])
         for key in gold:
             name = key.removeprefix(f"{kind}_")
-            if key.startswith(f"{kind}_") and (name in PIPES or name in AugmentPipe().on) and name not in ("noise", "bgcfnc"):
+            if (
+                key.startswith(f"{kind}_")
+                and (name in PIPES or name in AugmentPipe().on)
+                and name not in ("noise", "bgcfnc")
+            ):
                 for q, want in zip(gold["percentiles"], gold[key]):
-                    assert (pipe(name)(x, percentile=float(q))[0] - torch.from_numpy(want)).abs().max() < 1e-4 * max(np.abs(want).max(), 1), (key, q)
+                    assert (pipe(name)(x, percentile=float(q))[0] - torch.from_numpy(want)).abs().max() < 1e-4 * max(
+                        np.abs(want).max(), 1
+                    ), (key, q)
                     seen += 1
     assert seen > 150
 
@@ -100,7 +121,9 @@ def test_blur_and_median():
     sigma = 0.476936  # erfinv(0.5)
     want = ndimage.gaussian_filter(x[0, 0].double().numpy(), sigma, mode="mirror", radius=2)
     assert np.abs(pipe("blur")(x, percentile=0.75)[0, 0].numpy() - want).max() < 1e-4
-    np.testing.assert_array_equal(pipe("median")(x, percentile=0.5)[0, 0].numpy(), ndimage.median_filter(x[0, 0].numpy(), 3, mode="mirror"))
+    np.testing.assert_array_equal(
+        pipe("median")(x, percentile=0.5)[0, 0].numpy(), ndimage.median_filter(x[0, 0].numpy(), 3, mode="mirror")
+    )
 
 
 @pytest.mark.parametrize("name", sorted(PIPES))
@@ -109,7 +132,9 @@ def test_twice_differentiable(name):
     x = torch.tensor(np.random.RandomState(4).rand(2, 3, 24, 24), dtype=torch.float64, requires_grad=True)
     f = lambda v: a(v, torch.Generator().manual_seed(11))
     assert not torch.equal(f(x), x)
-    assert torch.autograd.gradcheck(f, x, fast_mode=True) and torch.autograd.gradgradcheck(lambda v: f(v).pow(3), x, fast_mode=True)
+    assert torch.autograd.gradcheck(f, x, fast_mode=True) and torch.autograd.gradgradcheck(
+        lambda v: f(v).pow(3), x, fast_mode=True
+    )
 
 
 @pytest.mark.parametrize("name", sorted(PIPES))
@@ -117,11 +142,17 @@ def test_closed_gates_change_nothing(name):
     x = torch.randn(3, 1, 32, 32)
     assert torch.equal(pipe(name, 0.0)(x), x)
     half = pipe(name, 0.2)(x.repeat(20, 1, 1, 1), torch.Generator().manual_seed(5)) == x.repeat(20, 1, 1, 1)
-    assert 0 < half.flatten(1).all(dim=1).sum() < 60 or name in ("bgcf", "bgcfn", "bgcfnc", "bgc")  # some are left as they were
+    assert 0 < half.flatten(1).all(dim=1).sum() < 60 or name in (
+        "bgcf",
+        "bgcfn",
+        "bgcfnc",
+        "bgc",
+    )  # some are left as they were
 
 
 def test_one_image_far_off_costs_the_others_nothing(monkeypatch):
-    """The padding is common to the batch; what is doubled of each image is the part that it needs, and the result is what the whole would give."""
+    """The padding is common to the batch; what is doubled of each image is the part that it needs, and the result is
+    what the whole would give."""
     made, resample = [], resampling._Resampling.__call__
 
     def noting(self, x, n_out, axis):

@@ -1,4 +1,6 @@
-"""Chapters 21, 50 to 53 and 55: a generator whose blocks have widths of their own, and noise inputs in the fine ones alone."""
+"""Chapters 21, 50 to 53 and 55: a generator whose blocks have widths of their own, and noise inputs in the fine ones
+alone."""
+
 import pytest
 import torch
 
@@ -29,15 +31,22 @@ def test_noise_inputs_move_the_image_only_where_they_are():
             if name.endswith("noise_strength"):
                 parameter.fill_(1.0)
         ws = G.mapping(torch.randn(2, 16))
-        (_, a, _), (_, b, _) = ([*G.synthesis.blocks(ws, generator=torch.Generator().manual_seed(seed))][2] for seed in (1, 2))
+        (_, a, _), (_, b, _) = (
+            [*G.synthesis.blocks(ws, generator=torch.Generator().manual_seed(seed))][2] for seed in (1, 2)
+        )
         assert torch.equal(a, b)  # up to 16 px nothing is drawn
-        assert not torch.equal(G.synthesis(ws, generator=torch.Generator().manual_seed(1)), G.synthesis(ws, generator=torch.Generator().manual_seed(2)))
+        assert not torch.equal(
+            G.synthesis(ws, generator=torch.Generator().manual_seed(1)),
+            G.synthesis(ws, generator=torch.Generator().manual_seed(2)),
+        )
 
 
 def test_what_the_reference_has_is_written_as_before():
     plain = Generator(z_dim=16, w_dim=16, img_resolution=32, channel_base=256, channel_max=16)
     assert not {"block_channels", "noise_from"} & set(plain.init_kwargs)
-    same = Generator(z_dim=16, w_dim=16, img_resolution=32, channel_base=256, channel_max=16, block_channels=None, noise_from=4)
+    same = Generator(
+        z_dim=16, w_dim=16, img_resolution=32, channel_base=256, channel_max=16, block_channels=None, noise_from=4
+    )
     assert same.init_kwargs == plain.init_kwargs
 
 
@@ -45,12 +54,24 @@ def test_such_networks_are_saved_loaded_converted_and_refused(tmp_path):
     G = Generator(**OURS)
     save_snapshot(tmp_path / "a.safetensors", G, None, cur_nimg=0)
     back = load(tmp_path / "a.safetensors").G
-    assert back.init_kwargs == G.init_kwargs and all(torch.equal(v, back.state_dict()[k]) for k, v in G.state_dict().items())
-    assert any("block_channels [24, 24, 16, 8]" in line and "noise_from 32" in line for line in file_lines(tmp_path / "a.safetensors"))
-    assert "no place for block_channels and noise_from" in convert(tmp_path / "a.safetensors", tmp_path / "plain.pt")[-1]
+    assert back.init_kwargs == G.init_kwargs and all(
+        torch.equal(v, back.state_dict()[k]) for k, v in G.state_dict().items()
+    )
+    assert any(
+        "block_channels [24, 24, 16, 8]" in line and "noise_from 32" in line
+        for line in file_lines(tmp_path / "a.safetensors")
+    )
+    assert (
+        "no place for block_channels and noise_from" in convert(tmp_path / "a.safetensors", tmp_path / "plain.pt")[-1]
+    )
     plain = torch.load(tmp_path / "plain.pt", weights_only=True)["G_ema"]
     assert all(torch.equal(v, plain[k]) for k, v in G.state_dict().items())
-    for wrong in (dict(block_channels=[10**9] * 4), dict(block_channels="24"), dict(noise_from=3), dict(block_channels=[24, 24, 16, 16])):
+    for wrong in (
+        dict(block_channels=[10**9] * 4),
+        dict(block_channels="24"),
+        dict(noise_from=3),
+        dict(block_channels=[24, 24, 16, 16]),
+    ):
         kept = dict(G.init_kwargs)
         G.init_kwargs.update(wrong)
         save_snapshot(tmp_path / "wrong.safetensors", G, None, cur_nimg=0)
@@ -62,7 +83,11 @@ def test_such_networks_are_saved_loaded_converted_and_refused(tmp_path):
 def test_settings_make_them(tmp_path):
     config = Config(z_dim=16, w_dim=16, channel_base=64, channel_max=8, g_channels=(24, 24, 16, 8), noise_from=32)
     G, D = make_networks(config, 32, 1)
-    assert G.init_kwargs["block_channels"] == [24, 24, 16, 8] and G.init_kwargs["noise_from"] == 32 and D.init_kwargs["channel_max"] == 8
+    assert (
+        G.init_kwargs["block_channels"] == [24, 24, 16, 8]
+        and G.init_kwargs["noise_from"] == 32
+        and D.init_kwargs["channel_max"] == 8
+    )
     assert Config.from_dict(config.to_dict()) == config and config.to_dict()["g_channels"] == [24, 24, 16, 8]
     assert Config(g_channels=("24", "24")).g_channels == (24, 24)  # as words of the command
     none, _ = make_networks(config.replace(noise_from=0), 32, 1)
@@ -78,13 +103,23 @@ def test_every_preset_but_ours_is_as_the_reference_has_it():
     for name in set(PRESETS) - {"laptop"}:
         c = preset(name, 64)
         assert (c.g_channels, c.noise_from, c.cooldown) == ((), 4, 0.0), name
-    assert laptop(32).g_channels == (128, 128, 64, 24) and all(len(laptop(r).g_channels) == r.bit_length() - 2 and laptop(r).noise_from == r for r in (8, 16, 32, 64, 128))
+    assert laptop(32).g_channels == (128, 128, 64, 24) and all(
+        len(laptop(r).g_channels) == r.bit_length() - 2 and laptop(r).noise_from == r for r in (8, 16, 32, 64, 128)
+    )
 
 
 def test_a_transfer_takes_them_over(tmp_path):
-    save_snapshot(tmp_path / "a.safetensors", Generator(**OURS), Discriminator(img_resolution=32, channel_base=256, channel_max=16), cur_nimg=0)
+    save_snapshot(
+        tmp_path / "a.safetensors",
+        Generator(**OURS),
+        Discriminator(img_resolution=32, channel_base=256, channel_max=16),
+        cur_nimg=0,
+    )
     config, said = transfer_config(laptop(), load_networks(tmp_path / "a.safetensors"))
     assert config.g_channels == (24, 24, 16, 8) and config.noise_from == 32
     assert "g_channels is 24,24,16,8 instead of 128,128,64,24, as in the source" in said
     config, said = transfer_config(Config(), load_networks(tmp_path / "a.safetensors"))
-    assert "g_channels is 24,24,16,8 instead of none, as in the source" in said and "noise_from is 32 instead of 4, as in the source" in said
+    assert (
+        "g_channels is 24,24,16,8 instead of none, as in the source" in said
+        and "noise_from is 32 instead of 4, as in the source" in said
+    )

@@ -1,4 +1,5 @@
 """Chapter 16: archive, hold-out, subset, mirror, sampler."""
+
 import io
 import itertools
 import json
@@ -18,8 +19,17 @@ def items(n=20, size=16, channels=None, **extra):
     rng = np.random.default_rng(0)
     for k in range(n):
         image = rng.integers(0, 256, (size, size) + ((3,) if channels == 3 else ()), dtype=np.uint8)
-        yield {"name": f"t{k}", "image": image, "group": f"g{k % 5}", "fraction": 0.1 * (k % 5), "pixel_size_nm": (50.0, 51.0),
-               "source": f"g{k % 5}.tif", "source_sha256": "0" * 64, "crop": (0, k, size, size), "part": "holdout" if k % 5 == 2 else "train"} | extra
+        yield {
+            "name": f"t{k}",
+            "image": image,
+            "group": f"g{k % 5}",
+            "fraction": 0.1 * (k % 5),
+            "pixel_size_nm": (50.0, 51.0),
+            "source": f"g{k % 5}.tif",
+            "source_sha256": "0" * 64,
+            "crop": (0, k, size, size),
+            "part": "holdout" if k % 5 == 2 else "train",
+        } | extra
 
 
 def test_archive_is_equal_to_the_byte(tmp_path):
@@ -28,13 +38,28 @@ def test_archive_is_equal_to_the_byte(tmp_path):
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "a.zip") as z:
         infos = z.infolist()
-        assert {i.compress_type for i in infos} == {zipfile.ZIP_STORED} and {i.date_time for i in infos} == {(1980, 1, 1, 0, 0, 0)}
+        assert {i.compress_type for i in infos} == {zipfile.ZIP_STORED} and {i.date_time for i in infos} == {
+            (1980, 1, 1, 0, 0, 0)
+        }
         assert infos[0].filename == "00000/img00000000.png" and infos[-1].filename == "manifest.json"
         assert json.loads(z.read("dataset.json")) == {"labels": None}
         manifest = json.loads(z.read("manifest.json"))
-    assert manifest["resolution"] == 16 and manifest["channels"] == 1 and manifest["settings"] == {"median": 3, "numpy": 0.5}
-    assert manifest["images"][7] == {"file": "00000/img00000007.png", "part": "holdout", "name": "t7", "group": "g2", "fraction": 0.2,
-                                     "pixel_size_nm": [50.0, 51.0], "source": "g2.tif", "source_sha256": "0" * 64, "crop": [0, 7, 16, 16]}
+    assert (
+        manifest["resolution"] == 16
+        and manifest["channels"] == 1
+        and manifest["settings"] == {"median": 3, "numpy": 0.5}
+    )
+    assert manifest["images"][7] == {
+        "file": "00000/img00000007.png",
+        "part": "holdout",
+        "name": "t7",
+        "group": "g2",
+        "fraction": 0.2,
+        "pixel_size_nm": [50.0, 51.0],
+        "source": "g2.tif",
+        "source_sha256": "0" * 64,
+        "crop": [0, 7, 16, 16],
+    }
 
 
 def test_folder_numbers_are_the_first_five_digits(tmp_path):
@@ -51,7 +76,12 @@ def test_round_trip_grey_and_rgb(tmp_path):
         expected = expected[:, None] if channels == 1 else expected.transpose(0, 3, 1, 2)
         assert (data.resolution, data.channels, len(data)) == (16, channels, 20)
         assert (data.images() == expected).all() and (data[3] == expected[3]).all() and data[0].dtype == np.uint8
-        assert data.pixel_size_nm == (50.0, 51.0) and data.name == "a" and data.has_holdout and data.fractions[4] == pytest.approx(0.4)
+        assert (
+            data.pixel_size_nm == (50.0, 51.0)
+            and data.name == "a"
+            and data.has_holdout
+            and data.fractions[4] == pytest.approx(0.4)
+        )
 
 
 def test_labels(tmp_path):
@@ -65,7 +95,11 @@ def test_parts(tmp_path):
     write_archive(tmp_path / "a.zip", items(), {})
     whole, train, held = (Dataset(tmp_path / "a.zip", part) for part in ("all", "train", "holdout"))
     assert (len(whole), len(train), len(held)) == (20, 16, 4)
-    assert set(held.groups) == {"g2"} and not set(held.groups) & set(train.groups) and sorted(train.names + held.names) == whole.names
+    assert (
+        set(held.groups) == {"g2"}
+        and not set(held.groups) & set(train.groups)
+        and sorted(train.names + held.names) == whole.names
+    )
     write_archive(tmp_path / "b.zip", items(part="train"), {})
     assert len(Dataset(tmp_path / "b.zip", "train")) == 20 and not Dataset(tmp_path / "b.zip").has_holdout
     for path, part in (("b.zip", "holdout"), ("a.zip", "test")):
@@ -87,7 +121,11 @@ def test_plain_folder_of_png(tmp_path):
     for k in (10, 2, 1):
         Image.fromarray(np.full((8, 8), k, np.uint8)).save(tmp_path / f"{k}.png")
     data = Dataset(tmp_path, "train")
-    assert data.names == ["1.png", "10.png", "2.png"] == data.groups and data.images()[:, 0, 0, 0].tolist() == [1, 10, 2]
+    assert data.names == ["1.png", "10.png", "2.png"] == data.groups and data.images()[:, 0, 0, 0].tolist() == [
+        1,
+        10,
+        2,
+    ]
     assert data.pixel_size_nm is None and np.isnan(data.fractions).all()
 
 
@@ -128,7 +166,13 @@ def zipped(path, files):
 
 
 def manifest(version=1, images=None, **record):
-    return json.dumps({"format": "semgan_nb archive", "version": version, "images": [{"file": "a.png"} | record] if images is None else images}).encode()
+    return json.dumps(
+        {
+            "format": "semgan_nb archive",
+            "version": version,
+            "images": [{"file": "a.png"} | record] if images is None else images,
+        }
+    ).encode()
 
 
 def test_foreign_and_broken_archives(tmp_path):
@@ -167,7 +211,12 @@ def test_foreign_and_broken_archives(tmp_path):
 def test_failed_writing_leaves_the_old_archive(tmp_path):
     write_archive(tmp_path / "a.zip", items(), {})
     before = (tmp_path / "a.zip").read_bytes()
-    bad = [lambda: itertools.chain(items(3), items(1, size=32)), lambda: iter([]), lambda: items(2, size=24), lambda: items(2, size=16, image=np.zeros((16, 16)))]
+    bad = [
+        lambda: itertools.chain(items(3), items(1, size=32)),
+        lambda: iter([]),
+        lambda: items(2, size=24),
+        lambda: items(2, size=16, image=np.zeros((16, 16))),
+    ]
     for make in bad:
         with pytest.raises(BadInput):
             write_archive(tmp_path / "a.zip", make(), {})
@@ -179,7 +228,10 @@ def test_choose_holdout():
     values = np.repeat(np.linspace(0.37, 0.9, 30), 100)
     held = choose_holdout(groups, values)
     kept = np.array([g in held for g in groups])
-    assert kept.mean() == pytest.approx(0.2) and np.abs(np.quantile(values[kept], [0.1, 0.5, 0.9]) - np.quantile(values, [0.1, 0.5, 0.9])).max() < 0.04
+    assert (
+        kept.mean() == pytest.approx(0.2)
+        and np.abs(np.quantile(values[kept], [0.1, 0.5, 0.9]) - np.quantile(values, [0.1, 0.5, 0.9])).max() < 0.04
+    )
     shuffled = np.random.default_rng(0).permutation(3000)
     assert choose_holdout(np.array(groups)[shuffled], values[shuffled]) == held
     for n in range(2, 9):
@@ -191,7 +243,32 @@ def test_choose_holdout():
 
 
 def test_sampler_vectors():
-    assert InfiniteSampler(10, 0).take(24).tolist() == [2, 8, 4, 9, 1, 6, 2, 3, 0, 9, 7, 8, 1, 5, 6, 4, 3, 8, 2, 1, 9, 6, 7, 5]
+    assert InfiniteSampler(10, 0).take(24).tolist() == [
+        2,
+        8,
+        4,
+        9,
+        1,
+        6,
+        2,
+        3,
+        0,
+        9,
+        7,
+        8,
+        1,
+        5,
+        6,
+        4,
+        3,
+        8,
+        2,
+        1,
+        9,
+        6,
+        7,
+        5,
+    ]
     assert InfiniteSampler(10, 0, 0, 2).take(8).tolist() == [2, 4, 1, 2, 0, 7, 1, 6]
     assert InfiniteSampler(10, 0, 1, 2).take(8).tolist() == [8, 9, 6, 3, 9, 8, 5, 4]
 
@@ -221,7 +298,7 @@ def test_two_files_of_one_name_and_passwords_are_refused(tmp_path):
     with pytest.raises(BadInput, match="two files of the name a.png"):
         Dataset(tmp_path / "a.zip")
     locked = bytearray(zipped(tmp_path / "b.zip", {"a.png": png(np.zeros((8, 8), np.uint8))}).read_bytes())
-    locked[locked.index(b"PK\x01\x02") + 8] |= 1                       # the flag of encryption in the central directory
+    locked[locked.index(b"PK\x01\x02") + 8] |= 1  # the flag of encryption in the central directory
     (tmp_path / "b.zip").write_bytes(locked)
     with pytest.raises(BadInput, match="password"):
         Dataset(tmp_path / "b.zip")
@@ -234,9 +311,15 @@ def contents(path):
 
 def test_an_archive_zipped_again_with_its_folder_keeps_its_manifest(tmp_path):
     write_archive(tmp_path / "a.zip", (i | {"label": 3} for i in items()), {})
-    zipped(tmp_path / "b.zip", {f"my data/{n}": data for n, data in contents(tmp_path / "a.zip").items()} | {"__MACOSX/my data/._img.png": b"x"})
+    zipped(
+        tmp_path / "b.zip",
+        {f"my data/{n}": data for n, data in contents(tmp_path / "a.zip").items()}
+        | {"__MACOSX/my data/._img.png": b"x"},
+    )
     a, b = Dataset(tmp_path / "a.zip", "holdout"), Dataset(tmp_path / "b.zip", "holdout")
-    assert a.groups == b.groups and b.pixel_size_nm == (50.0, 51.0) and b.labels == a.labels == [3] * 4 and not b.warnings
+    assert (
+        a.groups == b.groups and b.pixel_size_nm == (50.0, 51.0) and b.labels == a.labels == [3] * 4 and not b.warnings
+    )
 
 
 def test_odd_archives_are_taken_with_a_warning(tmp_path):
@@ -249,6 +332,7 @@ def test_odd_archives_are_taken_with_a_warning(tmp_path):
         data = Dataset(zipped(tmp_path / "b.zip", {n: d for n, d in (files | change).items() if d is not None}))
         assert any(word in w for w in data.warnings), (word, data.warnings)
         return data
+
     moved = json.loads(json.dumps(table))
     moved["images"][0]["part"] = "holdout"
     warned({"manifest.json": json.dumps(moved)}, "group(s), e.g. g0, stand on both sides")
@@ -260,12 +344,19 @@ def test_odd_archives_are_taken_with_a_warning(tmp_path):
     warned({"00000/img00000003.png": None}, "1 image of the manifest, e.g. 00000/img00000003.png, is missing")
     foreign = warned({"manifest.json": b'{"name": "an app", "icons": []}'}, "none that semgan wrote")
     assert not foreign.has_holdout and foreign.manifest == {} and "groups unknown" in repr(foreign)
-    half = warned({"dataset.json": json.dumps({"labels": [["00000\\img00000000.png", 1]]})}, "19 of 20 images have no label")
+    half = warned(
+        {"dataset.json": json.dumps({"labels": [["00000\\img00000000.png", 1]]})}, "19 of 20 images have no label"
+    )
     assert half.labels[:2] == [1, None]
 
 
 def test_pixel_sizes_of_one_number(tmp_path):
-    data = Dataset(zipped(tmp_path / "a.zip", {"a.png": png(np.eye(16, dtype=np.uint8)), "manifest.json": manifest(pixel_size_nm=48.6, group=7)}))
+    data = Dataset(
+        zipped(
+            tmp_path / "a.zip",
+            {"a.png": png(np.eye(16, dtype=np.uint8)), "manifest.json": manifest(pixel_size_nm=48.6, group=7)},
+        )
+    )
     assert data.pixel_size_nm == (48.6, 48.6) and data.groups == ["7"]
 
 
@@ -298,6 +389,7 @@ def test_the_part_may_be_decided_after_the_last_image(tmp_path):
         for r in records:
             r["part"] = "holdout" if r["fraction"] > 0.35 else "train"
         return {"seen": len(records)}
+
     written = write_archive(tmp_path / "a.zip", (i for i in items()), {}, finish)
     data = Dataset(tmp_path / "a.zip", "holdout")
     assert data.manifest == json.loads(json.dumps(written)) and written["seen"] == 20 and set(data.groups) == {"g4"}
@@ -307,8 +399,10 @@ def test_the_part_may_be_decided_after_the_last_image(tmp_path):
     for odd in (np.zeros((16, 16, 4), np.uint8), np.zeros((16, 16), np.uint16), np.zeros((16, 8), np.uint8)):
         with pytest.raises(BadInput):
             write_archive(tmp_path / "c.zip", [{"png": png(odd)}], {})
+
     def fails(records):
         raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         write_archive(tmp_path / "c.zip", items(), {}, fails)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip", "b.zip"]
@@ -316,6 +410,7 @@ def test_the_part_may_be_decided_after_the_last_image(tmp_path):
 
 def test_many_groups_are_chosen_quickly():
     import time
+
     start = time.monotonic()
     held = choose_holdout(np.arange(3000), np.random.default_rng(0).random(3000))
     assert len(held) == 600 and time.monotonic() - start < 5
@@ -324,25 +419,33 @@ def test_many_groups_are_chosen_quickly():
 
 
 def test_scales_that_agree_to_two_per_cent_are_one():
-    assert dataset.one_scale([(50, 50), (50.4, 50.2), (50.1, 50)]) == (50.1, 50.0) and dataset.one_scale([(50, 50), None]) is None
+    assert (
+        dataset.one_scale([(50, 50), (50.4, 50.2), (50.1, 50)]) == (50.1, 50.0)
+        and dataset.one_scale([(50, 50), None]) is None
+    )
     assert dataset.one_scale([(50, 50), (51.5, 51.5)]) is None and dataset.one_scale([]) is None
 
 
 def test_an_archive_is_decoded_once_while_somebody_holds_it(tmp_path, monkeypatch):
-    "The parts of an archive are taken from the whole where that is in memory; nothing is kept of one that nobody holds, nor of one that has changed."
+    """The parts of an archive are taken from the whole where that is in memory; nothing is kept of one that nobody
+    holds, nor of one that has changed."""
     import gc
 
     from made_up_sets import noise_archive
 
     noise_archive(tmp_path / "a.zip")
     decoded, decode = [], Dataset._decode
-    monkeypatch.setattr(Dataset, "_decode", lambda self, store, name: (decoded.append(name), decode(self, store, name))[1])
+    monkeypatch.setattr(
+        Dataset, "_decode", lambda self, store, name: (decoded.append(name), decode(self, store, name))[1]
+    )
     whole = Dataset(tmp_path / "a.zip")
     assert len(decoded) == len(whole)
     train, few = Dataset(tmp_path / "a.zip", part="train"), Dataset(tmp_path / "a.zip", part="train", subset=5, seed=1)
     assert len(decoded) == len(whole)
     for part in (train, few):
-        assert np.array_equal(part.images(), np.concatenate([whole.images([whole.names.index(name)]) for name in part.names]))
+        assert np.array_equal(
+            part.images(), np.concatenate([whole.images([whole.names.index(name)]) for name in part.names])
+        )
     n, before = len(whole), train.images()
     del whole, part, train
     gc.collect()

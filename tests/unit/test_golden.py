@@ -1,6 +1,10 @@
-"""Chapters 20, 21 and 24 against arrays computed with the reference implementation: a network of 32 px, images, logits, losses, R1 and path length with their gradients.
+"""Chapters 20, 21 and 24 against arrays computed with the reference implementation: a network of 32 px, images,
+logits, losses, R1 and path length with their gradients.
 
-tests/data/net_32_grey.npz is an excerpt. With the environment variable SEMGAN_GOLDEN naming the folder of the whole set (net_32_grey.npz, .json, .pkl, ops.npz) everything is compared."""
+tests/data/net_32_grey.npz is an excerpt. With the environment variable SEMGAN_GOLDEN naming the folder of the whole
+set (net_32_grey.npz, .json, .pkl, ops.npz) everything is compared.
+"""
+
 import json
 import os
 from pathlib import Path
@@ -23,7 +27,9 @@ def close(ours, want, tolerance=1e-4):
     want = torch.as_tensor(np.asarray(want))
     ours = torch.as_tensor(ours).detach()
     assert ours.shape == want.shape
-    assert (ours - want).abs().max() <= tolerance * max(want.abs().max(), 1e-12), f"{(ours - want).abs().max() / want.abs().max():.1e} of the largest"
+    assert (ours - want).abs().max() <= tolerance * max(want.abs().max(), 1e-12), (
+        f"{(ours - want).abs().max() / want.abs().max():.1e} of the largest"
+    )
 
 
 def fill(net, tensors):
@@ -76,7 +82,11 @@ def compare_gradients(gold, phase, net):
     largest = max(norms.values())
     assert {n for n, g in gradients.items() if g.any()} == {n for n, v in norms.items() if v}
     for name, want in norms.items():
-        assert abs(gradients[name].norm().item() - want) <= 1e-3 * want + 1e-6 * largest, (name, gradients[name].norm().item(), want)
+        assert abs(gradients[name].norm().item() - want) <= 1e-3 * want + 1e-6 * largest, (
+            name,
+            gradients[name].norm().item(),
+            want,
+        )
     for key in gold.a.files:
         if key.startswith(f"{phase}.grad."):
             close(gradients[key.removeprefix(f"{phase}.grad.")], gold.t(key), 1e-3)
@@ -146,7 +156,9 @@ def test_path_length_and_second_order_gradients(gold):
     compare_gradients(gold, "PL", G)
 
 
-# -- through the trainer ----------------------------------------------------------------------------------------------------
+# -- through the trainer
+# ----------------------------------------------------------------------------------------------------
+
 
 class _Given:
     "In place of a dataset: the stored reals."
@@ -165,14 +177,27 @@ class _Given:
 
 @pytest.fixture
 def trainer(gold, monkeypatch):
-    "A Trainer whose draws are replaced by the stored ones: latents, noise maps and the path-length noise; no mixing, no augmentation, one iteration's interval of 1."
+    """A Trainer whose draws are replaced by the stored ones: latents, noise maps and the path-length noise; no
+    mixing, no augmentation, one iteration's interval of 1."""
     import copy
 
     from semgan_nb.runs import Config
     from semgan_nb.trainer import Trainer
 
-    config = Config(z_dim=64, w_dim=64, channel_base=1024, channel_max=32, batch_size=4, batch_gpu=4, mbstd_group_size=4, style_mixing_prob=0.0, aug="noaug",
-                    r1_gamma=float(gold.a["R1.gamma"]), G_reg_interval=4, metrics=())
+    config = Config(
+        z_dim=64,
+        w_dim=64,
+        channel_base=1024,
+        channel_max=32,
+        batch_size=4,
+        batch_gpu=4,
+        mbstd_group_size=4,
+        style_mixing_prob=0.0,
+        aug="noaug",
+        r1_gamma=float(gold.a["R1.gamma"]),
+        G_reg_interval=4,
+        metrics=(),
+    )
     t = Trainer(config, _Given(gold.a["real_u8"]), networks=(copy.deepcopy(gold.G), copy.deepcopy(gold.D)))
     t.G.train(), t.D.train()
     synthesis = t.G.synthesis.forward
@@ -188,10 +213,17 @@ def trainer(gold, monkeypatch):
 def test_the_phases_of_the_trainer_give_the_stored_gradients(gold, trainer, phase, interval):
     "The trainer's own phases; the lazy factor multiplies the gradients, and the statistics are without it."
     t, real = trainer, [gold.t("real_u8")[:4].float() / 127.5 - 1]
-    net, optimizer, batches, loss = dict(Gmain=(t.G, t.G_opt, [4], t._gmain), PL=(t.G, t.G_opt, [4], t._greg), Dmain=(t.D, t.D_opt, real, t._dmain), R1=(t.D, t.D_opt, real, t._dreg))[phase]
+    net, optimizer, batches, loss = dict(
+        Gmain=(t.G, t.G_opt, [4], t._gmain),
+        PL=(t.G, t.G_opt, [4], t._greg),
+        Dmain=(t.D, t.D_opt, real, t._dmain),
+        R1=(t.D, t.D_opt, real, t._dreg),
+    )[phase]
     before = {n: p.detach().clone() for n, p in net.named_parameters()}
     t._phase(phase, net, optimizer, batches, loss, interval, [None])
-    assert all(p.grad is not None for p in net.parameters()) and any(not torch.equal(p, before[n]) for n, p in net.named_parameters())
+    assert all(p.grad is not None for p in net.parameters()) and any(
+        not torch.equal(p, before[n]) for n, p in net.named_parameters()
+    )
     for p in net.parameters():
         p.grad /= interval
     compare_gradients(gold, phase, net)
@@ -200,15 +232,22 @@ def test_the_phases_of_the_trainer_give_the_stored_gradients(gold, trainer, phas
     if phase == "Gmain":
         assert near("Loss/G/loss", gold.a["Gmain.loss"]) and near("Loss/scores/fake", gold.a["Gmain.logits"])
     elif phase == "PL":
-        assert near("Loss/pl_penalty", gold.a["PL.penalty"]) and near("Loss/G/reg", 2 * gold.a["PL.penalty"]) and abs(float(t.pl_mean) - float(gold.a["PL.mean_after"])) <= 1e-3 * float(gold.a["PL.mean_after"])
+        assert (
+            near("Loss/pl_penalty", gold.a["PL.penalty"])
+            and near("Loss/G/reg", 2 * gold.a["PL.penalty"])
+            and abs(float(t.pl_mean) - float(gold.a["PL.mean_after"])) <= 1e-3 * float(gold.a["PL.mean_after"])
+        )
     elif phase == "Dmain":
         assert near("Loss/D/loss", gold.a["Dmain.loss_gen"] + gold.a["Dmain.loss_real"]) and t.ada.sign_count == 4
     else:
-        assert near("Loss/r1_penalty", gold.a["R1.penalty"]) and near("Loss/D/reg", gold.a["R1.penalty"] * float(gold.a["R1.gamma"]) / 2)
+        assert near("Loss/r1_penalty", gold.a["R1.penalty"]) and near(
+            "Loss/D/reg", gold.a["R1.penalty"] * float(gold.a["R1.gamma"]) / 2
+        )
 
 
 def test_a_whole_iteration_takes_the_stored_steps(gold, trainer):
-    "Iteration 0 runs all four phases in order; Gmain's gradients and what D sees then are those stored, and each network takes two steps of its corrected Adam."
+    """Iteration 0 runs all four phases in order; Gmain's gradients and what D sees then are those stored, and each
+    network takes two steps of its corrected Adam."""
     t, order, first = trainer, [], {}
     inner = t._phase
 
@@ -224,7 +263,11 @@ def test_a_whole_iteration_takes_the_stored_steps(gold, trainer):
     for key in gold.a.files:
         if key.startswith("Gmain.grad."):
             close(first["Gmain"][key.removeprefix("Gmain.grad.")], gold.t(key), 1e-3)
-    assert {float(t.G_opt.state[p]["step"]) for p in t.G.parameters()} == {2.0} == {float(t.D_opt.state[p]["step"]) for p in t.D.parameters()}
+    assert (
+        {float(t.G_opt.state[p]["step"]) for p in t.G.parameters()}
+        == {2.0}
+        == {float(t.D_opt.state[p]["step"]) for p in t.D.parameters()}
+    )
     assert t.ada.sign_count == 8 and t.statistics.moments["Loss/scores/fake"][0] == 8
     t.iterate(), t.iterate(), t.iterate(), t.iterate()
     assert order[4:] == ["Gmain", "Dmain"] * 3 + ["Gmain", "Greg", "Dmain"]
@@ -266,17 +309,44 @@ def test_operations(kind, tolerance):
         close(ours, get(name), tolerance)
         seen.add(name)
 
-    x, xe, w3, w1, s, f, sym6 = get("x"), get("xe"), get("w3"), get("w1"), get("styles"), a["filter_1331"], a["filter_sym6"]
-    check(layers.upsample2d(x, f), "up2_1331"), check(layers.downsample2d(x, f), "down2_1331"), check(layers.upfirdn2d(x, f, padding=(2, 1, 2, 1)), "filter_1331")
-    check(layers.upsample2d(x, sym6), "up2_sym6"), check(layers.downsample2d(x, sym6, flip_filter=True), "down2_sym6_flip")
+    x, xe, w3, w1, s, f, sym6 = (
+        get("x"),
+        get("xe"),
+        get("w3"),
+        get("w1"),
+        get("styles"),
+        a["filter_1331"],
+        a["filter_sym6"],
+    )
+    (
+        check(layers.upsample2d(x, f), "up2_1331"),
+        check(layers.downsample2d(x, f), "down2_1331"),
+        check(layers.upfirdn2d(x, f, padding=(2, 1, 2, 1)), "filter_1331"),
+    )
+    (
+        check(layers.upsample2d(x, sym6), "up2_sym6"),
+        check(layers.downsample2d(x, sym6, flip_filter=True), "down2_sym6_flip"),
+    )
     for name, c in json.loads((folder / "ops_general_cases.json").read_text(encoding="utf-8")).items():
-        check(layers.upfirdn2d(x, a["filter_asym_3x4"], c["up"], c["down"], c["padding"], c["flip_filter"], c["gain"]), name)
+        check(
+            layers.upfirdn2d(x, a["filter_asym_3x4"], c["up"], c["down"], c["padding"], c["flip_filter"], c["gain"]),
+            name,
+        )
     y = x.clone().requires_grad_()
     up = layers.upsample2d(y, f)
-    check(torch.autograd.grad((up * torch.linspace(-1, 1, up.numel(), dtype=x.dtype).view(up.shape)).sum(), y)[0], "up2_1331_grad")
+    check(
+        torch.autograd.grad((up * torch.linspace(-1, 1, up.numel(), dtype=x.dtype).view(up.shape)).sum(), y)[0],
+        "up2_1331_grad",
+    )
     check(layers.conv2d_resample(xe, w3), "conv_plain"), check(layers.conv2d_resample(xe, w3, f, down=2), "conv_down2")
-    check(layers.conv2d_resample(xe, w3, f, up=2), "conv_up2"), check(layers.conv2d_resample(xe, w3, f, up=2, flip_weight=True), "conv_up2_corr")
-    check(layers.conv2d_resample(xe, w1, f, down=2), "conv1x1_down2"), check(layers.conv2d_resample(xe, w1, f, up=2), "conv1x1_up2")
+    (
+        check(layers.conv2d_resample(xe, w3, f, up=2), "conv_up2"),
+        check(layers.conv2d_resample(xe, w3, f, up=2, flip_weight=True), "conv_up2_corr"),
+    )
+    (
+        check(layers.conv2d_resample(xe, w1, f, down=2), "conv1x1_down2"),
+        check(layers.conv2d_resample(xe, w1, f, up=2), "conv1x1_up2"),
+    )
     for way in ("fused", "split"):
         mod = lambda *args, **more: layers.modulated_conv2d(*args, fused=way == "fused", **more)
         check(mod(xe, w3, s, get("noise")), f"modconv_{way}")

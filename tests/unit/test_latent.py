@@ -1,4 +1,6 @@
-"""Chapters 25 and 26: check values of slerp, its edges, that sampling is repeatable and leaves everything else alone, walks and films."""
+"""Chapters 25 and 26: check values of slerp, its edges, that sampling is repeatable and leaves everything else
+alone, walks and films."""
+
 import copy
 import itertools
 import weakref
@@ -80,7 +82,9 @@ def test_sampling_is_repeatable_and_leaves_global_state(G):
     assert torch.equal(torch.get_rng_state(), state) and torch.equal(G.mapping.w_avg, w_avg) and G.training
 
 
-# -- walks and films ------------------------------------------------------------------------------------------------------
+# -- walks and films
+# ------------------------------------------------------------------------------------------------------
+
 
 def close(a, b):
     return abs(np.asarray(a).astype(int) - b).max() <= 1  # the size of a batch may change the rounding
@@ -128,10 +132,13 @@ def noisy():
 
 
 def used_maps(G, monkeypatch):
-    "What the last layer's stored noise is when it is called, for each image: a list of float32 [n, 1, 32, 32] that fills as frames are made."
+    """What the last layer's stored noise is when it is called, for each image: a list of float32 [n, 1, 32, 32] that
+    fills as frames are made."""
     layer, seen = G.synthesis.b32.conv1, []
     forward = layer.forward
-    monkeypatch.setattr(layer, "forward", lambda *args, **kwargs: (seen.append(layer.noise_const.clone()), forward(*args, **kwargs))[1])
+    monkeypatch.setattr(
+        layer, "forward", lambda *args, **kwargs: (seen.append(layer.noise_const.clone()), forward(*args, **kwargs))[1]
+    )
     return seen
 
 
@@ -152,7 +159,9 @@ def test_noise_of_a_seed_is_gaussian_its_own_and_the_same_again(noisy):
     assert abs(large.mean(1)).max() < 0.15 and abs(large.var(1) - 1).max() < 0.2
     assert abs(torch.corrcoef(large) - torch.eye(6)).max() < 0.15
     # The values themselves: films of another version or machine show the same.
-    assert maps[1]["b8.conv0.noise_const"][0, :4].tolist() == pytest.approx([0.055785, -0.340398, -1.602905, -0.365256], abs=1e-5)
+    assert maps[1]["b8.conv0.noise_const"][0, :4].tolist() == pytest.approx(
+        [0.055785, -0.340398, -1.602905, -0.365256], abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("space", ["z", "w"])
@@ -162,7 +171,9 @@ def test_noise_that_walks_meets_the_seeds_own_images(noisy, space):
     for frame, seed in zip(walk[::4], (3, 1, 3)):
         assert close(frame, image_with(noisy, seed, truncation_psi=0.5))
     assert close(walk[0], walk[-1]) and not close(walk[0], walk[4])
-    assert close(walk, list(walk_frames(noisy, "3,1,3", 9, batch=1, **how)))  # each image of a batch has the noise of its own frame
+    assert close(
+        walk, list(walk_frames(noisy, "3,1,3", 9, batch=1, **how))
+    )  # each image of a batch has the noise of its own frame
 
 
 def test_noise_that_walks_follows_the_arc_and_keeps_its_variance(noisy, monkeypatch):
@@ -177,7 +188,9 @@ def test_noise_that_walks_follows_the_arc_and_keeps_its_variance(noisy, monkeypa
         torch.testing.assert_close(used[k].flatten(), wanted, rtol=0, atol=1e-6)
         assert used[k].var().item() == pytest.approx(1, abs=0.15)
     steps = (used[1:] - used[:-1]).square().mean((1, 2)).sqrt()
-    assert steps.max() < 1.2 * np.pi / 2 / 8 and steps.max() < 1.1 * steps.min()  # a quarter circle for each two seeds, at an even speed
+    assert (
+        steps.max() < 1.2 * np.pi / 2 / 8 and steps.max() < 1.1 * steps.min()
+    )  # a quarter circle for each two seeds, at an even speed
 
 
 def test_frames_of_noise_that_walks_change_a_little_at_a_time(noisy):
@@ -192,7 +205,9 @@ def test_noise_that_walks_leaves_the_network_as_it_was(noisy, monkeypatch):
     before, kept = {name: value.clone() for name, value in noisy.state_dict().items()}, dict(noisy.named_buffers())
 
     def untouched():
-        return all(value is kept[name] for name, value in noisy.named_buffers()) and all(torch.equal(value, before[name]) for name, value in noisy.state_dict().items())
+        return all(value is kept[name] for name, value in noisy.named_buffers()) and all(
+            torch.equal(value, before[name]) for name, value in noisy.state_dict().items()
+        )
 
     frames = walk_frames(noisy, [0, 1], 9, noise_mode="walk", batch=2)
     next(frames)
@@ -255,7 +270,17 @@ def read_back(path):
     return about, [np.frombuffer(f, np.uint8).reshape(*about["size"][::-1], 3) for f in reader]
 
 
-@pytest.mark.parametrize("shape, size", [((8, 8), (256, 256)), ((32, 32), (256, 256)), ((300, 260), (260, 300)), ((301, 257), (258, 302)), ((20, 30, 3), (390, 260))], ids=str)
+@pytest.mark.parametrize(
+    "shape, size",
+    [
+        ((8, 8), (256, 256)),
+        ((32, 32), (256, 256)),
+        ((300, 260), (260, 300)),
+        ((301, 257), (258, 302)),
+        ((20, 30, 3), (390, 260)),
+    ],
+    ids=str,
+)
 def test_the_frames_of_an_mp4_counted(tmp_path, shape, size):
     ramp = [np.full(shape, 5 * k, np.uint8) for k in range(50)]
     assert write_film(iter(ramp), tmp_path / "walk.mp4", fps=24, progress=False) == 50
@@ -330,6 +355,8 @@ def test_a_figure_of_a_walk_takes_a_scale_bar_and_another_figure():
     from matplotlib.figure import Figure
 
     given = Figure()
-    figure = walk_figure([np.zeros((8, 8, 3), np.uint8)] * 6, titles=list("abcdef"), pixel_size_nm=(50.0, 50.0), figure=given)
+    figure = walk_figure(
+        [np.zeros((8, 8, 3), np.uint8)] * 6, titles=list("abcdef"), pixel_size_nm=(50.0, 50.0), figure=given
+    )
     panels = [a for a in figure.axes if a.images]
     assert figure is given and [len(a.patches) for a in panels] == [0, 0, 0, 0, 0, 1]

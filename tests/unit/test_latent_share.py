@@ -1,4 +1,5 @@
 """Chapters 25 and 46: who decides what is seen, z or the noise."""
+
 import numpy as np
 import pytest
 import torch
@@ -40,12 +41,20 @@ def judged(G, path, name="latent_share16"):
 def test_noise_is_the_same_for_all_latent_vectors_and_z_for_all_noise():
     G = generator(0.5)
     x = crossed_images(G, 5, seed=3, batch=2)
-    assert x.shape == (5, 2, 3, 1, 32, 32) and np.array_equal(x, crossed_images(G, 5, seed=3, batch=2)) and not np.array_equal(x, crossed_images(G, 5, seed=4, batch=2))
+    assert (
+        x.shape == (5, 2, 3, 1, 32, 32)
+        and np.array_equal(x, crossed_images(G, 5, seed=3, batch=2))
+        and not np.array_equal(x, crossed_images(G, 5, seed=4, batch=2))
+    )
     with torch.no_grad():  # nothing of z: the images of a draw of noise are the same whatever the z
         for parameter in G.mapping.parameters():
             parameter.zero_()
     x = crossed_images(G, 3)
-    assert np.array_equal(x[:, 0], x[:, 1]) and not np.array_equal(x[:, 0, 0], x[:, 0, 1]) and shares(x[:, :, :2])[1:] == pytest.approx((0, 1))
+    assert (
+        np.array_equal(x[:, 0], x[:, 1])
+        and not np.array_equal(x[:, 0, 0], x[:, 0, 1])
+        and shares(x[:, :, :2])[1:] == pytest.approx((0, 1))
+    )
     rows = noise_draws(G, "0-1", 3)
     assert np.array_equal(rows[0], rows[1]) and not np.array_equal(rows[0, 0], rows[0, 1])
 
@@ -58,14 +67,24 @@ def test_the_more_noise_the_less_z():
 def test_records_set_it_beside_real_images(steel):
     record = judged(generator(0.3), steel)
     value = record["results"]
-    assert set(value) == {f"latent_share16_{ending}" for ending in ("diversity", "ends", "z", "noise")} and record["num_gen"] == 64 and record["num_real"] == 32
+    assert (
+        set(value) == {f"latent_share16_{ending}" for ending in ("diversity", "ends", "z", "noise")}
+        and record["num_gen"] == 64
+        and record["num_real"] == 32
+    )
     real = Dataset(steel).images()
     judge = get_judge("latent_share16", steel)
     a, b = (real[judge._pairs[:, k]].astype(float) for k in (0, 1))
     x = crossed_images(generator(0.3), 16)
     assert value["latent_share16_diversity"] == pytest.approx(shares(x[:, :, :2])[0] / np.mean((a - b) ** 2))
-    assert value["latent_share16_ends"] == pytest.approx(correlation(x[:, :, 2])) and record["real_ends"] == pytest.approx(correlation(np.stack([a, b], 1)))
-    assert -1 <= record["icc"]["fraction"] <= 1 and {"z", "noise", "diversity"} == set(record["features"]) and record["text"] == latent_words(record)
+    assert value["latent_share16_ends"] == pytest.approx(correlation(x[:, :, 2])) and record[
+        "real_ends"
+    ] == pytest.approx(correlation(np.stack([a, b], 1)))
+    assert (
+        -1 <= record["icc"]["fraction"] <= 1
+        and {"z", "noise", "diversity"} == set(record["features"])
+        and record["text"] == latent_words(record)
+    )
 
 
 def test_what_was_measured_of_real_images_is_kept(steel, tmp_path, monkeypatch):
@@ -79,7 +98,12 @@ def test_a_network_without_noise_inputs_has_no_shares(steel, settings):
     G = generator(**settings)
     record = judged(G, steel)
     assert not has_noise(G) and set(record["results"]) == {"latent_share16_diversity", "latent_share16_ends"}
-    assert record["icc"] == "no noise" and set(record["features"]) == {"diversity"} and "no noise" in record["text"] and "z alone makes" not in record["text"]
+    assert (
+        record["icc"] == "no noise"
+        and set(record["features"]) == {"diversity"}
+        and "no noise" in record["text"]
+        and "z alone makes" not in record["text"]
+    )
 
 
 def test_a_collapsed_network_is_called_so(steel):
@@ -88,11 +112,16 @@ def test_a_collapsed_network_is_called_so(steel):
         for parameter in G.parameters():
             parameter.zero_()
     record = judged(G, steel)
-    assert record["results"]["latent_share16_diversity"] == 0 and record["text"].startswith("its images are nearly all alike")
+    assert record["results"]["latent_share16_diversity"] == 0 and record["text"].startswith(
+        "its images are nearly all alike"
+    )
 
 
 def test_names_and_refusals(steel, tmp_path):
-    assert parse_metric("latent_share").name == "latent_share" and parse_metric("latent_share").results[-1] == "latent_share_noise"
+    assert (
+        parse_metric("latent_share").name == "latent_share"
+        and parse_metric("latent_share").results[-1] == "latent_share_noise"
+    )
     for name in ("lite0_share64", "latent_fd64_full", "latent_share64_full"):
         with pytest.raises(BadInput, match="names the"):
             parse_metric(name)

@@ -1,11 +1,21 @@
 """Chapter 20 against numbers computed with the reference implementation (tests/data/ops.npz)."""
+
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from semgan_nb.layers import MinibatchStd, bias_act, conv2d_resample, downsample2d, fir_filter, modulated_conv2d, upfirdn2d, upsample2d
+from semgan_nb.layers import (
+    MinibatchStd,
+    bias_act,
+    conv2d_resample,
+    downsample2d,
+    fir_filter,
+    modulated_conv2d,
+    upfirdn2d,
+    upsample2d,
+)
 
 gold = {k: torch.from_numpy(v) for k, v in np.load(Path(__file__).parents[1] / "data" / "ops.npz").items()}
 x, f = gold["x_f32"], fir_filter()
@@ -42,7 +52,10 @@ def test_resampling():
 @pytest.mark.parametrize("i", range(len(GENERAL)))
 def test_general_resampling(i):
     s = GENERAL[i]
-    close(upfirdn2d(x, gold["filter_asym_3x4"], s["up"], s["down"], s["padding"], s["flip_filter"], s["gain"]), f"general{i}")
+    close(
+        upfirdn2d(x, gold["filter_asym_3x4"], s["up"], s["down"], s["padding"], s["flip_filter"], s["gain"]),
+        f"general{i}",
+    )
 
 
 def test_gradient_of_upsampling():
@@ -80,24 +93,43 @@ def test_gain_and_clamp():
     close(bias_act(x, gold["bias_f32"], "lrelu", gain=3.0, clamp=1.25, slope=0.1), "bias_act_lrelu_gain_clamp")
 
 
-@pytest.mark.parametrize("group, channels, name", [(4, 1, "g4_f1"), (2, 2, "g2_f2"), (8, 1, "g8_f1"), (None, 3, "gall_f3")])
+@pytest.mark.parametrize(
+    "group, channels, name", [(4, 1, "g4_f1"), (2, 2, "g2_f2"), (8, 1, "g8_f1"), (None, 3, "gall_f3")]
+)
 def test_minibatch_deviation(group, channels, name):
     close(MinibatchStd(group, channels)(gold["mbstd_in_f32"]), f"mbstd_{name}")
 
 
 def definition(x, f, up, down, pad, gain):
-    "Zeros put after each sample, padding, true convolution, every down-th sample; filters of one dimension for each axis."
+    """Zeros put after each sample, padding, true convolution, every down-th sample; filters of one dimension for
+    each axis."""
     f = torch.outer(f, f) if f.ndim == 1 else f
     n, c, h, w = x.shape
     x = torch.nn.functional.pad(x.reshape(n, c, h, 1, w, 1), [0, up - 1, 0, 0, 0, up - 1]).reshape(n, c, h * up, w * up)
     x = torch.nn.functional.pad(x, pad)
-    return torch.nn.functional.conv2d(x, (f * gain).flip([0, 1]).to(x.dtype).expand(c, 1, -1, -1), groups=c)[:, :, ::down, ::down]
+    return torch.nn.functional.conv2d(x, (f * gain).flip([0, 1]).to(x.dtype).expand(c, 1, -1, -1), groups=c)[
+        :, :, ::down, ::down
+    ]
 
 
-@pytest.mark.parametrize("taps", [None, [1, 1], [1, 2, 1], [1, 3, 3, 1], [1, 5, 2, 8, 1], [3, 1, 2, 5, 4, 1], list(range(1, 9)), list(range(1, 12)), [[1, 2, 3], [4, 5, 6], [7, 8, 10]]])
+@pytest.mark.parametrize(
+    "taps",
+    [
+        None,
+        [1, 1],
+        [1, 2, 1],
+        [1, 3, 3, 1],
+        [1, 5, 2, 8, 1],
+        [3, 1, 2, 5, 4, 1],
+        list(range(1, 9)),
+        list(range(1, 12)),
+        [[1, 2, 3], [4, 5, 6], [7, 8, 10]],
+    ],
+)
 @pytest.mark.parametrize("channels", [1, 3, 64])
 def test_filters_of_any_length(taps, channels):
-    "Resampling and resampling convolutions are the definition, for even, odd and asymmetric filters; with their gradients of first and second order."
+    """Resampling and resampling convolutions are the definition, for even, odd and asymmetric filters; with their
+    gradients of first and second order."""
     f = fir_filter(taps)
     n = f.shape[0]
     gen = torch.Generator().manual_seed(n)
@@ -115,9 +147,21 @@ def test_filters_of_any_length(taps, channels):
         "up": (lambda a, w: upsample2d(a, f), lambda a, w: definition(a, f, 2, 1, up, 4), w1),
         "down": (lambda a, w: downsample2d(a, f), lambda a, w: definition(a, f, 1, 2, down, 1), w1),
         "conv up": (lambda a, w: conv2d_resample(a, w, f, up=2), up3, w3),
-        "conv down": (lambda a, w: conv2d_resample(a, w, f, down=2), lambda a, w: conv(definition(a, f, 1, 1, [p + 1 for p in down], 1), w, stride=2), w3),
-        "1x1 up": (lambda a, w: conv2d_resample(a, w, f, up=2), lambda a, w: definition(conv(a, w), f, 2, 1, up, 4), w1),
-        "1x1 down": (lambda a, w: conv2d_resample(a, w, f, down=2), lambda a, w: conv(definition(a, f, 1, 2, down, 1), w), w1),
+        "conv down": (
+            lambda a, w: conv2d_resample(a, w, f, down=2),
+            lambda a, w: conv(definition(a, f, 1, 1, [p + 1 for p in down], 1), w, stride=2),
+            w3,
+        ),
+        "1x1 up": (
+            lambda a, w: conv2d_resample(a, w, f, up=2),
+            lambda a, w: definition(conv(a, w), f, 2, 1, up, 4),
+            w1,
+        ),
+        "1x1 down": (
+            lambda a, w: conv2d_resample(a, w, f, down=2),
+            lambda a, w: conv(definition(a, f, 1, 2, down, 1), w),
+            w1,
+        ),
     }
     for name, (ours, theirs, weight) in pairs.items():
         found = []
@@ -127,4 +171,6 @@ def test_filters_of_any_length(taps, channels):
             first = torch.autograd.grad((y * y).sum(), a, create_graph=True)[0]
             found.append([y, first, *torch.autograd.grad((first * first).sum(), [a, w], allow_unused=True)])
         for p, q in zip(*found):
-            assert (p is None) == (q is None) and (p is None or (p.shape == q.shape and (p - q).abs().max() <= 1e-6 * q.abs().max() + 1e-12)), name
+            assert (p is None) == (q is None) and (
+                p is None or (p.shape == q.shape and (p - q).abs().max() <= 1e-6 * q.abs().max() + 1e-12)
+            ), name

@@ -1,4 +1,5 @@
 """Chapters 35, 41, 46 and 57: what a network's leak is called, in records, at a tick and in a report."""
+
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from semgan_nb.judges import LeakJudge, get_judge
 from semgan_nb.leak import TRANSFORMS
 from semgan_nb.runs import laptop, read_metrics
 from semgan_nb.scores import better_of, check_record, in_words, metric_of, parse_metric
-from semgan_nb.training import choose_metrics, judge_snapshot, leak_warning
+from semgan_nb.training import choose_metrics, leak_warning
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,9 @@ def lit(tmp_path_factory):
     """An archive of images that are light at the top and lean to the right, and others of their kind."""
     path, rng = tmp_path_factory.mktemp("lit") / "lit.zip", np.random.default_rng(0)
     y, x = np.mgrid[:32, :32]
-    wave = lambda: 30 * np.sin((y + 0.4 * x) * rng.uniform(0.5, 0.9) + rng.uniform(0, 6.28)) + rng.normal(0, 6, (32, 32))
+    wave = lambda: (
+        30 * np.sin((y + 0.4 * x) * rng.uniform(0.5, 0.9) + rng.uniform(0, 6.28)) + rng.normal(0, 6, (32, 32))
+    )
     images = np.stack([140 - 2.5 * y + wave() for _ in range(200)]).round().clip(0, 255).astype(np.uint8)
     write_archive(path, [dict(image=image, group=str(k % 10)) for k, image in enumerate(images[:120])], {})
     return path, images[120:, None]
@@ -29,10 +32,19 @@ def test_a_record_names_the_augmentation(lit):
     path, images = lit
     judge = get_judge("augment_leak80_subset", path)
     assert isinstance(judge, LeakJudge) and judge.metric == "augment_leak80_subset" and judge.num_real == 120
-    for these, verdict, leaking in ((images, "none", set()), (images[:, :, ::-1, ::-1], "leak", {"half_turn"}), (images[..., ::-1], "leak", {"mirror"}), (255 - images, "leak", {"inversion"})):
+    for these, verdict, leaking in (
+        (images, "none", set()),
+        (images[:, :, ::-1, ::-1], "leak", {"half_turn"}),
+        (images[..., ::-1], "leak", {"mirror"}),
+        (255 - images, "leak", {"inversion"}),
+    ):
         record = check_record(judge.judge(np.ascontiguousarray(these)), judge.metric, "here")
-        assert record["verdict"] == verdict and {name for name, one in record["leaks"].items() if one["leaks"]} == leaking
-        assert record["results"].keys() == {f"augment_leak80_subset_{name}" for name in TRANSFORMS} and all(metric_of(name) == judge.metric for name in record["results"])
+        assert (
+            record["verdict"] == verdict and {name for name, one in record["leaks"].items() if one["leaks"]} == leaking
+        )
+        assert record["results"].keys() == {f"augment_leak80_subset_{name}" for name in TRANSFORMS} and all(
+            metric_of(name) == judge.metric for name in record["results"]
+        )
         warning = leak_warning([dict(metric="lite0_fd50_full"), record])
         assert bool(warning) == bool(leaking) and all(TRANSFORMS[name][1] in warning for name in leaking)
     assert judge.ladder()["rungs"] == [] and judge.floor() is None
@@ -53,20 +65,31 @@ def test_it_is_measured_where_images_are_augmented_and_the_record_is_read(lit, t
     path, images = lit
     data, config = Dataset(path), laptop(32)
     chosen = lambda **fields: choose_metrics(config.replace(metrics=("auto",), **fields), path, data)
-    assert "augment_leak50_subset" in chosen(aug="ada", augpipe="bg") and "augment_leak50_subset" in chosen(aug="fixed", p=0.9, augpipe="color")
-    assert not any(in_words(name) and "leak" in name for name in (*chosen(aug="noaug"), *chosen(aug="ada", augpipe="noise")))
-
+    assert "augment_leak50_subset" in chosen(aug="ada", augpipe="bg") and "augment_leak50_subset" in chosen(
+        aug="fixed", p=0.9, augpipe="color"
+    )
+    assert not any(
+        in_words(name) and "leak" in name for name in (*chosen(aug="noaug"), *chosen(aug="ada", augpipe="noise"))
+    )
 
     judge = get_judge("augment_leak80_subset", path)
-    record = judge_together([judge], images[:, :, ::-1, ::-1].copy())[0] | dict(snapshot_pkl="snapshot-000000.safetensors", kimg=0.0, cur_nimg=0)
+    record = judge_together([judge], images[:, :, ::-1, ::-1].copy())[0] | dict(
+        snapshot_pkl="snapshot-000000.safetensors", kimg=0.0, cur_nimg=0
+    )
     (tmp_path / f"metric-{judge.metric}.jsonl").write_text(json.dumps(record) + "\n")
     (read,) = read_metrics(tmp_path)[judge.metric]
     assert read["verdict"] == "leak" and read["text"] == record["text"]
 
 
 def test_names_of_leaks():
-    assert parse_metric("augment_leak500_subset").name == "augment_leak500_subset" and parse_metric("augment_leak2k_full").count == 2000
-    assert better_of("augment_leak500_subset_turn") == "neither" and metric_of("augment_leak500_subset_half_turn") == "augment_leak500_subset"
+    assert (
+        parse_metric("augment_leak500_subset").name == "augment_leak500_subset"
+        and parse_metric("augment_leak2k_full").count == 2000
+    )
+    assert (
+        better_of("augment_leak500_subset_turn") == "neither"
+        and metric_of("augment_leak500_subset_half_turn") == "augment_leak500_subset"
+    )
     for name in ("lite0_leak500_full", "augment_fd500_full", "augment_leak500"):
         with pytest.raises(BadInput):
             parse_metric(name)

@@ -1,4 +1,6 @@
-"""Physical descriptors against mathematics, counting by hand and other libraries; two sets against their floor; phase maps."""
+"""Physical descriptors against mathematics, counting by hand and other libraries; two sets against their floor;
+phase maps."""
+
 import base64
 import json
 import os
@@ -19,8 +21,28 @@ from semgan_nb.microstructure import compare
 from semgan_nb.foundation import BadInput
 from semgan_nb.micrographs import read_micrograph
 from semgan_nb.descriptors import (
-    DIRECTIONS, Segmentation, alive, betti, chords, covariogram, fraction_quantiles, grey_stack, interface_density, islands, lineal_path, persistence,
-    phase_fractions, phase_of, power_spectrum, principal_components, radial_mean, radial_spectrum, scores, segment, two_point, two_point_map,
+    DIRECTIONS,
+    Segmentation,
+    alive,
+    betti,
+    chords,
+    covariogram,
+    fraction_quantiles,
+    grey_stack,
+    interface_density,
+    islands,
+    lineal_path,
+    persistence,
+    phase_fractions,
+    phase_of,
+    power_spectrum,
+    principal_components,
+    radial_mean,
+    radial_spectrum,
+    scores,
+    segment,
+    two_point,
+    two_point_map,
 )
 from semgan_nb.microstructure import DESCRIPTORS, compare_microstructures, image_values, measure, unit_of, wasserstein
 from semgan_nb.phase_maps import write_phases
@@ -37,8 +59,8 @@ def by_pairs(m, periodic):
             if periodic:
                 out[dy, dx] = (m * np.roll(m, (-dy, -dx), (0, 1))).mean()
             else:
-                here = m[max(0, -dy):h - max(0, dy), max(0, -dx):w - max(0, dx)]
-                there = m[max(0, dy):h - max(0, -dy), max(0, dx):w - max(0, -dx)]
+                here = m[max(0, -dy) : h - max(0, dy), max(0, -dx) : w - max(0, dx)]
+                there = m[max(0, dy) : h - max(0, -dy), max(0, dx) : w - max(0, -dx)]
                 out[dy, dx] = (here * there).mean()
     return out
 
@@ -58,7 +80,7 @@ def test_two_point_begins_at_the_fraction_and_ends_at_its_square():
     s2, f = two_point(maps), maps.mean((1, 2))
     assert s2.shape == (10, 33)
     assert s2[:, 0] == pytest.approx(f)
-    assert np.abs(s2[:, 1:] - f[:, None]**2).max() < 0.02
+    assert np.abs(s2[:, 1:] - f[:, None] ** 2).max() < 0.02
     assert two_point(maps[3], max_r=20) == pytest.approx(s2[3, :21])
 
 
@@ -150,7 +172,9 @@ def test_directions_are_those_of_the_field(angle):
 
 
 def test_lengths_scale_and_turning_by_a_quarter_swaps_directions():
-    assert characteristic_length(textured(40, 2, var=9)) / characteristic_length(textured(40, 2, var=2.25)) == pytest.approx(2, rel=0.1)
+    assert characteristic_length(textured(40, 2, var=9)) / characteristic_length(
+        textured(40, 2, var=2.25)
+    ) == pytest.approx(2, rel=0.1)
     rows = textured(20, 3, stretch=3)
     assert np.allclose(np.roll(directions(rows)[1], 9), directions(rows.transpose(0, 2, 1)[:, :, ::-1])[1], atol=0.01)
 
@@ -168,7 +192,10 @@ def test_leak_meter_tells_what_changed():
     assert seen((other * 0.8 + 40).astype(np.uint8)) == {"grey"}
     assert seen(other[:, :, ::-1]) == {"mirror"} and "(augmentation xflip)" in meter(other[:, :, ::-1])["text"]
     assert seen(np.rot90(other, 1, (1, 2))) == {"quarter_turn"}
-    for spoilt in (small(5, stretch=1), np.kron(other[:, :16, :16], np.ones((1, 2, 2))).astype(np.uint8)):  # no direction left, twice as large: far from real ones
+    for spoilt in (
+        small(5, stretch=1),
+        np.kron(other[:, :16, :16], np.ones((1, 2, 2))).astype(np.uint8),
+    ):  # no direction left, twice as large: far from real ones
         assert meter(spoilt)["verdict"] in ("leak", "unlike") and meter(spoilt)["apart"] > 3
     with pytest.raises(BadInput, match="at least 4"):
         leak_meter(other[:3], other)
@@ -177,7 +204,9 @@ def test_leak_meter_tells_what_changed():
 def test_leak_meter_sees_what_is_upside_down():
     gradient = np.linspace(0, 255, 32)[:, None].repeat(32, 1)[None].repeat(8, 0).astype(np.uint8)
     found = LeakMeter(gradient)(gradient[:, ::-1])
-    assert leaking(found["leaks"]) == {"half_turn"} and found["leaks"]["half_turn"]["value"] == pytest.approx(1, abs=0.1)
+    assert leaking(found["leaks"]) == {"half_turn"} and found["leaks"]["half_turn"]["value"] == pytest.approx(
+        1, abs=0.1
+    )
     assert "% are turned by half (augmentation rotate90)" in found["text"]
     assert not found["leaks"]["mirror"]["seen"] and "images that are mirrored" in found["text"]
     assert leaking(leak_meter(gradient, gradient)) == set()
@@ -187,7 +216,11 @@ def test_no_leak_where_a_network_is_untrained_or_collapsed():
     real = textured(60, 4, stretch=2)[:, :32, :32]
     meter, rng = LeakMeter(real), np.random.default_rng(0)
     noise, alike = rng.integers(0, 256, real.shape).astype(np.uint8), real[:3].repeat(20, 0)
-    for images, verdict, words in ((noise, "unlike", "the network is not trained yet"), (alike, "collapsed", "nearly all alike"), (np.full_like(real, 128), "collapsed", "nearly all alike")):
+    for images, verdict, words in (
+        (noise, "unlike", "the network is not trained yet"),
+        (alike, "collapsed", "nearly all alike"),
+        (np.full_like(real, 128), "collapsed", "nearly all alike"),
+    ):
         found = meter(images)
         assert found["verdict"] == verdict and words in found["text"] and leaking(found["leaks"]) == set()
     with pytest.raises(BadInput, match="of the size of the real ones"):
@@ -195,7 +228,9 @@ def test_no_leak_where_a_network_is_untrained_or_collapsed():
     with pytest.raises(BadInput, match="at least 8 × 8"):
         leak_meter(real[:, :4, :4], real)
 
+
 # What follows: segmentation, shapes with known answers, other libraries, many images, two sets, phase maps.
+
 
 def disks_on_a_lattice(radius=15, period=50, n=4):
     y, x = np.mgrid[: n * period, : n * period] % period - period / 2 + 0.5
@@ -243,7 +278,9 @@ def test_plain_segmentation_is_the_fraction_of_chapter_2(steel):
     images = steel[0][:6]
     plain = Segmentation(median=0, sigma=0, clip=0)
     assert [segment(x, plain).mean() for x in images] == pytest.approx(phase_fractions(images))
-    assert Segmentation().at(64) == replace(plain, sigma=0.0) and Segmentation().at(128) == Segmentation(median=3, sigma=1.0, clip=1.0)
+    assert Segmentation().at(64) == replace(plain, sigma=0.0) and Segmentation().at(128) == Segmentation(
+        median=3, sigma=1.0, clip=1.0
+    )
 
 
 def test_an_inclusion_is_not_taken_for_a_phase():
@@ -261,7 +298,10 @@ def test_an_inclusion_is_not_taken_for_a_phase():
 def test_shading_is_taken_away_and_specks_are_filled():
     phase = np.kron(np.random.default_rng(1).random((16, 16)) < 0.5, np.ones((8, 8))) > 0
     shaded = (60 + 60 * phase + np.linspace(0, 130, 128)).astype(np.uint8)
-    right = [(segment(shaded, Segmentation(median=0, sigma=0, clip=0.1, flatten=flatten)) == phase).mean() for flatten in (0, 25)]
+    right = [
+        (segment(shaded, Segmentation(median=0, sigma=0, clip=0.1, flatten=flatten)) == phase).mean()
+        for flatten in (0, 25)
+    ]
     assert right[0] < 0.85 < 0.95 < right[1]
     dirty = np.zeros((40, 40), np.uint8)
     dirty[5:25, 5:25] = 200
@@ -275,8 +315,19 @@ def test_images_without_phases_are_one_phase():
     assert segment(np.repeat(np.uint8([3, 90]), 200).reshape(20, 20), Segmentation("multiotsu", 4)).max() == 1
 
 
-@pytest.mark.parametrize("wrong, words", [(dict(method="guess"), "guess"), (dict(classes=3), "multiotsu"), (dict(phase="grey"), "phase"), (dict(phase=2), "0 to 1"), (dict(median=4), "odd"), (dict(sigma=-1.0), "sigma"), (dict(clip=50), "clip"),
-                                          (dict(method="kmeans", classes=9), "2 to 6")])
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        (dict(method="guess"), "guess"),
+        (dict(classes=3), "multiotsu"),
+        (dict(phase="grey"), "phase"),
+        (dict(phase=2), "0 to 1"),
+        (dict(median=4), "odd"),
+        (dict(sigma=-1.0), "sigma"),
+        (dict(clip=50), "clip"),
+        (dict(method="kmeans", classes=9), "2 to 6"),
+    ],
+)
 def test_segmentation_says_what_makes_no_sense(wrong, words):
     with pytest.raises(BadInput, match=words):
         Segmentation(**wrong)
@@ -285,7 +336,11 @@ def test_segmentation_says_what_makes_no_sense(wrong, words):
 def test_islands_of_disks_and_of_an_ellipse():
     disks = disks_on_a_lattice()
     found = islands(disks)
-    assert len(found["area"]) == 16 and found["diameter"] == pytest.approx(30, rel=0.01) and found["aspect"] == pytest.approx(1, abs=0.01)
+    assert (
+        len(found["area"]) == 16
+        and found["diameter"] == pytest.approx(30, rel=0.01)
+        and found["aspect"] == pytest.approx(1, abs=0.01)
+    )
     assert found["perimeter"] == pytest.approx(np.pi * 30, rel=0.03) and not found["cut"].any()
     assert interface_density(disks) == pytest.approx(16 * np.pi * 30 / 200**2, rel=0.03)
     assert (found["y"][0], found["x"][0]) == pytest.approx((24.5, 24.5))
@@ -294,14 +349,20 @@ def test_islands_of_disks_and_of_an_ellipse():
         a = np.radians(degrees)
         u, v = x * np.cos(a) - y * np.sin(a), x * np.sin(a) + y * np.cos(a)
         one = islands((u / 60) ** 2 + (v / 20) ** 2 < 1)
-        assert one["aspect"][0] == pytest.approx(3, rel=0.01) and (one["angle"][0] - degrees + 90) % 180 - 90 == pytest.approx(0, abs=0.5)
+        assert one["aspect"][0] == pytest.approx(3, rel=0.01) and (
+            one["angle"][0] - degrees + 90
+        ) % 180 - 90 == pytest.approx(0, abs=0.5)
 
 
 def test_islands_that_the_frame_cuts():
     m = np.zeros((30, 30), bool)
     m[:5, :5] = m[10:15, 10:15] = True
     found = islands(m)
-    assert found["cut"].tolist() == [True, False] and found["area"].tolist() == [25, 25] and found["perimeter"][0] < 0.7 * found["perimeter"][1]
+    assert (
+        found["cut"].tolist() == [True, False]
+        and found["area"].tolist() == [25, 25]
+        and found["perimeter"][0] < 0.7 * found["perimeter"][1]
+    )
     m[5, 5] = True
     assert len(islands(m)["area"]) == 2 and len(islands(m, corners=False)["area"]) == 3
     assert all(len(v) == 0 for v in islands(np.zeros((9, 9), bool)).values())
@@ -325,7 +386,9 @@ def test_betti_numbers_agree_with_euler(shape):
     for seed in range(4):
         m = bent(seed, shape)
         b0, b1 = betti(m)
-        assert b0 == measure_labels.label(m, connectivity=2).max() and b0 - b1 == measure_labels.euler_number(m, connectivity=2)
+        assert b0 == measure_labels.label(m, connectivity=2).max() and b0 - b1 == measure_labels.euler_number(
+            m, connectivity=2
+        )
     disks = disks_on_a_lattice()
     assert betti(disks) == (16, 0) and betti(~disks) == (1, 16) and betti(disks & ~disks_on_a_lattice(5)) == (16, 16)
     assert betti(np.zeros((5, 5), bool)) == (0, 0) and betti(np.ones((5, 5), bool)) == (1, 0)
@@ -334,7 +397,12 @@ def test_betti_numbers_agree_with_euler(shape):
 def by_hand(m, way):
     """All runs of the phase, line by line: (pixels, whether the frame cuts it)."""
     h, w = m.shape
-    lines = {"rows": list(m), "columns": list(m.T), "falling": [m.diagonal(k) for k in range(1 - h, w)], "rising": [m[::-1].diagonal(k) for k in range(1 - h, w)]}[way]
+    lines = {
+        "rows": list(m),
+        "columns": list(m.T),
+        "falling": [m.diagonal(k) for k in range(1 - h, w)],
+        "rising": [m[::-1].diagonal(k) for k in range(1 - h, w)],
+    }[way]
     found = []
     for line in lines:
         text = "".join("x" if v else "." for v in line)
@@ -370,12 +438,26 @@ def test_stripes_and_a_chessboard():
 
 
 def test_long_chords_are_not_missed_for_the_frame():
-    """Chords that fit into a small frame are as frequent in it as in a large one, if each counts by the places it could be at."""
+    """Chords that fit into a small frame are as frequent in it as in a large one, if each counts by the places it
+    could be at."""
     radius, density = 3.0, 0.012
-    mean = lambda maps, weighted: np.divide(*np.sum([(n @ (w if weighted else np.ones_like(w)), w.sum() if weighted else len(w)) for m in maps for way in ("rows", "columns") for n, w in [chords(m, way, light=False)] for n, w in [(n[n < 40], w[n < 40])]], 0))
+    mean = lambda maps, weighted: np.divide(
+        *np.sum(
+            [
+                (n @ (w if weighted else np.ones_like(w)), w.sum() if weighted else len(w))
+                for m in maps
+                for way in ("rows", "columns")
+                for n, w in [chords(m, way, light=False)]
+                for n, w in [(n[n < 40], w[n < 40])]
+            ],
+            0,
+        )
+    )
     large = boolean_model(0, 1200, radius, density)
     small = [boolean_model(seed, 48, radius, density) for seed in range(200)]
-    assert mean(small, True) == pytest.approx(mean([large], True), rel=0.04) and mean(small, False) < 0.87 * mean([large], True)
+    assert mean(small, True) == pytest.approx(mean([large], True), rel=0.04) and mean(small, False) < 0.87 * mean(
+        [large], True
+    )
 
 
 def test_boolean_model_of_disks():
@@ -383,16 +465,27 @@ def test_boolean_model_of_disks():
     radius, density = 10.0, 0.0022
     maps = [boolean_model(seed) for seed in range(14)]
     a, r = np.pi * radius**2, np.arange(50)
-    lens = np.where(r < 2 * radius, 2 * radius**2 * np.arccos(np.minimum(r / (2 * radius), 1)) - r / 2 * np.sqrt(np.maximum(4 * radius**2 - r**2, 0)), 0)
+    lens = np.where(
+        r < 2 * radius,
+        2 * radius**2 * np.arccos(np.minimum(r / (2 * radius), 1))
+        - r / 2 * np.sqrt(np.maximum(4 * radius**2 - r**2, 0)),
+        0,
+    )
     assert np.mean([~m for m in maps]) == pytest.approx(np.exp(-density * a), abs=0.02)
-    assert np.mean([two_point(~m, max_r=49) for m in maps], 0) == pytest.approx(np.exp(-density * (2 * a - lens)), abs=0.02)
+    assert np.mean([two_point(~m, max_r=49) for m in maps], 0) == pytest.approx(
+        np.exp(-density * (2 * a - lens)), abs=0.02
+    )
     for way in ("rows", "columns", "falling", "rising"):
         step = np.sqrt(2) if way in ("falling", "rising") else 1
         path = np.mean([lineal_path(m, way, light=False, max_r=30) for m in maps], 0)
         assert path == pytest.approx(np.exp(-density * (a + 2 * radius * step * np.arange(31))), abs=0.025)
     pieces = [chords(m, way, light=False) for m in maps for way in DIRECTIONS]
-    assert sum((n * w).sum() for n, w in pieces) / sum(w.sum() for _, w in pieces) == pytest.approx(1 / (2 * density * radius), rel=0.05)
-    assert np.mean([interface_density(m) for m in maps]) == pytest.approx(2 * np.pi * radius * density * np.exp(-density * a), rel=0.05)
+    assert sum((n * w).sum() for n, w in pieces) / sum(w.sum() for _, w in pieces) == pytest.approx(
+        1 / (2 * density * radius), rel=0.05
+    )
+    assert np.mean([interface_density(m) for m in maps]) == pytest.approx(
+        2 * np.pi * radius * density * np.exp(-density * a), rel=0.05
+    )
 
 
 def test_covariogram_of_a_disk_is_the_lens():
@@ -410,7 +503,11 @@ def test_covariogram_of_a_disk_is_the_lens():
 def test_persistence_of_disks_and_rings():
     pytest.importorskip("gudhi", reason="gudhi is not installed (pip install gudhi)")
     pieces, holes = persistence(disks_on_a_lattice())
-    assert len(pieces) == 16 and pieces[:, 0] == pytest.approx(-14.5, abs=1) and np.median(pieces[:, 1]) == pytest.approx(10, abs=1)
+    assert (
+        len(pieces) == 16
+        and pieces[:, 0] == pytest.approx(-14.5, abs=1)
+        and np.median(pieces[:, 1]) == pytest.approx(10, abs=1)
+    )
     assert np.isinf(pieces[:, 1]).sum() == 1 and alive(pieces, [-20, 0, 12]).tolist() == [0, 16, 1]
     _, holes = persistence(disks_on_a_lattice() & ~disks_on_a_lattice(6))
     inner = holes[holes[:, 0] < 0]
@@ -419,7 +516,10 @@ def test_persistence_of_disks_and_rings():
     pieces, holes = persistence(m)
     b0, b1 = betti(m)
     assert alive(pieces, [0])[0] == b0
-    assert persistence(np.ones((4, 6), bool))[0].tolist() == [[-6.0, np.inf]] and len(persistence(np.zeros((4, 6), bool))[0]) == 0
+    assert (
+        persistence(np.ones((4, 6), bool))[0].tolist() == [[-6.0, np.inf]]
+        and len(persistence(np.zeros((4, 6), bool))[0]) == 0
+    )
 
 
 def test_without_gudhi_persistence_says_so_and_the_rest_works(monkeypatch, steel):
@@ -434,17 +534,23 @@ def test_porespy_finds_the_same():
     m = boolean_model(3, 256)
     theirs = ps.metrics.two_point_correlation(m, bins=np.arange(0.5, 60.5))
     ours = two_point(m, periodic=True, max_r=60)
-    assert np.interp(theirs.distance, np.arange(61), ours) == pytest.approx(np.asarray(theirs.probability) * m.mean(), abs=0.02)  # theirs begins at 1
+    assert np.interp(theirs.distance, np.arange(61), ours) == pytest.approx(
+        np.asarray(theirs.probability) * m.mean(), abs=0.02
+    )  # theirs begins at 1
     lines = ps.filters.apply_chords(m, spacing=1, axis=1, trim_edges=True)  # every second row but the outer ones
     sizes = np.bincount(ps.filters.region_size(lines)[lines > 0].astype(int))
-    assert (sizes[1:] // np.arange(1, len(sizes))).tolist() == np.bincount(chords(m[2:254:2], "rows")[0].astype(int))[1:].tolist()
+    assert (sizes[1:] // np.arange(1, len(sizes))).tolist() == np.bincount(chords(m[2:254:2], "rows")[0].astype(int))[
+        1:
+    ].tolist()
 
 
 def test_first_component_of_the_two_point_correlation(steel):
     curves = two_point(steel[1])
     basis = principal_components(curves)
     found = scores(curves, basis)
-    assert found.mean(0) == pytest.approx(0, abs=1e-9) and found.var(0).sum() == pytest.approx(basis["share"].sum() * curves.var(0).sum())
+    assert found.mean(0) == pytest.approx(0, abs=1e-9) and found.var(0).sum() == pytest.approx(
+        basis["share"].sum() * curves.var(0).sum()
+    )
     assert basis["components"] @ basis["components"].T == pytest.approx(np.eye(2), abs=1e-9)
     assert abs(np.corrcoef(found[:, 0], steel[1].mean((1, 2)))[0, 1]) > 0.9
 
@@ -453,21 +559,39 @@ def test_rows_hold_what_the_functions_say(steel):
     images, maps, _ = steel
     found = measure(images, 150, masks=maps)
     assert found.per_image("fraction") == pytest.approx(maps.mean((1, 2)))
-    assert found.raw("two_point") == pytest.approx(two_point(maps), abs=1e-5) and found.places("two_point") == pytest.approx(np.arange(33) * 0.15)
+    assert found.raw("two_point") == pytest.approx(two_point(maps), abs=1e-5) and found.places(
+        "two_point"
+    ) == pytest.approx(np.arange(33) * 0.15)
     for k in (0, 20, 47):
         for key, phase in (("phase", True), ("rest", False)):
             length, weight = chords(maps[k], "columns", light=phase)
             if weight.sum():
-                assert found.per_image(f"chord_{key}_columns")[k] == pytest.approx(0.15 * (length * weight).sum() / weight.sum(), rel=0.01)
-        assert found.raw("path_phase")[k] == pytest.approx((lineal_path(maps[k], "rows") + lineal_path(maps[k], "columns")) / 2, abs=1e-6)
+                assert found.per_image(f"chord_{key}_columns")[k] == pytest.approx(
+                    0.15 * (length * weight).sum() / weight.sum(), rel=0.01
+                )
+        assert found.raw("path_phase")[k] == pytest.approx(
+            (lineal_path(maps[k], "rows") + lineal_path(maps[k], "columns")) / 2, abs=1e-6
+        )
         assert found.raw("covariogram_rows")[k] == pytest.approx(covariogram(maps[k])[0] / 64**2, abs=1e-6)
         assert found.per_image("interface")[k] == pytest.approx(interface_density(maps[k]) / 0.15)
-        assert (found.values("betti0")[k], found.values("betti1")[k]) == pytest.approx(np.array(betti(maps[k])) / 9.6**2, rel=1e-5)
+        assert (found.values("betti0")[k], found.values("betti1")[k]) == pytest.approx(
+            np.array(betti(maps[k])) / 9.6**2, rel=1e-5
+        )
         own = islands(maps[k])
-        assert found.per_image("island_size")[k] == pytest.approx(0.15 * (own["diameter"] * own["area"]).sum() / own["area"].sum(), rel=0.05)
+        assert found.per_image("island_size")[k] == pytest.approx(
+            0.15 * (own["diameter"] * own["area"]).sum() / own["area"].sum(), rel=0.05
+        )
         assert found.raw("spectrum")[k] == pytest.approx(radial_spectrum(images[k], window=True)[1], abs=2e-3)
-    assert found.values("grey").sum(1) == pytest.approx(64**2) and found.per_image("grey_mean") == pytest.approx(images.mean((1, 2)), rel=1e-5)
-    assert unit_of("interface", 0.15) == "1/µm" and unit_of("betti0") == "1/px²" and unit_of("island_size") == "px" and unit_of("fraction") == "" and unit_of("two_point", 1.0, along=True) == "µm"
+    assert found.values("grey").sum(1) == pytest.approx(64**2) and found.per_image("grey_mean") == pytest.approx(
+        images.mean((1, 2)), rel=1e-5
+    )
+    assert (
+        unit_of("interface", 0.15) == "1/µm"
+        and unit_of("betti0") == "1/px²"
+        and unit_of("island_size") == "px"
+        and unit_of("fraction") == ""
+        and unit_of("two_point", 1.0, along=True) == "µm"
+    )
 
 
 @pytest.mark.parametrize("shape", [(33, 64), (128, 96), (200, 300)])
@@ -477,13 +601,18 @@ def test_long_lengths_fall_into_bins_that_hold_them(shape):
     assert found.raw("two_point")[0] == pytest.approx(two_point(m)[found.places("two_point").astype(int)], abs=1e-5)
     for way in ("rows", "columns"):
         length, weight = chords(m, way)
-        assert found.per_image(f"chord_phase_{way}")[0] == pytest.approx((length * weight).sum() / weight.sum(), rel=0.02)
+        assert found.per_image(f"chord_phase_{way}")[0] == pytest.approx(
+            (length * weight).sum() / weight.sum(), rel=0.02
+        )
         assert found.raw(f"chord_phase_{way}").sum() == pytest.approx(weight.sum(), rel=1e-5)
 
 
 def test_micrometres_do_not_depend_on_the_pixels(steel):
     fine = np.kron(steel[1][:6], np.ones((1, 2, 2))) > 0
-    a, b = measure(steel[1][:6] * np.uint8(255), 150, masks=steel[1][:6]), measure(fine * np.uint8(255), (75, 75), masks=fine)
+    a, b = (
+        measure(steel[1][:6] * np.uint8(255), 150, masks=steel[1][:6]),
+        measure(fine * np.uint8(255), (75, 75), masks=fine),
+    )
     for key in ("chord_phase_rows", "chord_rest_columns", "island_size"):
         assert a.per_image(key) == pytest.approx(b.per_image(key), rel=0.08)
     for key in ("fraction", "betti1"):
@@ -513,13 +642,19 @@ def test_what_cannot_be_measured_is_said(steel):
 def test_wasserstein_against_scipy_and_by_hand():
     rng = np.random.default_rng(0)
     a, b = rng.normal(0, 1, 50), rng.normal(0.5, 2, 50)
-    assert wasserstein(a, b) == pytest.approx(wasserstein_distance(a, b)) and wasserstein(a, b[:20]) == pytest.approx(wasserstein_distance(a, b[:20]))
+    assert wasserstein(a, b) == pytest.approx(wasserstein_distance(a, b)) and wasserstein(a, b[:20]) == pytest.approx(
+        wasserstein_distance(a, b[:20])
+    )
     places, p, q = np.sort(rng.random(12)), rng.random((3, 12)), rng.random((5, 12))
-    assert wasserstein(p, q, "histogram", places) == pytest.approx(wasserstein_distance(places, places, p.sum(0), q.sum(0)))
+    assert wasserstein(p, q, "histogram", places) == pytest.approx(
+        wasserstein_distance(places, places, p.sum(0), q.sum(0))
+    )
     assert wasserstein(np.eye(18)[:1], np.eye(18)[17:], "angles") == pytest.approx(10)
     assert wasserstein(np.eye(18)[:1], np.eye(18)[9:10], "angles") == pytest.approx(90)
     curves = rng.random((7, 4)), rng.random((7, 4))
-    assert wasserstein(*curves, "curve") == pytest.approx(np.mean([wasserstein_distance(u, v) for u, v in zip(curves[0].T, curves[1].T)]))
+    assert wasserstein(*curves, "curve") == pytest.approx(
+        np.mean([wasserstein_distance(u, v) for u, v in zip(curves[0].T, curves[1].T)])
+    )
     assert np.isnan(wasserstein(np.zeros((2, 3)), np.ones((2, 3)), "histogram", [0, 1, 2]))
 
 
@@ -538,18 +673,29 @@ def test_the_compare_microstructures_is_at_its_floor(rolled):
     assert 0.7 < np.mean(ratios) < 1.35
     found = compare_microstructures(rolled, measure(islands_of(40, 1), 150))
     verdicts = [one["verdict"] for one in found["descriptors"].values()]
-    assert verdicts.count("different") == 0 and set(found["descriptors"]) == set(DESCRIPTORS) - {"persistence0", "persistence1"}
+    assert verdicts.count("different") == 0 and set(found["descriptors"]) == set(DESCRIPTORS) - {
+        "persistence0",
+        "persistence1",
+    }
     assert json.loads(json.dumps(found)) == found and found["at_once"] == 32 and found["num_gen"] == 40
 
 
-@pytest.mark.parametrize("look, apart, alike", [(dict(fraction=0.4), ("fraction", "two_point", "sc1"), ("orientation",)), (dict(field_um=6.4), ("interface", "chord_rest_columns", "spectrum", "betti0"), ("orientation",)),
-                                                (dict(stretch=1.0), ("orientation", "aspect"), ("two_point",))])
+@pytest.mark.parametrize(
+    "look, apart, alike",
+    [
+        (dict(fraction=0.4), ("fraction", "two_point", "sc1"), ("orientation",)),
+        (dict(field_um=6.4), ("interface", "chord_rest_columns", "spectrum", "betti0"), ("orientation",)),
+        (dict(stretch=1.0), ("orientation", "aspect"), ("two_point",)),
+    ],
+)
 def test_other_steel_is_told_by_what_is_other(rolled, look, apart, alike):
     found = compare_microstructures(rolled, replace(measure(islands_of(40, 5, **look)), pixel_um=0.15))
     for key in apart:
         assert found["descriptors"][key]["verdict"] in ("close", "different"), key
     assert all(found["descriptors"][key]["ratio"] < 3 for key in alike)
-    assert found["value"] > 1.3 and found["descriptors"][found["worst"]]["ratio"] == max(one["ratio"] for one in found["descriptors"].values() if one["ratio"])
+    assert found["value"] > 1.3 and found["descriptors"][found["worst"]]["ratio"] == max(
+        one["ratio"] for one in found["descriptors"].values() if one["ratio"]
+    )
 
 
 def test_few_images_are_not_judged_worse(rolled):
@@ -567,23 +713,44 @@ def test_matched_grey_levels_leave_fractions_unread(rolled):
 def test_sentences_are_in_physical_units(rolled):
     other = measure(islands_of(20, 5, field_um=6.4), 150)
     found = compare_microstructures(rolled, other)["descriptors"]
-    assert re.search(r"phase boundary per area: different\. Real [\d.]+ \([\d.]+ to [\d.]+\) 1/µm, generated .* apart by [\d.]+ 1/µm, [\d.]+ times", found["interface"]["sentence"])
-    assert " µm, generated" in found["chord_phase_rows"]["sentence"] and "°" in found["orientation"]["sentence"] and " at " in found["two_point"]["sentence"]
+    assert re.search(
+        r"phase boundary per area: different\. Real [\d.]+ \([\d.]+ to [\d.]+\) 1/µm, generated .* apart by [\d.]+"
+        r" 1/µm, [\d.]+ times",
+        found["interface"]["sentence"],
+    )
+    assert (
+        " µm, generated" in found["chord_phase_rows"]["sentence"]
+        and "°" in found["orientation"]["sentence"]
+        and " at " in found["two_point"]["sentence"]
+    )
     plain = compare_microstructures(replace(rolled, pixel_um=None), replace(other, pixel_um=None))["descriptors"]
-    assert " px, generated" in plain["chord_phase_rows"]["sentence"] and plain["chord_phase_rows"]["ratio"] == pytest.approx(found["chord_phase_rows"]["ratio"])
+    assert " px, generated" in plain["chord_phase_rows"]["sentence"] and plain["chord_phase_rows"][
+        "ratio"
+    ] == pytest.approx(found["chord_phase_rows"]["ratio"])
 
 
 def test_groups_make_the_floor_that_of_specimens(steel):
     images, maps, specimen = steel
     found = measure(images, 150)
-    by_images, by_groups = compare_microstructures(found, found.take(np.arange(0, 48, 2))), compare_microstructures(found, found.take(np.arange(0, 48, 2)), groups=specimen)
-    assert by_groups["descriptors"]["fraction"]["floor"] > by_images["descriptors"]["fraction"]["floor"] and by_groups["by_groups"]
+    by_images, by_groups = (
+        compare_microstructures(found, found.take(np.arange(0, 48, 2))),
+        compare_microstructures(found, found.take(np.arange(0, 48, 2)), groups=specimen),
+    )
+    assert (
+        by_groups["descriptors"]["fraction"]["floor"] > by_images["descriptors"]["fraction"]["floor"]
+        and by_groups["by_groups"]
+    )
     with pytest.raises(BadInput, match="one group"):
         compare_microstructures(found, found, groups=["a"] * 48)
 
 
 def test_sets_that_cannot_be_compared(rolled):
-    for other, words in ((measure(islands_of(4, 1)[:, :32, :32], 150), "one size"), (replace(rolled, pixel_um=0.3), "one scale"), (rolled.take([0]), "at least 4 and 2"), (replace(rolled, persistent=True), "persistence")):
+    for other, words in (
+        (measure(islands_of(4, 1)[:, :32, :32], 150), "one size"),
+        (replace(rolled, pixel_um=0.3), "one scale"),
+        (rolled.take([0]), "at least 4 and 2"),
+        (replace(rolled, persistent=True), "persistence"),
+    ):
         with pytest.raises(BadInput, match=words):
             compare_microstructures(rolled, other)
 
@@ -605,13 +772,26 @@ def test_phase_maps_come_back_the_same(tmp_path, size):
     assert [p.name for p in paths] == ["a.b.tif", "a.b.png", "a.b.vti", "a.b.npy", "a.b.json"]
     assert (np.load(paths[3]) == labels).all() and np.load(paths[3]).dtype == np.uint8
     tif = read_micrograph(paths[0], force=True)
-    assert (tif.pixels == labels).all() and (tif.pixel_size_nm == pytest.approx(np.broadcast_to(size, 2)) if size else tif.pixel_size_nm is None)
+    assert (tif.pixels == labels).all() and (
+        tif.pixel_size_nm == pytest.approx(np.broadcast_to(size, 2)) if size else tif.pixel_size_nm is None
+    )
     with Image.open(paths[1]) as png:
-        assert (np.asarray(png) == labels).all() and (np.array(png.info["dpi"])[::-1] == pytest.approx(25.4e6 / np.broadcast_to(size, 2)) if size else "dpi" not in png.info)
+        assert (np.asarray(png) == labels).all() and (
+            np.array(png.info["dpi"])[::-1] == pytest.approx(25.4e6 / np.broadcast_to(size, 2))
+            if size
+            else "dpi" not in png.info
+        )
     found, spacing = read_vti(paths[2])
-    assert (found == labels).all() and spacing[:2] == pytest.approx(np.broadcast_to(size, 2)[::-1] / 1000 if size else (1, 1))
+    assert (found == labels).all() and spacing[:2] == pytest.approx(
+        np.broadcast_to(size, 2)[::-1] / 1000 if size else (1, 1)
+    )
     said = json.loads(paths[4].read_text())
-    assert said["segmentation"]["method"] == "multiotsu" and said["source"] == "x.tif" and said["files"] == [p.name for p in paths[:4]] and sum(said["share"].values()) == pytest.approx(1)
+    assert (
+        said["segmentation"]["method"] == "multiotsu"
+        and said["source"] == "x.tif"
+        and said["files"] == [p.name for p in paths[:4]]
+        and sum(said["share"].values()) == pytest.approx(1)
+    )
     assert said["pixel_size_nm"] == (list(np.broadcast_to(size, 2)) if size else None)
 
 
@@ -629,15 +809,26 @@ def test_vtk_reads_the_phase_map(tmp_path):
     assert (vtk_to_numpy(image.GetCellData().GetArray("phase")).reshape(20, 34)[::-1] == labels).all()
 
 
-@pytest.mark.parametrize("labels, more, words", [(np.zeros((3, 3)), {}, "whole numbers"), (np.full((3, 3), 300), {}, "0 to 255"), (np.zeros(3, int), {}, "two dimensions"), (np.zeros((3, 3), int), dict(formats=("stl",)), "stl"),
-                                                 (np.zeros((3, 3), int), dict(pixel_size_nm=-3), "above 0")])
+@pytest.mark.parametrize(
+    "labels, more, words",
+    [
+        (np.zeros((3, 3)), {}, "whole numbers"),
+        (np.full((3, 3), 300), {}, "0 to 255"),
+        (np.zeros(3, int), {}, "two dimensions"),
+        (np.zeros((3, 3), int), dict(formats=("stl",)), "stl"),
+        (np.zeros((3, 3), int), dict(pixel_size_nm=-3), "above 0"),
+    ],
+)
 def test_what_is_no_phase_map_is_said(tmp_path, labels, more, words):
     with pytest.raises(BadInput, match=words):
         write_phases(tmp_path / "a", labels, **more)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif("SEMGAN_REAL_SEM" not in os.environ, reason="SEMGAN_REAL_SEM does not name a folder with the real micrographs and masks")
+@pytest.mark.skipif(
+    "SEMGAN_REAL_SEM" not in os.environ,
+    reason="SEMGAN_REAL_SEM does not name a folder with the real micrographs and masks",
+)
 def test_the_superalloy_and_its_masks():
     folder = Path(os.environ["SEMGAN_REAL_SEM"]) / "nasa-superalloy"
     files = sorted(folder.glob("*.tif"))
@@ -645,7 +836,11 @@ def test_the_superalloy_and_its_masks():
     masks = np.stack([np.asarray(Image.open(folder / "masks" / f"{f.stem}.png")) for f in files])
     drawn = measure(images, masks=masks, how=Segmentation("mask", phase=1))
     fraction = drawn.per_image("fraction")
-    assert len(files) == 18 and fraction.mean() == pytest.approx(0.494, abs=0.0005) and fraction.std() == pytest.approx(0.039, abs=0.001)
+    assert (
+        len(files) == 18
+        and fraction.mean() == pytest.approx(0.494, abs=0.0005)
+        and fraction.std() == pytest.approx(0.039, abs=0.001)
+    )
     assert (np.stack([phase_of(m, drawn.how) for m in masks]) == (masks == 1)).all()
     for method in ("otsu", "kmeans"):
         how = Segmentation(method, phase="dark")
@@ -662,13 +857,21 @@ def test_compare_has_every_descriptor_beside_the_former_numbers():
     found = compare(real, other, pixel_size_nm=150)
     short = compare(real, other, descriptors=False)
     assert "material" not in short and {key: found[key] for key in short} == short
-    assert found["material"]["descriptors"]["fraction"]["verdict"] == "different" and found["material"]["pixel_um"] == 0.15
-    assert compare(real[:3], other)["material"] is None and compare(real[:3], other)["text"].startswith(f"3 real images and {len(other)} generated images: too few to judge a material by")
-    assert compare(real[0], other[0])["text"].startswith("1 real image and 1 generated image: too few") and "too few" not in found["text"] + compare(real[:4], other[:2])["text"]
+    assert (
+        found["material"]["descriptors"]["fraction"]["verdict"] == "different" and found["material"]["pixel_um"] == 0.15
+    )
+    assert compare(real[:3], other)["material"] is None and compare(real[:3], other)["text"].startswith(
+        f"3 real images and {len(other)} generated images: too few to judge a material by"
+    )
+    assert (
+        compare(real[0], other[0])["text"].startswith("1 real image and 1 generated image: too few")
+        and "too few" not in found["text"] + compare(real[:4], other[:2])["text"]
+    )
     assert "cannot be read" in compare(real, other, matched=True)["material"]["text"]
 
 
 # Figures.
+
 
 def test_figures_show_the_numbers(rolled):
     images = islands_of(64, 0), islands_of(20, 5, field_um=6.4)
@@ -676,15 +879,22 @@ def test_figures_show_the_numbers(rolled):
     found = compare_microstructures(*sides)
     for key, one in found["descriptors"].items():
         main, beside = material_plots.descriptor_figure(found, key).axes
-        assert [bar.get_height() for bar in beside.patches] == pytest.approx([one["floor"], one["distance"]]) and beside.get_title() == f"{one['ratio']:.2g} x the floor"
+        assert [bar.get_height() for bar in beside.patches] == pytest.approx(
+            [one["floor"], one["distance"]]
+        ) and beside.get_title() == f"{one['ratio']:.2g} x the floor"
         assert one["title"] in main.get_xlabel() + main.get_ylabel()
         if one["kind"] == "number":
-            assert main.lines[0].get_xdata() == pytest.approx(np.sort(one["real"]["values"])) and len(main.lines[2].get_xdata()) == 20
+            assert (
+                main.lines[0].get_xdata() == pytest.approx(np.sort(one["real"]["values"]))
+                and len(main.lines[2].get_xdata()) == 20
+            )
     axes = material_plots.material_figure(found).axes[0]
     read = sorted(found["descriptors"].values(), key=lambda one: one["ratio"])
     assert [label.get_text() for label in axes.get_yticklabels()] == [one["title"] for one in read]
     matched = material_plots.material_figure(compare_microstructures(*sides, matched=True)).axes[0]
-    assert sum(text.get_text() == "cannot be read" for text in matched.texts) == 6 and matched.get_yticklabels()[-1].get_text() in [d.title for d in DESCRIPTORS.values() if d.grey]
+    assert sum(text.get_text() == "cannot be read" for text in matched.texts) == 6 and matched.get_yticklabels()[
+        -1
+    ].get_text() in [d.title for d in DESCRIPTORS.values() if d.grey]
 
 
 def test_extremes_are_the_ends_of_the_distribution(rolled):
@@ -694,9 +904,13 @@ def test_extremes_are_the_ends_of_the_distribution(rolled):
         axes = material_plots.extremes(*images, sides, key, count=2).axes
         for row, values, own in zip((axes[:4], axes[4:]), image_values(*sides, key), images):
             order = np.argsort(values)
-            assert [float(re.match(r"[-\d.e]+", ax.get_title())[0]) for ax in row] == pytest.approx(values[order[[0, 1, -2, -1]]], rel=0.01, abs=1e-4)
+            assert [float(re.match(r"[-\d.e]+", ax.get_title())[0]) for ax in row] == pytest.approx(
+                values[order[[0, 1, -2, -1]]], rel=0.01, abs=1e-4
+            )
             assert (row[0].images[0].get_array() == own[order[0]]).all()
-    few = material_plots.extremes(images[0][:3], images[1][:2], (rolled.take([0, 1, 2]), sides[1].take([0, 1])), "fraction", count=3)
+    few = material_plots.extremes(
+        images[0][:3], images[1][:2], (rolled.take([0, 1, 2]), sides[1].take([0, 1])), "fraction", count=3
+    )
     assert sum(len(ax.images) for ax in few.axes) == 5
 
 
@@ -709,7 +923,10 @@ def test_image_values_order_images(rolled):
 
 
 def test_a_collapsed_generator_is_told_and_all_is_plain_numbers(rolled):
-    for images in (np.full((10, 64, 64), 40, np.uint8), np.random.default_rng(0).integers(0, 256, (10, 64, 64), dtype=np.uint8)):
+    for images in (
+        np.full((10, 64, 64), 40, np.uint8),
+        np.random.default_rng(0).integers(0, 256, (10, 64, 64), dtype=np.uint8),
+    ):
         found = compare_microstructures(rolled, measure(images, 150))
         json.dumps(found, allow_nan=False)
         assert found["value"] > 3
@@ -717,15 +934,24 @@ def test_a_collapsed_generator_is_told_and_all_is_plain_numbers(rolled):
             material_plots.descriptor_figure(found, key)
         material_plots.material_figure(found)
     flat = measure(np.full((10, 64, 64), 40, np.uint8))
-    assert compare_microstructures(rolled, flat)["descriptors"]["island_size"]["verdict"] == "unread" and compare_microstructures(flat, flat)["value"] == pytest.approx(1)
-    other = compare_microstructures(flat, measure(np.random.default_rng(0).integers(0, 256, (10, 64, 64), dtype=np.uint8)))  # real images without any difference have no floor
-    assert other["descriptors"]["fraction"]["verdict"] == "different" and all(one["ratio"] is None or one["ratio"] < 1e4 for one in other["descriptors"].values())
+    assert compare_microstructures(rolled, flat)["descriptors"]["island_size"][
+        "verdict"
+    ] == "unread" and compare_microstructures(flat, flat)["value"] == pytest.approx(1)
+    other = compare_microstructures(
+        flat, measure(np.random.default_rng(0).integers(0, 256, (10, 64, 64), dtype=np.uint8))
+    )  # real images without any difference have no floor
+    assert other["descriptors"]["fraction"]["verdict"] == "different" and all(
+        one["ratio"] is None or one["ratio"] < 1e4 for one in other["descriptors"].values()
+    )
 
 
 def test_images_of_any_shape_and_only_of_grey_levels():
     for shape in ((8, 8), (9, 40), (40, 9), (300, 20)):
         images = np.random.default_rng(0).integers(0, 256, (4, *shape), dtype=np.uint8)
-        assert np.isfinite(measure(images).rows).all() and compare_microstructures(measure(images), measure(images[:3]))["value"] > 0
-    assert (measure(np.repeat(images[:, None], 3, 1)).rows == pytest.approx(measure(images).rows, rel=1e-4, abs=1e-4))
+        assert (
+            np.isfinite(measure(images).rows).all()
+            and compare_microstructures(measure(images), measure(images[:3]))["value"] > 0
+        )
+    assert measure(np.repeat(images[:, None], 3, 1)).rows == pytest.approx(measure(images).rows, rel=1e-4, abs=1e-4)
     with pytest.raises(BadInput, match="0 to 255"):
         measure(images.astype(np.uint16) * 100)

@@ -1,4 +1,6 @@
-"""Chapter 21 against the check values of the reference implementation: weights filled by a rule, images and logits compared."""
+"""Chapter 21 against the check values of the reference implementation: weights filled by a rule, images and logits
+compared."""
+
 import json
 
 import numpy as np
@@ -8,7 +10,16 @@ import torch
 from semgan_nb.layers import Conv2dLayer, FullyConnected
 from semgan_nb.losses import path_lengths, r1_penalty
 from semgan_nb.networks import (
-    ARCHITECTURES, Discriminator, DiscriminatorBlock, Generator, SynthesisBlock, SynthesisLayer, ToRGB, count_parameters, first_half_resolution, use_half,
+    ARCHITECTURES,
+    Discriminator,
+    DiscriminatorBlock,
+    Generator,
+    SynthesisBlock,
+    SynthesisLayer,
+    ToRGB,
+    count_parameters,
+    first_half_resolution,
+    use_half,
 )
 
 
@@ -28,7 +39,14 @@ def fill(net):
 
 
 def generator(**more):
-    return fill(Generator(**{**dict(z_dim=16, w_dim=24, img_resolution=32, channel_base=512, channel_max=32, mapping_layers=3), **more})).eval()
+    return fill(
+        Generator(
+            **{
+                **dict(z_dim=16, w_dim=24, img_resolution=32, channel_base=512, channel_max=32, mapping_layers=3),
+                **more,
+            }
+        )
+    ).eval()
 
 
 def discriminator(architecture="resnet", c_dim=0):
@@ -52,10 +70,13 @@ def test_mapping_and_truncation():
     assert torch.equal(cut[:, 5], m(z)[:, 5])
 
 
-@pytest.mark.parametrize("noise, mean, std, first", [
-    ("const", 1.042854, 1.310521, [0.495222, 0.018246, 0.772936]),
-    ("none", 1.020107, 1.224377, [0.154934, 0.315334, 0.339102]),
-])
+@pytest.mark.parametrize(
+    "noise, mean, std, first",
+    [
+        ("const", 1.042854, 1.310521, [0.495222, 0.018246, 0.772936]),
+        ("none", 1.020107, 1.224377, [0.154934, 0.315334, 0.339102]),
+    ],
+)
 def test_skip_generator(noise, mean, std, first):
     y = generator()(z, noise_mode=noise)
     equal(torch.stack([y.mean(), y.std()]), [mean, std])
@@ -74,11 +95,14 @@ def test_conditional_rgb_generator():
     equal(y[0, :, 0, 0], [0.095430, -0.156735, 0.425609])
 
 
-@pytest.mark.parametrize("architecture, logits", [
-    ("resnet", [0.227507, 0.243565, 0.135356, 0.203960]),
-    ("skip", [-0.549555, -0.730512, -0.506461, -0.478973]),
-    ("orig", [0.826808, 0.857172, 0.799274, 0.886110]),
-])
+@pytest.mark.parametrize(
+    "architecture, logits",
+    [
+        ("resnet", [0.227507, 0.243565, 0.135356, 0.203960]),
+        ("skip", [-0.549555, -0.730512, -0.506461, -0.478973]),
+        ("orig", [0.826808, 0.857172, 0.799274, 0.886110]),
+    ],
+)
 def test_discriminators(architecture, logits):
     equal(discriminator(architecture)(x), logits)
 
@@ -99,14 +123,17 @@ def test_path_length():
     equal(path_lengths(g.synthesis(ws, noise_mode="const"), ws, y), [0.544863, 0.592806, 1.060531, 0.661575])
 
 
-@pytest.mark.parametrize("r, ch, layers, fmaps, G, buffers, D", [
-    (512, 1, 2, 1, 28_694_615, 699_904, 28_982_721),
-    (512, 3, 2, 1, 28_700_647, 699_904, 28_982_849),
-    (512, 1, 8, 1, 30_270_551, 699_904, 28_982_721),
-    (256, 1, 2, 0.5, 23_186_516, 175_568, 24_000_961),
-    (64, 1, 2, 0.5, 22_238_990, 11_632, 23_406_849),
-    (1024, 3, 8, 1, 30_370_060, 2_797_104, 29_012_513),
-])
+@pytest.mark.parametrize(
+    "r, ch, layers, fmaps, G, buffers, D",
+    [
+        (512, 1, 2, 1, 28_694_615, 699_904, 28_982_721),
+        (512, 3, 2, 1, 28_700_647, 699_904, 28_982_849),
+        (512, 1, 8, 1, 30_270_551, 699_904, 28_982_721),
+        (256, 1, 2, 0.5, 23_186_516, 175_568, 24_000_961),
+        (64, 1, 2, 0.5, 22_238_990, 11_632, 23_406_849),
+        (1024, 3, 8, 1, 30_370_060, 2_797_104, 29_012_513),
+    ],
+)
 def test_parameter_counts(r, ch, layers, fmaps, G, buffers, D):
     with torch.device("meta"):
         g = Generator(img_resolution=r, img_channels=ch, mapping_layers=layers, channel_base=int(32768 * fmaps))
@@ -120,7 +147,11 @@ def outputs(net, *inputs, kinds):
     found, hooks = {}, []
     for name, m in net.named_modules():
         if isinstance(m, kinds):
-            hooks.append(m.register_forward_hook(lambda m, a, k, y, name=name: found.update({name: (m, y, k.get("gain", 1.0))}), with_kwargs=True))
+            hooks.append(
+                m.register_forward_hook(
+                    lambda m, a, k, y, name=name: found.update({name: (m, y, k.get("gain", 1.0))}), with_kwargs=True
+                )
+            )
     with torch.no_grad():
         net(*inputs)
     for h in hooks:
@@ -131,20 +162,31 @@ def outputs(net, *inputs, kinds):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("half", [False, True])
 def test_clamp_limits_every_convolution_and_nothing_else(architecture, half):
-    "All but the short cuts of `resnet`, the last fromrgb of `skip` and the fully connected layers; with the gain of the call."
+    """All but the short cuts of `resnet`, the last fromrgb of `skip` and the fully connected layers; with the gain
+    of the call."""
     limit, more = 0.01, dict(num_fp16_res=2 if half else 0)
     g = use_half(generator(architecture=architecture, conv_clamp=limit, **more), torch.float16 if half else None)
-    d = use_half(fill(Discriminator(0, 32, 1, 512, 32, architecture, conv_clamp=limit, mbstd_group_size=2, **more)), torch.float16 if half else None)
-    layers = {**outputs(g, z, kinds=(SynthesisLayer, ToRGB, Conv2dLayer, FullyConnected)), **outputs(d, x, kinds=(Conv2dLayer, FullyConnected))}
+    d = use_half(
+        fill(Discriminator(0, 32, 1, 512, 32, architecture, conv_clamp=limit, mbstd_group_size=2, **more)),
+        torch.float16 if half else None,
+    )
+    layers = {
+        **outputs(g, z, kinds=(SynthesisLayer, ToRGB, Conv2dLayer, FullyConnected)),
+        **outputs(d, x, kinds=(Conv2dLayer, FullyConnected)),
+    }
     free = {n for n in layers if n.endswith(".skip") or n == "b4.fromrgb" or isinstance(layers[n][0], FullyConnected)}
-    assert {n for n in free if n.endswith(".skip")} == ({f"{p}b{r}.skip" for r in (8, 16, 32) for p in ("", "synthesis.")} if architecture == "resnet" else set())
+    assert {n for n in free if n.endswith(".skip")} == (
+        {f"{p}b{r}.skip" for r in (8, 16, 32) for p in ("", "synthesis.")} if architecture == "resnet" else set()
+    )
     assert ("b4.fromrgb" in free) == (architecture == "skip")
-    for name, (layer, y, gain) in layers.items():
+    for name, (_layer, y, gain) in layers.items():
         if name in free:
             assert y.abs().max() > 1.1 * limit * gain, name
         else:
             assert abs(float(y.abs().max()) / (limit * gain) - 1) < 2e-3, (name, gain)
-    assert {layers[n][2] for n in layers if n.endswith("conv1")} == ({0.5**0.5, 1.0} if architecture == "resnet" else {1.0})
+    assert {layers[n][2] for n in layers if n.endswith("conv1")} == (
+        {0.5**0.5, 1.0} if architecture == "resnet" else {1.0}
+    )
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -153,14 +195,28 @@ def test_half_precision_blocks(architecture):
     assert first_half_resolution(32, 2) == 16
     for half in (torch.float16, torch.bfloat16):
         g, plain = (generator(architecture=architecture, num_fp16_res=n).eval() for n in (2, 0))
-        d, plain_d = (fill(Discriminator(0, 32, 1, 512, 32, architecture, mbstd_group_size=2, num_fp16_res=n)) for n in (2, 0))
+        d, plain_d = (
+            fill(Discriminator(0, 32, 1, 512, 32, architecture, mbstd_group_size=2, num_fp16_res=n)) for n in (2, 0)
+        )
         on_cpu = [g(z, noise_mode="const"), d(x)]
         use_half(g, half), use_half(d, half)
-        formats = {n: y[0].dtype for n, (_, y, _) in outputs(g, z, kinds=SynthesisBlock).items()} | {n: y[0].dtype for n, (_, y, _) in outputs(d, x, kinds=DiscriminatorBlock).items()}
-        assert {n: t for n, t in formats.items()} == {**{f"{p}b{r}": half for p in ("", "synthesis.") for r in (16, 32)}, "synthesis.b4": torch.float32, "synthesis.b8": torch.float32, "b8": torch.float32}
-        for net, other, args, cpu in ((g, plain, dict(z=z, noise_mode="const"), on_cpu[0]), (d, plain_d, dict(img=x), on_cpu[1])):
+        formats = {n: y[0].dtype for n, (_, y, _) in outputs(g, z, kinds=SynthesisBlock).items()} | {
+            n: y[0].dtype for n, (_, y, _) in outputs(d, x, kinds=DiscriminatorBlock).items()
+        }
+        assert {n: t for n, t in formats.items()} == {
+            **{f"{p}b{r}": half for p in ("", "synthesis.") for r in (16, 32)},
+            "synthesis.b4": torch.float32,
+            "synthesis.b8": torch.float32,
+            "b8": torch.float32,
+        }
+        for net, other, args, cpu in (
+            (g, plain, dict(z=z, noise_mode="const"), on_cpu[0]),
+            (d, plain_d, dict(img=x), on_cpu[1]),
+        ):
             want, y = other(**args), net(**args)
-            assert y.dtype == torch.float32 and torch.equal(net(**args, force_fp32=True), want) and torch.equal(cpu, want)
+            assert (
+                y.dtype == torch.float32 and torch.equal(net(**args, force_fp32=True), want) and torch.equal(cpu, want)
+            )
             assert 0 < (y - want).abs().max() < (0.01 if half == torch.float16 else 0.06) * want.abs().max()
 
 
@@ -179,7 +235,10 @@ def test_float16_survives_large_weights_and_styles():
 
 @pytest.mark.parametrize("half", [torch.bfloat16])
 def test_gradients_of_any_order_in_half_precision(half):
-    g, d = use_half(generator(num_fp16_res=2), half), use_half(fill(Discriminator(0, 32, 1, 512, 32, mbstd_group_size=2, num_fp16_res=2)), half)
+    g, d = (
+        use_half(generator(num_fp16_res=2), half),
+        use_half(fill(Discriminator(0, 32, 1, 512, 32, mbstd_group_size=2, num_fp16_res=2)), half),
+    )
     a = x.clone().requires_grad_()
     r1_penalty(d(a), a).sum().backward()
     ws = g.mapping(z).detach().requires_grad_()
@@ -190,21 +249,52 @@ def test_gradients_of_any_order_in_half_precision(half):
 
 
 GENERATORS = [
-    dict(mapping_layers=0, w_dim=16), dict(layer_features=20, mapping_activation="relu", mapping_lr_multiplier=0.1, w_avg_beta=0.9), dict(c_dim=3, embed_features=7, layer_features=9),
-    dict(c_dim=3, mapping_layers=0, embed_features=8), dict(z_dim=0, c_dim=3, mapping_layers=1), dict(activation="swish", architecture="resnet"), dict(activation="linear"), dict(activation="relu"), dict(use_noise=False),
-    dict(resample_filter=[1, 2, 1]), dict(resample_filter=[1, 1], architecture="resnet"), dict(resample_filter=list(range(1, 9)), architecture="resnet"), dict(resample_filter=None), dict(num_fp16_res=4, conv_clamp=256),
+    dict(mapping_layers=0, w_dim=16),
+    dict(layer_features=20, mapping_activation="relu", mapping_lr_multiplier=0.1, w_avg_beta=0.9),
+    dict(c_dim=3, embed_features=7, layer_features=9),
+    dict(c_dim=3, mapping_layers=0, embed_features=8),
+    dict(z_dim=0, c_dim=3, mapping_layers=1),
+    dict(activation="swish", architecture="resnet"),
+    dict(activation="linear"),
+    dict(activation="relu"),
+    dict(use_noise=False),
+    dict(resample_filter=[1, 2, 1]),
+    dict(resample_filter=[1, 1], architecture="resnet"),
+    dict(resample_filter=list(range(1, 9)), architecture="resnet"),
+    dict(resample_filter=None),
+    dict(num_fp16_res=4, conv_clamp=256),
 ]
 DISCRIMINATORS = [
-    dict(mbstd_group_size=None), dict(mbstd_num_channels=0), dict(mbstd_num_channels=2), dict(activation="swish", epilogue_activation="relu"), dict(c_dim=3, cmap_dim=5), dict(c_dim=3, mapping_layers=0),
-    dict(c_dim=3, embed_features=7, layer_features=9, mapping_layers=2, mapping_activation="relu", mapping_lr_multiplier=0.1), dict(architecture="skip", resample_filter=[1, 2, 1]),
-    dict(resample_filter=list(range(1, 9))), dict(freeze_layers=5, num_fp16_res=4, conv_clamp=256),
+    dict(mbstd_group_size=None),
+    dict(mbstd_num_channels=0),
+    dict(mbstd_num_channels=2),
+    dict(activation="swish", epilogue_activation="relu"),
+    dict(c_dim=3, cmap_dim=5),
+    dict(c_dim=3, mapping_layers=0),
+    dict(
+        c_dim=3,
+        embed_features=7,
+        layer_features=9,
+        mapping_layers=2,
+        mapping_activation="relu",
+        mapping_lr_multiplier=0.1,
+    ),
+    dict(architecture="skip", resample_filter=[1, 2, 1]),
+    dict(resample_filter=list(range(1, 9))),
+    dict(freeze_layers=5, num_fp16_res=4, conv_clamp=256),
 ]
 
 
-@pytest.mark.parametrize("cls, more", [(Generator, m) for m in GENERATORS] + [(Discriminator, m) for m in DISCRIMINATORS])
+@pytest.mark.parametrize(
+    "cls, more", [(Generator, m) for m in GENERATORS] + [(Discriminator, m) for m in DISCRIMINATORS]
+)
 def test_every_option_of_a_converted_network(cls, more):
     "They run, and what `init_kwargs` says makes the same network again."
-    kwargs = {**(dict(z_dim=16, w_dim=24, mapping_layers=2) if cls is Generator else {}), **dict(img_resolution=16, channel_base=128, channel_max=16), **more}
+    kwargs = {
+        **(dict(z_dim=16, w_dim=24, mapping_layers=2) if cls is Generator else {}),
+        **dict(img_resolution=16, channel_base=128, channel_max=16),
+        **more,
+    }
     net = fill(cls(**kwargs)).eval()
     assert {k: net.init_kwargs[k] for k in kwargs} == kwargs
     again = cls(**json.loads(json.dumps(net.init_kwargs))).eval()
@@ -219,12 +309,28 @@ def test_every_option_of_a_converted_network(cls, more):
 
 
 def test_shapes_of_converted_options():
-    state = {n: tuple(v.shape) for n, v in Generator(16, 3, 24, 8, 1, 3, 64, 8, embed_features=7, layer_features=9, use_noise=False).state_dict().items()}
-    assert [state[f"mapping.{n}.weight"] for n in ("embed", "fc0", "fc1", "fc2")] == [(7, 3), (9, 16 + 7), (9, 9), (24, 9)]
+    state = {
+        n: tuple(v.shape)
+        for n, v in (
+            Generator(16, 3, 24, 8, 1, 3, 64, 8, embed_features=7, layer_features=9, use_noise=False)
+            .state_dict()
+            .items()
+        )
+    }
+    assert [state[f"mapping.{n}.weight"] for n in ("embed", "fc0", "fc1", "fc2")] == [
+        (7, 3),
+        (9, 16 + 7),
+        (9, 9),
+        (24, 9),
+    ]
     assert not any("noise" in n for n in state)
     d = Discriminator(3, 8, 1, 64, 8, cmap_dim=5, mapping_layers=1, mbstd_num_channels=0)
     state = {n: tuple(v.shape) for n, v in d.state_dict().items()}
-    assert state["b4.out.weight"] == (5, 8) and state["mapping.fc0.weight"] == (5, 5) and state["b4.conv.weight"] == (8, 8, 3, 3)
+    assert (
+        state["b4.out.weight"] == (5, 8)
+        and state["mapping.fc0.weight"] == (5, 5)
+        and state["b4.conv.weight"] == (8, 8, 3, 3)
+    )
     with pytest.raises(ValueError, match="w_dim must be that"):
         Generator(16, 0, 24, 8, mapping_layers=0)
 

@@ -1,4 +1,5 @@
 """Chapters 80 to 82: figures show the numbers that runs wrote, for one run, several, and a study."""
+
 import io
 import json
 
@@ -65,7 +66,11 @@ def with_p(run, factor):
 @pytest.mark.parametrize("factor, words", [(1, []), (30, ["always"])])
 def test_where_p_rose_above_1_every_figure_of_it_marks_1(tmp_path, factor, words):
     run = with_p(made_up_run(tmp_path / "s" / "base-seed0", kimgs=(0, 16, 48)), factor)  # p ends at 0.096, or at 2.88
-    for figure, which in ((plots.curves(run), -1), (study_plots.bands(tmp_path / "s"), -1), (material_plots.controller_figure(run, 0.6, 500.0), 1)):
+    for figure, which in (
+        (plots.curves(run), -1),
+        (study_plots.bands(tmp_path / "s"), -1),
+        (material_plots.controller_figure(run, 0.6, 500.0), 1),
+    ):
         axes = figure.axes[which]
         assert axes.get_ylabel() == "$p$" and [text.get_text() for text in axes.texts] == words
         marks = [line for line in axes.lines if line.get_linestyle() == "--"]
@@ -90,7 +95,9 @@ def test_bands_are_minimum_median_and_maximum(sweep):
 
 def test_colours_stay_when_settings_are_left_out(sweep):
     some = study_plots.bands(sweep, settings=[0.5]).axes[0]
-    assert [text.get_text() for text in some.get_legend().get_texts()] == ["0.5"] and some.lines[0].get_color() == "tab:green"
+    assert [text.get_text() for text in some.get_legend().get_texts()] == ["0.5"] and some.lines[
+        0
+    ].get_color() == "tab:green"
 
 
 def test_best_values_are_the_best_of_each_run(sweep):
@@ -104,7 +111,11 @@ def test_best_values_are_the_best_of_each_run(sweep):
 
 def test_a_study_that_has_just_begun(tmp_path):
     run = MadeUpRun(tmp_path / "sweep" / "ada_target=0.5-seed0", ada_target=0.5)
-    for figure in (study_plots.bands(tmp_path / "sweep"), study_plots.best_values(tmp_path / "sweep"), plots.curves(run.dir)):
+    for figure in (
+        study_plots.bands(tmp_path / "sweep"),
+        study_plots.best_values(tmp_path / "sweep"),
+        plots.curves(run.dir),
+    ):
         assert "not evaluated yet" in [text.get_text() for axes in figure.axes for text in axes.texts]
         plots.as_png(figure)
     assert plots.samples(run.dir).texts[0].get_text() == "no samples yet"
@@ -147,7 +158,9 @@ def test_two_points_begin_at_the_phase_fraction_and_level_off_at_its_square():
     images = np.where(rng.random((40, 64, 64)) < 0.3, 200, 50).astype(np.uint8)
     line = material_plots.two_points(images, images[:, None], pixel_size_nm=(20.0, 20.0)).axes[0].lines[0]
     fraction = (images > 100).mean()
-    assert line.get_ydata()[0] == pytest.approx(fraction) and line.get_ydata()[5] == pytest.approx(fraction**2, rel=0.03)
+    assert line.get_ydata()[0] == pytest.approx(fraction) and line.get_ydata()[5] == pytest.approx(
+        fraction**2, rel=0.03
+    )
     assert line.get_xdata()[1] == pytest.approx(0.02)  # in micrometres
     material_plots.two_points(np.zeros((2, 32, 32), np.uint8), images[:1])  # nothing light at all
 
@@ -160,8 +173,18 @@ def test_a_walk_is_marked():
 
 def test_what_leaked_over_p():
     angle = [5.0 + 10 * k for k in range(18)]
-    one = lambda p, share: dict(run="r", kimg=1.0, p=p, angle=angle, real=[1 / 18] * 18, generated=share,
-                                leaks={name: dict(value=0.1 * p * (k + 1), floor=0.05, leaks=p > 0.5) for k, name in enumerate(("direction", "length", "grey"))})
+    one = lambda p, share: dict(
+        run="r",
+        kimg=1.0,
+        p=p,
+        angle=angle,
+        real=[1 / 18] * 18,
+        generated=share,
+        leaks={
+            name: dict(value=0.1 * p * (k + 1), floor=0.05, leaks=p > 0.5)
+            for k, name in enumerate(("direction", "length", "grey"))
+        },
+    )
     tilted = [2 / 18] * 9 + [0.0] * 9
     figure = study_plots.leak_figure([one(1.0, tilted), one(0.1, [1 / 18] * 18)])
     times, shares = figure.axes

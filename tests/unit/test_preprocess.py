@@ -1,4 +1,5 @@
 """Chapters 17 to 19: the paper's pipeline, tiles, groups, prepare."""
+
 import os
 import shutil
 from pathlib import Path
@@ -14,11 +15,25 @@ from skimage.filters import median
 from semgan_nb.dataset import Dataset
 from semgan_nb.foundation import BadInput
 from semgan_nb.micrographs import embedded, list_images
-from semgan_nb.preprocess import Recipe, centre_crop, group_files, histogram, match_histogram, median_filter, normalise, read_table, reduce_to, resample, steps, stretch_levels, tiles
+from semgan_nb.preprocess import (
+    Recipe,
+    centre_crop,
+    group_files,
+    histogram,
+    match_histogram,
+    median_filter,
+    normalise,
+    read_table,
+    reduce_to,
+    resample,
+    steps,
+    stretch_levels,
+    tiles,
+)
 from semgan_nb.quality import find_marks, pick_reference, sharpness, why_not
 from semgan_nb.preparation import details, nanometres, prepare, source_file
 from semgan_nb.micrographs import read_micrograph
-from semgan_nb.synthetic import dual_phase, phase_fraction
+from semgan_nb.synthetic import phase_fraction
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +58,9 @@ def test_median(dtype, shape):
 def test_match_histogram(alloy):
     for a, b in ((0, 5), (3, 9)):
         expected = np.clip(np.rint(match_histograms(alloy[a], alloy[b])), 0, 255)
-        assert (match_histogram(alloy[a], alloy[b]) == expected).all() and match_histogram(alloy[a], alloy[b]).dtype == np.uint8
+        assert (match_histogram(alloy[a], alloy[b]) == expected).all() and match_histogram(
+            alloy[a], alloy[b]
+        ).dtype == np.uint8
     same = match_histogram(alloy[0], alloy[5])
     assert np.abs(np.percentile(same, range(1, 100)) - np.percentile(alloy[5], range(1, 100))).max() <= 1
 
@@ -53,7 +70,11 @@ def test_matching_wipes_out_fractions():
     assert np.ptp([phase_fraction(match_histogram(i, reference)) for i in images]) < 0.05
 
 
-@pytest.mark.parametrize("reference", [steel(9, fraction=0.6), steel(8, fraction=0.95), stretch_levels(steel(7, fraction=0.4) // 8 + 60)], ids=["wide", "light", "stretched"])
+@pytest.mark.parametrize(
+    "reference",
+    [steel(9, fraction=0.6), steel(8, fraction=0.95), stretch_levels(steel(7, fraction=0.4) // 8 + 60)],
+    ids=["wide", "light", "stretched"],
+)
 def test_normalise_keeps_the_fraction_under_any_gain_and_offset(reference):
     """True fractions 0.2 to 0.95, recorded at gains 0.15 to 1.1 and offsets -20 to 60."""
     rng = np.random.default_rng(0)
@@ -61,16 +82,24 @@ def test_normalise_keeps_the_fraction_under_any_gain_and_offset(reference):
         original = steel(k, 128, true)
         recorded = np.clip(np.rint(original * rng.uniform(0.15, 1.1) + rng.uniform(-20, 60)), 0, 255).astype(np.uint8)
         read = phase_fraction(normalise(recorded, reference))
-        if true < 0.92 or abs(phase_fraction(original) - true) < 0.03:         # above, Otsu's threshold may split the light phase instead, and rounding decides
-            assert abs(read - phase_fraction(recorded)) < 0.03 and abs(read - phase_fraction(original)) < 0.03 and abs(read - true) < 0.03, true
+        if (
+            true < 0.92 or abs(phase_fraction(original) - true) < 0.03
+        ):  # above, Otsu's threshold may split the light phase instead, and rounding decides
+            assert (
+                abs(read - phase_fraction(recorded)) < 0.03
+                and abs(read - phase_fraction(original)) < 0.03
+                and abs(read - true) < 0.03
+            ), true
     assert (normalise(recorded, histogram(reference)) == normalise(recorded, reference)).all()
 
 
 def test_what_clipping_does_to_the_fraction():
     """One phase clipped: the fraction stays. Both: it is lost, whatever the step."""
     original, reference = steel(3, 128, 0.6).astype(float), steel(9, fraction=0.6)
+
     def read(gain, offset):
         return phase_fraction(normalise(np.clip(np.rint(gain * original + offset), 0, 255).astype(np.uint8), reference))
+
     assert abs(read(2, 0) - 0.6) < 0.03 and abs(read(3, -200) - 0.6) < 0.03
     assert abs(read(3, 60) - 0.6) > 0.1
 
@@ -84,11 +113,20 @@ def test_resample():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (60, 90)).astype(np.uint8)
     for factor in (2, 3, 5):
-        assert (resample(image, factor) == np.rint(image.reshape(60 // factor, factor, 90 // factor, factor).mean((1, 3)))).all()
-    fine = np.kron(image, np.ones((4, 4), np.uint8))                    # 3/2 of the pixels of one image = 6 of the finer
+        assert (
+            resample(image, factor) == np.rint(image.reshape(60 // factor, factor, 90 // factor, factor).mean((1, 3)))
+        ).all()
+    fine = np.kron(image, np.ones((4, 4), np.uint8))  # 3/2 of the pixels of one image = 6 of the finer
     assert (resample(image, 1.5) == resample(fine, 6)).all()
-    assert resample(image, (2, 3)).shape == (30, 30) and resample(image, 1) is image and resample(image, 0.5).shape == (120, 180)
-    assert np.abs(resample(resample(image, 0.25), 4).astype(int) - image).mean() < 35 and resample(np.full((9, 9), 200, np.uint8), 0.7).min() == 200
+    assert (
+        resample(image, (2, 3)).shape == (30, 30)
+        and resample(image, 1) is image
+        and resample(image, 0.5).shape == (120, 180)
+    )
+    assert (
+        np.abs(resample(resample(image, 0.25), 4).astype(int) - image).mean() < 35
+        and resample(np.full((9, 9), 200, np.uint8), 0.7).min() == 200
+    )
 
 
 def test_stretch(alloy):
@@ -99,6 +137,7 @@ def test_stretch(alloy):
 
 def test_reference_is_sharp_clean_and_even(alloy):
     from scipy.ndimage import gaussian_filter
+
     rng = np.random.default_rng(0)
     for good in (alloy[0], alloy[6]):
         dull = gaussian_filter(good, 3)
@@ -115,7 +154,12 @@ def test_crop_tiles_reduce(alloy):
     with pytest.raises(BadInput, match="513"):
         centre_crop(image, 513)
     cut = tiles(image, 128, 32)
-    assert len(cut) == 169 and [c[:2] for c in cut[12:14]] == [(0, 384), (32, 0)] and len(tiles(image, 128)) == 169 and tiles(image, 600) == []
+    assert (
+        len(cut) == 169
+        and [c[:2] for c in cut[12:14]] == [(0, 384), (32, 0)]
+        and len(tiles(image, 128)) == 169
+        and tiles(image, 600) == []
+    )
     small = reduce_to(cut[20][2], 32)
     assert np.abs(small.astype(int) - np.asarray(Image.fromarray(cut[20][2]).resize((32, 32), Image.BOX))).max() <= 1
     assert reduce_to(image[:96, :96], 64).shape == (64, 64) and reduce_to(image, 512).flags.c_contiguous
@@ -126,13 +170,18 @@ def test_crop_tiles_reduce(alloy):
 def test_groups(tmp_path):
     def groups(*names, how="auto"):
         return group_files([tmp_path / n for n in names], tmp_path, how)
+
     spots = group_files(list_images(embedded()), embedded())
     assert sorted(set(spots)) == [f"spot{k}" for k in range(1, 8)] and spots.count("spot2") == 4
     assert groups("1_001.tif", "2_001.tif", "2_003.tif", "3_001.tif") == ["1", "2", "2", "3"]
     assert groups("a-1.tif", "a-2.tif", "b-1.tif", "c_1.tif") == ["a", "a", "b", "c"]
-    assert groups("micrograph1.tif", "micrograph2.tif", "micrograph3.png") == ["micrograph1", "micrograph2", "micrograph3"]
-    assert groups("img_1.tif", "img_2.tif") == ["img_1", "img_2"]                         # one prefix says nothing
-    assert groups("a_1.tif", "b_1.tif", "c_1.tif") == ["a_1", "b_1", "c_1"]               # as many prefixes as files
+    assert groups("micrograph1.tif", "micrograph2.tif", "micrograph3.png") == [
+        "micrograph1",
+        "micrograph2",
+        "micrograph3",
+    ]
+    assert groups("img_1.tif", "img_2.tif") == ["img_1", "img_2"]  # one prefix says nothing
+    assert groups("a_1.tif", "b_1.tif", "c_1.tif") == ["a_1", "b_1", "c_1"]  # as many prefixes as files
     assert groups("x/1.tif", "x/2.tif", "y/1.tif") == ["x", "x", "y"]
     assert groups("x/1.tif", "y/1.tif", how="file") == ["x/1", "y/1"]
     assert groups("1.tif", "1.png", how="file") == ["1.tif", "1.png"]
@@ -148,24 +197,38 @@ def test_groups(tmp_path):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_tables_as_spreadsheets_save_them(tmp_path, encoding, end):
-    """Semicolons and tabs, quotes, byte-order marks, decimal commas, folders with backslashes, umlauts, a line `sep=;`."""
+    """Semicolons and tabs, quotes, byte-order marks, decimal commas, folders with backslashes, umlauts, a line
+    `sep=;`."""
     table = tmp_path / "groups.csv"
     names = ["1.tif", "Stück, 2.tif", "x/3.tif", 'the "4".png']
     wanted = ["0,25", "0,5", "Blech Ä", "B;C"]
-    forms = {";": '1.tif;0,25|Stück, 2.tif;0,5|x\\3.tif;Blech Ä|"the ""4"".png";"B;C"', "\t": '1.tif\t0,25|Stück, 2.tif\t0,5|x/3.tif\tBlech Ä|"the ""4"".png"\tB;C', ",": '"1.tif","0,25"|"Stück, 2.tif","0,5"|x/3.tif,Blech Ä|"the ""4"".png",B;C'}
+    forms = {
+        ";": '1.tif;0,25|Stück, 2.tif;0,5|x\\3.tif;Blech Ä|"the ""4"".png";"B;C"',
+        "\t": '1.tif\t0,25|Stück, 2.tif\t0,5|x/3.tif\tBlech Ä|"the ""4"".png"\tB;C',
+        ",": '"1.tif","0,25"|"Stück, 2.tif","0,5"|x/3.tif,Blech Ä|"the ""4"".png",B;C',
+    }
     for separator, text in forms.items():
         for head in ("", f"file{separator}group|", f"sep={separator}|", f"file{separator}group{separator}note|"):
             table.write_bytes((head + text + "|").replace("|", end).encode(encoding))
             assert group_files([tmp_path / n for n in names], tmp_path, table) == wanted, (separator, head)
-    table.write_bytes(f"file,group{end}1.tif,0,25{end}2.tif,0,5{end}".encode(encoding))            # a decimal comma that nothing quotes
+    table.write_bytes(
+        f"file,group{end}1.tif,0,25{end}2.tif,0,5{end}".encode(encoding)
+    )  # a decimal comma that nothing quotes
     assert read_table(table) == {"file": "group", "1.tif": "0,25", "2.tif": "0,5"}
-    table.write_bytes(f"file,group,n{end}1.tif,7,25{end}2.tif,8,5{end}".encode(encoding))          # a third column
+    table.write_bytes(f"file,group,n{end}1.tif,7,25{end}2.tif,8,5{end}".encode(encoding))  # a third column
     assert read_table(table)["1.tif"] == "7"
 
 
 def test_what_is_no_table_is_said(tmp_path):
     table = tmp_path / "groups.csv"
-    for content, word in ((b"", "begins with"), (b"\0\1\2" * 50, "table"), (b"1.tif\n2.tif\n", "1.tif"), (b"1.tif,A\n1.tif,B\n", "two groups"), (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR,\0", "table"), (b"1.tif,\n", "names no group for 1.tif")):
+    for content, word in (
+        (b"", "begins with"),
+        (b"\0\1\2" * 50, "table"),
+        (b"1.tif\n2.tif\n", "1.tif"),
+        (b"1.tif,A\n1.tif,B\n", "two groups"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR,\0", "table"),
+        (b"1.tif,\n", "names no group for 1.tif"),
+    ):
         table.write_bytes(content)
         with pytest.raises(BadInput, match=word) as caught:
             group_files([tmp_path / "1.tif"], tmp_path, table)
@@ -184,7 +247,9 @@ def test_prepare_mixed_depth_and_scale(tmp_path, folder):
     deep = [r for r in data.manifest["images"] if r["source"] == "s1_5.tif"]
     assert deep[0]["pixel_size_nm"] == pytest.approx([200, 200]) and data.manifest["images"][0]["pixel_size_nm"] is None
     index = [r["file"] for r in data.manifest["images"]].index(deep[0]["file"])
-    assert (data[index][0] == reduce_to(steel(5, fraction=0.55)[:64, :64], 32)).all()      # 16 bits brought back to 8 exactly
+    assert (
+        data[index][0] == reduce_to(steel(5, fraction=0.55)[:64, :64], 32)
+    ).all()  # 16 bits brought back to 8 exactly
     assert summary["groups"] == {f"s{k}": 2 * 49 for k in range(4)} and summary["reference"] is None
     assert data.fractions == pytest.approx([phase_fraction(i[0]) for i in data.images()], abs=1e-5)
 
@@ -198,9 +263,11 @@ def test_deep_images_of_a_narrow_range(tmp_path):
 
 
 def test_deep_files_have_a_range_each_and_older_archives_keep_theirs(tmp_path):
-    """One hot pixel in one of three files, at gains that differ tenfold: full levels in all, the rule in the manifest, the images as `steps` shows them."""
+    """One hot pixel in one of three files, at gains that differ tenfold: full levels in all, the rule in the
+    manifest, the images as `steps` shows them."""
     import json
     import zipfile
+
     sem = tmp_path / "sem"
     sem.mkdir()
     for k in range(3):
@@ -210,18 +277,28 @@ def test_deep_files_have_a_range_each_and_older_archives_keep_theirs(tmp_path):
         tifffile.imwrite(sem / f"{k}.tif", deep)
     summary = prepare(sem, tmp_path / "a.zip", 64, intensity="none", median=0, progress=False)
     data = Dataset(tmp_path / "a.zip")
-    assert all(len(np.unique(image)) > 100 for image in data.images()) and any("3 files of 3 have more than 8 bits" in note for note in summary["notes"])
-    assert data.manifest["settings"]["grey_range"] == [0.1, 99.9] and data.manifest["sources"][1]["grey_range"][1] < 1000 and data.manifest["sources"][0]["levels"] > 100
+    assert all(len(np.unique(image)) > 100 for image in data.images()) and any(
+        "3 files of 3 have more than 8 bits" in note for note in summary["notes"]
+    )
+    assert (
+        data.manifest["settings"]["grey_range"] == [0.1, 99.9]
+        and data.manifest["sources"][1]["grey_range"][1] < 1000
+        and data.manifest["sources"][0]["levels"] > 100
+    )
     shown = steps(read_micrograph(sem / "1.tif"), Recipe.of(data.manifest), data.manifest["images"][1]["crop"])
     assert (shown["crop"] == data[1][0]).all()
-    manifest = data.manifest                                         # as version 0.1.0 wrote it: one range for all
-    manifest["settings"] = {k: v for k, v in manifest["settings"].items() if k != "grey_range"} | {"depth": {"black": 0, "white": 65535}}
+    manifest = data.manifest  # as version 0.1.0 wrote it: one range for all
+    manifest["settings"] = {k: v for k, v in manifest["settings"].items() if k != "grey_range"} | {
+        "depth": {"black": 0, "white": 65535}
+    }
     with zipfile.ZipFile(tmp_path / "a.zip") as old, zipfile.ZipFile(tmp_path / "b.zip", "w") as new:
         for name in old.namelist():
             new.writestr(name, json.dumps(manifest) if name == "manifest.json" else old.read(name))
     assert Recipe.of(Dataset(tmp_path / "b.zip").manifest).eight(read_micrograph(sem / "0.tif")).max() < 3
     again = prepare(sem, tmp_path / "b.zip", 64, intensity="none", median=0, progress=False)
-    assert any("one range for all (0 to 65535)" in note for note in again["notes"]) and not any("one range for all" in note for note in summary["notes"])
+    assert any("one range for all (0 to 65535)" in note for note in again["notes"]) and not any(
+        "one range for all" in note for note in summary["notes"]
+    )
 
 
 def test_prepare_list_of_files_and_what_the_step_removed(tmp_path, folder):
@@ -229,9 +306,13 @@ def test_prepare_list_of_files_and_what_the_step_removed(tmp_path, folder):
     summary = prepare(files, tmp_path / "a.zip", 32, window=64, stride=32, intensity="normalise", progress=False)
     assert summary["n_files"] == 6 and abs(summary["fraction_spread"]["removed"]) < 0.05
     matched = prepare(files, tmp_path / "b.zip", 32, window=64, stride=32, progress=False)
-    assert matched["fraction_spread"]["removed"] > 0.3 and any("of the variance of the phase fraction" in n for n in matched["notes"])
+    assert matched["fraction_spread"]["removed"] > 0.3 and any(
+        "of the variance of the phase fraction" in n for n in matched["notes"]
+    )
     spread = Dataset(tmp_path / "b.zip").manifest["fraction_spread"]
-    assert spread == pytest.approx(matched["fraction_spread"]) and spread["removed"] == pytest.approx(1 - (spread["after"] / spread["before"])**2)
+    assert spread == pytest.approx(matched["fraction_spread"]) and spread["removed"] == pytest.approx(
+        1 - (spread["after"] / spread["before"]) ** 2
+    )
 
 
 def test_label_maps_copies_and_flat_tiles_are_left_out(tmp_path, folder):
@@ -244,8 +325,16 @@ def test_label_maps_copies_and_flat_tiles_are_left_out(tmp_path, folder):
     summary = prepare(folder, tmp_path / "a.zip", 32, window=64, stride=16, progress=False)
     assert [r["file"] for r in summary["rejected"]] == ["masks/s0_0.png", "s9_copy.tif"] and summary["n_files"] == 9
     left_out = Dataset(tmp_path / "a.zip").manifest["rejected_images"]
-    assert summary["n_images"] == 9 * 49 - 21 and summary["rejected_images"] == {"nearly constant": 14, "saturated": 7} and any("21 images left out" in n for n in summary["notes"])
-    assert {r["source"] for r in left_out} == {"s2_11.png"} and {(r["crop"][1], r["why"]) for r in left_out} == {(0, "nearly constant"), (16, "nearly constant"), (32, "saturated")}
+    assert (
+        summary["n_images"] == 9 * 49 - 21
+        and summary["rejected_images"] == {"nearly constant": 14, "saturated": 7}
+        and any("21 images left out" in n for n in summary["notes"])
+    )
+    assert {r["source"] for r in left_out} == {"s2_11.png"} and {(r["crop"][1], r["why"]) for r in left_out} == {
+        (0, "nearly constant"),
+        (16, "nearly constant"),
+        (32, "saturated"),
+    }
 
 
 def test_one_group_means_no_holdout(tmp_path):
@@ -274,15 +363,34 @@ def test_refusals_write_nothing(tmp_path, folder):
     out = tmp_path / "out"
     out.mkdir()
     cases = [
-        (tmp_path / "empty", {}, ".docx"), (tmp_path / "nowhere", {}, "no such folder"), (tmp_path / "colour.png", {}, "folder"),
-        (tmp_path / "mixed", {}, "pixel sizes"), (tmp_path / "small", {"size": 64}, "b.png"), (tmp_path / "small", {"window": 100}, "b.png"),
-        (tmp_path / "bad", {}, "b.png"), (tmp_path / "labels", {}, "label map"), (folder, {"size": 48}, "size"), (folder, {"size": 512}, "512"),
-        (folder, {"window": 16}, "window"), (folder, {"window": "big"}, "window"), (folder, {"stride": 0, "window": 64}, "stride"),
-        (folder, {"intensity": "clahe"}, "intensity"), (folder, {"holdout": 1}, "holdout"), (folder, {"median": 4}, "median"),
-        (folder, {"group": "spot"}, "group"), (folder, {"reference": tmp_path / "colour.png"}, "colour"), (folder, {"stretch": (95, 5)}, "stretch"),
-        (folder, {"bar": "none"}, "bar"), ([], {}, "empty list"), (folder, {"intensity": "gain"}, "normalise"), (folder, {"workers": 0}, "workers"),
-        (folder, {"resize": True, "window": 64}, "resize"), (folder, {"stride": 8}, "window"), (folder, {"pixel_size": "wide"}, "pixel_size"),
-        (folder, {"blurred": 2}, "blurred"), (folder, {"pixel_size": 200}, "does not say"),
+        (tmp_path / "empty", {}, ".docx"),
+        (tmp_path / "nowhere", {}, "no such folder"),
+        (tmp_path / "colour.png", {}, "folder"),
+        (tmp_path / "mixed", {}, "pixel sizes"),
+        (tmp_path / "small", {"size": 64}, "b.png"),
+        (tmp_path / "small", {"window": 100}, "b.png"),
+        (tmp_path / "bad", {}, "b.png"),
+        (tmp_path / "labels", {}, "label map"),
+        (folder, {"size": 48}, "size"),
+        (folder, {"size": 512}, "512"),
+        (folder, {"window": 16}, "window"),
+        (folder, {"window": "big"}, "window"),
+        (folder, {"stride": 0, "window": 64}, "stride"),
+        (folder, {"intensity": "clahe"}, "intensity"),
+        (folder, {"holdout": 1}, "holdout"),
+        (folder, {"median": 4}, "median"),
+        (folder, {"group": "spot"}, "group"),
+        (folder, {"reference": tmp_path / "colour.png"}, "colour"),
+        (folder, {"stretch": (95, 5)}, "stretch"),
+        (folder, {"bar": "none"}, "bar"),
+        ([], {}, "empty list"),
+        (folder, {"intensity": "gain"}, "normalise"),
+        (folder, {"workers": 0}, "workers"),
+        (folder, {"resize": True, "window": 64}, "resize"),
+        (folder, {"stride": 8}, "window"),
+        (folder, {"pixel_size": "wide"}, "pixel_size"),
+        (folder, {"blurred": 2}, "blurred"),
+        (folder, {"pixel_size": 200}, "does not say"),
     ]
     for src, options, word in cases:
         with pytest.raises(BadInput) as caught:
@@ -304,10 +412,19 @@ def test_real_folders_as_they_come(tmp_path):
     if not folder:
         pytest.skip("SEMGAN_REAL_SEM does not name a folder with uhcs/, nbt-ceramic/ and nasa-superalloy/")
     root = Path(folder)
-    nbt = [root / "nbt-ceramic" / f"{n}.tif" for n in "1_001 1_003 2_001 3_001 3_002 5_001 5_004 6_001 6_004 6_005 6_007".split()]
+    nbt = [
+        root / "nbt-ceramic" / f"{n}.tif"
+        for n in "1_001 1_003 2_001 3_001 3_002 5_001 5_004 6_001 6_004 6_005 6_007".split()
+    ]
     for src, groups, rejected in ((root / "nasa-superalloy", 7, 18), (root / "uhcs", 28, 1), (nbt, 5, 0)):
-        summary = prepare(src, tmp_path / "a.zip", 32, window="auto", mixed_scales=groups == 28, overwrite=True, progress=False)
-        assert len(summary["groups"]) == groups and len(summary["rejected"]) == rejected and 1000 < summary["n_images"] < 10_000
+        summary = prepare(
+            src, tmp_path / "a.zip", 32, window="auto", mixed_scales=groups == 28, overwrite=True, progress=False
+        )
+        assert (
+            len(summary["groups"]) == groups
+            and len(summary["rejected"]) == rejected
+            and 1000 < summary["n_images"] < 10_000
+        )
         data = Dataset(tmp_path / "a.zip", "holdout")
         assert len(data) > 200 and data.images().std() > 25
     for name in ("nbt-ceramic", "uhcs"):
@@ -321,17 +438,26 @@ def test_a_crop_that_does_not_fit_names_the_sizes_that_would(tmp_path):
     with pytest.raises(BadInput, match="256 or less would"):
         prepare(tmp_path, tmp_path / "a.zip", 512, progress=False)
     summary = prepare(tmp_path, tmp_path / "a.zip", 256, progress=False)
-    assert summary["n_images"] == 1 and "128 or less" in summary["rejected"][0]["why"] and "b.png: is 300 x 200 pixels" in details(summary)
+    assert (
+        summary["n_images"] == 1
+        and "128 or less" in summary["rejected"][0]["why"]
+        and "b.png: is 300 x 200 pixels" in details(summary)
+    )
 
 
 def spoilt():
     """Files of every kind that is left out, beside good ones."""
     blurred, white, flat = steel(20).astype(float), steel(21).astype(float), steel(22)
     from scipy.ndimage import gaussian_filter
+
     blurred[:, 80:] = gaussian_filter(blurred, 9)[:, 80:]
     white[:, :100] += 400
     flat[:, :80] = flat[0, 0]
-    return {"blurred": blurred.clip(0, 255).astype(np.uint8), "saturated": white.clip(0, 255).astype(np.uint8), "nearly constant": flat}
+    return {
+        "blurred": blurred.clip(0, 255).astype(np.uint8),
+        "saturated": white.clip(0, 255).astype(np.uint8),
+        "nearly constant": flat,
+    }
 
 
 def test_blurred_saturated_and_constant_images_are_left_out_and_listed(tmp_path, folder):
@@ -339,9 +465,18 @@ def test_blurred_saturated_and_constant_images_are_left_out_and_listed(tmp_path,
         write(folder / f"x_{reason}.png", image)
     prepare(folder, tmp_path / "a.zip", 32, window=64, stride=16, progress=False)
     left_out = Dataset(tmp_path / "a.zip").manifest["rejected_images"]
-    assert {(r["source"], r["why"]) for r in left_out} >= {("x_blurred.png", "blurred"), ("x_nearly constant.png", "nearly constant")}
-    assert {r["source"] for r in left_out} == {"x_blurred.png", "x_saturated.png", "x_nearly constant.png"}          # nothing good
-    wide = prepare(folder, tmp_path / "b.zip", 32, window=64, stride=16, saturated=0, blurred=0, constant=0, progress=False)
+    assert {(r["source"], r["why"]) for r in left_out} >= {
+        ("x_blurred.png", "blurred"),
+        ("x_nearly constant.png", "nearly constant"),
+    }
+    assert {r["source"] for r in left_out} == {
+        "x_blurred.png",
+        "x_saturated.png",
+        "x_nearly constant.png",
+    }  # nothing good
+    wide = prepare(
+        folder, tmp_path / "b.zip", 32, window=64, stride=16, saturated=0, blurred=0, constant=0, progress=False
+    )
     assert wide["n_images"] == 11 * 49 and wide["rejected_images"] == {}
     with pytest.raises(BadInput, match="left out"):
         write(tmp_path / "noise" / "a.png", np.random.default_rng(0).integers(0, 256, (160, 160)).astype(np.uint8))
@@ -349,7 +484,12 @@ def test_blurred_saturated_and_constant_images_are_left_out_and_listed(tmp_path,
 
 
 def test_thresholds():
-    assert why_not([0.05, 1, 1, 1], [0, 0.8, 0, 0], [1, 1, 0.3, 1])[0] == ["nearly constant", "saturated", "blurred", None]
+    assert why_not([0.05, 1, 1, 1], [0, 0.8, 0, 0], [1, 1, 0.3, 1])[0] == [
+        "nearly constant",
+        "saturated",
+        "blurred",
+        None,
+    ]
     assert why_not([0.05, 1, 1, 1], [0, 0.8, 0, 0], [1, 1, 0.3, 1], 0, 0, 0)[0] == [None] * 4
     assert why_not([0.0], [0.0], [0.0])[0] == ["nearly constant"] and sharpness(np.zeros((32, 32), np.uint8)) == 0
 
@@ -370,11 +510,16 @@ def test_one_scale(tmp_path):
     prepare(root, tmp_path / "a.zip", 64, pixel_size="100nm", intensity="none", median=0, progress=False)
     data = Dataset(tmp_path / "a.zip")
     assert data.pixel_size_nm == (100, 100) and data.manifest["images"][3]["crop"] == [96, 96, 128, 128]
-    assert (data[3][0] == np.rint(steel(5, 320).reshape(160, 2, 160, 2).mean((1, 3)))[48:112, 48:112]).all() and (data[0][0] == centre_crop(steel(0), 64)).all()
+    assert (data[3][0] == np.rint(steel(5, 320).reshape(160, 2, 160, 2).mean((1, 3)))[48:112, 48:112]).all() and (
+        data[0][0] == centre_crop(steel(0), 64)
+    ).all()
     half = prepare(root, tmp_path / "b.zip", 32, window=64, pixel_size=100, progress=False)
     assert half["pixel_size_nm"] == [200, 200]
     up = prepare(root, tmp_path / "c.zip", 64, pixel_size="0.05um", progress=False)
-    assert any("enlarged up to 2 times" in n for n in up["notes"]) and Dataset(tmp_path / "c.zip").manifest["sources"][0]["enlarged"] == 2
+    assert (
+        any("enlarged up to 2 times" in n for n in up["notes"])
+        and Dataset(tmp_path / "c.zip").manifest["sources"][0]["enlarged"] == 2
+    )
     write(root / "z.png", steel(8))
     known = prepare(root, tmp_path / "d.zip", 64, pixel_size=100, progress=False)
     assert known["rejected"][0]["file"] == "z.png" and "does not say its pixel size" in known["rejected"][0]["why"]
@@ -385,28 +530,42 @@ def test_one_scale(tmp_path):
 
 
 def test_a_refused_mixture_shows_the_sizes_in_the_files(tmp_path):
-    """29.14 and 72.85 nm, as the microscope wrote them, not what 64-px tiles reduced to 32 would have; a demo takes the same two answers."""
+    """29.14 and 72.85 nm, as the microscope wrote them, not what 64-px tiles reduced to 32 would have; a demo takes
+    the same two answers."""
     from semgan_nb.cli import main
+
     for name, nm in (("a", 29.14), ("b", 72.85)):
         scaled(tmp_path / "sem" / f"{name}.tif", steel(ord(name)), nm)
     with pytest.raises(BadInput, match=r"29.14 nm \(1 file\), 72.85 nm \(1 file\)") as caught:
         prepare(tmp_path / "sem", tmp_path / "x.zip", 32, window=64, progress=False)
     assert [row.split()[0] for row in caught.value.__notes__[0].splitlines()[1:]] == ["29.14", "72.85"]
-    assert main(["demo", "--data", str(tmp_path / "sem"), "--out", str(tmp_path / "demo"), "--window", "64"]) == 2 and not (tmp_path / "demo" / "data.zip").exists()
+    assert (
+        main(["demo", "--data", str(tmp_path / "sem"), "--out", str(tmp_path / "demo"), "--window", "64"]) == 2
+        and not (tmp_path / "demo" / "data.zip").exists()
+    )
     assert main(["demo", "--data", "synthetic", "--out", str(tmp_path / "demo"), "--pixel-size", "50nm"]) == 2
 
 
 def test_a_demo_prepares_with_what_it_was_asked_for(tmp_path, monkeypatch, capsys):
     from semgan_nb import preparation
     from semgan_nb.cli import main
+
     scaled(tmp_path / "sem" / "a.tif", steel(1), 50)
+
     def told(*args, **options):
         raise BadInput(f"pixel_size={options['pixel_size']} mixed_scales={options['mixed_scales']}")
+
     monkeypatch.setattr(preparation, "prepare", told)
-    for words, said in ((["--pixel-size", "0.1um"], "pixel_size=0.1um mixed_scales=False"), (["--mixed-scales"], "pixel_size=None mixed_scales=True")):
+    for words, said in (
+        (["--pixel-size", "0.1um"], "pixel_size=0.1um mixed_scales=False"),
+        (["--mixed-scales"], "pixel_size=None mixed_scales=True"),
+    ):
         assert main(["demo", "--data", str(tmp_path / "sem"), "--out", str(tmp_path / "demo"), *words]) == 2
         assert said in capsys.readouterr().err
-    assert main(["demo", "--data", str(tmp_path / "sem"), "--pixel-size", "wide"]) == 2 and "a length such as 50nm" in capsys.readouterr().err
+    assert (
+        main(["demo", "--data", str(tmp_path / "sem"), "--pixel-size", "wide"]) == 2
+        and "a length such as 50nm" in capsys.readouterr().err
+    )
 
 
 def test_resize_takes_the_whole_and_never_squeezes(tmp_path):
@@ -415,7 +574,11 @@ def test_resize_takes_the_whole_and_never_squeezes(tmp_path):
         scaled(root / f"{k}.tif", steel(k, 320)[:256], 50)
     summary = prepare(root, tmp_path / "a.zip", 64, resize=True, intensity="none", median=0, progress=False)
     data = Dataset(tmp_path / "a.zip")
-    assert data.manifest["images"][0]["crop"] == [0, 32, 256, 256] and data.pixel_size_nm == (200, 200) and summary["window"] is None
+    assert (
+        data.manifest["images"][0]["crop"] == [0, 32, 256, 256]
+        and data.pixel_size_nm == (200, 200)
+        and summary["window"] is None
+    )
     assert (data[0][0] == reduce_to(steel(0, 320)[:256, 32:288], 64)).all()
     scaled(root / "2.tif", steel(2, 160), 50)
     with pytest.raises(BadInput, match="after resizing"):
@@ -427,18 +590,29 @@ def test_oblong_pixels_are_refused_or_made_square(tmp_path):
     with pytest.raises(BadInput, match="not square"):
         prepare(tmp_path, tmp_path / "a.zip", 64, progress=False)
     prepare(tmp_path, tmp_path / "a.zip", 64, pixel_size=100, progress=False)
-    assert Dataset(tmp_path / "a.zip").manifest["images"][0]["crop"][2:] == [128, 64] and Dataset(tmp_path / "a.zip").pixel_size_nm == (100, 100)
+    assert Dataset(tmp_path / "a.zip").manifest["images"][0]["crop"][2:] == [128, 64] and Dataset(
+        tmp_path / "a.zip"
+    ).pixel_size_nm == (100, 100)
 
 
 def test_the_manifest_tells_where_everything_comes_from(tmp_path, folder):
     import hashlib
+
     prepare(folder, tmp_path / "a.zip", 64, progress=False)
     manifest = Dataset(tmp_path / "a.zip").manifest
     for record in manifest["images"]:
         assert record["source_sha256"] == hashlib.sha256((folder / record["source"]).read_bytes()).hexdigest()
         assert set(record) >= {"file", "part", "source", "crop", "group", "pixel_size_nm", "fraction", "fraction_after"}
-    assert manifest["settings"]["intensity"] == "match" and len(manifest["ranking"]) == 8 and manifest["ranking"][0]["file"] == manifest["reference"]["file"]
-    assert len(manifest["sources"]) == 8 and sum(manifest["reference"]["histogram"]) == 160 * 160 and manifest["sources"][0]["bar_rows"] == 0
+    assert (
+        manifest["settings"]["intensity"] == "match"
+        and len(manifest["ranking"]) == 8
+        and manifest["ranking"][0]["file"] == manifest["reference"]["file"]
+    )
+    assert (
+        len(manifest["sources"]) == 8
+        and sum(manifest["reference"]["histogram"]) == 160 * 160
+        and manifest["sources"][0]["bar_rows"] == 0
+    )
     assert sorted(r["penalty"] for r in manifest["ranking"]) == [r["penalty"] for r in manifest["ranking"]]
 
 
@@ -446,15 +620,29 @@ def test_steps_show_what_prepare_did(tmp_path, folder):
     scaled(folder / "s9.tif", np.vstack([steel(9, 320), np.zeros((40, 320), np.uint8)]), 100)
     for path in folder.glob("s*_*.tif"):
         scaled(path, steel(int(path.stem[-1]), 160, 0.4 + 0.1 * int(path.stem[1])), 200)
-    for options in (dict(window=64, stride=48, pixel_size=200), dict(resize=True, mixed_scales=True), dict(intensity="normalise", stretch=(2, 98), mixed_scales=True)):
+    for options in (
+        dict(window=64, stride=48, pixel_size=200),
+        dict(resize=True, mixed_scales=True),
+        dict(intensity="normalise", stretch=(2, 98), mixed_scales=True),
+    ):
         prepare(folder, tmp_path / "a.zip", 32, bar="auto", progress=False, **options)
         data = Dataset(tmp_path / "a.zip")
         recipe = Recipe.of(data.manifest)
         for k in (0, 3, len(data) - 1):
             record = data.manifest["images"][k]
-            shown = steps(read_micrograph(folder / record["source"], data.manifest["settings"]["bar_rows"].get(record["source"], 0)), recipe, record["crop"])
+            shown = steps(
+                read_micrograph(
+                    folder / record["source"], data.manifest["settings"]["bar_rows"].get(record["source"], 0)
+                ),
+                recipe,
+                record["crop"],
+            )
             assert (shown["crop"] == data[k][0]).all(), (options, k)
-        assert list(shown)[:3] == ["8-bit grey", "bar off", "median"] and list(shown)[-2:] == ["intensity", "crop"] and all(s.dtype == np.uint8 for s in shown.values())
+        assert (
+            list(shown)[:3] == ["8-bit grey", "bar off", "median"]
+            and list(shown)[-2:] == ["intensity", "crop"]
+            and all(s.dtype == np.uint8 for s in shown.values())
+        )
     with pytest.raises(BadInput, match="prepare it again"):
         Recipe.of({})
 
@@ -462,10 +650,26 @@ def test_steps_show_what_prepare_did(tmp_path, folder):
 def test_a_page_of_many_and_the_print_density_on_request(tmp_path):
     pages = np.stack([steel(k) for k in range(3)])
     for name in ("a", "b"):
-        write(tmp_path / "sem" / f"{name}.tif", np.roll(pages, 9 * ord(name), 2), photometric="minisblack", resolution=(254000, 254000), resolutionunit="CENTIMETER")
+        write(
+            tmp_path / "sem" / f"{name}.tif",
+            np.roll(pages, 9 * ord(name), 2),
+            photometric="minisblack",
+            resolution=(254000, 254000),
+            resolutionunit="CENTIMETER",
+        )
     summary = prepare(tmp_path / "sem", tmp_path / "first.zip", 64, progress=False, intensity="none", holdout=0)
     assert summary["pixel_size_nm"] is None and any("3 pages" in note for note in summary["notes"])
-    summary = prepare(tmp_path / "sem", tmp_path / "third.zip", 64, progress=False, intensity="none", holdout=0, median=0, page=2, print_density=True)
+    summary = prepare(
+        tmp_path / "sem",
+        tmp_path / "third.zip",
+        64,
+        progress=False,
+        intensity="none",
+        holdout=0,
+        median=0,
+        page=2,
+        print_density=True,
+    )
     assert np.allclose(summary["pixel_size_nm"], 1e7 / 254000)
     whole = np.roll(pages[2], 9 * ord("a"), 1)
     np.testing.assert_array_equal(Dataset(tmp_path / "third.zip").images([0])[0, 0], centre_crop(whole, 64))
@@ -476,7 +680,8 @@ def test_a_page_of_many_and_the_print_density_on_request(tmp_path):
 
 
 def test_a_stack_is_one_specimen(tmp_path):
-    """`page="all"`: every slice is used, named by its number, in one group on one side; a preview in the same file is not."""
+    """`page="all"`: every slice is used, named by its number, in one group on one side; a preview in the same file
+    is not."""
     sem = tmp_path / "sem"
     sem.mkdir()
     for k in range(3):
@@ -486,37 +691,62 @@ def test_a_stack_is_one_specimen(tmp_path):
             for one in slices:
                 tifffile.imwrite(sem / "a0.tif", one, append=True)
         else:
-            tifffile.imwrite(sem / f"a{k}.tif", slices, photometric="minisblack", **(dict(imagej=True) if k == 1 else {}))
+            tifffile.imwrite(
+                sem / f"a{k}.tif", slices, photometric="minisblack", **(dict(imagej=True) if k == 1 else {})
+            )
     write(sem / "b.png", steel(50))
-    summary = prepare(sem, tmp_path / "a.zip", 32, window=64, stride=48, page="all", intensity="none", median=0, progress=False)
+    summary = prepare(
+        sem, tmp_path / "a.zip", 32, window=64, stride=48, page="all", intensity="none", median=0, progress=False
+    )
     data = Dataset(tmp_path / "a.zip")
     images, sources = data.manifest["images"], data.manifest["sources"]
-    assert [s["file"] for s in sources] == [*(f"a0.tif#{j}" for j in range(1, 5)), *(f"a{k}.tif#{j}" for k in (1, 2) for j in range(4)), "b.png"]
-    assert len({r["group"] for r in images if r["source"].startswith("a1.tif")}) == 1 and len(summary["groups"]) == 4 and any("5 pages, of which 4 alike were taken" in note for note in summary["notes"])
+    assert [s["file"] for s in sources] == [
+        *(f"a0.tif#{j}" for j in range(1, 5)),
+        *(f"a{k}.tif#{j}" for k in (1, 2) for j in range(4)),
+        "b.png",
+    ]
+    assert (
+        len({r["group"] for r in images if r["source"].startswith("a1.tif")}) == 1
+        and len(summary["groups"]) == 4
+        and any("5 pages, of which 4 alike were taken" in note for note in summary["notes"])
+    )
     sides = {}
     for r in images:
         assert sides.setdefault(r["source"].partition("#")[0], r["part"]) == r["part"]
     first = next(k for k, r in enumerate(images) if r["source"] == "a2.tif#3")
     assert (data[first][0] == reduce_to(steel(23)[:64, :64], 32)).all()
     assert source_file(sources[-2]) == ("a2.tif", 3) and source_file(sources[-1]) == ("b.png", None)
-    prepare(sem, tmp_path / "a.zip", 32, window=64, stride=48, page="all", progress=False)                    # its own archive is known again
+    prepare(
+        sem, tmp_path / "a.zip", 32, window=64, stride=48, page="all", progress=False
+    )  # its own archive is known again
 
 
 def test_jpeg_is_said_and_held_apart(tmp_path):
-    """All of them, or some: with the quality; of a specimen with both a group of its own, on the same side, a JPEG copy of a TIFF too."""
+    """All of them, or some: with the quality; of a specimen with both a group of its own, on the same side, a JPEG
+    copy of a TIFF too."""
     from semgan_nb.cli import info
+
     every, mixed, out = tmp_path / "every", tmp_path / "mixed", tmp_path / "a.zip"
     every.mkdir(), mixed.mkdir()
     options = dict(size=32, window=64, stride=48, intensity="none", holdout=0.4, progress=False)
     for k in range(4):
         Image.fromarray(steel(k)).save(every / f"{k}.jpg", quality=(80, 95)[k % 2])
         Image.fromarray(steel(k)).save(mixed / f"s{k}_1.png")
-        Image.fromarray(steel(k + 9)).save(mixed / f"s{k}_2.{'jpg' if k < 2 else 'png'}", **({"quality": 85} if k < 2 else {}))
+        Image.fromarray(steel(k + 9)).save(
+            mixed / f"s{k}_2.{'jpg' if k < 2 else 'png'}", **({"quality": 85} if k < 2 else {})
+        )
     said = prepare(every, out, **options)
-    assert any("all 4 files are JPEG (quality 80 to 95)" in note for note in said["notes"]) and set(said["groups"]) == {"0", "1", "2", "3"}
+    assert any("all 4 files are JPEG (quality 80 to 95)" in note for note in said["notes"]) and set(said["groups"]) == {
+        "0",
+        "1",
+        "2",
+        "3",
+    }
     assert "2 of its 4 files are JPEG, quality 80" in info(out) and "JPEG, quality 95" in info(every)
     said = prepare(mixed, out, overwrite=True, **options)
-    assert set(said["groups"]) == {"s0", "s0 (lossy)", "s1", "s1 (lossy)", "s2", "s3"} and any("2 of 8 files are JPEG (quality 85), e.g. s0_2.jpg" in note for note in said["notes"])
+    assert set(said["groups"]) == {"s0", "s0 (lossy)", "s1", "s1 (lossy)", "s2", "s3"} and any(
+        "2 of 8 files are JPEG (quality 85), e.g. s0_2.jpg" in note for note in said["notes"]
+    )
     parts = {r["group"]: r["part"] for r in Dataset(out).manifest["images"]}
     assert parts["s0"] == parts["s0 (lossy)"] and parts["s1"] == parts["s1 (lossy)"] and len(set(parts.values())) == 2
     for k in range(4):
@@ -536,15 +766,26 @@ def test_one_place_on_both_sides_is_found(tmp_path):
     for k in range(4):
         write(sem / f"s{k}.png", steel(k, 160))
     clean = prepare(sem, tmp_path / "a.zip", **options)
-    assert not any("same place" in note for note in clean["notes"]) and "overlaps" not in Dataset(tmp_path / "a.zip").manifest
+    assert (
+        not any("same place" in note for note in clean["notes"])
+        and "overlaps" not in Dataset(tmp_path / "a.zip").manifest
+    )
     big = steel(77, 300)
     for k in range(4):
-        write(sem / f"s{k}.png", np.clip(big[20 * k:20 * k + 160, 15 * k:15 * k + 160] * (1 - 0.1 * k) + rng.normal(0, 6, (160, 160)), 0, 255).astype(np.uint8))
+        write(
+            sem / f"s{k}.png",
+            np.clip(
+                big[20 * k : 20 * k + 160, 15 * k : 15 * k + 160] * (1 - 0.1 * k) + rng.normal(0, 6, (160, 160)), 0, 255
+            ).astype(np.uint8),
+        )
     notes = prepare(sem, tmp_path / "a.zip", **options)["notes"]
     assert any("(held out) show the same place" in note and "into one group" in note for note in notes)
     for pair in Dataset(tmp_path / "a.zip").manifest["overlaps"]:
         apart = abs(int(pair["train"][1]) - int(pair["holdout"][1]))
-        assert pair["share"] == pytest.approx((160 - 20 * apart) * (160 - 15 * apart) / 160**2, abs=0.05) and pair["correlation"] > 0.75
+        assert (
+            pair["share"] == pytest.approx((160 - 20 * apart) * (160 - 15 * apart) / 160**2, abs=0.05)
+            and pair["correlation"] > 0.75
+        )
     assert any("show the same place on both sides" in w for w in Dataset(tmp_path / "a.zip").warnings)
 
 
@@ -552,14 +793,19 @@ def test_one_sided_splits_are_said(tmp_path):
     for k in range(2):
         write(tmp_path / "sem" / f"{k}.png", steel(k))
     notes = prepare(tmp_path / "sem", tmp_path / "a.zip", 32, window=64, stride=16, progress=False)["notes"]
-    assert any("training images come from one micrograph" in note for note in notes) and any("held-out images come from one micrograph" in note for note in notes)
+    assert any("training images come from one micrograph" in note for note in notes) and any(
+        "held-out images come from one micrograph" in note for note in notes
+    )
     write(tmp_path / "sem" / "2.png", steel(3))
     notes = prepare(tmp_path / "sem", tmp_path / "a.zip", 64, progress=False)["notes"]
-    assert any("a single image is held out" in note for note in notes) and not any("training images come from" in note for note in notes)
+    assert any("a single image is held out" in note for note in notes) and not any(
+        "training images come from" in note for note in notes
+    )
 
 
 def drawn(image, draw):
     from PIL import ImageDraw
+
     picture = Image.fromarray(image)
     draw(ImageDraw.Draw(picture))
     return np.asarray(picture)
@@ -567,22 +813,42 @@ def drawn(image, draw):
 
 def test_marks_are_found_and_micrographs_have_none(alloy):
     from PIL import ImageFont
+
     for image in (alloy[7], steel(3, 320)):
         h, w = image.shape
         for ink in (0, 255, 128):
-            for draw, least in ((lambda d: d.rectangle((w - 150, h - 40, w - 50, h - 36), fill=ink), 500), (lambda d: d.rectangle((0, 0, 40, 30), fill=ink), 1200), (lambda d: d.rectangle((60, 60, 160, 140), outline=ink, width=3), 8000),
-                                (lambda d: (d.rectangle((w - 170, h - 70, w - 40, h - 20), fill=ink), d.rectangle((w - 150, h - 35, w - 60, h - 30), fill=ink ^ 192)), 6000), (lambda d: d.line((80, 90, 80, 200), fill=ink, width=3), 300)):
+            for draw, least in (
+                (lambda d: d.rectangle((w - 150, h - 40, w - 50, h - 36), fill=ink), 500),
+                (lambda d: d.rectangle((0, 0, 40, 30), fill=ink), 1200),
+                (lambda d: d.rectangle((60, 60, 160, 140), outline=ink, width=3), 8000),
+                (
+                    lambda d: (
+                        d.rectangle((w - 170, h - 70, w - 40, h - 20), fill=ink),
+                        d.rectangle((w - 150, h - 35, w - 60, h - 30), fill=ink ^ 192),
+                    ),
+                    6000,
+                ),
+                (lambda d: d.line((80, 90, 80, 200), fill=ink, width=3), 300),
+            ):
                 assert least <= find_marks(drawn(image, draw)).sum() < 3 * least + 700, (ink, least)
             assert find_marks(np.pad(image, ((9, 0), (0, 9)), constant_values=ink)).sum() == 9 * (h + w + 9)
         for ink in (0, 255):
-            assert find_marks(drawn(image, lambda d: d.text((30, 30), "martensite", fill=ink, font=ImageFont.load_default(36)))).any()
+            assert find_marks(
+                drawn(image, lambda d: d.text((30, 30), "martensite", fill=ink, font=ImageFont.load_default(36)))
+            ).any()
     for image in [*alloy[::4], *(steel(k, 256, 0.2 + 0.2 * k) for k in range(4))]:
-        for clipped in (image, np.clip(image.astype(int) * 3 - 200, 0, 255).astype(np.uint8), image // 4 * 4, np.kron(image[:200, :200], np.ones((2, 2), np.uint8))):
+        for clipped in (
+            image,
+            np.clip(image.astype(int) * 3 - 200, 0, 255).astype(np.uint8),
+            image // 4 * 4,
+            np.kron(image[:200, :200], np.ones((2, 2), np.uint8)),
+        ):
             assert not find_marks(clipped).any()
 
 
 def test_images_with_marks_are_left_out_and_said(tmp_path):
-    """A box, coloured digits, a margin: the tiles that touch them are listed; kept on request; the data bar's logo is none."""
+    """A box, coloured digits, a margin: the tiles that touch them are listed; kept on request; the data bar's logo
+    is none."""
     sem = tmp_path / "sem"
     for k in range(4):
         write(sem / f"{k}.png", steel(k))
@@ -593,15 +859,28 @@ def test_images_with_marks_are_left_out_and_said(tmp_path):
     options = dict(size=32, window=64, stride=48, intensity="none", progress=False, overwrite=True)
     summary = prepare(sem, tmp_path / "a.zip", **options)
     manifest = Dataset(tmp_path / "a.zip").manifest
-    assert summary["rejected_images"] == {"with marks burnt in": 3} and sorted({r["source"] for r in manifest["rejected_images"]}) == ["box.png", "digit.png"]
-    assert any("2 files with marks burnt in" in note and "box.png (4.2%)" in note for note in summary["notes"]) and manifest["settings"]["marks"] == "reject"
-    assert {s["file"]: s["marks"] for s in manifest["sources"] if "marks" in s} == {"box.png": pytest.approx(51 * 21 / 160**2, abs=1e-4), "digit.png": pytest.approx(100 / 160**2, abs=1e-4)}
+    assert summary["rejected_images"] == {"with marks burnt in": 3} and sorted(
+        {r["source"] for r in manifest["rejected_images"]}
+    ) == ["box.png", "digit.png"]
+    assert (
+        any("2 files with marks burnt in" in note and "box.png (4.2%)" in note for note in summary["notes"])
+        and manifest["settings"]["marks"] == "reject"
+    )
+    assert {s["file"]: s["marks"] for s in manifest["sources"] if "marks" in s} == {
+        "box.png": pytest.approx(51 * 21 / 160**2, abs=1e-4),
+        "digit.png": pytest.approx(100 / 160**2, abs=1e-4),
+    }
     kept = prepare(sem, tmp_path / "a.zip", marks="keep", **options)
-    assert kept["rejected_images"] == {} and kept["n_images"] == summary["n_images"] + 3 and any("learns to draw them" in note for note in kept["notes"])
+    assert (
+        kept["rejected_images"] == {}
+        and kept["n_images"] == summary["n_images"] + 3
+        and any("learns to draw them" in note for note in kept["notes"])
+    )
 
 
 def test_the_command_prints_tables_and_stops_where_it_should(tmp_path, capsys):
     from semgan_nb.cli import main
+
     root, out = tmp_path / "sem", str(tmp_path / "a.zip")
     for k in range(3):
         scaled(root / f"a{k}.tif", steel(k), 100)
@@ -610,13 +889,38 @@ def test_the_command_prints_tables_and_stops_where_it_should(tmp_path, capsys):
     prepared = ["prepare", str(root), out, "--size", "64"]
     assert main(prepared) == 2
     words = capsys.readouterr().err.splitlines()
-    assert "mixes pixel sizes" in words[-4] and words[-3].split() == ["nm", "per", "pixel", "files", "for", "example"] and words[-1].split() == ["100", "3", "a0.tif"]
+    assert (
+        "mixes pixel sizes" in words[-4]
+        and words[-3].split() == ["nm", "per", "pixel", "files", "for", "example"]
+        and words[-1].split() == ["100", "3", "a0.tif"]
+    )
     assert main(prepared + ["--pixel-size", "100nm", "--strict"]) == 2
     assert "c.png: is a text file" in capsys.readouterr().err and not Path(out).exists()
     assert main(prepared + ["--pixel-size", "100nm", "--stretch", "5,95"]) == 0
     words = capsys.readouterr().out
-    for part in ("the best of 4 judged, stretched (5-95 %", "penalty", "pixel size: 100 nm", "of the variance of the phase fraction", "  c.png: is a text file"):
+    for part in (
+        "the best of 4 judged, stretched (5-95 %",
+        "penalty",
+        "pixel size: 100 nm",
+        "of the variance of the phase fraction",
+        "  c.png: is a text file",
+    ):
         assert part in words, part
-    assert main(prepared + ["--pixel-size", "100nm", "--intensity", "normalise", "--stretch", "none", "--reference", str(root / "a1.tif")]) == 0
+    assert (
+        main(
+            prepared
+            + [
+                "--pixel-size",
+                "100nm",
+                "--intensity",
+                "normalise",
+                "--stretch",
+                "none",
+                "--reference",
+                str(root / "a1.tif"),
+            ]
+        )
+        == 0
+    )
     assert "reference: a1.tif, as given\n" in capsys.readouterr().out
     assert main(prepared + ["--stretch", "5"]) == 2

@@ -1,4 +1,6 @@
-"""Chapter 00: bounds of parameters, what is there is kept, and what the system says against writing. Chapter 50: every setting, from Python, from a file and from the command line."""
+"""Chapter 00: bounds of parameters, what is there is kept, and what the system says against writing. Chapter 50:
+every setting, from Python, from a file and from the command line."""
+
 import argparse
 import dataclasses
 import errno
@@ -8,7 +10,18 @@ import os
 
 import pytest
 
-from semgan_nb.foundation import BadInput, CannotWrite, Rule, append_line, atomic, claim, mark, room_for, RunFailed, try_folder
+from semgan_nb.foundation import (
+    BadInput,
+    CannotWrite,
+    Rule,
+    append_line,
+    atomic,
+    claim,
+    mark,
+    room_for,
+    RunFailed,
+    try_folder,
+)
 from semgan_nb.options import _fields_of, _reader
 from semgan_nb.runs import Config, config_rules, idle_fields
 
@@ -20,7 +33,19 @@ def test_every_number_of_the_settings_has_bounds_and_is_finite(name):
     rule, field = config_rules()[name], next(f for f in dataclasses.fields(Config) if f.name == name)
     assert math.isfinite(rule.low) and math.isfinite(rule.high), "both bounds"
     rule.check(name, field.default)
-    wrong = [math.nan, math.inf, -math.inf, 10**20, -1, "16", [1], {}, True, *([] if None in rule.also else [None]), *([1.5] if rule.kind is int else [])]
+    wrong = [
+        math.nan,
+        math.inf,
+        -math.inf,
+        10**20,
+        -1,
+        "16",
+        [1],
+        {},
+        True,
+        *([] if None in rule.also else [None]),
+        *([1.5] if rule.kind is int else []),
+    ]
     for value in wrong:
         with pytest.raises(BadInput, match=f"^{name} is .*: it must be "):
             Config().replace(**{name: value})
@@ -29,10 +54,24 @@ def test_every_number_of_the_settings_has_bounds_and_is_finite(name):
             _reader(rule)(text)
 
 
-@pytest.mark.parametrize("values, name", [
-    (dict(mirror="yes"), "mirror"), (dict(metrics=5), "metrics"), (dict(metrics=["fdd50k"]), "fdd50k"), (dict(g_channels="abc"), "g_channels"), (dict(g_channels=[0]), "g_channels"), (dict(aug=7), "aug"),
-    (dict(preset=None), "preset"), (dict(p=0.9, p_max=0.5), "p is 0.9"), (dict(noise_from=5), "noise_from"), (dict(augpipe=["bg"]), "augpipe"), ({"z_dmi": 3}, "z_dim"), ([1], "table"),
-], ids=str)
+@pytest.mark.parametrize(
+    "values, name",
+    [
+        (dict(mirror="yes"), "mirror"),
+        (dict(metrics=5), "metrics"),
+        (dict(metrics=["fdd50k"]), "fdd50k"),
+        (dict(g_channels="abc"), "g_channels"),
+        (dict(g_channels=[0]), "g_channels"),
+        (dict(aug=7), "aug"),
+        (dict(preset=None), "preset"),
+        (dict(p=0.9, p_max=0.5), "p is 0.9"),
+        (dict(noise_from=5), "noise_from"),
+        (dict(augpipe=["bg"]), "augpipe"),
+        ({"z_dmi": 3}, "z_dim"),
+        ([1], "table"),
+    ],
+    ids=str,
+)
 def test_settings_from_a_file_are_refused_in_one_sentence(values, name):
     with pytest.raises(BadInput) as caught:
         Config.from_dict(json.loads(json.dumps(values)))
@@ -54,15 +93,27 @@ def test_the_nearest_power_of_two_is_offered():
 
 
 def test_settings_without_effect_are_known():
-    assert {"ada_target", "p", "augpipe"} <= set(idle_fields(Config(aug="noaug"))) and "p" not in idle_fields(Config(aug="fixed")) and "ada_target" in idle_fields(Config(aug="fixed"))
+    assert (
+        {"ada_target", "p", "augpipe"} <= set(idle_fields(Config(aug="noaug")))
+        and "p" not in idle_fields(Config(aug="fixed"))
+        and "ada_target" in idle_fields(Config(aug="fixed"))
+    )
     assert not {"ada_target", "p", "p_max"} & set(idle_fields(Config()))
 
 
-# -- files ----------------------------------------------------------------------------------------------------------------
+# -- files
+# ----------------------------------------------------------------------------------------------------------------
+
 
 def test_what_is_there_is_kept(tmp_path):
     file = tmp_path / "a.png"
-    for text, own, good in (("years of work", "walk", False), (mark("walk"), "walk", True), (mark("phases"), "walk", False), ("anything", True, True), ("anything", False, False)):
+    for text, own, good in (
+        ("years of work", "walk", False),
+        (mark("walk"), "walk", True),
+        (mark("phases"), "walk", False),
+        ("anything", True, True),
+        ("anything", False, False),
+    ):
         file.write_text(text)
         if good:
             claim(file, own)
@@ -91,7 +142,9 @@ def test_what_the_system_says_names_the_file_and_is_not_hidden(tmp_path, monkeyp
 
     monkeypatch.setattr(os, "fsync", refuse)
     unlink = type(tmp_path).unlink
-    monkeypatch.setattr(type(tmp_path), "unlink", lambda self, **options: (unlink(self), refuse()))  # a read-only disk refuses the clean-up too
+    monkeypatch.setattr(
+        type(tmp_path), "unlink", lambda self, **options: (unlink(self), refuse())
+    )  # a read-only disk refuses the clean-up too
     with pytest.raises(CannotWrite, match=rf"a.txt cannot be written \({os.strerror(number)}\)") as caught:
         with atomic(tmp_path / "a.txt") as part:
             part.write_text("x")
