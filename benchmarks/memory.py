@@ -1,4 +1,4 @@
-"""Which feature space finds planted copies? Embeddings of chapter 30 against `likeness` of chapter 42, on synthetic
+"""Which feature space finds planted copies? Embeddings of chapter 30 against `aligned_ncc` of chapter 42, on synthetic
 steel and on superalloy tiles of 32 px.
 
     python benchmarks/memory.py [--copies 100]
@@ -45,10 +45,10 @@ def kinds(train, fresh, chosen, rng):
     import numpy as np
 
     from semgan_nb.distances import blur
-    from semgan_nb.memorisation import turned
+    from semgan_nb.memorisation import dihedral
 
     copy = train[chosen]
-    turn = lambda images: np.stack([turned(image, k) for image, k in zip(images, rng.integers(1, 8, len(images)))])
+    turn = lambda images: np.stack([dihedral(image, k) for image, k in zip(images, rng.integers(1, 8, len(images)))])
     noisy = lambda images, s: np.rint(images + s * rng.standard_normal(images.shape)).clip(0, 255).astype(np.uint8)
     return {
         "fresh": middle(fresh),
@@ -69,7 +69,7 @@ def main():
     import numpy as np
 
     from semgan_nb.extractors import get_extractor
-    from semgan_nb.memorisation import likeness, turned
+    from semgan_nb.memorisation import aligned_ncc, dihedral
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--copies", type=int, default=100)
@@ -88,7 +88,7 @@ def main():
         def embedded_in(name):
             extractor = get_extractor(name)
             mean = lambda images: np.mean(
-                [extractor(np.ascontiguousarray(turned(images, k))) for k in range(8)], axis=0
+                [extractor(np.ascontiguousarray(dihedral(images, k))) for k in range(8)], axis=0
             ).astype(float)
             reference = mean(middle(train))
             apart = lambda x: (
@@ -97,7 +97,7 @@ def main():
             return apart(reference), lambda images: apart(mean(images))
 
         def aligned():
-            return likeness(middle(train), middle(train)), lambda images: likeness(images, middle(train))
+            return aligned_ncc(middle(train), middle(train)), lambda images: aligned_ncc(images, middle(train))
 
         for name, space in (
             ("lite0", lambda: embedded_in("lite0")),

@@ -44,7 +44,7 @@ from semgan_nb.extractors import (
     tf1_resize_matrix,
 )
 from semgan_nb.latent import random_images
-from semgan_nb.foundation import ahead
+from semgan_nb.foundation import prefetch
 from semgan_nb.distances import FeatureSet, feature_statistics, frechet_distance, kernel_distance, precision_recall
 from semgan_nb.evaluation import Judge
 from semgan_nb.foundation import BadInput
@@ -308,7 +308,7 @@ def overlap(n):
         return np.concatenate([network(batch) for batch in random_images(G, n, batch=16)])
 
     def side_by_side():
-        with ahead(random_images(G, n, batch=16)) as batches:
+        with prefetch(random_images(G, n, batch=16)) as batches:
             return np.concatenate([network(batch) for batch in batches])
 
     found = in_turn({"one after the other": one_after_the_other, "side by side": side_by_side})

@@ -17,8 +17,8 @@ from .files import PLAIN, TEXT, both, fields, list_of, number, read_json, table_
 from .dataset import Dataset
 from .latent import random_images
 from .microstructure import compare, compare_microstructures, measure
-from .scores import better_of, metric_of, number_text, parse_metric
-from .reference_sets import RUNGS
+from .scores import better_of, metric_name, number_text, parse_metric
+from .reference_sets import REFERENCE_SETS
 from .evaluation import _as_judged, _collect, judge_together
 from .judges import MemoryJudge, get_judge
 
@@ -174,7 +174,7 @@ def baselines(
         if key in kept:
             finish(kept[key])
             continue
-        text = RUNGS[key]
+        text = REFERENCE_SETS[key]
         if progress is not None:
             progress(done, total, text)
         images = dataset.images(first.rung_indices)
@@ -294,7 +294,7 @@ _PHYSICS_COLUMNS = dict(
 # %% ../nbs/73_baselines.ipynb #dd743e1c
 def _short(result: str) -> str:
     "lite0_pr5003_holdout_recall -> lite0 recall; lite0_fd500_holdout -> lite0 fd."
-    metric = parse_metric(metric_of(result))
+    metric = parse_metric(metric_name(result))
     return f"{metric.extractor} {result.rsplit('_', 1)[1] if len(metric.results) > 1 else metric.stat}"
 
 # %% ../nbs/73_baselines.ipynb #ebd0e93d

@@ -43,7 +43,7 @@ from semgan_nb.files import (
     whole,
 )
 from .networks import Discriminator, Generator
-from .scores import best_record, metric_of
+from .scores import best_record, metric_name
 from .runs import SETTINGS, is_run, read_config, read_metrics, read_stats, snapshots
 
 # %% ../nbs/51_checkpoints.ipynb #3ba9c46c
@@ -270,7 +270,7 @@ def find_snapshot(
         raise BadInput(f"{path} holds no snapshot yet: wait for the first, or train longer")
     if best is None:
         return found[-1]
-    records = [r for r in read_metrics(path).get(metric_of(best), []) if (path / str(r["snapshot_pkl"])).exists()]
+    records = [r for r in read_metrics(path).get(metric_name(best), []) if (path / str(r["snapshot_pkl"])).exists()]
     if not records:
         raise BadInput(
             f"{path} has no record of {best} with its snapshot: it knows {', '.join(read_metrics(path)) or 'no metric'}"

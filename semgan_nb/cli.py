@@ -205,8 +205,8 @@ def _train_verb(options):
     from semgan_nb.runs import Config, is_run, preset, read_config, read_status
     from semgan_nb.distributed import choose_device
     from semgan_nb.trainer import Trainer, check_ranks
-    from semgan_nb.resources import disk_line, disk_use, estimate, fit_batch_gpu, half_words, probe
-    from semgan_nb.training import begin_from, check_run, train_notes
+    from semgan_nb.resources import describe_disk_use, disk_use, estimate, fit_batch_gpu, describe_bfloat16, probe
+    from semgan_nb.training import load_initial_networks, check_run, train_notes
     from semgan_nb.launch import check_gpus, describe, launch, next_run_dir
 
     several = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun has started so many of us
@@ -267,19 +267,21 @@ def _train_verb(options):
             )
         lines = estimate(config, dataset.resolution, measured, device, gpus)
         if measured and device == "cpu":
-            lines.insert(1, half_words(config, dataset.resolution, dataset.channels, measured))
+            lines.insert(1, describe_bfloat16(config, dataset.resolution, dataset.channels, measured))
         _say(
             "\n".join(
-                line for line in [*changed, words, *lines, disk_line(disk_use(Trainer(config, dataset)), out)] if line
+                line
+                for line in [*changed, words, *lines, describe_disk_use(disk_use(Trainer(config, dataset)), out)]
+                if line
             )
         )
         return
     if words.startswith(f"batch_gpu {config.batch_gpu} instead"):
         say(f"  {words}; --batch-gpu sets it")
     if device == "cpu" and config.half_format == "bfloat16" and speaks and not goes_on:
-        say(f"  {half_words(config, dataset.resolution, dataset.channels, measured)}")
+        say(f"  {describe_bfloat16(config, dataset.resolution, dataset.channels, measured)}")
     if config.init_from and not is_run(out):
-        say("\n".join("  " + line for line in changed + begin_from(config, dataset, out)[1]["lines"]))
+        say("\n".join("  " + line for line in changed + load_initial_networks(config, dataset, out)[1]["lines"]))
     if options.gpus > 1:
         before = read_status(out).get("cur_nimg", 0)
         launch(

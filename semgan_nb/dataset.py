@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from .foundation import BadInput, atomic, in_bytes, printable
+from .foundation import BadInput, atomic, format_bytes, printable
 from semgan_nb.files import (
     PIXEL_SIZE,
     PLAIN,
@@ -662,8 +662,8 @@ class Dataset:
     def _json(self, store, name, rule):
         if (size := store.size(name)) > json_limit():
             raise BadInput(
-                f"{self.path}: {name} has {in_bytes(size)}, more than the {in_bytes(json_limit())} that are read: make"
-                f" the archive again, or let more be read (SEMGAN_JSON_MB={-(-size // 10**6)})"
+                f"{self.path}: {name} has {format_bytes(size)}, more than the {format_bytes(json_limit())} that are"
+                f" read: make the archive again, or let more be read (SEMGAN_JSON_MB={-(-size // 10**6)})"
             )
         try:
             text = store.read(name)
@@ -682,8 +682,8 @@ class Dataset:
         except Exception as error:
             raise self._corrupt(name, error)
         raise BadInput(
-            f"{self.path}: {name} has {in_bytes(size)}, more than an image of its size can have (4 bytes a pixel and 1"
-            " MB): take it out of the archive, or make the archive again"
+            f"{self.path}: {name} has {format_bytes(size)}, more than an image of its size can have (4 bytes a pixel"
+            " and 1 MB): take it out of the archive, or make the archive again"
         )
 
     def _decode(self, store, name):

@@ -239,7 +239,7 @@ def prepared(summary: dict) -> str:  # what `prepare` and `prepare_synthetic` re
 # %% ../nbs/92_demo.ipynb #d8bcfab0
 def findings(found: dict) -> str:  # what `demo` returns
     "The findings of a demo in words: the ladder with the network on it, the fractions, the spectrum."
-    from semgan_nb.scores import number_text, word_of
+    from semgan_nb.scores import number_text, quantity
 
     lines = []
     for name, part in found["metrics"].items():
@@ -247,7 +247,7 @@ def findings(found: dict) -> str:  # what `demo` returns
         rows = [(rung["value"], rung["name"], "") for rung in ladder["rungs"]] + [
             (part["value"], "GENERATED", f"  <- after {part['kimg']:.4g} kimg")
         ]
-        word = word_of(name)
+        word = quantity(name)
         lines += [
             "",
             f"{name}: {word} of {ladder['num_gen']} images"

@@ -18,7 +18,7 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-from .foundation import BadInput, Rule, _nearest, in_bytes, printable
+from .foundation import BadInput, Rule, _nearest, format_bytes, printable
 
 # %% ../nbs/01_files.ipynb #60cf971a
 class Unfit(Exception):
@@ -314,8 +314,8 @@ def _bytes_of(path, most: int, then: str) -> bytes | None:
     try:
         if (size := os.stat(path).st_size) > most:
             raise BadInput(
-                f"{path} has {in_bytes(size)}, more than the {in_bytes(most)} that are read: {then}, or let more be"
-                f" read (SEMGAN_JSON_MB={math.ceil(size / 1e6)})"
+                f"{path} has {format_bytes(size)}, more than the {format_bytes(most)} that are read: {then}, or let"
+                f" more be read (SEMGAN_JSON_MB={math.ceil(size / 1e6)})"
             )
         return Path(path).read_bytes()
     except FileNotFoundError:
@@ -432,7 +432,7 @@ def _check_zip(path) -> Counter:
         programs = [i for i in entries if i.filename.endswith("/data.pkl")]
         need(
             len(programs) == 1 and programs[0].file_size <= 1 << 26,
-            f"it has {len(programs)} tables of contents, or one of more than {in_bytes(1 << 26)}",
+            f"it has {len(programs)} tables of contents, or one of more than {format_bytes(1 << 26)}",
         )
         _check_program(pickletools.genops(file.read(programs[0])))
     return Counter(i.file_size for i in entries if "/data/" in i.filename)

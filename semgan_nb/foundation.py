@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['UNWRITABLE', 'SEED', 'PSI', 'SIDE', 'FRAMES', 'FPS', 'WORKERS', 'STREAMS', 'printable', 'plain_label', 'BadInput',
            'CannotWrite', 'writing', 'atomic', 'write_json', 'append_line', 'mark', 'made_by', 'try_folder', 'keep',
-           'claim', 'RunFailed', 'in_bytes', 'free_bytes', 'room_for', 'in_time', 'Rule', 'checked', 'granted_cores',
-           'Crew', 'cores', 'file_hash', 'ahead', 'stream', 'torch_stream', 'default_cache']
+           'claim', 'RunFailed', 'format_bytes', 'free_bytes', 'room_for', 'format_duration', 'Rule', 'checked',
+           'granted_cores', 'WorkerPool', 'cores', 'file_hash', 'prefetch', 'stream', 'torch_stream', 'default_cache']
 
 # %% ../nbs/00_foundation.ipynb #dddf3b60
 import contextlib
@@ -216,7 +216,7 @@ class RunFailed(RuntimeError):
         super().__init__(printable(text, keep="\n"))
 
 # %% ../nbs/00_foundation.ipynb #b23b7ffd
-def in_bytes(n: float) -> str:
+def format_bytes(n: float) -> str:
     "A size in words: 12 kB, 3.4 MB, 1.2 GB."
     for unit in ("kB", "MB", "GB"):
         n /= 1000
@@ -240,10 +240,10 @@ def room_for(
     "Write something inside this: that there is no room for it becomes a RunFailed."
 
     def full(free):
-        takes = f"it takes {in_bytes(needed)}, and " if needed else ""
+        takes = f"it takes {format_bytes(needed)}, and " if needed else ""
         return RunFailed(
-            f"there is no room for {what} in {folder}: {takes}{in_bytes(free)} are free. {otherwise}Free some space;"
-            " then the same command goes on"
+            f"there is no room for {what} in {folder}: {takes}{format_bytes(free)} are free. {otherwise}"
+            "Free some space; then the same command goes on"
         )
 
     if needed and (free := free_bytes(folder)) < needed:
@@ -256,7 +256,7 @@ def room_for(
         raise
 
 # %% ../nbs/00_foundation.ipynb #bbc940d7
-def in_time(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     "A duration in words: 40 s, 12 min, 5.5 h, 21 days."
     for unit, length, limit in (
         ("s", 1, 120),
@@ -440,7 +440,7 @@ def granted_cores(
 
 # %% ../nbs/00_foundation.ipynb #59dcf209
 @contextmanager
-def _unseen():
+def _spawn_quietly():
     "Processes started in here neither run the main script again nor hear Ctrl-C (which waits until the context ends)."
     main = sys.modules["__main__"]
     kept = {name: main.__dict__[name] for name in ("__file__", "__spec__") if name in main.__dict__}
@@ -456,7 +456,7 @@ def _unseen():
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 # %% ../nbs/00_foundation.ipynb #2e7d646c
-def _attend():
+def _init_worker():
     "In a worker: Ctrl-C is the parent's affair, and without the parent there is nothing to do."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -467,7 +467,7 @@ def _attend():
     threading.Thread(target=leave, args=(multiprocessing.parent_process().sentinel,), daemon=True).start()
 
 # %% ../nbs/00_foundation.ipynb #77461d32
-class Crew:
+class WorkerPool:
     "Worker processes for jobs that are independent of each other; without processes where one is enough."
 
     def __init__(self, workers):
@@ -488,16 +488,16 @@ class Crew:
             yield from map(function, jobs)
             return
         if self.pool is None:
-            self.pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"), _attend)
-        ahead = deque()
+            self.pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"), _init_worker)
+        prefetch = deque()
         try:
             for job in jobs:
-                with _unseen():
-                    ahead.append(self.pool.submit(function, job))
-                if len(ahead) > 2 * self.workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+                with _spawn_quietly():
+                    prefetch.append(self.pool.submit(function, job))
+                if len(prefetch) > 2 * self.workers:
+                    yield prefetch.popleft().result()
+            while prefetch:
+                yield prefetch.popleft().result()
         except BrokenProcessPool:
             raise BadInput(
                 "workers: one of them was ended from outside, most likely because memory ran out: give fewer"
@@ -518,7 +518,7 @@ def file_hash(path, kind="sha256"):
 
 # %% ../nbs/00_foundation.ipynb #b74e469e
 @contextlib.contextmanager
-def ahead(source, depth: int = 2):  # an iterable  # how many items are kept ready
+def prefetch(source, depth: int = 2):  # an iterable  # how many items are kept ready
     """An iterator over the same items, made in a thread while the last one is being used. What the source raises,
     the iterator raises. Leaving ends the thread."""
     ready, over, end = queue.Queue(depth), threading.Event(), object()

@@ -20,12 +20,12 @@ from .extractors import get_extractor
 from .leak import TRANSFORMS, LeakMeter
 from .microstructure import DESCRIPTORS, TOPOLOGY, image_values, measure
 from .scores import latent_words, parse_metric
-from .memorisation import Memory, _LOOKS, look
-from .reference_sets import RUNGS
+from .memorisation import MemorisationTest, _LOOKS, alignment_features
+from .reference_sets import REFERENCE_SETS
 from .evaluation import Judge, _DRAWN, _about, _foreign, _framed
 
 # %% ../nbs/46_judges.ipynb #1a11b850
-class MemoryJudge(Memory, Judge):
+class MemoryJudge(MemorisationTest, Judge):
     """What `Judge` is for a metric such as aligned_memory500_subset: judges whether generated images are copies of
     the training images, `subset` being those that the run saw.
     The value of its records is the share of generated images that are more like a training image than
@@ -69,7 +69,10 @@ class MemoryJudge(Memory, Judge):
                 " wants at least 10: take an archive with more images"
             )
         looks = np.concatenate(
-            [look(self.dataset.images(np.arange(at, min(at + 64, len(place))))) for at in range(0, len(place), 64)]
+            [
+                alignment_features(self.dataset.images(np.arange(at, min(at + 64, len(place)))))
+                for at in range(0, len(place), 64)
+            ]
         )
         about = {entry["file"]: entry for entry in self.dataset.manifest.get("images", [])}
         pick = lambda values, numbers: [values[i] for i in numbers]
@@ -104,7 +107,7 @@ class MemoryJudge(Memory, Judge):
             )
 
     def measured(self, progress=None) -> dict:
-        "As `Memory.measured`, kept in the cache."
+        "As `MemorisationTest.measured`, kept in the cache."
         if self._kept is None and self._yardstick_file is not None and self._yardstick_file.exists():
             try:
                 kept = (
@@ -150,9 +153,11 @@ class MemoryJudge(Memory, Judge):
             warnings=[],
             rungs=[
                 dict(
-                    key="floor", name=RUNGS["floor"], value=share("unseen" if measured.get("unseen") else "yardstick")
+                    key="floor",
+                    name=REFERENCE_SETS["floor"],
+                    value=share("unseen" if measured.get("unseen") else "yardstick"),
                 ),
-                dict(key="copies", name=RUNGS["copies"], value=share("copies")),
+                dict(key="copies", name=REFERENCE_SETS["copies"], value=share("copies")),
             ],
         )
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import fft
 from scipy.stats import wasserstein_distance
 
-from .foundation import BadInput, Crew, cores, stream
+from .foundation import BadInput, WorkerPool, cores, stream
 from .preprocess import histogram
 from semgan_nb.descriptors import (
     DIRECTIONS,
@@ -409,7 +409,7 @@ def measure(
         workers = min(cores(), 8) if images.size > 2**25 else 1
     jobs = ((image, None if masks is None else masks[k], how, persistent) for k, image in enumerate(images))
     rows = []
-    with Crew(workers) as crew:
+    with WorkerPool(workers) as crew:
         for row in crew.map(_row, jobs):
             rows.append(row)
             if progress:

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .foundation import plain_label
 from .distances import FeatureSet
-from .scores import best_record, better_of, headline, in_words, is_latent_share, number_text, word_of
+from .scores import best_record, better_of, headline, in_words, is_latent_share, number_text, quantity
 from .micrographs import planes, sheet
 from .runs import is_run, read_config, read_ladder, read_metrics, read_stats
 from .studies import read_samples
@@ -179,10 +179,10 @@ def ladder_figure(
     """The known sets as grey bars, best on top, the generated images (last snapshot, and best if it is another)
     among them in colour."""
     bars = [(rung["value"], rung["name"], "0.75") for rung in ladder["rungs"]]
-    records, higher, word = list(records), False, word_of(ladder["metric"])
+    records, higher, word = list(records), False, quantity(ladder["metric"])
     if records:
         best, last, higher = best_record(records), records[-1], better_of(headline(records[0])) == "higher"
-        word = word_of(headline(last))
+        word = quantity(headline(last))
         bars.append((value_of(last), f"generated, {last['kimg']:.3g} kimg", GENERATED))
         if best and value_of(best) != value_of(last):
             bars.append((value_of(best), f"generated, {best['kimg']:.3g} kimg (best)", "#F0B27A"))
@@ -401,14 +401,14 @@ def _draw_metric(axes, metric: str, result: str, by_run: dict, runs: dict, colou
     if share or any(value <= 0 for value in values):  # precision, recall and copies; a kernel distance may be negative
         room = 0.05 * ((max(values) - min(values)) or 1) if values else 0
         axes.set_ylim(*((min(values) - room, max(values) + room) if values else (0, 1)))
-        if word_of(result) in ("precision", "recall"):
+        if quantity(result) in ("precision", "recall"):
             axes.set_ylim(-0.02, 1.02)
     else:
         axes.set_yscale("log")
         if values:
             axes.set_ylim(min(values) / 1.15, max(values) * 1.15)
         _plain_decades(axes.yaxis)
-    _tidy(axes, "", f"{word_of(result)}\n({metric})")
+    _tidy(axes, "", f"{quantity(result)}\n({metric})")
     if ladder:
         _rung_lines(axes, ladder, result)
 
@@ -473,7 +473,7 @@ def curves(
     groups = {key: by_run for key, by_run in _metric_groups(runs).items() if metrics is None or key[0] in metrics}
     decides = next((by_run for (metric, *_), by_run in groups.items() if is_latent_share(metric)), {})
     groups = {key: by_run for key, by_run in groups.items() if not in_words(key[0])}
-    groups = dict(sorted(groups.items(), key=lambda item: word_of(item[0][1]) != "distance"))
+    groups = dict(sorted(groups.items(), key=lambda item: quantity(item[0][1]) != "distance"))
     heights = [2.2] * max(len(groups), 1) + [1.2] * bool(decides) + [1, 1]
     figure = _figure(figure, (7.6, 1.25 * sum(heights) + 0.4))
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from .foundation import SEED, SIDE, WORKERS, BadInput, Crew, Rule, checked, claim, cores, file_hash
+from .foundation import SEED, SIDE, WORKERS, BadInput, WorkerPool, Rule, checked, claim, cores, file_hash
 from .image_files import stack_pages
 from .micrographs import BAR, GREY_RANGE, PAGE, LabelMap, list_images, other_files, read_micrograph, to_uint8
 from .synthetic import iter_specimens, phase_fraction
@@ -42,7 +42,7 @@ from semgan_nb.quality import (
     quality,
     rank_references,
     sharpness,
-    why_not,
+    rejection_reasons,
 )
 
 # %% ../nbs/19_preparation.ipynb #3b58f47d
@@ -269,8 +269,9 @@ def _width(job):
 
 # %% ../nbs/19_preparation.ipynb #6c01c481
 def _measure(job):
-    """Arrays over the cuts of a micrograph: y, x, phase fraction, span and saturation (see `why_not`), sharpness,
-    whether a mark is in it (see `find_marks`); the micrograph, reduced by a whole number; and the share of it that
+    """Arrays over the cuts of a micrograph: y, x, phase fraction, span and saturation (see `rejection_reasons`),
+    sharpness, whether a mark is in it (see `find_marks`); the micrograph,
+    reduced by a whole number; and the share of it that
     is marked."""
     source, recipe, how, shrink = job
     m = _read(source, how)
@@ -382,7 +383,7 @@ def prepare(
     marks: Rule(choices=("reject", "keep")) = "reject",
     blurred: THRESHOLD = 0.33,
     saturated: THRESHOLD = 0.7,
-    constant: THRESHOLD = 0.1,  # of what is left out, see `why_not`; 0 = never
+    constant: THRESHOLD = 0.1,  # of what is left out, see `rejection_reasons`; 0 = never
     workers: WORKERS = None,  # processes; None = one per core, up to 8, fewer for few files
     # True = replace what is at dest, whatever it is; an archive that was prepared from these micrographs is replaced
     # anyway
@@ -401,7 +402,7 @@ def prepare(
     if workers is None:
         workers = min(cores(), 8, max(1, len(files) // 16))
     how = dict(force=force, page=page, print_density=print_density)
-    with Crew(workers) as crew:
+    with WorkerPool(workers) as crew:
 
         def bar_of(results, what, total):
             return tqdm(results, what, total, unit="file", disable=not progress)
@@ -486,7 +487,7 @@ def prepare(
             bar_of(crew.map(_measure, [(s, recipe, how, shrink) for s in sources]), "measuring", len(sources))
         )  # before the grey-level step
         facts = np.concatenate([rows for _, rows, *_ in measured])
-        reasons, least = why_not(*facts[:, 1:4].T, constant, saturated, blurred)
+        reasons, least = rejection_reasons(*facts[:, 1:4].T, constant, saturated, blurred)
         if marks == "reject":
             reasons = ["with marks burnt in" if mark and not why else why for why, mark in zip(reasons, facts[:, 4])]
         good = np.array([r is None for r in reasons])

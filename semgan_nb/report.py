@@ -32,9 +32,9 @@ from semgan_nb.scores import (
     is_latent_share,
     is_leak,
     judgement,
-    word_of,
+    quantity,
 )
-from .memorisation import laid_on
+from .memorisation import best_alignment
 from .random_field import segmented
 from .reference_sets import distinct_indices
 from .runs import Config, is_run, read_config, read_ladder, read_metrics, read_stats, read_status
@@ -173,7 +173,7 @@ def _measured(d: DemoResult, word: str) -> dict:
     return {
         metric: (ladder, records)
         for metric, (ladder, records) in d.metrics.items()
-        if word_of(headline(records[-1])) == word
+        if quantity(headline(records[-1])) == word
     }
 
 # %% ../nbs/91_report.ipynb #ae854af8
@@ -319,7 +319,7 @@ def _ladder(metric: str, ladder: dict, records: list) -> dict:
     ]
     return dict(
         metric=metric,
-        word=word_of(result),
+        word=quantity(result),
         num_gen=int(ladder["num_gen"]),
         num_real=int(ladder["num_real"]),
         rows=sorted(
@@ -356,7 +356,7 @@ def _training(d: DemoResult) -> dict:
     decides = any(is_latent_share(metric) for metric in d.metrics)
     for metric, (ladder, records) in measured.items():
         values = [plots.value_of(record) for record in records]
-        name, better = word_of(headline(records[-1])), better_of(headline(records[-1]))
+        name, better = quantity(headline(records[-1])), better_of(headline(records[-1]))
         lengths.append(
             f"the {name} "
             + (f"is {values[0]:.3g}" if len(values) == 1 else f"goes from {values[0]:.3g} to {values[-1]:.3g}")
@@ -434,7 +434,7 @@ def _copies(d: DemoResult) -> dict:
             [pair["image"] for pair in worst],
         )
         laid = [
-            laid_on(image, d.training.images([training[pair["train"]]])[0])["image"]
+            best_alignment(image, d.training.images([training[pair["train"]]])[0])["image"]
             for image, pair in zip(images, worst)
         ]
         rows = np.stack([*(grey_stack(image[None])[0] for image in images), *laid]).astype(np.uint8)[:, None]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STATISTICS', 'OFFICIAL_PPL', 'LATENT_PAIRS', 'RECORD', 'LADDER', 'ZERO', 'Statistic', 'Metric', 'parse_metric',
-           'metric_of', 'better_of', 'word_of', 'number_text', 'out_of_range', 'check_record', 'headline',
+           'metric_name', 'better_of', 'quantity', 'number_text', 'out_of_range', 'check_record', 'headline',
            'best_record', 'summary', 'between_rungs', 'judgement', 'closer_than', 'alike_pairs', 'is_latent_share',
            'is_leak', 'in_words', 'latent_words']
 
@@ -241,7 +241,7 @@ def _counted(name, metric):
     return metric
 
 # %% ../nbs/41_scores.ipynb #851df3f9
-def metric_of(result: str) -> str:
+def metric_name(result: str) -> str:
     "The metric that a result belongs to: lite0_pr2k3_full_recall -> lite0_pr2k3_full."
     for ending in sorted(
         (
@@ -267,17 +267,17 @@ def better_of(result: str) -> str:
     """'lower' or 'higher': which values of a result are better; 'neither' for the share of copies, which is lowest
     before a network has learned anything. Names nobody knows count as distances."""
     try:
-        metric = parse_metric(metric_of(result))
+        metric = parse_metric(metric_name(result))
     except BadInput:
         return "higher" if result.endswith(("_precision", "_recall")) else "lower"
     return dict(zip(metric.results, metric.statistic.better)).get(result, metric.statistic.better[0])
 
 # %% ../nbs/41_scores.ipynb #09915582
-def word_of(result: str) -> str:
+def quantity(result: str) -> str:
     """What the values of a result are: 'distance', 'recall', 'share of copies' ... Names nobody knows count as
     distances."""
     try:
-        metric = parse_metric(metric_of(result))
+        metric = parse_metric(metric_name(result))
     except BadInput:
         return "distance"
     return result.removeprefix(metric.name).strip("_") or metric.statistic.word
@@ -359,7 +359,7 @@ def number_text(result: str, value: float, digits: int = 4) -> str:  # the name 
     if value != value:
         return "not a number"
     with contextlib.suppress(BadInput):
-        if parse_metric(metric_of(result)).stat == "fd" and abs(value) < ZERO:
+        if parse_metric(metric_name(result)).stat == "fd" and abs(value) < ZERO:
             return "0"
     return f"{value:.{digits}g}"
 
@@ -392,7 +392,7 @@ def out_of_range(metric, num_gen: int, value, extrapolated) -> list[str]:
 # %% ../nbs/41_scores.ipynb #bf46cc7c
 def check_record(record: dict, name: str, where: str) -> dict:
     "A record that is of the metric of its file; BadInput where it is of another."
-    if record["metric"] != name or any(metric_of(result) != name for result in record["results"]):
+    if record["metric"] != name or any(metric_name(result) != name for result in record["results"]):
         raise BadInput(
             f"{where}: a record of {record['metric']} with results {', '.join(list(record['results'])[:5])} is among"
             f" those of {name}: the run directory is damaged"

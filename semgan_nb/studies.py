@@ -22,7 +22,7 @@ from .files import TEXT, Unfit, fields, list_of, read_json, whole
 from .dataset import Dataset
 from .latent import random_images
 from .leak import directions, LeakMeter
-from .scores import best_record, better_of, headline, metric_of
+from .scores import best_record, better_of, headline, metric_name
 from semgan_nb.runs import (
     SETTINGS,
     _ADA_FIELDS,
@@ -363,7 +363,7 @@ class Study:
         found = [
             (point, records)
             for point in self.points
-            if (records := (known := self._read_run(point)[1]).get(metric, known.get(metric_of(metric))))
+            if (records := (known := self._read_run(point)[1]).get(metric, known.get(metric_name(metric))))
         ]
         if not found:
             raise BadInput(

@@ -16,8 +16,8 @@ from matplotlib.ticker import FuncFormatter
 
 from .foundation import BadInput, _shown, atomic, mark, plain_label
 from .descriptors import grey_stack
-from .scores import alike_pairs, better_of, metric_of, word_of
-from .memorisation import laid_on
+from .scores import alike_pairs, better_of, metric_name, quantity
+from .memorisation import best_alignment
 from .runs import is_run, read_config, read_ladder
 from .studies import Study, value_text
 from semgan_nb.plots import (
@@ -354,9 +354,9 @@ def baseline_figure(result: dict, figure: Figure | None = None) -> Figure:  # of
         axes.invert_yaxis()
         axes.set_xlim(min(0, *values), 1.3 * max(*values, get(floor), 1e-9))
         _tidy(axes)
-        larger, name = " (larger is better)" if better == "higher" else "", word_of(title)
+        larger, name = " (larger is better)" if better == "higher" else "", quantity(title)
         axes.set_title(
-            f"{name}{larger}\n{metric_of(title)}" if title in floor["values"] else f"{title}{larger}",
+            f"{name}{larger}\n{metric_name(title)}" if title in floor["values"] else f"{title}{larger}",
             fontsize=7.5,
             loc="left",
         )
@@ -376,7 +376,7 @@ def copies(
     panels = figure.subplots(2, len(pairs), squeeze=False)
     for column, pair in zip(panels.T, pairs):
         image = grey_stack(np.asarray(generated[pair["image"]])[None])[0]
-        other = laid_on(image, grey_stack(np.asarray(training[pair["train"]])[None])[0])["image"]
+        other = best_alignment(image, grey_stack(np.asarray(training[pair["train"]])[None])[0])["image"]
         for axes, picture in zip(column, (image, other)):
             axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set_xticks([])
@@ -399,7 +399,7 @@ def write_pairs(
     from semgan_nb.dataset import Dataset
     from semgan_nb.latent import judged_images
 
-    found = [record for record in records if word_of(record["metric"]) == "share of copies"]
+    found = [record for record in records if quantity(record["metric"]) == "share of copies"]
     if not found or not is_run(run):
         raise BadInput(
             f"--pairs {dest}:"

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.fft import irfft2, next_fast_len
 from scipy.ndimage import gaussian_filter
 
-from .foundation import BadInput, Crew, cores, stream
+from .foundation import BadInput, WorkerPool, cores, stream
 
 # %% ../nbs/14_synthetic.ipynb #a53b3eb1
 def grf(
@@ -420,7 +420,7 @@ def iter_specimens(
 
 # %% ../nbs/14_synthetic.ipynb #8990d7fe
 def _one_by_one(jobs, workers):
-    with Crew(workers) as crew:
+    with WorkerPool(workers) as crew:
         for part in crew.map(_some, jobs):
             yield from zip(*part)
 

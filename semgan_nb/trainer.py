@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'STATE', 'Statistics', 'ema_beta', 'lazy_adam', 'cooled', 'iteration_generator', 'check_networks',
-           'check_ranks', 'make_networks', 'rough_bytes', 'set_arithmetic', 'load_moments', 'Trainer']
+           'check_ranks', 'make_networks', 'estimate_memory', 'set_arithmetic', 'load_moments', 'Trainer']
 
 # %% ../nbs/55_trainer.ipynb #e697834c
 import contextlib
@@ -25,7 +25,7 @@ from .networks import Discriminator, Generator, resolutions, use_half
 from .augment import AdaController, augment_pipe
 from .losses import loss_as_generated, loss_as_real, mixed_ws, path_lengths, path_penalty, r1_penalty
 from .runs import Config
-from .distributed import Ranks
+from .distributed import ProcessGroup
 
 # %% ../nbs/55_trainer.ipynb #d5fa12b1
 LOSSES = ("Loss/G/loss", "Loss/D/loss", "Loss/pl_penalty", "Loss/r1_penalty")
@@ -176,7 +176,7 @@ def make_networks(config: Config, resolution: int, channels: int) -> tuple[Gener
     return G, D
 
 # %% ../nbs/55_trainer.ipynb #aff4c662
-def rough_bytes(config: Config, resolution: int, images: int) -> float:  # taken at once
+def estimate_memory(config: Config, resolution: int, images: int) -> float:  # taken at once
     "Memory of a training process, guessed from the size of its feature maps; too much rather than too little."
     sides = [2**k for k in range(2, resolution.bit_length())]
     maps = sum(
@@ -188,7 +188,7 @@ def rough_bytes(config: Config, resolution: int, images: int) -> float:  # taken
     return 0.6e9 + 600e6 * min(config.channel_max / 512, 1) ** 2 + images * maps * 4 * 27
 
 # %% ../nbs/55_trainer.ipynb #25408e8e
-def _give_back() -> None:
+def _trim_malloc() -> None:
     """Return what is free to the system (glibc): where the parts are large, the gaps that one phase leaves behind do
     not fit the next, and would be paid for twice."""
     if sys.platform.startswith("linux"):
@@ -268,7 +268,7 @@ class Trainer:
         dataset: Dataset,
         device: str = "cpu",
         networks: tuple | None = None,  # G, D and G_ema to begin with; None: fresh ones
-        ranks: Ranks = Ranks(),
+        ranks: ProcessGroup = ProcessGroup(),
     ):
         self.config, self.dataset, self.device, self.ranks = config, dataset, torch.device(device), ranks
         c = config
@@ -289,7 +289,7 @@ class Trainer:
         self.statistics = Statistics(several=ranks.size > 1)
         self.pl_mean = torch.zeros([], device=self.device)
         self.cur_nimg = self.batch_idx = self.cur_tick = self.tick_start = 0
-        self.large = self.device.type == "cpu" and rough_bytes(c, dataset.resolution, c.batch_gpu) > 4e9
+        self.large = self.device.type == "cpu" and estimate_memory(c, dataset.resolution, c.batch_gpu) > 4e9
         self.elapsed = self.energy = 0.0  # seconds and kWh, all parts of an interrupted run together
 
     # -- the phases
@@ -369,7 +369,7 @@ class Trainer:
                 average.copy_(value)
             (loss(batch, rng) * (interval / parts)).backward()
             if self.large:
-                _give_back()
+                _trim_malloc()
             for total, average in zip(sums, averages):
                 total += average
         gradients = []

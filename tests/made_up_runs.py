@@ -17,7 +17,7 @@ from semgan_nb.study_run import run_study
 from semgan_nb.training import Tick
 
 METRIC = "lite0_fd500_holdout"
-RUNGS = [
+REFERENCE_SETS = [
     ("floor", "other real images", 22),
     ("blur0.5", "blurred 0.5 px", 29),
     ("blur1", "blurred 1 px", 118),
@@ -39,7 +39,7 @@ class MadeUpRun:
             metric=METRIC,
             num_real=500,
             num_gen=500,
-            rungs=[dict(key=key, name=name, value=value) for key, name, value in RUNGS],
+            rungs=[dict(key=key, name=name, value=value) for key, name, value in REFERENCE_SETS],
         )
         self.writer.write_json(f"ladder-{METRIC}.json", ladder)
 

@@ -438,10 +438,10 @@ def test_material_panel_of_matched_data_leaves_fractions_out(steel):
 
 def test_material_panel_of_a_run_finds_its_archive(steel, tmp_path):
     from semgan_nb.runs import laptop
-    from semgan_nb.launch import train_silently
+    from semgan_nb.launch import run_training
 
     run = tmp_path / "run"
-    train_silently(
+    run_training(
         laptop(32).replace(
             total_kimg=0.064,
             kimg_per_tick=0.064,

@@ -33,14 +33,14 @@ from semgan_nb.extractors import get_extractor
 from semgan_nb.latent import random_images, sample
 from semgan_nb.films import walk_frames
 from semgan_nb.losses import loss_as_generated, loss_as_real, path_lengths, path_penalty, r1_penalty
-from semgan_nb.foundation import ahead
+from semgan_nb.foundation import prefetch
 from semgan_nb.evaluation import Judge
 from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Discriminator, Generator, use_half
 from semgan_nb.runs import Config, read_config, read_stats, read_status
 from semgan_nb.latent import judged_images
 from semgan_nb.trainer import Trainer, iteration_generator
-from semgan_nb.resources import available_bytes, estimate, fit_batch_gpu, power, probe, seconds_per_kimg
+from semgan_nb.resources import available_bytes, estimate, fit_batch_gpu, power_meter, probe, seconds_per_kimg
 from semgan_nb.training import judge_snapshot, train
 from semgan_nb.launch import launch
 
@@ -543,7 +543,7 @@ def test_judging_beside_generating(archive, tmp_path):
     assert values[1] == pytest.approx(values[0], rel=0.01)
     extractor = judges[1].extractor
     images = judged_images(there, 120)
-    with full_float32(DEVICE), ahead(random_images(there, 120, seed=0, batch=50)) as batches:
+    with full_float32(DEVICE), prefetch(random_images(there, 120, seed=0, batch=50)) as batches:
         beside = np.concatenate([extractor(batch) for batch in batches])
     near(torch.from_numpy(beside), torch.from_numpy(extractor(images)), 1e-5)
     assert torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32
@@ -565,9 +565,9 @@ torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 from semgan_nb.dataset import Dataset
 from semgan_nb.runs import Config
-from semgan_nb.distributed import join
+from semgan_nb.distributed import init_distributed
 from semgan_nb.trainer import Trainer
-ranks = join("cpu")  # by gloo, which also adds up what lies on a GPU, even where two processes share it
+ranks = init_distributed("cpu")  # by gloo, which also adds up what lies on a GPU, even where two processes share it
 t = Trainer(Config.from_dict(json.loads(sys.argv[1])), Dataset(sys.argv[2]), sys.argv[4], ranks=ranks)
 found, inner = [], t._phase
 def phase(name, net, optimizer, *rest):
@@ -703,10 +703,10 @@ def test_the_probe_times_every_phase_and_the_estimate_says_so():
 
 
 def test_energy_is_counted_with_and_without_nvml(archive, tmp_path, monkeypatch):
-    source, watts = power(torch.device(DEVICE), None)
+    source, watts = power_meter(torch.device(DEVICE), None)
     assert 1 < watts() < 2000 and ("reports" in source or "assumed" in source)
     list(train(TINY, archive, tmp_path / "r", device=DEVICE))
     assert read_stats(tmp_path / "r")[-1]["Resources/energy_kwh"]["mean"] > 0
     monkeypatch.setattr(torch.cuda, "power_draw", lambda *args: (_ for _ in ()).throw(ModuleNotFoundError("pynvml")))
-    source, watts = power(torch.device(DEVICE), None)
+    source, watts = power_meter(torch.device(DEVICE), None)
     assert "assumed" in source and watts() > 0

@@ -69,9 +69,9 @@ torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 from semgan_nb.dataset import Dataset
 from semgan_nb.runs import Config
-from semgan_nb.distributed import join
+from semgan_nb.distributed import init_distributed
 from semgan_nb.trainer import Trainer
-ranks = join()
+ranks = init_distributed()
 t = Trainer(Config.from_dict(json.loads(sys.argv[1])), Dataset(sys.argv[2]), ranks=ranks)
 found = []
 inner = t._phase

@@ -11,14 +11,14 @@ from scipy.stats import multivariate_normal, norm
 
 from semgan_nb.dataset import Dataset
 from semgan_nb.microstructure import compare
-from semgan_nb.memorisation import laid_on, likeness
+from semgan_nb.memorisation import best_alignment, aligned_ncc
 from semgan_nb.random_field import (
     RandomField,
-    depth,
-    draw_field,
+    boundary_distance,
+    sample_gaussian_field,
     field_correlation,
-    pair_probability,
-    possible_power,
+    joint_exceedance,
+    nearest_valid_spectrum,
     segmented,
 )
 from semgan_nb.reference_sets import blend
@@ -34,16 +34,16 @@ def test_pair_probability_is_that_of_the_bivariate_normal(fraction):
     rho = np.array([-0.99, -0.6, -0.1, 0, 0.3, 0.8, 0.99, 1])
     t = norm.isf(fraction)
     exact = [multivariate_normal([0, 0], [[1, r], [r, 1]], allow_singular=True).cdf([-t, -t]) for r in rho]
-    assert np.abs(pair_probability(rho, fraction) - exact).max() < 1e-5
-    assert pair_probability(np.array([0.0, 1.0]), fraction) == pytest.approx([fraction**2, fraction], abs=1e-4)
+    assert np.abs(joint_exceedance(rho, fraction) - exact).max() < 1e-5
+    assert joint_exceedance(np.array([0.0, 1.0]), fraction) == pytest.approx([fraction**2, fraction], abs=1e-4)
 
 
 def test_arcsine_law_and_inverse():
     rho = np.linspace(-0.9, 1, 25)
-    assert np.abs(pair_probability(rho, 0.5) - 0.25 - np.arcsin(rho) / (2 * np.pi)).max() < 1e-12
-    assert np.abs(field_correlation(pair_probability(rho, 0.5), 0.5) - rho).max() < 1e-6
+    assert np.abs(joint_exceedance(rho, 0.5) - 0.25 - np.arcsin(rho) / (2 * np.pi)).max() < 1e-12
+    assert np.abs(field_correlation(joint_exceedance(rho, 0.5), 0.5) - rho).max() < 1e-6
     mixed = np.linspace(0.2, 0.8, 300)
-    assert np.abs(field_correlation(pair_probability(rho, mixed), mixed) - rho).max() < 2e-3
+    assert np.abs(field_correlation(joint_exceedance(rho, mixed), mixed) - rho).max() < 2e-3
     assert field_correlation(np.array([0.2, 0.7]), 0.5).tolist() == [
         pytest.approx(np.sin(2 * np.pi * -0.05), abs=1e-6),
         1.0,
@@ -53,7 +53,7 @@ def test_arcsine_law_and_inverse():
 def test_a_possible_covariance_is_kept():
     lag = np.hypot(*np.mgrid[-31:32, -31:32])
     for wanted in (np.exp(-((lag / 5) ** 2)), np.exp(-lag / 4), 0.7 * np.exp(-((lag / 6) ** 2)) + 0.3 * (lag == 0)):
-        power = possible_power(wanted)
+        power = nearest_valid_spectrum(wanted)
         assert power.min() >= 0 and power.sum() == pytest.approx(1)
         kept = np.fft.ifft2(power).real * power.size
         assert (
@@ -64,17 +64,17 @@ def test_a_possible_covariance_is_kept():
 
 def test_an_impossible_covariance_gets_the_nearest_spectrum():
     box = (np.hypot(*np.mgrid[-31:32, -31:32]) < 6).astype(float)  # its spectrum is negative in rings
-    power = possible_power(box)
+    power = nearest_valid_spectrum(box)
     assert power.min() >= 0 and power.sum() == pytest.approx(1)
     kept = np.fft.ifft2(power).real * power.size
     assert kept[0, 3] > 0.6 and abs(kept[0, 12]) < 0.15
-    assert np.isfinite(possible_power(np.full((63, 63), np.nan))).all()
+    assert np.isfinite(nearest_valid_spectrum(np.full((63, 63), np.nan))).all()
 
 
 def test_drawn_fields_have_the_covariance():
     lag = np.hypot(*np.mgrid[-31:32, -31:32])
-    power = possible_power(np.exp(-((lag / 4) ** 2)))
-    fields = np.stack([draw_field(power, np.random.default_rng(k), (32, 32)) for k in range(300)])
+    power = nearest_valid_spectrum(np.exp(-((lag / 4) ** 2)))
+    fields = np.stack([sample_gaussian_field(power, np.random.default_rng(k), (32, 32)) for k in range(300)])
     assert abs(fields.mean()) < 0.05 and fields.std() == pytest.approx(1, abs=0.03)
     assert (fields[:, :, :-4] * fields[:, :, 4:]).mean() == pytest.approx(np.exp(-1), abs=0.03)
 
@@ -171,8 +171,10 @@ def test_groups_too_small_for_a_fit_share_one(floods):
 def test_depth():
     m = np.zeros((1, 9, 9), bool)
     m[0, :, 4:] = True
-    assert depth(m)[0, 4].tolist() == [-4, -3, -2, -1, 1, 2, 3, 4, 4]
-    assert (depth(np.ones((1, 5, 5), bool)) == 4).all() and (depth(np.zeros((1, 5, 5), bool)) == -4).all()
+    assert boundary_distance(m)[0, 4].tolist() == [-4, -3, -2, -1, 1, 2, 3, 4, 4]
+    assert (boundary_distance(np.ones((1, 5, 5), bool)) == 4).all() and (
+        boundary_distance(np.zeros((1, 5, 5), bool)) == -4
+    ).all()
 
 
 def test_blended_pairs_are_halves_of_two_real_images_of_one_group():
@@ -180,12 +182,15 @@ def test_blended_pairs_are_halves_of_two_real_images_of_one_group():
     rng = np.random.default_rng(0)
     mixed = blend(images[:, None], rng, groups)
     assert mixed.shape == (60, 1, 32, 32) and mixed.dtype == np.uint8
-    near = likeness(mixed, images)
+    near = aligned_ncc(mixed, images)
     assert (near[np.arange(60), np.arange(60)] > np.median(near)).mean() > 0.95  # its own image is in it
     partner = [
         int(
             np.argmin(
-                [np.abs(2.0 * mixed[i, 0] - images[i] - laid_on(images[i], other)["image"]).max() for other in images]
+                [
+                    np.abs(2.0 * mixed[i, 0] - images[i] - best_alignment(images[i], other)["image"]).max()
+                    for other in images
+                ]
             )
         )
         for i in range(6)

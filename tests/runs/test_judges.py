@@ -18,12 +18,12 @@ from semgan_nb.extractors import get_extractor
 from semgan_nb.microstructure import compare
 from semgan_nb.distances import blur, feature_statistics, path_length
 from semgan_nb.scores import best_record, between_rungs
-from semgan_nb.reference_sets import RUNGS
+from semgan_nb.reference_sets import REFERENCE_SETS
 from semgan_nb.evaluation import Judge, judge_together, score
 from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Generator
 from semgan_nb.runs import laptop, read_metrics, snapshots
-from semgan_nb.launch import train_silently
+from semgan_nb.launch import run_training
 
 
 def by_sqrtm(a, b):
@@ -96,7 +96,7 @@ def test_holdout_judge(archive):
     ladder = judge.ladder(progress=lambda done, total, text: told.append((done, total, text)))
     value = {rung["key"]: rung["value"] for rung in ladder["rungs"]}
     assert list(value) == ["floor", "blur0.5", "blur1", "blur2", "phase", "blend", "field", "distinct10"]
-    assert all(rung["name"] == RUNGS[rung["key"]] for rung in ladder["rungs"])
+    assert all(rung["name"] == REFERENCE_SETS[rung["key"]] for rung in ladder["rungs"])
     assert value["floor"] < value["blur0.5"] < value["blur1"] < value["blur2"] and value["floor"] < value["distinct10"]
     assert told[-1][0] == told[-1][1] == 800 and [t[0] for t in told] == sorted(t[0] for t in told)
     assert {key: ladder[key] for key in ("metric", "extractor", "real", "num_real", "num_gen", "seed")} == dict(
@@ -457,7 +457,7 @@ def test_a_judge_of_path_lengths(archive, generator, tmp_path):
 @pytest.fixture(scope="module")
 def run(archive, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "run"
-    train_silently(
+    run_training(
         laptop(32).replace(
             total_kimg=0.128,
             snap=1,
@@ -531,4 +531,4 @@ def test_weights_are_looked_for_before_training(archive, tmp_path, monkeypatch):
     for name in ("SEMGAN_WEIGHTS", "SEMGAN_WEIGHTS_VGG16"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(BadInput, match="vgg16.pt .*are missing"):
-        train_silently(laptop(32).replace(total_kimg=0.128, metrics=("vgg16_pr203_full",)), archive, tmp_path / "run")
+        run_training(laptop(32).replace(total_kimg=0.128, metrics=("vgg16_pr203_full",)), archive, tmp_path / "run")

@@ -12,11 +12,11 @@ from semgan_nb.extractors import get_extractor
 from semgan_nb.distances import (
     FeatureSet,
     blur,
-    covered,
+    in_manifold,
     feature_statistics,
     frechet_distance,
     kernel_distance,
-    neighbour_radii,
+    knn_radii_squared,
 )
 
 
@@ -58,8 +58,8 @@ def test_memory_of_the_distances_is_bounded():
 
     tracemalloc.start()
     with Watch():
-        radii = neighbour_radii(points, tile=512)
-        covered(points, points, radii, tile=512)
+        radii = knn_radii_squared(points, tile=512)
+        in_manifold(points, points, radii, tile=512)
     assert max(seen) <= 512 * 5 * 512 + 1 and tracemalloc.get_traced_memory()[1] < 2**26
     tracemalloc.stop()
 

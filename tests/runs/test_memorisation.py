@@ -1,4 +1,4 @@
-"""Copies: what `likeness` sees through, what is planted and must be found, what is fresh and must not be accused."""
+"""Copies: what `aligned_ncc` sees through, what is planted and must be found, what is fresh and must not be accused."""
 
 import json
 from types import SimpleNamespace
@@ -16,8 +16,18 @@ from semgan_nb.launch import summary_lines
 from semgan_nb.studies import study_text
 from semgan_nb.dataset import Dataset, subset_indices, write_archive
 from semgan_nb.scores import best_record, better_of, parse_metric, summary
-from semgan_nb.memorisation import Memory, Yardstick, laid_on, likeness, look, memory_text, plant, shares_pixels, turned
-from semgan_nb.reference_sets import RUNGS
+from semgan_nb.memorisation import (
+    MemorisationTest,
+    SimilarityNull,
+    best_alignment,
+    aligned_ncc,
+    alignment_features,
+    memorisation_text,
+    plant_copies,
+    shares_pixels,
+    dihedral,
+)
+from semgan_nb.reference_sets import REFERENCE_SETS
 from semgan_nb.evaluation import judge_together, score
 from semgan_nb.judges import MemoryJudge, get_judge
 from semgan_nb.foundation import BadInput
@@ -50,7 +60,7 @@ def noisy(images, sigma):
 COPIES = {
     "exact": lambda x: middle(x),
     "mirrored": lambda x: middle(x)[..., ::-1],
-    "turned": lambda x: np.stack([turned(image, 1 + k % 7) for k, image in enumerate(middle(x))]),
+    "turned": lambda x: np.stack([dihedral(image, 1 + k % 7) for k, image in enumerate(middle(x))]),
     "noise 4": lambda x: noisy(middle(x), 4),
     "noise 8": lambda x: noisy(middle(x), 8),
     "blurred 1 px": lambda x: np.rint(gaussian_filter(middle(x).astype(float), (0, 1, 1))).astype(np.uint8),
@@ -61,7 +71,7 @@ COPIES = {
     "all of it": lambda x: noisy(
         np.rint(
             gaussian_filter(
-                np.stack([turned(image, 1 + k % 7) for k, image in enumerate(middle(x, 2, -1))]).astype(float),
+                np.stack([dihedral(image, 1 + k % 7) for k, image in enumerate(middle(x, 2, -1))]).astype(float),
                 (0, 0.5, 0.5),
             )
         ),
@@ -72,7 +82,7 @@ COPIES = {
 
 @pytest.mark.parametrize("how", COPIES)
 def test_planted_copies_are_found(steel, how):
-    memory = Memory(middle(steel[:250]), unseen=middle(steel[250:350]), groups=np.arange(250) % 10)
+    memory = MemorisationTest(middle(steel[:250]), unseen=middle(steel[250:350]), groups=np.arange(250) % 10)
     generated = middle(steel[350:450]).copy()
     generated[:30] = COPIES[how](steel[:30])
     found = memory.compare(generated)
@@ -85,7 +95,7 @@ def test_planted_copies_are_found(steel, how):
 
 
 def test_few_copies_are_found_by_name(steel):
-    memory = Memory(middle(steel[:250]), names=[f"tile{i}" for i in range(250)])
+    memory = MemorisationTest(middle(steel[:250]), names=[f"tile{i}" for i in range(250)])
     generated = middle(steel[250:450]).copy()
     generated[[7, 70]] = COPIES["all of it"](steel[[100, 200]])
     found = memory.compare(generated)
@@ -101,7 +111,7 @@ def test_few_copies_are_found_by_name(steel):
 @pytest.mark.parametrize("seed", range(3))
 def test_fresh_images_of_the_same_specimens_are_not_accused(seed):
     images, _, groups = specimens(900, 32, seed=seed, n_specimens=6)
-    memory = Memory(images[:500], unseen=images[500:700], groups=groups[:500])
+    memory = MemorisationTest(images[:500], unseen=images[500:700], groups=groups[:500])
     found = memory.compare(images[700:])
     assert found["p_value"] > 0.001 and found["plain"] == 0 and "no sign of copies" in found["text"]
     assert found["share"] < 0.05 and abs(found["nearer"] - found["nearer_fair"]) < 0.1
@@ -111,32 +121,32 @@ def test_larger_images_and_colour(steel):
     rng = np.random.default_rng(8)
     large = np.stack([dual_phase_islands(rng, 128, FRACTIONS[i % 10], field_um=19.2)[0] for i in range(60)])
     colour = np.repeat(large[:, None], 3, 1)
-    memory = Memory(colour[:40])
+    memory = MemorisationTest(colour[:40])
     generated = colour[40:].copy()
-    generated[:8] = np.roll(np.stack([turned(image, 6) for image in colour[:8]]), (9, -5), (2, 3))
+    generated[:8] = np.roll(np.stack([dihedral(image, 6) for image in colour[:8]]), (9, -5), (2, 3))
     found = memory.compare(generated)
     assert found["plain"] >= 7 and all(pair["train"] == str(pair["image"]) for pair in found["worst"][:7])
 
 
 def test_likeness_of_known_pairs(steel):
     a = middle(steel[:6])
-    found = likeness(a, a)
+    found = aligned_ncc(a, a)
     assert np.abs(np.diag(found) - 1).max() < 1e-5 and found[~np.eye(6, dtype=bool)].max() < 0.95
     for k in range(8):
-        assert likeness(np.stack([turned(x, k) for x in a]), a).diagonal().min() > 0.9999
-    assert np.abs(likeness(255 - a, a).diagonal()).max() < 0.95  # a negative is no copy
-    assert likeness(np.full((1, 32, 32), 7, np.uint8), a).max() <= 1e-3  # a flat image is like nothing
-    assert np.array_equal(likeness(look(a), look(a)), found)
+        assert aligned_ncc(np.stack([dihedral(x, k) for x in a]), a).diagonal().min() > 0.9999
+    assert np.abs(aligned_ncc(255 - a, a).diagonal()).max() < 0.95  # a negative is no copy
+    assert aligned_ncc(np.full((1, 32, 32), 7, np.uint8), a).max() <= 1e-3  # a flat image is like nothing
+    assert np.array_equal(aligned_ncc(alignment_features(a), alignment_features(a)), found)
     with pytest.raises(BadInput, match="square ones of one size"):
-        likeness(a, np.zeros((2, 16, 16), np.uint8))
+        aligned_ncc(a, np.zeros((2, 16, 16), np.uint8))
     with pytest.raises(BadInput, match="square ones of one size"):
-        likeness(np.zeros((2, 32, 16), np.uint8), np.zeros((2, 32, 16), np.uint8))
+        aligned_ncc(np.zeros((2, 32, 16), np.uint8), np.zeros((2, 32, 16), np.uint8))
 
 
 @pytest.mark.parametrize("k", range(8))
 def test_laid_on_undoes_turn_and_shift(steel, k):
-    image, moved = middle(steel[:1])[0], turned(middle(steel[:1], 2, -3)[0], k)
-    found = laid_on(moved, image)
+    image, moved = middle(steel[:1])[0], dihedral(middle(steel[:1], 2, -3)[0], k)
+    found = best_alignment(moved, image)
     assert found["likeness"] > 0.98
     inner = np.s_[6:-6, 6:-6]
     assert np.abs(found["image"][inner].astype(int) - moved[inner]).max() == 0
@@ -162,7 +172,7 @@ def test_overlapping_crops_do_not_make_the_yardstick(tmp_path):
     write_archive(tmp_path / "unknown.zip", [{**item, "crop": None} for item in items], {})
     judge, blind = (get_judge("aligned_memory40_subset", tmp_path / f"{name}.zip") for name in ("tiles", "unknown"))
     assert judge.yardstick().limit < 0.93 < 0.98 < blind.yardstick().limit
-    copies = plant(judge_images(tmp_path / "tiles.zip")[::7][:40], np.random.default_rng(1))
+    copies = plant_copies(judge_images(tmp_path / "tiles.zip")[::7][:40], np.random.default_rng(1))
     assert judge.judge(copies)["results"]["aligned_memory40_subset"] > 0.9
 
 
@@ -189,7 +199,7 @@ def test_shares_pixels():
 def test_yardstick():
     rng = np.random.default_rng(0)
     real = np.tanh(rng.gumbel(1.0, 0.1, 1000))
-    stick = Yardstick(real)
+    stick = SimilarityNull(real)
     assert stick.beyond(real).sum() <= 10 and abs(stick.mode - 1.0) < 0.02 and abs(stick.width - 0.1) < 0.01
     assert stick.chance(np.tanh(1.0)) == pytest.approx(1 - np.exp(-1), abs=0.05) and stick.chance(0.9999) < 1e-9
     assert stick.p_value(np.tanh(rng.gumbel(1.0, 0.1, 500))) > 0.01 > stick.p_value(np.tanh(rng.gumbel(1.2, 0.1, 500)))
@@ -205,7 +215,7 @@ def test_judge_of_an_archive(archive, tmp_path):
     train = Dataset(archive, part="train").images()
     own = train[subset_indices(len(train), 60, 3)]
     fresh = specimens(480, 32, seed=4, n_specimens=8)[0][400:, None]
-    generated = np.concatenate([fresh, plant(own[:20], RNG)])
+    generated = np.concatenate([fresh, plant_copies(own[:20], RNG)])
     told = []
     record = judge.judge(
         (generated[at : at + 30] for at in range(0, 100, 30)),
@@ -264,7 +274,7 @@ def test_refusals(archive, tmp_path):
     with pytest.raises(BadInput, match="5 training images are too few"):
         get_judge("aligned_memory50_subset", archive, subset=5)
     with pytest.raises(BadInput, match="9 training images are too few"):
-        Memory(np.zeros((9, 32, 32), np.uint8))
+        MemorisationTest(np.zeros((9, 32, 32), np.uint8))
     judge = get_judge("aligned_memory50_subset", archive)
     with pytest.raises(BadInput, match="there were 7: generate more or use aligned_memory7_subset"):
         judge.judge(np.zeros((7, 1, 32, 32), np.uint8))
@@ -288,9 +298,9 @@ def test_refusals(archive, tmp_path):
 def test_alike_training_images_are_said_to_blunt_the_verdict():
     rng = np.random.default_rng(0)
     one = specimens(1, 32, seed=0)[0]
-    train = plant(np.repeat(one, 60, 0), rng)  # sixty copies of one image
-    found = Memory(train).compare(plant(np.repeat(one, 30, 0), rng))
-    assert found["found"] < 0.8 and "less of a verdict" in found["text"] and memory_text(found) == found["text"]
+    train = plant_copies(np.repeat(one, 60, 0), rng)  # sixty copies of one image
+    found = MemorisationTest(train).compare(plant_copies(np.repeat(one, 30, 0), rng))
+    assert found["found"] < 0.8 and "less of a verdict" in found["text"] and memorisation_text(found) == found["text"]
 
 
 def test_no_snapshot_is_the_best_for_copying_nothing(tmp_path):
@@ -303,7 +313,10 @@ def test_no_snapshot_is_the_best_for_copying_nothing(tmp_path):
             metric=name,
             num_real=60,
             num_gen=100,
-            rungs=[dict(key=key, name=RUNGS[key], value=value) for key, value in (("floor", 0.01), ("copies", 0.97))],
+            rungs=[
+                dict(key=key, name=REFERENCE_SETS[key], value=value)
+                for key, value in (("floor", 0.01), ("copies", 0.97))
+            ],
         ),
     )
     for kimg, share in ((0, 0.0), (16, 0.5), (32, 0.2)):

@@ -17,7 +17,7 @@ from PIL import Image
 from semgan_nb.launch import evaluate
 from semgan_nb.cli import main
 from semgan_nb.dataset import write_archive
-from semgan_nb.reference_sets import RUNGS
+from semgan_nb.reference_sets import REFERENCE_SETS
 from semgan_nb.foundation import BadInput
 from semgan_nb.preparation import prepare_synthetic
 from semgan_nb.report import RUNG_WORDS, read_demo, write_report, write_walk
@@ -160,7 +160,7 @@ def test_it_says_in_words_what_was_found_and_what_not(finished):
 
 
 def test_every_rung_of_a_ladder_has_words():
-    assert RUNG_WORDS.keys() == RUNGS.keys() and all(len(words) > 20 for words in RUNG_WORDS.values())
+    assert RUNG_WORDS.keys() == REFERENCE_SETS.keys() and all(len(words) > 20 for words in RUNG_WORDS.values())
 
 
 def test_physics_and_copies_are_told_and_how_to_get_them_where_they_are_not(finished, tmp_path):

@@ -14,7 +14,7 @@ from semgan_nb.foundation import BadInput
 from semgan_nb.microstructure import compare_microstructures, measure
 from semgan_nb.runs import laptop, read_ladder, read_metrics
 from semgan_nb.synthetic import specimens
-from semgan_nb.launch import train_silently
+from semgan_nb.launch import run_training
 
 # What follows: segmentation, shapes with known answers, other libraries, many images, two sets, phase maps.
 
@@ -81,7 +81,7 @@ def test_micro_is_a_metric_like_the_others(archive, tmp_path):
 
 
 def test_training_evaluates_it(archive, tmp_path):
-    train_silently(
+    run_training(
         laptop(32).replace(
             total_kimg=0.128,
             snap=1,

@@ -11,7 +11,7 @@ from made_up_runs import fake_train, study_with_fake_training
 from PIL import Image
 
 from semgan_nb.dataset import write_archive
-from semgan_nb.scores import better_of, metric_of
+from semgan_nb.scores import better_of, metric_name
 from semgan_nb.foundation import BadInput
 from semgan_nb.runs import Config, read_config, read_stats
 from semgan_nb.studies import Study, leaks, point_label, read_samples, run_name, table_text, value_text
@@ -315,7 +315,7 @@ def fake_run(path, seed, values, aug="ada", metric=NAME, data="d", **fields):
     (path / "config.json").write_text(json.dumps(about))
     record = lambda k, v: dict(
         results={metric: v},
-        metric=metric_of(metric),
+        metric=metric_name(metric),
         kimg=8.0 * k,
         cur_nimg=8000 * k,
         snapshot_pkl=f"snapshot-{8 * k:06d}.safetensors",
@@ -327,7 +327,7 @@ def fake_run(path, seed, values, aug="ada", metric=NAME, data="d", **fields):
         seed=0,
         data="d",
     )
-    (path / f"metric-{metric_of(metric)}.jsonl").write_text(
+    (path / f"metric-{metric_name(metric)}.jsonl").write_text(
         "".join(json.dumps(record(k, v)) + "\n" for k, v in enumerate(values))
     )
     tick = lambda k: {

@@ -411,7 +411,7 @@ def test_metric_names_are_written_out(archive):
 
 
 def test_fit_batch_gpu_takes_the_largest_allowed_part():
-    from semgan_nb.trainer import rough_bytes
+    from semgan_nb.trainer import estimate_memory
     from semgan_nb.resources import fit_batch_gpu
 
     measured = dict(images=2, seconds={}, base=1e9, peak=1e9 + 2 * 2e9)  # 2 GB an image
@@ -439,11 +439,13 @@ def test_fit_batch_gpu_takes_the_largest_allowed_part():
         laptop(), 32, limit=2e9
     )  # small enough by the rough figure: nothing is measured
     assert config == laptop() and found is None
-    assert rough_bytes(sem512(), 512, 2) > 6.3e9 and rough_bytes(laptop(), 32, 16) > 0.5e9  # more than was measured
+    assert (
+        estimate_memory(sem512(), 512, 2) > 6.3e9 and estimate_memory(laptop(), 32, 16) > 0.5e9
+    )  # more than was measured
 
 
 def test_the_estimate_of_a_whole_run():
-    from semgan_nb.foundation import in_time
+    from semgan_nb.foundation import format_duration
     from semgan_nb.resources import estimate, seconds_per_kimg
 
     measured = dict(images=2, seconds=dict(Gmain=12.0, Greg=24.0, Dmain=16.0, Dreg=32.0), base=1e9, peak=5e9)
@@ -458,7 +460,7 @@ def test_the_estimate_of_a_whole_run():
     )
     assert "on 16 cards each takes 2 images" in text
     assert not any("V100" in line for line in estimate(laptop(), 32, measured))
-    assert [in_time(s) for s in (5, 119, 121, 3 * 3600, 49 * 3600)] == [
+    assert [format_duration(s) for s in (5, 119, 121, 3 * 3600, 49 * 3600)] == [
         "5.0 s",
         "119 s",
         "2.0 min",
@@ -642,14 +644,14 @@ def test_whether_bfloat16_pays_on_this_cpu_is_measured_and_said(archive, tmp_pat
     monkeypatch.setattr(resources, "probe", probe)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     half = laptop().replace(half_format="bfloat16", num_fp16_res=3)
-    assert resources.half_words(half, 32) == "bfloat16 takes 500 s/kimg here, float32 1e+03"
-    assert resources.half_words(laptop(), 32).endswith(": --half-format bfloat16 --num-fp16-res 4 would pay")
+    assert resources.describe_bfloat16(half, 32) == "bfloat16 takes 500 s/kimg here, float32 1e+03"
+    assert resources.describe_bfloat16(laptop(), 32).endswith(": --half-format bfloat16 --num-fp16-res 4 would pay")
     pace["half"] = 2.0
     assert (
-        resources.half_words(half, 32)
+        resources.describe_bfloat16(half, 32)
         == "bfloat16 takes 2e+03 s/kimg here, float32 1e+03: it does not pay, leave --half-format out"
     )
-    assert resources.half_words(laptop(), 32).endswith(": it would not pay")
+    assert resources.describe_bfloat16(laptop(), 32).endswith(": it would not pay")
     monkeypatch.chdir(tmp_path)
     assert main(["train", str(archive), "--dry-run"]) == 0 and ": it would not pay" in capsys.readouterr().out
     more = ["--out", "r", "--kimg", "0.016", "--metrics", "none", "--half-format", "bfloat16", "--num-fp16-res", "3"]
@@ -658,7 +660,7 @@ def test_whether_bfloat16_pays_on_this_cpu_is_measured_and_said(archive, tmp_pat
         and "it does not pay, leave --half-format out" in capsys.readouterr().out
     )
     monkeypatch.setattr(resources, "probe", lambda *args, **kwargs: None)
-    assert resources.half_words(half, 32) == ""
+    assert resources.describe_bfloat16(half, 32) == ""
 
 
 def test_a_run_that_cannot_go_on_is_one_sentence(archive, tmp_path, capsys, no_number):

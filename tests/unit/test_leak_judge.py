@@ -11,7 +11,7 @@ from semgan_nb.foundation import BadInput
 from semgan_nb.judges import LeakJudge, get_judge
 from semgan_nb.leak import TRANSFORMS
 from semgan_nb.runs import laptop, read_metrics
-from semgan_nb.scores import better_of, check_record, in_words, metric_of, parse_metric
+from semgan_nb.scores import better_of, check_record, in_words, metric_name, parse_metric
 from semgan_nb.training import choose_metrics, leak_warning
 
 
@@ -43,7 +43,7 @@ def test_a_record_names_the_augmentation(lit):
             record["verdict"] == verdict and {name for name, one in record["leaks"].items() if one["leaks"]} == leaking
         )
         assert record["results"].keys() == {f"augment_leak80_subset_{name}" for name in TRANSFORMS} and all(
-            metric_of(name) == judge.metric for name in record["results"]
+            metric_name(name) == judge.metric for name in record["results"]
         )
         warning = leak_warning([dict(metric="lite0_fd50_full"), record])
         assert bool(warning) == bool(leaking) and all(TRANSFORMS[name][1] in warning for name in leaking)
@@ -88,7 +88,7 @@ def test_names_of_leaks():
     )
     assert (
         better_of("augment_leak500_subset_turn") == "neither"
-        and metric_of("augment_leak500_subset_half_turn") == "augment_leak500_subset"
+        and metric_name("augment_leak500_subset_half_turn") == "augment_leak500_subset"
     )
     for name in ("lite0_leak500_full", "augment_fd500_full", "augment_leak500"):
         with pytest.raises(BadInput):

@@ -20,14 +20,14 @@ from semgan_nb.microstructure import compare
 from semgan_nb.distances import (
     FeatureSet,
     blur,
-    covered,
+    in_manifold,
     extrapolate,
     feature_statistics,
     frechet_distance,
     inception_score,
     kernel_distance,
-    kernel_distance_of_all,
-    neighbour_radii,
+    mmd2_unbiased,
+    knn_radii_squared,
     path_length,
     precision_recall,
 )
@@ -37,10 +37,10 @@ from semgan_nb.scores import (
     between_rungs,
     closer_than,
     headline,
-    metric_of,
+    metric_name,
     parse_metric,
     summary,
-    word_of,
+    quantity,
 )
 from semgan_nb.reference_sets import distinct_indices, phase_randomise
 from semgan_nb.evaluation import floor_of, score, warnings_of
@@ -190,7 +190,7 @@ CHECK = (
 
 def test_check_values_of_all():
     real, gen = CHECK
-    assert kernel_distance_of_all(real, gen) == pytest.approx(0.171263, abs=1e-6)
+    assert mmd2_unbiased(real, gen) == pytest.approx(0.171263, abs=1e-6)
     assert kernel_distance(real, gen)[0] == pytest.approx(0.171574, abs=1e-6) and kernel_distance(real, gen, size=50)[
         0
     ] == pytest.approx(0.174134, abs=1e-6)
@@ -246,16 +246,16 @@ def test_global_generators_are_left_alone():
 
 def test_tiles_change_nothing():
     real, gen = CHECK
-    assert kernel_distance_of_all(real, gen, tile=37) == pytest.approx(kernel_distance_of_all(real, gen), rel=1e-12)
+    assert mmd2_unbiased(real, gen, tile=37) == pytest.approx(mmd2_unbiased(real, gen), rel=1e-12)
     a, b = (torch.from_numpy(x) for x in CHECK)
     for k in (1, 3, 5):
-        radii = neighbour_radii(a, k, tile=7)
-        assert torch.equal(radii, neighbour_radii(a, k))
+        radii = knn_radii_squared(a, k, tile=7)
+        assert torch.equal(radii, knn_radii_squared(a, k))
         expected = np.sort(
             np.where(np.eye(300, dtype=bool), np.inf, ((real[:, None].astype(float) - real[None]) ** 2).sum(2)), 1
         )[:, k - 1]
         assert radii.numpy() == pytest.approx(expected, rel=1e-9)
-        assert torch.equal(covered(b, a, radii, tile=7), covered(b, a, radii))
+        assert torch.equal(in_manifold(b, a, radii, tile=7), in_manifold(b, a, radii))
 
 
 def by_definition(points, centres, k=3):
@@ -267,7 +267,7 @@ def by_definition(points, centres, k=3):
 
 @pytest.mark.parametrize("far", [0, 1000])
 def test_duplicates_and_points_on_the_rim(far):
-    """Copies are covered by balls of radius zero, also far from the origin, where float32 products of rows are off."""
+    """Copies are in_manifold by balls of radius zero, also far from the origin, where float32 products of rows are off."""
     rng = np.random.default_rng(0)
     real = (rng.integers(-2, 3, (200, 64)) + far).astype(np.float32)
     copies = np.repeat(real[:12], 10, 0)
@@ -474,7 +474,7 @@ def test_best_and_summary():
         at_best={"lite0_fd500_full": dict(value=0.3, kimg=2, snapshot="s2")},
     )
     assert [
-        word_of(name)
+        quantity(name)
         for name in (
             "fid50k_full",
             "lite0_pr5003_full_recall",
@@ -495,7 +495,7 @@ def test_best_and_summary():
         "mean",
         "distance",
     ]
-    assert metric_of("lite0_pr5003_full_recall") == metric_of("lite0_pr5003_full") == "lite0_pr5003_full"
+    assert metric_name("lite0_pr5003_full_recall") == metric_name("lite0_pr5003_full") == "lite0_pr5003_full"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from semgan_nb.evaluation import score, warnings_of
 from semgan_nb.launch import record_lines
-from semgan_nb.memorisation import memory_text
+from semgan_nb.memorisation import memorisation_text
 from semgan_nb.microstructure import compare_microstructures, measure
 from semgan_nb.scores import number_text, parse_metric
 from semgan_nb.synthetic import specimens
@@ -87,8 +87,8 @@ def test_a_chance_of_nothing_is_not_written_as_zero():
         found=None,
         nearer=None,
     )
-    assert "p = 0" not in memory_text(found) and "p below 1e-300" in memory_text(found)
-    assert "(p = 1e-05)" in memory_text(found | dict(p_value=1e-5))
+    assert "p = 0" not in memorisation_text(found) and "p below 1e-300" in memorisation_text(found)
+    assert "(p = 1e-05)" in memorisation_text(found | dict(p_value=1e-5))
 
 
 def test_tiles_are_not_advised_where_the_files_are_tiles(tmp_path):

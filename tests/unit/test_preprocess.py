@@ -30,7 +30,7 @@ from semgan_nb.preprocess import (
     stretch_levels,
     tiles,
 )
-from semgan_nb.quality import find_marks, pick_reference, sharpness, why_not
+from semgan_nb.quality import find_marks, pick_reference, sharpness, rejection_reasons
 from semgan_nb.preparation import details, nanometres, prepare, source_file
 from semgan_nb.micrographs import read_micrograph
 from semgan_nb.synthetic import phase_fraction
@@ -484,14 +484,17 @@ def test_blurred_saturated_and_constant_images_are_left_out_and_listed(tmp_path,
 
 
 def test_thresholds():
-    assert why_not([0.05, 1, 1, 1], [0, 0.8, 0, 0], [1, 1, 0.3, 1])[0] == [
+    assert rejection_reasons([0.05, 1, 1, 1], [0, 0.8, 0, 0], [1, 1, 0.3, 1])[0] == [
         "nearly constant",
         "saturated",
         "blurred",
         None,
     ]
-    assert why_not([0.05, 1, 1, 1], [0, 0.8, 0, 0], [1, 1, 0.3, 1], 0, 0, 0)[0] == [None] * 4
-    assert why_not([0.0], [0.0], [0.0])[0] == ["nearly constant"] and sharpness(np.zeros((32, 32), np.uint8)) == 0
+    assert rejection_reasons([0.05, 1, 1, 1], [0, 0.8, 0, 0], [1, 1, 0.3, 1], 0, 0, 0)[0] == [None] * 4
+    assert (
+        rejection_reasons([0.0], [0.0], [0.0])[0] == ["nearly constant"]
+        and sharpness(np.zeros((32, 32), np.uint8)) == 0
+    )
 
 
 def scaled(path, image, nm):
