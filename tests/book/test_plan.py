@@ -248,3 +248,28 @@ def test_numbers_of_chapters_are_changed_everywhere_at_once():
     for wrong, words in ((["33=34"], "two chapters"), (["99=98"], "no chapter 99"), (["33"], "OLD=NEW")):
         with pytest.raises(SystemExit, match=words):
             renumber.asked(wrong, chapters)
+
+
+def links_in(text):
+    "(file, anchor) of the links of a text that lead to a file of the project."
+    return [
+        (file, anchor)
+        for file, anchor in re.findall(r"\]\((?!https?:|#|data:|attachment:)([^)\s#]+)#?([^)\s]*)\)", text)
+    ]
+
+
+def test_every_link_of_the_book_leads_somewhere():
+    count = 0
+    for path, cell in cells():
+        if cell.cell_type != "markdown":
+            continue
+        for file, anchor in links_in(cell.source):
+            base = ROOT if path.stem == "index" and not (path.parent / file).exists() else path.parent
+            assert (base / file).is_file(), f"{path.name}: {file}"
+            if anchor:
+                titles = re.findall(
+                    r"^#+ (.+)$", "\n".join(c.source for c in nbformat.read(base / file, 4).cells), re.M
+                )
+                assert anchor in [title.replace(" ", "-") for title in titles], f"{path.name}: {file}#{anchor}"
+            count += 1
+    assert count > 60  # or nothing was looked at
