@@ -22,6 +22,8 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
+import tiny
+
 import semgan_nb.trainer as trainer
 from made_up_runs import logs
 from semgan_nb.resampling import warp
@@ -37,7 +39,7 @@ from semgan_nb.foundation import prefetch
 from semgan_nb.evaluation import Judge
 from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Discriminator, Generator, use_half
-from semgan_nb.runs import Config, read_config, read_stats, read_status
+from semgan_nb.runs import read_config, read_stats, read_status
 from semgan_nb.latent import judged_images
 from semgan_nb.trainer import Trainer, iteration_generator
 from semgan_nb.resources import available_bytes, estimate, fit_batch_gpu, power_meter, probe, seconds_per_kimg
@@ -56,21 +58,7 @@ pytestmark = [
 on_a_gpu = pytest.mark.skipif(not GPU, reason="needs a real GPU: a CPU has no such thing to rehearse")
 FORWARD, GRADIENT, SECOND = 1e-4, 5e-4, 1e-3
 SIZE = dict(img_resolution=32, channel_base=1024, channel_max=64)
-TINY = Config(
-    z_dim=16,
-    w_dim=16,
-    channel_base=64,
-    channel_max=8,
-    batch_size=8,
-    batch_gpu=4,
-    G_reg_interval=4,
-    total_kimg=0.16,
-    kimg_per_tick=0.032,
-    snap=2,
-    ada_kimg=0.5,
-    metrics=(),
-    p=0.3,
-)
+TINY = tiny.TINY.replace(p=0.3)
 
 
 @pytest.fixture(autouse=True)

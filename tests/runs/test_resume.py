@@ -13,6 +13,8 @@ import pytest
 import stops
 import torch
 
+import tiny
+
 import semgan_nb.trainer as trainer
 import semgan_nb.training as training
 import semgan_nb.foundation as foundation
@@ -21,26 +23,12 @@ from semgan_nb.checkpoints import load_state
 from semgan_nb.dataset import Dataset
 from semgan_nb.foundation import BadInput
 from semgan_nb.foundation import RunFailed
-from semgan_nb.runs import Config, read_metrics, read_stats, read_status, snapshots
+from semgan_nb.runs import read_metrics, read_stats, read_status, snapshots
 from semgan_nb.trainer import Trainer
 from semgan_nb.resources import disk_use
 from semgan_nb.training import Diverged, train
 
-TINY = Config(
-    z_dim=16,
-    w_dim=16,
-    channel_base=64,
-    channel_max=8,
-    batch_size=8,
-    batch_gpu=4,
-    G_reg_interval=4,
-    total_kimg=0.32,
-    kimg_per_tick=0.032,
-    snap=2,
-    keep_snapshots=2,
-    ada_kimg=0.5,
-    metrics=("random_fd10_full",),
-)
+TINY = tiny.TINY.replace(total_kimg=0.32, keep_snapshots=2, metrics=("random_fd10_full",))
 
 
 @pytest.fixture(scope="module", autouse=True)

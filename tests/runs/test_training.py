@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from made_up_runs import logs
+import tiny
+
 from semgan_nb.checkpoints import load, load_state
 from semgan_nb.dataset import write_archive
 from semgan_nb.foundation import BadInput
@@ -22,20 +24,7 @@ from semgan_nb.training import train
 from semgan_nb.dataset import Dataset
 
 gold = np.load(Path(__file__).parents[1] / "data" / "ada_controller.npz")
-TINY = Config(
-    z_dim=16,
-    w_dim=16,
-    channel_base=64,
-    channel_max=8,
-    batch_size=8,
-    batch_gpu=4,
-    G_reg_interval=4,
-    total_kimg=0.16,
-    kimg_per_tick=0.032,
-    snap=2,
-    ada_kimg=0.5,
-    metrics=(),
-)
+TINY = tiny.TINY
 
 
 def weights(run):

@@ -16,6 +16,8 @@ from official_files import same
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import tiny
+
 import semgan_nb
 from semgan_nb import trainer
 from semgan_nb.checkpoints import (
@@ -34,23 +36,9 @@ from semgan_nb.cli import info, main
 from semgan_nb.layers import upsample2d
 from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Discriminator
-from semgan_nb.runs import Config
 
 PACKAGE = Path(semgan_nb.__file__).parent
-TINY = Config(
-    z_dim=8,
-    w_dim=8,
-    channel_base=64,
-    channel_max=8,
-    batch_size=8,
-    batch_gpu=4,
-    G_reg_interval=4,
-    total_kimg=0.08,
-    kimg_per_tick=0.016,
-    snap=2,
-    ada_kimg=0.5,
-    metrics=(),
-)
+TINY = tiny.TINY.replace(z_dim=8, w_dim=8, total_kimg=0.08, kimg_per_tick=0.016)
 
 
 # -- snapshots
