@@ -44,7 +44,7 @@ from semgan_nb.extractors import (
     tf1_resize_matrix,
 )
 from semgan_nb.latent import random_images
-from semgan_nb.foundation import prefetch
+from semgan_nb.workers import prefetch
 from semgan_nb.distances import FeatureSet, feature_statistics, frechet_distance, kernel_distance, precision_recall
 from semgan_nb.evaluation import Judge
 from semgan_nb.foundation import BadInput

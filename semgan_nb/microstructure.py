@@ -15,7 +15,8 @@ import numpy as np
 from scipy import fft
 from scipy.stats import wasserstein_distance
 
-from .foundation import BadInput, WorkerPool, cores, stream
+from .foundation import BadInput, cores, stream
+from .workers import WorkerPool
 from .preprocess import histogram
 from semgan_nb.descriptors import (
     DIRECTIONS,

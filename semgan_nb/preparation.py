@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from .foundation import SEED, SIDE, WORKERS, BadInput, WorkerPool, Rule, checked, claim, cores, file_hash
+from .foundation import SEED, SIDE, WORKERS, BadInput, Rule, checked, claim, cores, file_hash
+from .workers import WorkerPool
 from .image_files import stack_pages
 from .micrographs import BAR, GREY_RANGE, PAGE, LabelMap, list_images, other_files, read_micrograph, to_uint8
 from .synthetic import iter_specimens, phase_fraction

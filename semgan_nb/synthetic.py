@@ -13,7 +13,8 @@ import numpy as np
 from scipy.fft import irfft2, next_fast_len
 from scipy.ndimage import gaussian_filter
 
-from .foundation import BadInput, WorkerPool, cores, stream
+from .foundation import BadInput, cores, stream
+from .workers import WorkerPool
 
 # %% ../nbs/14_synthetic.ipynb #a53b3eb1
 def grf(

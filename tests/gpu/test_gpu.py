@@ -35,7 +35,7 @@ from semgan_nb.extractors import get_extractor
 from semgan_nb.latent import random_images, sample
 from semgan_nb.films import walk_frames
 from semgan_nb.losses import loss_as_generated, loss_as_real, path_lengths, path_penalty, r1_penalty
-from semgan_nb.foundation import prefetch
+from semgan_nb.workers import prefetch
 from semgan_nb.evaluation import Judge
 from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Discriminator, Generator, use_half
