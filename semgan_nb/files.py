@@ -528,3 +528,36 @@ def read_pt(
     except Refused as why:
         raise BadInput(f"{path} cannot be read without danger: {why}") from None
     return content
+
+# %% ../nbs/01_files.ipynb #3c0f82c3
+_OTHER_KINDS = {
+    b"GIF8": "a GIF image",
+    b"RIFF": "a WebP image or a film",
+    b"%PDF": "a PDF",
+    b"PK\3\4": "a ZIP archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x89HDF": "an HDF5 file",
+    b"ZISRAWFILE": "a Zeiss CZI file",
+    b"\0\0\0\x0cjP": "a JPEG 2000 image",
+    b"\0\0\0\3\0\0": "a Gatan DM3 file",
+    b"\0\0\0\4\0\0": "a Gatan DM4 file",
+    b"\xd0\xcf\x11\xe0": "an old Office or vendor container",
+}
+
+# %% ../nbs/01_files.ipynb #1c35150c
+def _what_is_it(path):
+    "A few words on a file that is no image, or None where it begins like one."
+    with open(path, "rb") as f:
+        head = f.read(512)
+    if not head:
+        return "is empty (0 bytes): copy it again from its source"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the image itself: fetch the image with `git lfs pull`"
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "is a web page, not an image: the download went wrong, fetch the file itself"
+    for magic, name in _OTHER_KINDS.items():
+        if head.startswith(magic):
+            return f"is {name}: TIFF, PNG, JPEG or BMP is wanted, export it as TIFF"
+    if all(b in b"\t\n\r\f" or 32 <= b < 127 or b >= 128 for b in head) and head[:2] not in (b"BM", b"\xff\xd8"):
+        return "is a text file, not an image: rename it or take it out of the folder"
+    return None

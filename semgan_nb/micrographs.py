@@ -21,9 +21,10 @@ import numpy as np
 from scipy import ndimage
 
 from .foundation import BadInput, Rule, checked, plain_label, printable, write_json
-from .files import checked_json, regular_file
-from .vendors import SCALE, _short, scale_files
-from .image_files import _grey, _read_other, _read_tiff, _row_blocks, _what_is_it
+from .files import _what_is_it, checked_json, regular_file
+from .texts import _short
+from .vendors import SCALE, scale_files
+from .image_files import _grey, _read_other, _read_tiff, _row_blocks
 
 # %% ../nbs/12_micrographs.ipynb #2eb2cbdf
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from .foundation import BadInput, Rule, _shown
-from .vendors import _text
+from .texts import _text
 from .micrographs import grey_range, to_uint8
 
 # %% ../nbs/17_preprocess.ipynb #8dac005b

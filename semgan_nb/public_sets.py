@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from .foundation import BadInput, atomic, file_hash, try_folder, writing
 from .files import TEXT, fields, read_json, table_of
-from .vendors import _short
+from .texts import _short
 from .micrographs import _quiet, embedded
 
 # %% ../nbs/13_public_sets.ipynb #b7d4bb38
