@@ -129,7 +129,7 @@ def _strip_grid(page, planes):  # planes: how often the grid is repeated, once f
     if rows < 1 or columns < 1 or rows * columns > 4 * max(width * height, 2**20):
         raise ValueError("its tiles are larger than the image")
     down, across = -(-height // rows), -(-width // columns)
-    if len(page.dataoffsets) < down * across * planes:
+    if min(len(page.dataoffsets), len(page.databytecounts)) < down * across * planes:
         raise ValueError("strips are missing")
     return rows, columns, across, down * across
 
