@@ -151,7 +151,7 @@ def exported(path):
     ]
 
 
-LONG = """14_synthetic 1 16_dataset 3 17_preprocess 1
+LONG = """16_dataset 3 17_preprocess 1
 19_preparation 3 21_networks 5 23_augment 1 26_films 2 30_features 2 31_extractors 2 33_microstructure 3
 34_phase_maps 1 35_leak 1 41_scores 1 42_memorisation 1 43_random_field 1 45_evaluation 2 46_judges 3
 50_runs 2 52_official 2 53_transfer 1 55_trainer 1 56_resources 2 57_training 3 58_launch 2 70_studies 1
