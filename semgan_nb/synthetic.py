@@ -393,7 +393,7 @@ def dual_phase(
     fraction: float,  # of martensite, 0..1, exact to a pixel
     field_um: float = 6.4,  # side of the image, µm
     kind: str = "islands",  # or grains
-    **look,  # further arguments of `dual_phase_islands` or `dual_phase_grains`
+    **look: Any,  # further arguments of `dual_phase_islands` or `dual_phase_grains`
 ) -> tuple[np.ndarray, np.ndarray]:
     """A dual-phase micrograph, uint8 [size, size], and its phase map, bool [size, size], True = martensite. Raises
     BadInput where an argument is out of its range or not known to the model."""
@@ -442,7 +442,7 @@ def iter_specimens(
     # standard deviation of the fraction between images of one specimen of half martensite, for fields up to 6.4 µm
     jitter: float = 0.025,
     workers: int | None = 1,  # processes; None = one per core
-    **options,  # further arguments of `dual_phase`
+    **options: Any,  # further arguments of `dual_phase`
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
     """Yield (image uint8 [size, size], phase map bool [size, size], specimen int) of seeded dual-phase steel, in
     order; the same for any number of workers, and never more than a few images in memory. Raises BadInput where an
@@ -472,7 +472,7 @@ def _one_by_one(jobs, workers):
             yield from zip(*part)
 
 # %% ../nbs/14_synthetic.ipynb #6635ab41
-def specimens(n_images: int, size: int, *args, **options) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def specimens(n_images: int, size: int, *args: Any, **options: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(images uint8 [n, size, size], phase maps bool [n, size, size], specimen int64 [n]): what `iter_specimens`
     yields, all at once; same arguments."""
     made = iter_specimens(n_images, size, *args, **options)
