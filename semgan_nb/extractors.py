@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from .files import check_tensors, need, read_pt
-from .foundation import BadInput, file_hash
+from .foundation import BadInput, default_cache, file_hash
 from .features import Extractor, Lite0, RandomNetwork, fold_batch_norm, perceptual_embedding
 
 # %% ../nbs/31_extractors.ipynb #f62762fb
@@ -103,7 +103,7 @@ WEIGHTS = {
 # %% ../nbs/31_extractors.ipynb #904f8f47
 def weights_cache() -> Path:
     "The folder for files of weights: weights/ in the cache folder (SEMGAN_CACHE names another)."
-    return Path(os.environ.get("SEMGAN_CACHE") or pooch.os_cache("semgan_nb")) / "weights"
+    return default_cache() / "weights"
 
 # %% ../nbs/31_extractors.ipynb #3e3c52ce
 def find_weights(

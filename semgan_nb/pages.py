@@ -19,7 +19,7 @@ from PIL import Image
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from .micrographs import sheet
+from .micrographs import _bar_length, sheet
 from .foundation import printable
 
 # %% ../nbs/90_pages.ipynb #21761655
@@ -85,8 +85,7 @@ def _scale_bar(pixel_size_nm, pixels: int) -> Markup:
     if pixel_size_nm is None:
         return Markup()
     wide = pixels * float(np.ravel(pixel_size_nm)[-1])
-    length = max((m * 10.0**e for e in range(-1, 8) for m in (1, 2, 5) if m * 10.0**e <= wide / 4), default=wide / 4)
-    text = f"{length / 1000:g} µm" if length >= 1000 else f"{length:g} nm"
+    length, text = _bar_length(wide / 4)
     return Markup('<div class="scale"><svg aria-hidden="true"><rect width="{}" height="100%"/></svg> {}</div>').format(
         f"{100 * length / wide:.2f}%", text
     )
