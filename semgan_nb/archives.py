@@ -311,7 +311,9 @@ def find_file(store: ZipStore | FolderStore, name: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 # %% ../nbs/05_archives.ipynb #13fc2d1c
-def read_table_file(store: ZipStore | FolderStore, name: str, rule: Callable):  # name of a JSON file; see chapter 01
+def read_table_file(
+    store: ZipStore | FolderStore, name: str, rule: Callable
+) -> dict | list:  # name of a JSON file; see chapter 01
     "The value of a JSON file of an archive. Raises BadInput if it is too long, not readable, or against the rule."
     if (size := store.size(name)) > json_limit():
         raise BadInput(
