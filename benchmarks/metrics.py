@@ -32,7 +32,7 @@ from scipy.linalg import sqrtm
 from scipy.ndimage import gaussian_filter
 from skimage import data as textures
 
-from semgan_nb.dataset import write_archive
+from semgan_nb.archives import write_archive
 from semgan_nb.features import Lite0
 from semgan_nb.extractors import (
     INCEPTION,

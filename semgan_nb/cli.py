@@ -432,7 +432,7 @@ def _baselines(options):
 
 # %% ../nbs/94_cli.ipynb #6b39e146
 def _synth_options(parser):
-    from semgan_nb.preparation import prepare_synthetic
+    from semgan_nb.synthetic_sets import prepare_synthetic
 
     add, option = (
         parser.add_argument,
@@ -463,7 +463,7 @@ def _synth_options(parser):
 # %% ../nbs/94_cli.ipynb #b18e1b53
 def _synth(options):
     from semgan_nb.demo import prepared
-    from semgan_nb.preparation import prepare_synthetic
+    from semgan_nb.synthetic_sets import prepare_synthetic
 
     _say(f"{options.dest}: {prepared(prepare_synthetic(**vars(options)))}")
 
@@ -707,7 +707,7 @@ def _phases_options(parser):
 # %% ../nbs/94_cli.ipynb #702ab649
 def _phases(options):
     from semgan_nb.descriptors import Segmentation
-    from semgan_nb.preparation import nanometres
+    from semgan_nb.preprocess import nanometres
 
     given = vars(options)
     names = ("method", "classes", "phase", "median", "sigma", "flatten", "clip", "min_px")

@@ -128,7 +128,9 @@ def demo(
     from semgan_nb.layers import keep_memory
     from semgan_nb.scores import between_rungs, in_words
     from semgan_nb.judges import get_judge
-    from semgan_nb.preparation import nanometres, prepare, prepare_synthetic
+    from semgan_nb.preprocess import nanometres
+    from semgan_nb.synthetic_sets import prepare_synthetic
+    from semgan_nb.preparation import prepare
     from semgan_nb.report import read_demo, write_report, write_walk
     from semgan_nb.runs import preset
     from semgan_nb.foundation import default_cache

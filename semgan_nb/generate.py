@@ -128,7 +128,7 @@ def _to_segment(source, seeds, truncation_psi, pixel_size, images, how_to_read):
     source = Path(source)
     if not source.exists():
         raise BadInput(f"{source}: there is no such file or folder")
-    from semgan_nb.dataset import is_archive
+    from semgan_nb.archives import is_archive
 
     network = source.suffix in (".safetensors", ".pkl") or (source / "config.json").exists()
     if seeds is not None and not network:

@@ -14,7 +14,8 @@ import torch
 
 from .. import material_plots
 from ..foundation import BadInput, stream
-from ..dataset import Dataset, is_archive
+from ..archives import is_archive
+from ..dataset import Dataset
 from ..latent import random_images
 from ..descriptors import Segmentation
 from ..microstructure import DESCRIPTORS, TOPOLOGY, compare_microstructures, measure

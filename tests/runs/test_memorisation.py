@@ -14,7 +14,8 @@ from semgan_nb import study_plots
 from semgan_nb.checkpoints import find_snapshot
 from semgan_nb.launch import summary_lines
 from semgan_nb.studies import study_text
-from semgan_nb.dataset import Dataset, subset_indices, write_archive
+from semgan_nb.archives import write_archive
+from semgan_nb.dataset import Dataset, subset_indices
 from semgan_nb.scores import best_record, better_of, parse_metric, summary
 from semgan_nb.memorisation import (
     MemorisationTest,

@@ -24,7 +24,8 @@ from semgan_nb.checkpoints import digest, load, load_state, snapshot_info
 from semgan_nb.official import load_networks
 from semgan_nb.launch import evaluate
 from semgan_nb.cli import info
-from semgan_nb.dataset import Dataset, is_archive
+from semgan_nb.archives import is_archive
+from semgan_nb.dataset import Dataset
 from semgan_nb.latent import random_images, sample
 from semgan_nb.report import read_demo, write_report
 from semgan_nb.runs import (

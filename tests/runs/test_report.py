@@ -16,10 +16,10 @@ from PIL import Image
 
 from semgan_nb.launch import evaluate
 from semgan_nb.cli import main
-from semgan_nb.dataset import write_archive
+from semgan_nb.archives import write_archive
 from semgan_nb.reference_sets import REFERENCE_SETS
 from semgan_nb.foundation import BadInput
-from semgan_nb.preparation import prepare_synthetic
+from semgan_nb.synthetic_sets import prepare_synthetic
 from semgan_nb.report import RUNG_WORDS, read_demo, write_report, write_walk
 from semgan_nb.runs import Config, read_metrics
 from semgan_nb.training import train

@@ -16,7 +16,7 @@ from made_up_runs import logs
 import tiny
 
 from semgan_nb.checkpoints import load, load_state
-from semgan_nb.dataset import write_archive
+from semgan_nb.archives import write_archive
 from semgan_nb.foundation import BadInput
 from semgan_nb.runs import Config, auto, image_number, laptop, read_config, read_stats, read_status, sem512, snapshots
 from semgan_nb.trainer import Statistics, Trainer, ema_beta, iteration_generator, lazy_adam, make_networks

@@ -18,8 +18,9 @@ from command import said, say
 from semgan_nb import plots
 from semgan_nb.checkpoints import digest, load, load_state, save_state
 from semgan_nb.dashboards.study import _study_html
-from semgan_nb.dataset import Dataset, png, write_archive
 from semgan_nb import files
+from semgan_nb.archives import png, write_archive
+from semgan_nb.dataset import Dataset
 from semgan_nb.foundation import BadInput, Rule, plain_label
 from semgan_nb.latent import judged_images
 from semgan_nb.official import file_lines
