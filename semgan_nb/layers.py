@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GAIN_PASSES', 'keep_memory', 'full_float32', 'default_gain', 'limited', 'bias_act', 'fir_filter', 'upfirdn2d',
            'upsample2d', 'downsample2d', 'conv2d_resample', 'demodulation', 'tame_for_half', 'modulated_conv2d',
-           'FullyConnected', 'Conv2dLayer', 'MinibatchStd']
+           'FullyConnected', 'Conv2dLayer', 'SynthesisLayer', 'ToRGB', 'MinibatchStd']
 
 # %% ../nbs/20_layers.ipynb #8cafe95a
 import contextlib
@@ -94,6 +94,13 @@ def bias_act(
     if gain != 1:
         x = x * gain
     return limited(x, clamp)
+
+# %% ../nbs/20_layers.ipynb #305cc6c7
+def _bend(y, act, gain, clamp):
+    "The end of a layer whose bias is in y already, and its gain where that can be: leaky ReLU in place."
+    if act == "lrelu":  # gain 1 by now
+        return limited(F.leaky_relu(y, 0.2, inplace=True), clamp)
+    return bias_act(y, act=act, gain=gain, clamp=clamp)
 
 # %% ../nbs/20_layers.ipynb #400cafad
 def fir_filter(taps=(1, 3, 3, 1)) -> torch.Tensor:  # 1-D taps, or a 2-D kernel; None: no filter
@@ -322,9 +329,96 @@ class Conv2dLayer(nn.Module):
             y = y if b is None else y + b.view(1, -1, 1, 1)
         else:
             y = conv2d_resample(x, w, self.resample_filter, down=self.down, b=b)
-        if self.activation in ("linear", "lrelu"):
-            return limited(F.leaky_relu(y, 0.2, inplace=True) if self.activation == "lrelu" else y, clamp)
-        return bias_act(y, act=self.activation, gain=gain * default_gain(self.activation) / fold, clamp=clamp)
+        return _bend(y, self.activation, gain * default_gain(self.activation) / fold, clamp)
+
+# %% ../nbs/20_layers.ipynb #131385cb
+def _full(x):
+    "Half precision to float32; anything wider as it is."
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+# %% ../nbs/20_layers.ipynb #fa915fc9
+class SynthesisLayer(nn.Module):
+    "Modulated convolution + noise + bias + activation: [N, in, H, W], w [N, w_dim] -> [N, out, r, r]."
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        up: int = 1,
+        conv_clamp: float | None = None,
+        activation: str = "lrelu",
+        resample_filter=(1, 3, 3, 1),
+        use_noise: bool = True,
+    ):
+        super().__init__()
+        self.resolution, self.up, self.use_noise = resolution, up, use_noise
+        self.conv_clamp, self.activation = conv_clamp, activation
+        self.register_buffer("resample_filter", fir_filter(resample_filter))
+        self.affine = FullyConnected(w_dim, in_channels, bias_init=1)
+        self.weight = nn.Parameter(
+            torch.randn(out_channels, in_channels, 3, 3).contiguous(memory_format=torch.channels_last)
+        )
+        if use_noise:
+            self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        if use_noise:
+            self.register_buffer("noise_const", torch.randn(resolution, resolution))
+
+    def noise(self, x: torch.Tensor, noise_mode: str, generator: torch.Generator | None) -> torch.Tensor:
+        "Gaussian maps, [N, 1, r, r] drawn for every image, or the stored one, [r, r]."
+        if noise_mode == "const":
+            return self.noise_const
+        return torch.randn(x.shape[0], 1, self.resolution, self.resolution, generator=generator, device=x.device)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        w: torch.Tensor,
+        noise_mode: str = "random",  # random, const or none
+        generator: torch.Generator | None = None,  # source of the random noise
+        gain: float = 1.0,
+    ) -> torch.Tensor:
+        if noise_mode not in ("random", "const", "none"):
+            raise ValueError(f"noise_mode is {noise_mode!r}: choose random, const or none")
+        styles, weight = self.affine(w), self.weight
+        if x.dtype == torch.float16:
+            weight, styles = tame_for_half(weight, styles)
+        # leaky ReLU lets a positive gain through: it goes into the small factors, not over the large image.
+        gain_after = gain * default_gain(self.activation)
+        g = gain_after if self.activation in GAIN_PASSES else 1.0
+        d = demodulation(weight, styles) * g
+        y = conv2d_resample(
+            x * styles[:, :, None, None].to(x.dtype), weight.to(x.dtype), self.resample_filter, up=self.up
+        )
+        y = torch.addcmul((self.bias * g).view(1, -1, 1, 1).to(x.dtype), y, d[:, :, None, None].to(x.dtype))
+        if self.use_noise and noise_mode != "none":
+            y += (self.noise(x, noise_mode, generator) * (self.noise_strength * g)).to(x.dtype)
+        return _bend(y, self.activation, gain_after / g, None if self.conv_clamp is None else self.conv_clamp * gain)
+
+# %% ../nbs/20_layers.ipynb #b49e7841
+class ToRGB(nn.Module):
+    "Features to an image (grey or RGB): 1×1 modulated, no demodulation, no noise."
+
+    def __init__(self, in_channels: int, img_channels: int, w_dim: int, conv_clamp: float | None = None):
+        super().__init__()
+        self.conv_clamp, self.weight_gain = conv_clamp, 1 / math.sqrt(in_channels)
+        self.affine = FullyConnected(w_dim, in_channels, bias_init=1)
+        self.weight = nn.Parameter(torch.randn(img_channels, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(img_channels))
+
+    def forward(
+        self, x: torch.Tensor, w: torch.Tensor
+    ) -> torch.Tensor:  # -> [N, img_channels, H, W], never in half precision
+        styles = self.affine(w) * self.weight_gain
+        kernel = self.weight[None, :, :, 0, 0] * styles[:, None, :]  # [N, img, in]
+        n, c, h, w_ = x.shape
+        # A product over channels in NHWC order: with one or three outputs it is faster than a convolution and keeps the
+        # layout.
+        y = torch.bmm(x.permute(0, 2, 3, 1).reshape(n, h * w_, c), kernel.transpose(1, 2).to(x.dtype))
+        y = _full(y.view(n, h, w_, -1).permute(0, 3, 1, 2)) + self.bias.view(1, -1, 1, 1)
+        return limited(y, self.conv_clamp)
 
 # %% ../nbs/20_layers.ipynb #f6b37c34
 class MinibatchStd(nn.Module):
