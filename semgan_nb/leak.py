@@ -36,9 +36,12 @@ def characteristic_length(images) -> float:  # as in `directions`
     return float(power.sum() / (power * frequency).sum())
 
 # %% ../nbs/35_leak.ipynb #41af17cc
-def _reduced(images, side: int = 64) -> np.ndarray:
+def _reduced(images, side: int = 64, least: int = 0) -> np.ndarray:
     "float32 [N, h, h], the middle square of the images, averaged over whole pixels to at most `side`."
     x = grey_stack(images)
+    if len(x) < least:
+        given = f"{len(images)} real image{'s were' if len(images) != 1 else ' was'} given"
+        raise BadInput(f"leak_meter: {given}, at least {least} are wanted")
     square = min(x.shape[1:])
     if square < 8:
         raise BadInput(f"leak_meter: the images have {x.shape[1]} × {x.shape[2]} px, at least 8 × 8 are wanted")
@@ -151,6 +154,14 @@ def _transformed(x, rng):
     yield ("shift",), slice(None), _resampled(x, diagonal(np.ones(n), np.ones(n)), rng.standard_normal((n, 2)) * 0.25)
     yield ("inversion",), half, 255 - y
 
+# %% ../nbs/35_leak.ipynb #4cb9ec76
+def _spoilt(x, rng) -> list[np.ndarray]:
+    "What a poor network does anyway: images [N, h, h] smoothed, noisy, and shifted by up to half a pixel (resampled)."
+    smooth = [ndimage.gaussian_filter(x, (0, s, s)) for s in (0.5, 1)]
+    noisy = (x + rng.normal(0, 8, x.shape)).clip(0, 255)
+    shift = rng.uniform(-1, 1, (len(x), 2)) / x.shape[1]
+    return [*smooth, noisy, _resampled(x, np.eye(2)[None].repeat(len(x), 0), shift)]
+
 # %% ../nbs/35_leak.ipynb #3e38a681
 class LeakMeter:
     """Which augmentations have leaked into generated images; what needs only the real ones is done once. BadInput
@@ -163,38 +174,19 @@ class LeakMeter:
         seed: int = 0,
         most: int = 400,  # real images at most that are transformed
     ):
-        if len(grey_stack(real)) < 4:
-            raise BadInput(
-                f"leak_meter: {len(real)} real image{'s were' if len(real) != 1 else ' was'} given, at least 4 are"
-                " wanted"
-            )
-        x, rng = _reduced(real), stream(seed, "leak halves")
+        x, rng = _reduced(real, least=4), stream(seed, "leak halves")
         traits, numbers = image_traits(x)
-        self.num, self.side, self.middle, self.width = (
-            len(x),
-            x.shape[1],
-            np.median(numbers, 0),
-            np.maximum(numbers.std(0), 1e-3),
-        )
+        self.num, self.side = len(x), x.shape[1]
+        self.middle, self.width = np.median(numbers, 0), np.maximum(numbers.std(0), 1e-3)
         self.cuts = [np.unique(np.quantile(column, np.arange(1, 6) / 6)) for column in numbers.T]
         rows = self._rows(traits, numbers)
         some = np.sort(rng.permutation(len(x))[:most])
         base = rows[some]
-        self.names, places, seen = zip(
-            *((names, place, self._of(images)) for names, place, images in _transformed(x[some], rng))
-        )
+        transformed = [(names, place, self._of(images)) for names, place, images in _transformed(x[some], rng)]
+        self.names, places, seen = zip(*transformed)
         self.mean, self.root = rows.mean(0), _whitening([base, *seen])
-        half = x[some][::2]
-        spoilt = [
-            *(ndimage.gaussian_filter(half, (0, s, s)) for s in (0.5, 1)),
-            (half + rng.normal(0, 8, half.shape)).clip(0, 255),
-        ]
-        spoilt.append(
-            _resampled(half, np.eye(2)[None].repeat(len(half), 0), rng.uniform(-1, 1, (len(half), 2)) / self.side)
-        )  # by up to half a pixel: what resampling itself does
-        self.root = _without(
-            self.root, np.stack([(self._of(images) - base[::2]).mean(0) @ self.root for images in spoilt])
-        )
+        spoilt = [self._of(images) - base[::2] for images in _spoilt(x[some][::2], rng)]
+        self.root = _without(self.root, np.stack([change.mean(0) @ self.root for change in spoilt]))
         changes = [(one - base[place]) @ self.root for one, place in zip(seen, places)]
         self.signatures = np.stack([one.mean(0) for one in changes], 1)
         self.seen = np.array([_repeats(one) for one in changes])

@@ -71,6 +71,34 @@ def claim_phases(dest, formats=PHASE_FORMATS, overwrite=False) -> list:  # path 
         keep(path, path.name in ours, overwrite)
     return paths
 
+# %% ../nbs/34_phase_maps.ipynb #5e6ffeca
+def _labels(labels) -> np.ndarray:
+    "A label image as uint8 [H, W], or BadInput."
+    labels = np.asarray(labels)
+    whole = labels.dtype == bool or np.issubdtype(labels.dtype, np.integer)
+    if labels.ndim != 2 or not whole or labels.size == 0 or labels.min() < 0 or labels.max() > 255:
+        raise BadInput(
+            f"labels: an array of type {labels.dtype} and shape {list(labels.shape)} was given, whole numbers from 0 to"
+            " 255 in two dimensions are wanted"
+        )
+    return labels.astype(np.uint8)
+
+# %% ../nbs/34_phase_maps.ipynb #fb3846f8
+def _description(labels, nm, how: Segmentation | None, files: list[str]) -> dict:
+    "What the JSON beside a phase map says: labels uint8 [H, W], nm the (height, width) of a pixel or None."
+    share = np.bincount(labels.ravel()) / labels.size
+    return dict(
+        format=PHASES_FORMAT,
+        files=files,
+        height=labels.shape[0],
+        width=labels.shape[1],
+        pixel_size_nm=nm and list(nm),
+        spacing_unit="um" if nm else "px",
+        order="labels count from the darkest phase, 0; the first row is the top one, in .vti the last",
+        share={str(k): float(v) for k, v in enumerate(share) if v},
+        segmentation=None if how is None else asdict(how),
+    )
+
 # %% ../nbs/34_phase_maps.ipynb #a4f02355
 def write_phases(
     dest,  # path without ending; its folder is made
@@ -82,56 +110,25 @@ def write_phases(
     **about,  # what else the JSON is to say: source, seed ...
 ) -> list:
     "Write a phase map and, beside it, a JSON on how it was made; returns the paths, the JSON last."
-    labels, dest = np.asarray(labels), Path(dest)
-    if (
-        labels.ndim != 2
-        or not (labels.dtype == bool or np.issubdtype(labels.dtype, np.integer))
-        or labels.size == 0
-        or labels.min() < 0
-        or labels.max() > 255
-    ):
-        raise BadInput(
-            f"labels: an array of type {labels.dtype} and shape {list(labels.shape)} was given, whole numbers from 0 to"
-            " 255 in two dimensions are wanted"
-        )
-    labels = labels.astype(np.uint8)
+    labels, dest = _labels(labels), Path(dest)
     nm = None if pixel_size_nm is None else _pixel_nm(pixel_size_nm)
-    paths = claim_phases(dest, formats, overwrite)
     um = nm and (nm[0] / 1000, nm[1] / 1000)
+    paths = claim_phases(dest, formats, overwrite)
+    about = _description(labels, nm, how, [path.name for path in paths[:-1]]) | about
     for path in paths:
         with atomic(path) as part:
             kind = path.suffix[1:]
             if kind == "tif":
-                tifffile.imwrite(
-                    part,
-                    labels,
-                    imagej=True,
-                    **(dict(resolution=(1 / um[1], 1 / um[0]), metadata=dict(unit="um")) if um else {}),
-                )
+                scale = dict(resolution=(1 / um[1], 1 / um[0]), metadata=dict(unit="um")) if um else {}
+                tifffile.imwrite(part, labels, imagej=True, **scale)
             elif kind == "png":
-                Image.fromarray(labels).save(
-                    part, format="PNG", **(dict(dpi=(25.4e6 / nm[1], 25.4e6 / nm[0])) if nm else {})
-                )
+                scale = dict(dpi=(25.4e6 / nm[1], 25.4e6 / nm[0])) if nm else {}
+                Image.fromarray(labels).save(part, format="PNG", **scale)
             elif kind == "vti":
                 part.write_text(_vti(labels, um), encoding="ascii")
             elif kind == "npy":
                 with open(part, "wb") as f:
                     np.save(f, labels)
             else:
-                share = np.bincount(labels.ravel()) / labels.size
-                said = (
-                    dict(
-                        format=PHASES_FORMAT,
-                        files=[p.name for p in paths[:-1]],
-                        height=labels.shape[0],
-                        width=labels.shape[1],
-                        pixel_size_nm=nm and list(nm),
-                        spacing_unit="um" if nm else "px",
-                        order="labels count from the darkest phase, 0; the first row is the top one, in .vti the last",
-                        share={str(k): float(v) for k, v in enumerate(share) if v},
-                        segmentation=None if how is None else asdict(how),
-                    )
-                    | about
-                )
-                part.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+                part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return paths
