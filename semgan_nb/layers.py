@@ -13,6 +13,7 @@ import ctypes
 import math
 import os
 import sys
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -38,9 +39,9 @@ def keep_memory() -> bool:
 
 # %% ../nbs/20_layers.ipynb #df48f0e0
 @contextlib.contextmanager
-def full_float32(device):
-    """On a GPU, convolutions and products in full float32, the same ones each time: TF32 would change features in
-    the fourth digit. These switches belong to the whole process, its other threads too."""
+def full_float32(device: str | torch.device) -> Iterator[None]:
+    """Within it, on a GPU, convolutions and products in full float32, the same ones each time: TF32 would change
+    features in the fourth digit. These switches belong to the whole process, its other threads too."""
     if torch.device(device).type != "cuda":
         yield
         return
@@ -85,7 +86,7 @@ def bias_act(
     clamp: float | None = None,  # limit of the absolute value, after the gain
     slope: float = 0.2,  # of lrelu below zero
 ) -> torch.Tensor:
-    "clamp(gain * act(x + b)), the end of every layer."
+    "clamp(gain * act(x + b)), the end of every layer: the same shape and dtype."
     if b is not None:
         x = x + b.to(x.dtype).view(1, -1, *[1] * (x.ndim - 2))
     f, own_gain = _ACTIVATIONS[act]
@@ -103,9 +104,11 @@ def _bend(y, act, gain, clamp):
     return bias_act(y, act=act, gain=gain, clamp=clamp)
 
 # %% ../nbs/20_layers.ipynb #400cafad
-def fir_filter(taps=(1, 3, 3, 1)) -> torch.Tensor:  # 1-D taps, or a 2-D kernel; None: no filter
-    """A filter normalised to sum one: 1-D taps fewer than 8 become a 2-D outer product; 8 or more stay 1-D and act
-    on each axis in turn."""
+def fir_filter(
+    taps: Sequence[float] | float | None = (1, 3, 3, 1),
+) -> torch.Tensor:  # 1-D taps, or a 2-D kernel; None: no filter
+    """A low-pass normalised to sum one, float32: 1-D taps fewer than 8 become a 2-D outer product; 8 or more stay 1-D
+    and act on each axis in turn. Source: Zhang 2019, section 3.2."""
     f = torch.as_tensor(np.atleast_1d(np.asarray(1 if taps is None else taps, dtype=np.float32)))
     if f.ndim == 1 and len(f) < 8:
         f = torch.outer(f, f)
@@ -143,9 +146,9 @@ def _resample_2d(x, kernel, up, down, pad, flip):
 def upfirdn2d(
     x: torch.Tensor,  # [N, C, H, W]
     f: torch.Tensor,  # filter, 2-D [h, w] or 1-D [n] for each axis
-    up=1,  # zeros are put after each sample: a number, or (x, y)
-    down=1,  # every down-th sample is kept
-    padding=0,  # a number, or (left, right, top, bottom); negative crops
+    up: int | tuple[int, int] = 1,  # zeros are put after each sample: a number, or (x, y)
+    down: int | tuple[int, int] = 1,  # every down-th sample is kept
+    padding: int | tuple[int, int, int, int] = 0,  # a number, or (left, right, top, bottom); negative crops
     flip_filter: bool = False,  # False: true convolution; True: correlation
     gain: float = 1.0,
 ) -> torch.Tensor:
@@ -215,7 +218,8 @@ def conv2d_resample(
 
 # %% ../nbs/20_layers.ipynb #83fe27dc
 def demodulation(w: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
-    "1 / norm of each image's own kernel: w [out, in, k, k], styles [N, in] -> [N, out]."
+    """1 / norm of each image's own kernel: w [out, in, k, k], styles [N, in] -> [N, out].
+    Source: Karras et al. 2020 (StyleGAN2), section 2.2, eq. 3."""
     return (styles.square() @ w.square().sum(dim=[2, 3]).t() + 1e-8).rsqrt()
 
 # %% ../nbs/20_layers.ipynb #bc927e84
@@ -236,7 +240,8 @@ def modulated_conv2d(
     gain: float = 1.0,  # of the convolution's result, not of the noise
     fused: bool = False,  # True: one kernel for each image (grouped convolution), the definition
 ) -> torch.Tensor:
-    "Convolution with kernels scaled by `styles`, and normalised again if `demodulate`."
+    """Convolution with kernels scaled by `styles`, and normalised again if `demodulate`: [N, out, H up, W up].
+    Source: Karras et al. 2020 (StyleGAN2), section 2.2."""
     if demodulate and x.dtype == torch.float16:
         w, styles = tame_for_half(w, styles)
     if fused:
@@ -258,7 +263,8 @@ def modulated_conv2d(
 
 # %% ../nbs/20_layers.ipynb #920d7492
 class FullyConnected(nn.Module):
-    "y = act(x W' + b'): stored weight N(0, 1)/m, used weight W m/sqrt(in), used bias b m, with m = lr_multiplier."
+    """y = act(x W' + b'): stored weight N(0, 1)/m, used weight W m/sqrt(in), used bias b m, with m = lr_multiplier.
+    Source: Karras et al. 2018, section 4.1 (equalised learning rate)."""
 
     def __init__(
         self,
@@ -280,7 +286,8 @@ class FullyConnected(nn.Module):
 
 # %% ../nbs/20_layers.ipynb #e2d3e487
 class Conv2dLayer(nn.Module):
-    "Plain equalised convolution with bias, activation, gain and clamp; the discriminator's layer."
+    """Plain equalised convolution with bias, activation, gain and clamp; the discriminator's layer. `trainable=False`
+    is Freeze-D. Source: Karras et al. 2018, section 4.1; Mo et al. 2020."""
 
     def __init__(
         self,
@@ -293,7 +300,7 @@ class Conv2dLayer(nn.Module):
         down: int = 1,
         conv_clamp: float | None = None,  # limit of the output, None: none
         trainable: bool = True,  # False: stored as buffers (Freeze-D)
-        resample_filter=(1, 3, 3, 1),
+        resample_filter: Sequence[float] | float | None = (1, 3, 3, 1),
     ):
         super().__init__()
         self.activation, self.up, self.down, self.conv_clamp = activation, up, down, conv_clamp
@@ -349,7 +356,7 @@ class SynthesisLayer(nn.Module):
         up: int = 1,
         conv_clamp: float | None = None,
         activation: str = "lrelu",
-        resample_filter=(1, 3, 3, 1),
+        resample_filter: Sequence[float] | float | None = (1, 3, 3, 1),
         use_noise: bool = True,
     ):
         super().__init__()
@@ -423,7 +430,7 @@ class ToRGB(nn.Module):
 # %% ../nbs/20_layers.ipynb #f6b37c34
 class MinibatchStd(nn.Module):
     """Append `num_channels` maps with the mean standard deviation over each group: [N, C, H, W] -> [N, C +
-    num_channels, H, W]."""
+    num_channels, H, W]. Source: Karras et al. 2018, section 3."""
 
     def __init__(self, group_size: int | None, num_channels: int = 1):  # images in a group; None: the whole batch
         super().__init__()

@@ -7,6 +7,7 @@ __all__ = ['DESCRIPTORS', 'TOPOLOGY', 'Descriptor', 'layout', 'Measured', 'unit_
 
 # %% ../nbs/33_microstructure.ipynb #51035c0d
 import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -119,7 +120,10 @@ def _radii(shape) -> np.ndarray:
 
 # %% ../nbs/33_microstructure.ipynb #4911336c
 @functools.lru_cache(8)
-def layout(shape, persistent: bool = False) -> dict:  # (H, W)  # with persistence
+def layout(
+    shape: tuple[int, int],  # (H, W)
+    persistent: bool = False,  # with persistence
+) -> dict[str, tuple]:
     """key -> (slice of the row, what its bins or places are: float array in px, cycles/px, degrees ..., or None for
     a number)."""
     side, longest = min(shape), max(shape)
@@ -304,14 +308,15 @@ class Measured:
         return len(self.rows)
 
     @property
-    def keys(self) -> list:
+    def keys(self) -> list[str]:
+        "The descriptors that were measured."
         return list(layout(self.shape, self.persistent))
 
-    def take(self, which) -> "Measured":
+    def take(self, which: Sequence[int] | slice) -> "Measured":
         "The same of some of the images."
         return replace(self, rows=self.rows[which])
 
-    def raw(self, key) -> np.ndarray:
+    def raw(self, key: str) -> np.ndarray:
         "[N] or [N, K], in px."
         part = self.rows[:, layout(self.shape, self.persistent)[key][0]]
         return part[:, 0] if DESCRIPTORS[key].kind == "number" else part
@@ -319,17 +324,17 @@ class Measured:
     def _scale(self, power):
         return 1.0 if not power or self.pixel_um is None else self.pixel_um**power
 
-    def values(self, key) -> np.ndarray:
+    def values(self, key: str) -> np.ndarray:
         """[N] or [N, K]: the numbers, the weights of the bins, or the values of the curve; lengths in um where the
         pixel size is known."""
         return self.raw(key) * self._scale(DESCRIPTORS[key].power)
 
-    def places(self, key):
+    def places(self, key: str) -> np.ndarray | None:
         "[K]: bins or places, in um (or per um) where the pixel size is known; None for a number."
         x = layout(self.shape, self.persistent)[key][1]
         return None if x is None else x * self._scale(DESCRIPTORS[key].along)
 
-    def per_image(self, key) -> np.ndarray:
+    def per_image(self, key: str) -> np.ndarray:
         """[N], one number an image: the value, the mean of the histogram, the direction of orientation, or the mean
         of the curve. NaN where there is nothing to measure."""
         d, value = DESCRIPTORS[key], self.values(key)
@@ -348,7 +353,7 @@ class Measured:
 # %% ../nbs/33_microstructure.ipynb #ec203668
 def unit_of(
     key: str,
-    pixel_um=None,  # None: lengths are in px
+    pixel_um: float | None = None,  # None: lengths are in px
     along: bool = False,  # of the bins or places instead of the values
 ) -> str:
     "The unit in which a descriptor is given, '' for none."
@@ -375,7 +380,9 @@ def _pixel_nm(pixel_size_nm):
     return y, x
 
 # %% ../nbs/33_microstructure.ipynb #47dd0920
-def one_pixel_um(pixel_size_nm) -> float | None:  # a number, (height, width) of a pixel, or None
+def one_pixel_um(
+    pixel_size_nm: float | Sequence[float] | None,
+) -> float | None:  # a number, (height, width) of a pixel, or None
     """Side of a pixel in micrometres, None where it is not known. Raises BadInput for pixels that are not square
     (within 2 %), or no size at all."""
     if pixel_size_nm is None:
@@ -414,15 +421,16 @@ def _measurable(images, masks, how: Segmentation) -> tuple:
 
 # %% ../nbs/33_microstructure.ipynb #5ab89ffa
 def measure(
-    images,  # uint8 [N, H, W] or [N, C, H, W], also [H, W]; or an iterable of such
-    pixel_size_nm=None,  # a number or (y, x), where known
+    images: np.ndarray | Iterable[np.ndarray],  # uint8 [N, H, W] or [N, C, H, W], also [H, W]; or an iterable of such
+    pixel_size_nm: float | Sequence[float] | None = None,  # a number or (y, x), where known
     how: Segmentation = Segmentation(),
-    masks=None,  # labels [N, H, W] that were drawn or known; they are taken instead of grey levels
+    masks: np.ndarray | None = None,  # labels [N, H, W] that were drawn or known; they are taken instead of grey levels
     persistent: bool = False,  # with persistence, which takes gudhi and several times as long
     workers: int | None = None,  # processes; None: one per core where there is much to do
-    progress=None,  # called as progress(n) with the images that are done
+    progress: Callable[[int], None] | None = None,  # called as progress(n) with the images that are done
 ) -> Measured:
-    "All descriptors of each image. Images at least 8 px high and wide, all of one size."
+    """All descriptors of each image. Raises BadInput if images, masks and segmentation do not fit, or images are less
+    than 8 px high or wide."""
     images, masks, how = _measurable(images, masks, how)
     shape = images.shape[1:]
     how = how.at(min(shape))

@@ -41,7 +41,7 @@ def channels(resolution: int, channel_base: int, channel_max: int) -> int:
 
 # %% ../nbs/21_networks.ipynb #67fa9045
 def normalize_2nd_moment(x: torch.Tensor) -> torch.Tensor:
-    "Each row divided by its root mean square."
+    "Each row of [N, C] divided by its root mean square. Source: Karras et al. 2018, section 4.2."
     return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 # %% ../nbs/21_networks.ipynb #a0bc3441
@@ -51,7 +51,7 @@ def truncated(
     psi: float = 1.0,  # 1: as they are; 0: the mean
     cutoff: int | None = None,  # only the first so many entries; None: all
 ) -> torch.Tensor:
-    "Styles pulled towards the mean, w_avg + psi (w - w_avg). Source: Karras et al. 2019, section B."
+    "Styles pulled towards the mean, w_avg + psi (w - w_avg). Source: Karras et al. 2019, appendix B."
     if psi == 1:
         return ws
     k = ws.shape[1] if cutoff is None else cutoff
@@ -59,7 +59,7 @@ def truncated(
 
 # %% ../nbs/21_networks.ipynb #18a55f27
 class MappingNetwork(nn.Module):
-    "z [N, z_dim] (and labels c [N, c_dim]) -> ws [N, num_ws, w_dim], the same w repeated for every style entry."
+    "z [N, z_dim], labels c [N, c_dim] -> ws [N, num_ws, w_dim], all of one w. Source: Karras et al. 2019, section 2."
 
     def __init__(
         self,
@@ -162,7 +162,8 @@ def _check_architecture(architecture):
 
 # %% ../nbs/21_networks.ipynb #98836ae8
 class SynthesisBlock(nn.Module):
-    "One resolution of the synthesis network."
+    """One resolution of the synthesis network: x [N, in, r/2, r/2] -> [N, out, r, r], and the picture so far.
+    Source: Karras et al. 2020 (StyleGAN2), section 4.1."""
 
     def __init__(
         self,
@@ -175,8 +176,8 @@ class SynthesisBlock(nn.Module):
         architecture: str = "skip",
         use_fp16: bool = False,
         conv_clamp: float | None = None,
-        resample_filter=(1, 3, 3, 1),
-        **layer,  # activation, use_noise: of its layers
+        resample_filter: Sequence[float] = (1, 3, 3, 1),
+        **layer: str | bool,  # activation, use_noise: of its layers
     ):  # in_channels 0: the first block, which starts from the learned constant
         super().__init__()
         self.in_channels, self.architecture, self.use_fp16, self.half = in_channels, architecture, use_fp16, None
@@ -191,26 +192,26 @@ class SynthesisBlock(nn.Module):
         if is_last or architecture == "skip":
             self.torgb = ToRGB(out_channels, img_channels, w_dim, conv_clamp)
         if in_channels and architecture == "resnet":
-            self.skip = Conv2dLayer(
-                in_channels, out_channels, 1, bias=False, activation="linear", up=2, resample_filter=resample_filter
-            )
+            plain = dict(bias=False, activation="linear", up=2, resample_filter=resample_filter)
+            self.skip = Conv2dLayer(in_channels, out_channels, 1, **plain)
 
-    def forward(self, x, img, ws, force_fp32=False, **noise):
+    def forward(
+        self,
+        x: torch.Tensor | None,
+        img: torch.Tensor | None,
+        ws: torch.Tensor,
+        force_fp32: bool = False,
+        **noise: str | torch.Generator | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         "x [N, in, r/2, r/2] or None, img of the blocks before or None, ws [N, num_conv + 1, w_dim] -> x, img."
         if self.in_channels == 0:
-            x = (
-                _cast(self, self.const, force_fp32)[None]
-                .repeat(len(ws), 1, 1, 1)
-                .contiguous(memory_format=torch.channels_last)
-            )
-            x = self.conv1(x, ws[:, 0], **noise)
+            x = _cast(self, self.const, force_fp32)[None].repeat(len(ws), 1, 1, 1)
+            x = self.conv1(x.contiguous(memory_format=torch.channels_last), ws[:, 0], **noise)
         else:
             x = _cast(self, x, force_fp32)
-            if self.architecture == "resnet":
-                y = self.skip(x, gain=math.sqrt(0.5))
-                x = y + self.conv1(self.conv0(x, ws[:, 0], **noise), ws[:, 1], gain=math.sqrt(0.5), **noise)
-            else:
-                x = self.conv1(self.conv0(x, ws[:, 0], **noise), ws[:, 1], **noise)
+            gain = math.sqrt(0.5) if self.architecture == "resnet" else 1.0
+            y = self.conv1(self.conv0(x, ws[:, 0], **noise), ws[:, 1], gain=gain, **noise)
+            x = self.skip(x, gain=gain) + y if self.architecture == "resnet" else y
         if img is not None:
             img = upsample2d(img, self.resample_filter)
         if hasattr(self, "torgb"):
@@ -245,7 +246,10 @@ class SynthesisNetwork(nn.Module):
         num_fp16_res: int = 0,
         use_noise: bool = True,
         noise_from: int = 4,
-        **block,  # architecture, conv_clamp, activation, resample_filter: of its blocks
+        **block: str
+        | float
+        | Sequence[float]
+        | None,  # architecture, conv_clamp, activation, resample_filter: of its blocks
     ):
         super().__init__()
         self.w_dim, self.img_resolution, self.img_channels = w_dim, img_resolution, img_channels
@@ -290,7 +294,8 @@ class SynthesisNetwork(nn.Module):
 
 # %% ../nbs/21_networks.ipynb #96a1f5fb
 class Generator(nn.Module):
-    "z [N, z_dim] -> images [N, img_channels, R, R]: `mapping`, then `synthesis`."
+    """z [N, z_dim] -> images [N, img_channels, R, R], nominally in [-1, 1]: `mapping`, then `synthesis`.
+    Source: Karras et al. 2020 (StyleGAN2)."""
 
     def __init__(
         self,
@@ -311,9 +316,10 @@ class Generator(nn.Module):
         embed_features: int | None = None,  # width of the embedded labels; None: w_dim
         layer_features: int | None = None,  # width of the mapping's inner layers; None: w_dim
         activation: str = "lrelu",  # of the synthesis layers
-        resample_filter=(1, 3, 3, 1),  # taps of the low-pass
+        resample_filter: Sequence[float] | float | None = (1, 3, 3, 1),  # taps of the low-pass
         use_noise: bool = True,  # False: the layers have no noise at all
-        block_channels=None,  # feature maps of the blocks at 4, 8, 16 ... px; None: by channel_base and channel_max
+        block_channels: Sequence[int]
+        | None = None,  # feature maps of the blocks at 4, 8, 16 ... px; None: by channel_base and channel_max
         noise_from: int = 4,  # px; blocks below this resolution have no noise inputs
     ):
         given = _given(locals())
@@ -360,8 +366,8 @@ class DiscriminatorBlock(nn.Module):
         architecture: str = "resnet",
         use_fp16: bool = False,
         freeze_layers: int = 0,
-        resample_filter=(1, 3, 3, 1),
-        **options,  # activation, conv_clamp: of its layers
+        resample_filter: Sequence[float] | float | None = (1, 3, 3, 1),
+        **options: str | float | None,  # activation, conv_clamp: of its layers
     ):  # in_channels 0: the first block, which reads the image
         super().__init__()
         self.in_channels, self.architecture, self.use_fp16, self.half = in_channels, architecture, use_fp16, None
@@ -380,7 +386,9 @@ class DiscriminatorBlock(nn.Module):
         if architecture == "resnet":
             self.skip = layer(tmp_channels, out_channels, 1, bias=False, activation="linear", down=2, conv_clamp=None)
 
-    def forward(self, x, img, force_fp32=False):
+    def forward(
+        self, x: torch.Tensor | None, img: torch.Tensor | None, force_fp32: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         x = None if x is None else _cast(self, x, force_fp32)
         if self.in_channels == 0 or self.architecture == "skip":
             img = _cast(self, img, force_fp32)
@@ -417,7 +425,7 @@ class DiscriminatorEpilogue(nn.Module):
         self.fc = FullyConnected(in_channels * 16, in_channels, activation)
         self.out = FullyConnected(in_channels, cmap_dim or 1)
 
-    def forward(self, x, img, cmap):
+    def forward(self, x: torch.Tensor, img: torch.Tensor | None, cmap: torch.Tensor | None) -> torch.Tensor:
         x = _full(x)
         if self.architecture == "skip":
             x = x + self.fromrgb(_full(img))
@@ -446,7 +454,7 @@ class Discriminator(nn.Module):
         cmap_dim: int | None = None,  # width of the mapped labels; None: the channels at 4×4
         activation: str = "lrelu",  # of the blocks
         epilogue_activation: str = "lrelu",
-        resample_filter=(1, 3, 3, 1),
+        resample_filter: Sequence[float] | float | None = (1, 3, 3, 1),
         mapping_activation: str = "lrelu",
         mapping_lr_multiplier: float = 0.01,
         embed_features: int | None = None,  # width of the embedded labels; None: cmap_dim
@@ -494,8 +502,8 @@ def count_parameters(module: nn.Module) -> int:
 # %% ../nbs/21_networks.ipynb #e007748e
 def layer_table(
     module: nn.Module,
-    *inputs,
-    **options,  # of its forward; on the same device, which may be `meta`  # of its forward
+    *inputs: torch.Tensor,  # of its forward; on the same device, which may be `meta`
+    **options: object,  # of its forward
 ) -> str:
     """Layer by layer in the order of computation: the shape it puts out, the shapes of its weights, the number of
     its parameters."""

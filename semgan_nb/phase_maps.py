@@ -8,6 +8,7 @@ __all__ = ['FORMATS', 'PHASE_FORMATS', 'PHASES_FORMAT', 'claim_phases', 'write_p
 # %% ../nbs/34_phase_maps.ipynb #c7f43fed
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -52,9 +53,11 @@ PHASE_FORMATS = ("tif", "vti", "npy")  # without being asked
 PHASES_FORMAT = "semgan phases 1"
 
 # %% ../nbs/34_phase_maps.ipynb #75bdd15c
-def claim_phases(dest, formats=PHASE_FORMATS, overwrite=False) -> list:  # path without ending
-    """The files of one phase map, the JSON last. BadInput for an unknown format, and where one is there that the
-    JSON beside it does not name as a phase map of ours."""
+def claim_phases(
+    dest: Path | str, formats: Sequence[str] = PHASE_FORMATS, overwrite: bool = False
+) -> list:  # path without ending
+    """The files of one phase map, the JSON last. Raises BadInput if a format is unknown, or where a file is there that
+    the JSON beside it does not name as a phase map of ours."""
     unknown = [f for f in formats if f not in FORMATS]
     if unknown or not formats:
         raise BadInput(f"formats: {', '.join(map(repr, unknown)) or 'none'} was given, known are {', '.join(FORMATS)}")
@@ -101,15 +104,16 @@ def _description(labels, nm, how: Segmentation | None, files: list[str]) -> dict
 
 # %% ../nbs/34_phase_maps.ipynb #a4f02355
 def write_phases(
-    dest,  # path without ending; its folder is made
-    labels,  # [H, W], whole numbers from 0 to 255
-    pixel_size_nm=None,  # a number or (y, x)
+    dest: Path | str,  # path without ending; its folder is made
+    labels: np.ndarray,  # [H, W], whole numbers from 0 to 255
+    pixel_size_nm: float | Sequence[float] | None = None,  # a number or (y, x)
     how: Segmentation | None = None,  # how they were found
-    formats=PHASE_FORMATS,
-    overwrite=False,  # True: replace what is there; a phase map of an earlier call is replaced anyway
-    **about,  # what else the JSON is to say: source, seed ...
+    formats: Sequence[str] = PHASE_FORMATS,
+    overwrite: bool = False,  # True: replace what is there; a phase map of an earlier call is replaced anyway
+    **about: object,  # what else the JSON is to say: source, seed ...
 ) -> list:
-    "Write a phase map and, beside it, a JSON on how it was made; returns the paths, the JSON last."
+    """Write a phase map and, beside it, a JSON on how it was made; returns the paths, the JSON last. Raises BadInput
+    if the labels are no image of whole numbers, or a file cannot be claimed."""
     labels, dest = _labels(labels), Path(dest)
     nm = None if pixel_size_nm is None else _pixel_nm(pixel_size_nm)
     um = nm and (nm[0] / 1000, nm[1] / 1000)

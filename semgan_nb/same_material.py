@@ -7,6 +7,7 @@ __all__ = ['VERDICTS', 'MATCHED', 'FRACTION_LIMIT', 'SPECTRUM_LIMIT', 'wasserste
            'compare']
 
 # %% ../nbs/36_same_material.ipynb #5777d72a
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -25,12 +26,13 @@ from .microstructure import DESCRIPTORS, TOPOLOGY, Measured, measure, unit_of
 
 # %% ../nbs/36_same_material.ipynb #8c3e5de5
 def wasserstein(
-    a,
-    b,  # numbers [n], curves [n, K], or the weights of bins [n, K] (pooled over n)
+    a: Sequence[float] | np.ndarray,
+    b: Sequence[float] | np.ndarray,  # numbers [n], curves [n, K], or the weights of bins [n, K] (pooled over n)
     kind: str = "number",  # of DESCRIPTORS
-    places=None,  # [K], for a histogram or angles (degrees, evenly spaced over 180)
+    places: Sequence[float] | None = None,  # [K], for a histogram or angles (degrees, evenly spaced over 180)
 ) -> float:
-    "The Wasserstein distance of two sets, in the unit of the values or of the places; NaN where one of them is empty."
+    """The Wasserstein distance of two sets, in the unit of the values or of the places; NaN where one of them is empty.
+    Source: Vallender 1974; on a circle Rabin et al. 2011."""
     a, b = np.asarray(a, float), np.asarray(b, float)
     if kind in ("number", "curve"):
         if kind == "number":
@@ -198,7 +200,7 @@ def compare_microstructures(
     real: Measured,  # at least 4 images
     generated: Measured,  # at least 2, of the same size and scale
     matched: bool | None = None,  # were the grey levels matched? Then fractions and grey levels are not judged
-    groups=None,  # [N] of the real images: halves are of whole groups
+    groups: Sequence | None = None,  # [N] of the real images: halves are of whole groups
     splits: int = 16,  # of the real images into halves
     seed: int = 0,
     names: tuple = ("real", "generated"),  # of the two, in the sentences
@@ -307,15 +309,15 @@ def _physics(real, generated) -> dict:
 
 # %% ../nbs/36_same_material.ipynb #dd50eb4d
 def compare(
-    real,  # uint8 [N, C, H, W] or [N, H, W]
-    generated,  # the same, of the same height and width
-    matched: bool = None,  # was the data histogram-matched? True, False, None = not known
+    real: np.ndarray,  # uint8 [N, C, H, W] or [N, H, W]
+    generated: np.ndarray,  # the same, of the same height and width
+    matched: bool | None = None,  # was the data histogram-matched? True, False, None = not known
     # all those of chapter 33 too; a few milliseconds an image, at 512 px a few hundredths of a second
     descriptors: bool = True,
-    pixel_size_nm=None,  # a number or (y, x): lengths in um
+    pixel_size_nm: float | Sequence[float] | None = None,  # a number or (y, x): lengths in um
     how: Segmentation = Segmentation(),
-    groups=None,  # [N] of the real images: floors between specimens
-    workers: int = None,  # processes; None: one per core where there is much to do
+    groups: Sequence | None = None,  # [N] of the real images: floors between specimens
+    workers: int | None = None,  # processes; None: one per core where there is much to do
 ) -> dict:
     """Phase fraction and radial spectrum of generated against real images, all plain numbers:
     num_real, num_gen, matched, text, and two dicts. With `descriptors`, `material` is what `compare_microstructures`
@@ -324,7 +326,8 @@ def compare(
     fraction: quantiles (5, 50, 95 %), real, gen, difference (largest), floor, limit, reached.
     spectrum: frequency (cycles/px), real, gen, difference (per bin, decades, generated - real), largest (of all bins
     but the last), last, floor, limit, reached.
-    floor is the same largest difference between two random halves of the real images."""
+    floor is the same largest difference between two random halves of the real images. Raises BadInput if the images
+    differ in size."""
     real, generated = grey_stack(real), grey_stack(generated)
     if real.shape[1:] != generated.shape[1:]:
         raise BadInput(

@@ -103,10 +103,10 @@ def weights_cache() -> Path:
 # %% ../nbs/29_weights.ipynb #3e3c52ce
 def find_weights(
     name: str,  # a key of WEIGHTS
-    path=None,  # a file, or a folder that holds one under its usual name; None: look for it
+    path: Path | str | None = None,  # a file, or a folder that holds one under its usual name; None: look for it
 ) -> Path:
-    """The file of weights that a name means. BadInput in one sentence, with name, size, hash and place, where there
-    is none."""
+    """The file of weights that a name means. Raises BadInput where there is none: one sentence with its name, size,
+    hash and place."""
     known = WEIGHTS[name] + (WEIGHTS["inception"][:2] if name == "inception768" else ())
     if path is not None:
         found = _in_folder(Path(path), known)
@@ -191,7 +191,7 @@ def _listed(values, *_):
     return values
 
 # %% ../nbs/29_weights.ipynb #0a8059ba
-def is_script(path) -> bool:
+def is_script(path: Path | str) -> bool:
     "Whether a file is TorchScript: an archive that holds a program."
     if not zipfile.is_zipfile(path):
         return False
@@ -199,7 +199,7 @@ def is_script(path) -> bool:
         return any("/code/" in name for name in archive.namelist())
 
 # %% ../nbs/29_weights.ipynb #43ef9a4a
-def script_tensors(path) -> dict:  # TorchScript
+def script_tensors(path: Path | str) -> dict:  # TorchScript
     """Its tensors under their dotted names; its program is not read. What is left of the archive is what
     `torch.load` reads with weights_only; in the place of its classes stands an empty one."""
     kept = io.BytesIO()
@@ -233,8 +233,8 @@ def script_tensors(path) -> dict:  # TorchScript
     return {name.removeprefix(f"{shared}."): value for name, value in found.items()}
 
 # %% ../nbs/29_weights.ipynb #e5e2a351
-def read_weights(path) -> tuple:  # *.pth, *.npz, *.safetensors, or *.pt, of which the program is not run
-    "(tensors under their names, sha256 of the file). BadInput for a file that holds nothing of the kind."
+def read_weights(path: Path | str) -> tuple:  # *.pth, *.npz, *.safetensors, or *.pt, of which the program is not run
+    "(tensors under their names, sha256 of the file). Raises BadInput if the file holds nothing of the kind."
     path = Path(path)
     sha256 = file_hash(path)
     try:
@@ -262,8 +262,9 @@ def read_weights(path) -> tuple:  # *.pth, *.npz, *.safetensors, or *.pt, of whi
     return state, sha256
 
 # %% ../nbs/29_weights.ipynb #fc6ca9c6
-def trusted_script(path, name: str) -> tuple | None:  # a key of WEIGHTS
-    "(module, sha256) of a TorchScript file whose hash is known, or named in SEMGAN_TRUST; None for any other file."
+def trusted_script(path: Path | str, name: str) -> tuple | None:  # a key of WEIGHTS
+    """(module, sha256) of a TorchScript file whose hash is known, or named in SEMGAN_TRUST; None for any other file.
+    Raises BadInput if it cannot be loaded."""
     if not is_script(path):
         return None
     sha256 = file_hash(path)
@@ -281,13 +282,13 @@ def trusted_script(path, name: str) -> tuple | None:  # a key of WEIGHTS
 
 # %% ../nbs/29_weights.ipynb #2ac605d1
 def check_layout(
-    path,
+    path: Path | str,
     state: dict,
     wanted: dict,  # name -> shape; what else the file holds is not looked at
     what: str,  # whose layout it is
     program: bool = False,  # whether TorchScript that is run would do as well
-):
-    "BadInput that names the first tensor that is missing or has another shape."
+) -> None:
+    "Raises BadInput if a tensor is missing or has another shape, and names the first."
     for key, shape in wanted.items():
         if key not in state or tuple(state[key].shape) != tuple(shape):
             found = f"has the shape {list(state[key].shape)} instead of {list(shape)}" if key in state else "is missing"
