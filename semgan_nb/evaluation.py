@@ -22,9 +22,11 @@ from .workers import prefetch
 from .dataset import Dataset, subset_indices
 from .layers import full_float32
 from .latent import random_images
-from .extractors import WEIGHTS, find_weights, get_extractor, is_known
+from .extractors import get_extractor
+from .weights import WEIGHTS, find_weights, is_known
 from .descriptors import Segmentation
-from .microstructure import DESCRIPTORS, Measured, compare_microstructures, measure, one_pixel_um
+from .microstructure import DESCRIPTORS, Measured, measure, one_pixel_um
+from .same_material import compare_microstructures
 from .distances import FeatureSet, blur, extrapolate, path_length
 from .scores import headline, out_of_range, parse_metric
 from .reference_sets import MORE_REFERENCE_SETS, REFERENCE_SETS, distinct_indices, phase_randomise

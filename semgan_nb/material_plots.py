@@ -17,7 +17,8 @@ from .preprocess import histogram
 from .augment import AugmentPipe, SENSE, replay, scaled_pipe
 from .latent import to_uint8_images
 from .descriptors import grey_stack, phase_fractions, phase_of, radial_spectrum, segment, two_point
-from .microstructure import DESCRIPTORS, image_values, unit_of
+from .microstructure import DESCRIPTORS, unit_of
+from .same_material import image_values
 from .random_field import segmented
 from .runs import read_stats
 from .plots import COLOURS, GENERATED, QUIET, REAL, _figure, _plain_decades, _tidy, strength_axis

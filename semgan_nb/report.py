@@ -22,7 +22,8 @@ from .dataset import Dataset
 from .latent import has_noise, judged_images, noise_draws, random_images
 from .films import walk_frames, write_film
 from .descriptors import grey_stack, two_point
-from .microstructure import DESCRIPTORS, compare
+from .microstructure import DESCRIPTORS
+from .same_material import compare
 from semgan_nb.scores import (
     alike_pairs,
     better_of,

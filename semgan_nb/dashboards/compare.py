@@ -18,7 +18,8 @@ from ..archives import is_archive
 from ..dataset import Dataset
 from ..latent import random_images
 from ..descriptors import Segmentation
-from ..microstructure import DESCRIPTORS, TOPOLOGY, compare_microstructures, measure
+from ..microstructure import DESCRIPTORS, TOPOLOGY, measure
+from ..same_material import compare_microstructures
 from ..runs import is_run
 from ..checkpoints import data_of, load
 from ..widgets import _WIDE, Dashboard, _row, safe
@@ -188,8 +189,9 @@ def material_panel(
         more = (", groups=real['groups']" if groups else "") + (f", names={names!r}" if sides[1]["archive"] else "")
         box.show_code(
             "from semgan_nb import material_plots\nfrom semgan_nb.dashboards.compare import material_images\nfrom"
-            " semgan_nb.descriptors import Segmentation\nfrom semgan_nb.microstructure import compare_microstructures,"
-            f" measure\n\nreal, other = material_images({str(real)!r}, {count}, {seed}),"
+            " semgan_nb.descriptors import Segmentation\nfrom semgan_nb.microstructure import measure\nfrom"
+            f" semgan_nb.same_material import compare_microstructures\n\nreal, other ="
+            f" material_images({str(real)!r}, {count}, {seed}),"
             f" material_images({str(other)!r}, {count}, {seed})\nhow = Segmentation({name!r}, {classes},"
             f" {phase.value!r})\nsides = [measure(side['images'], side['pixel_size_nm'],"
             f" how{', persistent=True' if persistent.value else ''}) for side in (real, other)]\nfound ="

@@ -36,7 +36,8 @@ from semgan_nb.dataset import Dataset
 from semgan_nb.films import walk_frames
 from semgan_nb.foundation import BadInput
 from semgan_nb.descriptors import phase_fractions
-from semgan_nb.microstructure import compare_microstructures, measure
+from semgan_nb.microstructure import measure
+from semgan_nb.same_material import compare_microstructures
 from semgan_nb.preparation import prepare
 from semgan_nb.synthetic import dual_phase, specimens
 

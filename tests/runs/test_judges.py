@@ -16,7 +16,7 @@ from semgan_nb.cli import main
 from semgan_nb.archives import write_archive
 from semgan_nb.dataset import Dataset, subset_indices
 from semgan_nb.extractors import get_extractor
-from semgan_nb.microstructure import compare
+from semgan_nb.same_material import compare
 from semgan_nb.distances import blur, feature_statistics, path_length
 from semgan_nb.scores import best_record, between_rungs
 from semgan_nb.reference_sets import REFERENCE_SETS

@@ -8,7 +8,8 @@ import pytest
 from semgan_nb.evaluation import score, warnings_of
 from semgan_nb.launch import record_lines
 from semgan_nb.memorisation import memorisation_text
-from semgan_nb.microstructure import compare_microstructures, measure
+from semgan_nb.microstructure import measure
+from semgan_nb.same_material import compare_microstructures
 from semgan_nb.scores import number_text, parse_metric
 from semgan_nb.synthetic import specimens
 
