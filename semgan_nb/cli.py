@@ -200,13 +200,13 @@ def _train_options(parser):
 # %% ../nbs/94_cli.ipynb #0c672cdd
 def _train_verb(options):
     from semgan_nb.monitoring import _train
-    from semgan_nb.transfer import _with_transfer
+    from semgan_nb.transfer import _with_transfer, load_initial_networks
     from semgan_nb.dataset import Dataset
     from semgan_nb.runs import Config, is_run, preset, read_config, read_status
     from semgan_nb.distributed import choose_device
     from semgan_nb.trainer import Trainer, check_ranks
     from semgan_nb.resources import describe_disk_use, disk_use, estimate, fit_batch_gpu, describe_bfloat16, probe
-    from semgan_nb.training import load_initial_networks, check_run, train_notes
+    from semgan_nb.opening import check_run, train_notes
     from semgan_nb.launch import check_gpus, describe, launch, next_run_dir
 
     several = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun has started so many of us
@@ -758,7 +758,7 @@ def _study(options):
     from semgan_nb.runs import preset
     from semgan_nb.studies import Study
     from semgan_nb.study_run import run_study
-    from semgan_nb.training import check_run
+    from semgan_nb.opening import check_run
 
     given = _settings(options)
     if options.what == "table":

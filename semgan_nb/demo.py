@@ -134,7 +134,7 @@ def demo(
     from semgan_nb.report import read_demo, write_report, write_walk
     from semgan_nb.runs import preset
     from semgan_nb.foundation import default_cache
-    from semgan_nb.training import check_run
+    from semgan_nb.opening import check_run
 
     say = lambda text, tell=say: tell(printable(text, keep="\n"))
     data, out = str(data), Path(out) if out else demo_folder(str(data))

@@ -25,7 +25,8 @@ from semgan_nb.foundation import BadInput, Rule, plain_label
 from semgan_nb.latent import judged_images
 from semgan_nb.official import file_lines
 from semgan_nb.files import DAMAGED
-from semgan_nb.runs import Config, RunWriter, read_config, read_metrics, read_status
+from semgan_nb.opening import RunWriter
+from semgan_nb.runs import Config, read_config, read_metrics, read_status
 from semgan_nb.scores import alike_pairs
 from semgan_nb.studies import Study, study_text
 from semgan_nb.widgets import safe
