@@ -1,4 +1,4 @@
-"""Chapters 90 and 91: the report of a small demo is one file that opens offline and says what was found and what was
+"""Chapters 90 and 92: the report of a small demo is one file that opens offline and says what was found and what was
 not."""
 
 import base64
