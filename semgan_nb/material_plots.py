@@ -234,8 +234,8 @@ def material_figure(
 # %% ../nbs/82_material_plots.ipynb #b19bf94a
 def _ends(values: np.ndarray, count: int) -> list[int | None]:
     "Numbers of the `count` lowest and the `count` highest finite values; None in the middle where there are too few."
-    order = np.argsort(values, kind="stable")[: np.isfinite(values).sum()]
-    low, high = list(order[:count]), list(order[count:][-count:])
+    order = np.argsort(values, kind="stable")[: np.isfinite(values).sum()].tolist()
+    low, high = order[:count], order[count:][-count:]
     return [*low, *[None] * (2 * count - len(low) - len(high)), *high]
 
 # %% ../nbs/82_material_plots.ipynb #d38d7711

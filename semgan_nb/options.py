@@ -41,39 +41,43 @@ COMMON = (
 )
 
 # %% ../nbs/94_options.ipynb #e0095906
+def _joined(args: list[str], takes_value) -> list[str]:
+    "Arguments in which a value such as -5nm is joined to its option, so that it is not taken for an option."
+    joined = []
+    for arg in args:
+        value = joined and takes_value(joined[-1]) and re.match(r"-\.?\d", arg)
+        joined[-1:] = [f"{joined[-1]}={arg}"] if value else [*joined[-1:], arg]
+    return joined
+
+# %% ../nbs/94_options.ipynb #56dc9293
 class _Parser(argparse.ArgumentParser):
     "An argument parser whose complaints are single sentences."
 
-    def __init__(self, prog, description, **options):
+    def __init__(self, prog: str, description: str, **options):
         width = min(os.get_terminal_size().columns if sys.stdout.isatty() else 100, 100)
         shape = lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=32, width=width)
         super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=shape, **options)
 
-    def error(self, message):
+    def error(self, message: str):
         raise BadInput(message if message.endswith("?") else f"{message}; {self.prog} --help says what there is")
 
     def read(self, args: list[str]) -> argparse.Namespace:
         """Parse all of `args`; an unknown option is refused with the nearest known one. What begins with a minus and
         a digit is a value, such as -5nm."""
-        joined = []
-        for arg in args:
-            takes = joined and getattr(self._option_string_actions.get(joined[-1]), "nargs", 0) is None
-            joined[-1:] = [f"{joined[-1]}={arg}"] if takes and re.match(r"-\.?\d", arg) else [*joined[-1:], arg]
-        args = joined
+        known, verb = self._option_string_actions, self.prog.split()[-1]
+        args = _joined(args, lambda arg: getattr(known.get(arg), "nargs", 0) is None)
         for arg in args:
             name = arg.partition("=")[0]
-            if name == "--resume" and self.prog.split()[-1] in GOES_ON:
+            if name == "--resume" and verb in GOES_ON:
                 raise BadInput(
                     "--resume can mean two things: an interrupted run goes on exactly, without any option, when its"
                     " directory is given with --out; a new run that begins from other weights, which is what the"
                     " official --resume does, is begun with --init-from FILE"
                 )
-            if name.startswith("--") and name not in self._option_string_actions:
+            if name.startswith("--") and name not in known:
                 near = self._near(name)
-                self.error(
-                    f"{self.prog.split()[-1]} has no option {name}"
-                    + (f": did you mean {' or '.join(near)}?" if near else "")
-                )
+                meant = f": did you mean {' or '.join(near)}?" if near else ""
+                self.error(f"{verb} has no option {name}{meant}")
         return self.parse_args(args)
 
     def _near(self, name: str) -> list[str]:
@@ -82,12 +86,8 @@ class _Parser(argparse.ArgumentParser):
         stem, found = name.lstrip("-").replace("-", "_").lower(), []
         for action in self._actions:
             begins = any(flag.lstrip("-").replace("-", "_").startswith(stem) for flag in action.option_strings)
-            if (
-                action.option_strings
-                and action.help != argparse.SUPPRESS
-                and stem
-                and (begins or action.dest.lower().startswith(stem))
-            ):
+            shown = action.option_strings and action.help != argparse.SUPPRESS
+            if shown and stem and (begins or action.dest.lower().startswith(stem)):
                 found.append(action.option_strings[0])
         return found[:3] or difflib.get_close_matches(name, self._option_string_actions, 1)
 
@@ -121,27 +121,16 @@ def _option(parser: argparse.ArgumentParser, function, name: str, *flags: str, h
     parameter = inspect.signature(function).parameters[name]
     rule, default = parameter.annotation, None if parameter.default is parameter.empty else parameter.default
     if isinstance(rule, Rule):
-        more = (
-            dict(
-                metavar={"px": "PX", "seconds": "S", "GB": "GB", "µm": "UM", "rows": "ROWS"}.get(
-                    rule.unit, "N" if rule.kind is int else "X"
-                )
-            )
-            | more
-        )
+        units = {"px": "PX", "seconds": "S", "GB": "GB", "µm": "UM", "rows": "ROWS"}
+        more = dict(metavar=units.get(rule.unit, "N" if rule.kind is int else "X")) | more
         if rule.choices:
             more = dict(more, choices=rule.choices, metavar=None)
         else:
             more["type"] = _reader(rule)
-    said = (
-        ""
-        if default is None or "(default" in help
-        else f" (default {','.join(map(str, default)) if isinstance(default, tuple) else default})"
-    )
-    parser.add_argument(
-        *(flags or ["--" + name.replace("_", "-")]),
-        **dict(dict(dest=name, default=default, help=(help + said).replace("%", "%%")), **more),
-    )
+    text = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    said = "" if default is None or "(default" in help else f" (default {text})"
+    words = dict(dest=name, default=default, help=(help + said).replace("%", "%%"))
+    parser.add_argument(*(flags or ["--" + name.replace("_", "-")]), **(words | more))
 
 # %% ../nbs/94_options.ipynb #28748e45
 def _overwrite(parser: argparse.ArgumentParser) -> None:
@@ -234,6 +223,9 @@ def _several(read: typing.Callable[[str], object]) -> typing.Callable[[str], lis
     return many
 
 # %% ../nbs/94_options.ipynb #b2de2991
+_TRUTHS = dict(true=True, yes=True, false=False, no=False) | {"1": True, "0": False}
+
+
 def _fields_of(text: str) -> dict:
     "The fields of a further point: noaug, fixed or ada, or such as aug=fixed,p=0.2."
     import dataclasses
@@ -252,15 +244,10 @@ def _fields_of(text: str) -> dict:
             )
         try:
             rule = config_rules().get(name)
-            fields[name] = (
-                _listed(value)
-                if rule is None
-                else (
-                    {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[value.lower()]
-                    if rule.kind is bool
-                    else _reader(rule)(value)
-                )
-            )
+            if rule is None:
+                fields[name] = _listed(value)
+            else:
+                fields[name] = _TRUTHS[value.lower()] if rule.kind is bool else _reader(rule)(value)
         except argparse.ArgumentTypeError as error:
             raise BadInput(f"--with {text}: of {name}, {error}") from None
         except (ValueError, KeyError):
@@ -275,6 +262,7 @@ def _say(*texts, sep: str = "\n") -> None:
 
 # %% ../nbs/94_options.ipynb #61b63c4b
 def _complain(error: Exception) -> None:
+    "A fault as one line on the error stream, with its notes below."
     print("semgan: " + " ".join(str(error).split()), *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
 
 # %% ../nbs/94_options.ipynb #ae400d18
