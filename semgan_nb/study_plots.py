@@ -385,8 +385,8 @@ def write_pairs(
     data: Path | str | None,  # the archive; None: where the run knows it to be
     dest: Path | str,  # *.png
 ) -> str:
-    """The most alike pairs of the newest record of memorisation, as a picture in a file; a sentence on it. Raises
-    BadInput where there is no such record, no run, or where the archive lacks an image of a pair."""
+    """The most alike pairs of the newest record of memorisation, as a picture in a file; a sentence on it.
+    Raises BadInput where there is no such record, no run, or where the archive lacks an image of a pair."""
     from semgan_nb.checkpoints import data_of
     from semgan_nb.dataset import Dataset
 
