@@ -489,7 +489,7 @@ STREAMS = {
             "augmented images",  # chapter 82
             "compared images",
             "report images",
-            "report halves",  # chapters 89, 91
+            "report halves",  # chapters 89, 92
         ),
         1,
     )
