@@ -187,7 +187,8 @@ def _compare_code(pair: _Comparison, how: Segmentation, persistence: bool, floor
     return f"""from semgan_nb import material_plots
 from semgan_nb.dashboards.compare import material_images
 from semgan_nb.descriptors import Segmentation
-from semgan_nb.microstructure import compare_microstructures, measure
+from semgan_nb.microstructure import measure
+from semgan_nb.same_material import compare_microstructures
 
 real, other = {", ".join(sources)}
 how = Segmentation({how.method!r}, {how.classes}, {how.phase!r})
