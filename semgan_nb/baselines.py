@@ -17,7 +17,7 @@ from .files import PLAIN, TEXT, both, fields, list_of, number, read_json, table_
 from .dataset import Dataset
 from .latent import random_images
 from .microstructure import compare, compare_microstructures, measure
-from .scores import better_of, metric_name, number_text, parse_metric
+from .scores import higher_is_better, metric_name, number_text, parse_metric
 from .reference_sets import REFERENCE_SETS
 from .evaluation import _as_judged, _collect, judge_together
 from .judges import MemoryJudge, get_judge
@@ -350,9 +350,11 @@ def baseline_text(result: dict) -> str:  # of `baselines`
     "In words: whether each network beats the fitted random field and the blended pairs, and in what it does not."
     columns = result.get("columns") or list(result["rows"][0]["values"])
     rows = {row["key"]: row for row in result["rows"]}
-    measures = [(_short(name), better_of(name), lambda row, name=name: row["values"][name], ".3g") for name in columns]
+    measures = [
+        (_short(name), higher_is_better(name), lambda row, name=name: row["values"][name], ".3g") for name in columns
+    ]
     measures += [
-        (title.split(",")[0], "lower", lambda row, key=key: row["physics"][key], form)
+        (title.split(",")[0], False, lambda row, key=key: row["physics"][key], form)
         for key, (title, form) in _PHYSICS_COLUMNS.items()
         if not (result["matched"] and key == "fraction")
     ]
@@ -361,11 +363,11 @@ def baseline_text(result: dict) -> str:  # of `baselines`
     for network in networks:
         for key in ("field", "blend"):
             other, won, lost = rows[key], [], []
-            for title, better, get, form in measures:
+            for title, higher, get, form in measures:
                 a, b = get(network), get(other)
                 if a == b:
                     continue
-                (won if (a < b) == (better == "lower") else lost).append(f"{title} {a:{form}} against {b:{form}}")
+                (won if (a < b) == (higher is False) else lost).append(f"{title} {a:{form}} against {b:{form}}")
             verdict = (
                 "beats"
                 if not lost
@@ -385,12 +387,10 @@ def baseline_text(result: dict) -> str:  # of `baselines`
                 + "."
             )
     if not networks:
-        best = lambda get, better: (min if better == "lower" else max)(
-            (rows[key] for key in ("phase", "blend", "field")), key=get
-        )
+        best = lambda get, higher: (max if higher else min)((rows[key] for key in ("phase", "blend", "field")), key=get)
         said = [
-            f"Without any learning, the best in {title} is {best(get, better)['name']}"
-            f" ({get(best(get, better)):{form}}; other real images {get(rows['floor']):{form}})."
-            for title, better, get, form in measures
+            f"Without any learning, the best in {title} is {best(get, higher)['name']}"
+            f" ({get(best(get, higher)):{form}}; other real images {get(rows['floor']):{form}})."
+            for title, higher, get, form in measures
         ]
     return "\n".join(said)

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .foundation import plain_label
 from .distances import FeatureSet
-from .scores import best_record, better_of, headline, in_words, is_latent_share, number_text, quantity
+from .scores import best_record, higher_is_better, headline, in_words, is_latent_share, number_text, quantity
 from .micrographs import planes, sheet
 from .runs import is_run, read_config, read_ladder, read_metrics, read_stats
 from .studies import read_samples
@@ -181,7 +181,7 @@ def ladder_figure(
     bars = [(rung["value"], rung["name"], "0.75") for rung in ladder["rungs"]]
     records, higher, word = list(records), False, quantity(ladder["metric"])
     if records:
-        best, last, higher = best_record(records), records[-1], better_of(headline(records[0])) == "higher"
+        best, last, higher = best_record(records), records[-1], higher_is_better(headline(records[0]))
         word = quantity(headline(last))
         bars.append((value_of(last), f"generated, {last['kimg']:.3g} kimg", GENERATED))
         if best and value_of(best) != value_of(last):
@@ -383,7 +383,7 @@ def _draw_metric(axes, metric: str, result: str, by_run: dict, runs: dict, colou
         _rung_value(rung, result) for rung in (ladder or {}).get("rungs", [])
     ]
     values = [value for value in values if math.isfinite(value)]
-    share = better_of(result) != "lower"
+    share = higher_is_better(result) is not False
     for label, records in by_run.items():
         kimg, y = zip(*((record["kimg"], value_of(record, result)) for record in records))
         axes.plot(kimg, y, "o-", color=colours[label], ms=3.5, lw=1.4, label=label)

@@ -25,7 +25,7 @@ from .descriptors import grey_stack, two_point
 from .microstructure import DESCRIPTORS, compare
 from semgan_nb.scores import (
     alike_pairs,
-    better_of,
+    higher_is_better,
     between_rungs,
     headline,
     in_words,
@@ -323,21 +323,21 @@ def _ladder(metric: str, ladder: dict, records: list) -> dict:
         num_gen=int(ladder["num_gen"]),
         num_real=int(ladder["num_real"]),
         rows=sorted(
-            rows, key=lambda row: (row["value"], row["name"], row["words"]), reverse=better_of(result) == "higher"
+            rows, key=lambda row: (row["value"], row["name"], row["words"]), reverse=bool(higher_is_better(result))
         ),
     )
 
 # %% ../nbs/91_report.ipynb #aafa5bb1
-def _course(name: str, better: str, values: list, records: list, metric: str, told: bool) -> str:
+def _course(name: str, higher: bool | None, values: list, records: list, metric: str, told: bool) -> str:
     """How a value went during the training, in a sentence; without its last value and the metric's name where these
     are `told` elsewhere."""
     said = [] if told else [f"is {values[-1]:.3g} at the end ({metric})"]
     if len(values) > 1:
         said.insert(0, f"begins at {values[0]:.3g}")
-        best = int((np.argmax if better == "higher" else np.argmin)(values))
-        if better != "neither":
+        best = int((np.argmax if higher else np.argmin)(values))
+        if higher is not None:
             said.append(
-                f"is {'lowest' if better == 'lower' else 'highest'} at {records[best]['kimg']:.4g} kimg"
+                f"is {'highest' if higher else 'lowest'} at {records[best]['kimg']:.4g} kimg"
                 + ("" if best in (0, len(values) - 1) else f", {values[best]:.3g}")
             )
     return f"Here the {name} {' and '.join(said)}." if said else ""
@@ -356,17 +356,17 @@ def _training(d: DemoResult) -> dict:
     decides = any(is_latent_share(metric) for metric in d.metrics)
     for metric, (ladder, records) in measured.items():
         values = [plots.value_of(record) for record in records]
-        name, better = quantity(headline(records[-1])), better_of(headline(records[-1]))
+        name, higher = quantity(headline(records[-1])), higher_is_better(headline(records[-1]))
         lengths.append(
             f"the {name} "
             + (f"is {values[0]:.3g}" if len(values) == 1 else f"goes from {values[0]:.3g} to {values[-1]:.3g}")
         )
-        if table := bool(ladder["rungs"] and better != "neither"):
+        if table := bool(ladder["rungs"] and higher is not None):
             ladders.append(dict(_ladder(metric, ladder, records), named=metric != first))
         words.append(
             _course(
                 name,
-                better,
+                higher,
                 values,
                 records,
                 metric,

@@ -22,7 +22,7 @@ from .files import TEXT, Unfit, fields, list_of, read_json, whole
 from .dataset import Dataset
 from .latent import random_images
 from .leak import directions, LeakMeter
-from .scores import best_record, better_of, headline, metric_name
+from .scores import best_record, higher_is_better, headline, metric_name
 from semgan_nb.runs import (
     SETTINGS,
     _ADA_FIELDS,
@@ -488,7 +488,7 @@ def table_text(rows: list[dict], metric: str = "") -> str:  # of Study.best_tabl
         + (f" ({row[f'{name}_lo']:.4g} to {row[f'{name}_hi']:.4g})" if len(row[name]) > 1 else "")
     )
     kimg = lambda row: " ".join(f"{k:.3g}" for k in row["best_kimg"])
-    best = "last" if metric and better_of(metric) == "neither" else "best"
+    best = "last" if metric and higher_is_better(metric) is None else "best"
     cells = [
         (metric or "setting", "runs", f"{best}: median (min to max)", "at kimg", "at the end"),
         *((row["label"], str(len(row["seeds"])), form(row, "best"), kimg(row), form(row, "end")) for row in rows),

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter
 
 from .foundation import BadInput, _shown, atomic, mark, plain_label
 from .descriptors import grey_stack
-from .scores import alike_pairs, better_of, metric_name, quantity
+from .scores import alike_pairs, higher_is_better, metric_name, quantity
 from .memorisation import best_alignment
 from .runs import is_run, read_config, read_ladder
 from .studies import Study, value_text
@@ -264,11 +264,11 @@ def best_values(
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xticks(range(len(rows)), [plain_label(value_text(row["value"]).replace(", ", "\n")) for row in rows])
     axes.set_xlim(-0.5, max(len(rows), 1) - 0.2)
-    which = "last" if metric and better_of(metric) == "neither" else "best"
+    which = "last" if metric and higher_is_better(metric) is None else "best"
     _tidy(axes, part.axis or "setting", f"{which} {metric or 'value'}")
     axes.tick_params(axis="y", which="minor", labelsize=7)
     axes.set_title(
-        f"{which} of each run" + (", larger is better" if metric and better_of(metric) == "higher" else ""), fontsize=9
+        f"{which} of each run" + (", larger is better" if metric and higher_is_better(metric) else ""), fontsize=9
     )
     return figure
 
@@ -316,17 +316,17 @@ def baseline_figure(result: dict, figure: Figure | None = None) -> Figure:  # of
     rows = [row for row in result["rows"] if row["key"] != "floor"]
     floor = next(row for row in result["rows"] if row["key"] == "floor")
     columns = [
-        (name, better_of(name), lambda row, name=name: row["values"][name])
+        (name, higher_is_better(name), lambda row, name=name: row["values"][name])
         for name in result.get("columns") or list(floor["values"])
     ]
     columns += [
-        ("physics, floors", "lower", lambda row: row["physics"]["value"]),
-        ("two-point correlation", "lower", lambda row: row["physics"]["two_point"]),
-        ("spectrum, decades", "lower", lambda row: row["physics"]["spectrum"]),
-        ("share of copies", "lower", lambda row: row["copies"]),
+        ("physics, floors", False, lambda row: row["physics"]["value"]),
+        ("two-point correlation", False, lambda row: row["physics"]["two_point"]),
+        ("spectrum, decades", False, lambda row: row["physics"]["spectrum"]),
+        ("share of copies", False, lambda row: row["copies"]),
     ]
     if not result["matched"]:
-        columns.insert(-1, ("phase fraction", "lower", lambda row: row["physics"]["fraction"]))
+        columns.insert(-1, ("phase fraction", False, lambda row: row["physics"]["fraction"]))
     across = min(4, len(columns))
     down = -(-len(columns) // across)
     figure = _figure(figure, (2.1 * across + 1.4, down * (0.65 + 0.2 * len(rows))))
@@ -335,7 +335,7 @@ def baseline_figure(result: dict, figure: Figure | None = None) -> Figure:  # of
         if k >= len(columns):
             axes.set_visible(False)
             continue
-        title, better, get = columns[k]
+        title, higher, get = columns[k]
         values = [get(row) for row in rows]
         axes.barh(
             range(len(rows)),
@@ -354,7 +354,7 @@ def baseline_figure(result: dict, figure: Figure | None = None) -> Figure:  # of
         axes.invert_yaxis()
         axes.set_xlim(min(0, *values), 1.3 * max(*values, get(floor), 1e-9))
         _tidy(axes)
-        larger, name = " (larger is better)" if better == "higher" else "", quantity(title)
+        larger, name = " (larger is better)" if higher else "", quantity(title)
         axes.set_title(
             f"{name}{larger}\n{metric_name(title)}" if title in floor["values"] else f"{title}{larger}",
             fontsize=7.5,

@@ -11,7 +11,7 @@ from made_up_runs import fake_train, study_with_fake_training
 from PIL import Image
 
 from semgan_nb.dataset import write_archive
-from semgan_nb.scores import better_of, metric_name
+from semgan_nb.scores import higher_is_better, metric_name
 from semgan_nb.foundation import BadInput
 from semgan_nb.runs import Config, read_config, read_stats
 from semgan_nb.studies import Study, leaks, point_label, read_samples, run_name, table_text, value_text
@@ -417,7 +417,7 @@ def test_larger_values_of_recall_are_better(tmp_path):
     fake_run(tmp_path / "a", 0, [0.1, 0.5, 0.2], metric="inception_pr503_full_recall")
     assert Study(tmp_path).best_table("inception_pr503_full_recall")[0]["best"] == [0.5]
     assert [
-        better_of(m) == "higher"
+        higher_is_better(m) is True
         for m in (
             "fid50k_full",
             "pr50k3_full_recall",
