@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['ALIGNMENT_SIDE', 'LOOK_REACH', 'LIKENESS_QUANTILE', 'PLAIN_COPY', 'dihedral', 'alignment_features', 'aligned_ncc',
-           'align', 'best_alignment', 'plant_copies', 'shares_pixels', 'SimilarityNull', 'MemorisationTest',
-           'memorisation_text', 'AlignmentExtractor']
+           'align', 'best_alignment', 'plant_copies', 'shares_pixels', 'SimilarityNull', 'nearest_images',
+           'MemorisationTest', 'memorisation_text', 'AlignmentExtractor']
 
 # %% ../nbs/42_memorisation.ipynb #a58d6b44
 import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, shift as shift_image
@@ -23,15 +26,18 @@ from .distances import blur
 ALIGNMENT_SIDE, LOOK_REACH = 32, 1 / 8  # px; share of the side by which a copy may be displaced
 
 # %% ../nbs/42_memorisation.ipynb #d8adb19c
-def dihedral(images, k: int) -> np.ndarray:  # [.., H, W]  # 0 .. 7: quarter turns, from 4 on reflected as well
+def dihedral(
+    images: np.ndarray,  # [.., H, W]
+    k: int,  # 0 .. 7: quarter turns, from 4 on reflected as well
+) -> np.ndarray:
     "One of the eight symmetries of a square (a view)."
     images = np.rot90(images, k % 4, (-2, -1))
     return images[..., ::-1] if k >= 4 else images
 
 # %% ../nbs/42_memorisation.ipynb #3e92c89c
 def alignment_features(
-    images,
-) -> np.ndarray:  # uint8 [N, H, H] or [N, C, H, H]; float32 [N, h, h] is taken for looks and returned
+    images: np.ndarray,  # uint8 [N, H, H] or [N, C, H, H]; float32 [N, h, h] is taken for such features and returned
+) -> np.ndarray:
     """What `aligned_ncc` compares: float32 [N, h, h], side at most ALIGNMENT_SIDE, without the finest grain and slow
     shading."""
     if getattr(images, "dtype", None) == np.float32:
@@ -71,13 +77,13 @@ def _placements(a, b, reach):
 
 # %% ../nbs/42_memorisation.ipynb #a812b70f
 def aligned_ncc(
-    images,  # uint8 [N, H, H] or [N, C, H, H], or what `alignment_features` made of them
-    others,  # the same, [M, ..]
+    images: np.ndarray,  # uint8 [N, H, H] or [N, C, H, H], or what `alignment_features` made of them
+    others: np.ndarray,  # the same, [M, ..]
     reach: float = LOOK_REACH,
-    progress=None,  # called with the number of others done so far
+    progress: Callable | None = None,  # called with the number of others done so far
 ) -> np.ndarray:
     """float32 [N, M]: the largest correlation of each image with each other over eight turns and all displacements,
-    -1 to 1."""
+    -1 to 1. Raises BadInput where images are not square or not of one size."""
     a, b = alignment_features(images), alignment_features(others)
     middle, windows, shifts = _placements(a, b, reach)
     out = np.empty((len(a), len(b)), np.float32)
@@ -85,9 +91,9 @@ def aligned_ncc(
         there = windows(b[at : at + 128])
         flat = np.ascontiguousarray(there.reshape(-1, there.shape[-1]).T)
         for row in range(0, len(a), 32):
-            part = middle[row : row + 32]
+            some = middle[row : row + 32]
             out[row : row + 32, at : at + 128] = (
-                (part.reshape(-1, part.shape[-1]) @ flat).reshape(len(part), 8, len(shifts), -1).max((1, 2))
+                (some.reshape(-1, some.shape[-1]) @ flat).reshape(len(some), 8, len(shifts), -1).max((1, 2))
             )
         if progress is not None:
             progress(min(at + 128, len(b)))
@@ -95,9 +101,9 @@ def aligned_ncc(
 
 # %% ../nbs/42_memorisation.ipynb #95e80477
 def align(
-    image,
-    turn: int,
-    shift,  # [H, H]  # of the one that it is laid on, 0 .. 7  # (dy, dx): shares of the side
+    image: np.ndarray,  # [H, H]
+    turn: int,  # of the one that it is put on, 0 .. 7
+    shift: tuple[float, float],  # (dy, dx): shares of the side
 ) -> np.ndarray:
     "An image moved by -shift and then turned back; uint8 [H, H], its border repeated."
     moved = shift_image(np.asarray(image, float), [-d * np.shape(image)[0] for d in shift], order=1, mode="nearest")
@@ -107,8 +113,10 @@ def align(
 
 # %% ../nbs/42_memorisation.ipynb #d304d05e
 def best_alignment(
-    image, other, reach: float = LOOK_REACH
-) -> dict:  # uint8 [H, H] or [C, H, H]  # uint8 [H, H] or [C, H, H]
+    image: np.ndarray,  # uint8 [H, H] or [C, H, H]
+    other: np.ndarray,  # the same
+    reach: float = LOOK_REACH,
+) -> dict:
     """How the image lies on the other where they are most alike: likeness, turn (0 .. 7, see `dihedral`), shift (dy,
     dx) as a share of the side, and `other` laid on the image, uint8 [H, H], its border repeated."""
     image, other = grey_stack(np.asarray(image)[None]), grey_stack(np.asarray(other)[None])
@@ -126,8 +134,8 @@ def best_alignment(
 
 # %% ../nbs/42_memorisation.ipynb #32dc57b0
 def plant_copies(
-    images,  # uint8 [N, C, H, H] or [N, H, H]
-    rng,  # numpy Generator
+    images: np.ndarray,  # uint8 [N, C, H, H] or [N, H, H]
+    rng: np.random.Generator,
     blurred: float = 0.5,  # px
     noise: float = 4.0,  # grey levels
 ) -> np.ndarray:
@@ -143,7 +151,10 @@ def plant_copies(
 LIKENESS_QUANTILE, PLAIN_COPY = 0.99, 0.01  # of real images; expected number of such pairs by chance in the whole set
 
 # %% ../nbs/42_memorisation.ipynb #64da920a
-def shares_pixels(records, others) -> np.ndarray:  # of images: the manifest's entries, or {} where there are none
+def shares_pixels(
+    records: Sequence[dict],  # [n], of images: the manifest's entries, or {} where there are none
+    others: Sequence[dict],  # [m]
+) -> np.ndarray:
     "bool [n, m]: whether two images were cut from one micrograph (same sha256) and overlap."
 
     def table(entries):
@@ -163,186 +174,179 @@ class SimilarityNull:
     """How alike real images are to the training images: built from the largest likeness of each to a training image
     that is not itself."""
 
-    def __init__(self, nearest):  # [n] largest likeness of real images to others
+    def __init__(self, nearest: Sequence[float]):  # [n] largest likeness of real images to others
         self.nearest = np.sort(np.asarray(nearest, float))
         self.limit = float(np.quantile(self.nearest, LIKENESS_QUANTILE, method="higher"))
         z = np.arctanh(self.nearest.clip(-0.9999, 0.9999))
         self.width = max(float(z.std() * np.sqrt(6) / np.pi), 1e-6)
         self.mode = float(z.mean() - 0.5772156649 * self.width)
 
-    def chance(self, aligned_ncc) -> np.ndarray:
+    def chance(self, likeness: np.ndarray | Sequence[float]) -> np.ndarray:
         "Of a fresh image to be as alike as that: the tail of the Gumbel distribution."
-        z = np.arctanh(np.asarray(aligned_ncc, float).clip(-0.9999, 0.9999))
+        z = np.arctanh(np.asarray(likeness, float).clip(-0.9999, 0.9999))
         return -np.expm1(-np.exp(-(z - self.mode) / self.width))
 
-    def beyond(self, aligned_ncc) -> np.ndarray:
+    def beyond(self, likeness: np.ndarray | Sequence[float]) -> np.ndarray:
         "bool: more alike than LIKENESS_QUANTILE of real images."
-        return np.asarray(aligned_ncc) > self.limit
+        return np.asarray(likeness) > self.limit
 
-    def p_value(self, aligned_ncc) -> float:
+    def p_value(self, likeness: np.ndarray | Sequence[float]) -> float:
         "Of the number beyond the limit, were all images fresh (hypergeometric, one-sided)."
-        k, n = int(self.beyond(aligned_ncc).sum()), len(aligned_ncc)
+        k, n = int(self.beyond(likeness).sum()), len(likeness)
         k0, n0 = int(self.beyond(self.nearest).sum()), len(self.nearest)
         return float(hypergeom.sf(k - 1, n + n0, k + k0, n))
 
 # %% ../nbs/42_memorisation.ipynb #6071557f
+def nearest_images(
+    images: np.ndarray,  # uint8, or alignment features
+    among: np.ndarray,  # alignment features to search
+    exclude: Callable | None = None,  # function (start, stop) -> bool [n, stop - start]: pairs that do not count
+    progress: Callable | None = None,  # called with the number of images searched
+) -> tuple[np.ndarray, np.ndarray]:
+    "(likeness [n], number of the most alike [n]); likeness -1 where no pair counts."
+    images = alignment_features(images)
+    best, which = np.full(len(images), -1, np.float32), np.full(len(images), -1)
+    for at in range(0, len(among), 512):
+        found = aligned_ncc(images, among[at : at + 512])
+        if exclude is not None:
+            found[exclude(at, at + found.shape[1])] = -1
+        row = found.argmax(1)
+        value = found[np.arange(len(images)), row]
+        which = np.where(value > best, row + at, which)
+        best = np.maximum(best, value)
+        if progress is not None:
+            progress(at + found.shape[1])
+    return best, which
+
+# %% ../nbs/42_memorisation.ipynb #121d198d
+def _real_sets(test) -> dict:
+    "name -> (images, function of the pairs that do not count, or None), of a MemorisationTest."
+    n, extra = len(test.train), 0 if test.unseen is None else len(test.unseen)
+    own = test._draw(n, test.reals, "yardstick")
+    records = [test.records[i] for i in own]
+    itself = lambda at, to: (own[:, None] == np.arange(at, to)) | shares_pixels(records, test.records[at:to])
+    sets = dict(yardstick=(test.train[own], itself))
+    if extra:
+        more = test._draw(extra, min(test.reals, 500), "unseen images")
+        unseen = [test.unseen_records[i] for i in more]
+        sets["unseen"] = test.unseen[more], lambda at, to: shares_pixels(unseen, test.records[at:to])
+    if test.originals is not None:
+        sets["copies"] = plant_copies(test.originals, stream(test.seed, "planted copies")), None
+    return sets
+
+# %% ../nbs/42_memorisation.ipynb #3f801029
+def _measure_real(test, progress=None) -> dict:
+    "name of a set -> likenesses of its images to the training images, rounded as they are kept in files."
+    kept, n, sets = {}, len(test.train), _real_sets(test)
+    for k, (name, (images, exclude)) in enumerate(sets.items()):
+        count = lambda done, k=k: progress(k * n + done, len(sets) * n, "how alike real images are")
+        found = nearest_images(images, test.train, exclude, None if progress is None else count)[0]
+        kept[name] = found[found > -1].round(5).tolist()
+    return kept
+
+# %% ../nbs/42_memorisation.ipynb #a3672936
+def _share_nearer(test, generated, likeness, progress=None) -> tuple:
+    "(share of generated images nearer to a training image than to an unseen one, or None; number of those unseen)."
+    n, extra = len(test.train), 0 if test.unseen is None else len(test.unseen)
+    fair = min(n, extra)
+    if fair < 10:
+        return None, fair
+    unseen = test.unseen[test._draw(extra, fair, "as many unseen")]
+    count = None if progress is None else lambda done: progress(n + done, n + fair, "generated images")
+    there = nearest_images(generated, unseen, progress=count)[0]
+    return float(((likeness > there) + 0.5 * (likeness == there)).mean()), fair
+
+# %% ../nbs/42_memorisation.ipynb #47fb4ebc
+def _compared(test, generated, progress=None) -> dict:
+    "What `MemorisationTest.compare` returns, without its text."
+    null, n = test.yardstick(progress), len(test.train)
+    fair = min(n, 0 if test.unseen is None else len(test.unseen))
+    generated = alignment_features(generated)
+    count = None if progress is None else lambda done: progress(done, n + fair, "generated images")
+    likeness, which = nearest_images(generated, test.train, progress=count)
+    nearer, fair = _share_nearer(test, generated, likeness, progress)
+    beyond, copies = null.beyond(likeness), test.measured().get("copies")
+    pair = lambda k: dict(
+        image=int(k), train=test.names[which[k]], group=test.groups[which[k]], likeness=float(likeness[k])
+    )
+    return dict(
+        share=float(beyond.mean()),
+        limit=null.limit,
+        quantile=LIKENESS_QUANTILE,
+        p_value=null.p_value(likeness),
+        likeness=[float(np.median(likeness)), float(np.median(null.nearest))],
+        plain=int((null.chance(likeness) < PLAIN_COPY / len(likeness)).sum()),
+        found=None if copies is None else float(null.beyond(copies).mean()),
+        nearer=nearer,
+        nearer_fair=n / (n + fair),
+        num_unseen=fair,
+        same_groups=test.same_groups,
+        num_real=n,
+        num_gen=len(likeness),
+        groups=dict(Counter(test.groups[i] for i in which[beyond]).most_common()),
+        worst=[pair(k) for k in np.argsort(-likeness, kind="stable")[:10]],
+    )
+
+# %% ../nbs/42_memorisation.ipynb #1694c062
+@dataclass(eq=False, repr=False)
 class MemorisationTest:
     """What generated images have in common with training images. `measured` is the work that needs only real images.
     Raises BadInput where there are fewer than ten training images."""
 
-    def __init__(
-        self,
-        train,  # uint8 [N, C, H, H] or [N, H, H], or their looks
-        unseen=None,  # the same: real images, best of the same specimens, that the network has never seen
-        groups=None,  # [N] group of each training image; None = none
-        names=None,  # [N] names of the training images; None = their numbers
-        records=None,  # [N] entries of a manifest, by which overlapping crops are known
-        unseen_records=None,  # of `unseen`
-        same_groups: bool = True,  # whether `unseen` are of the same groups as `train`
-        originals=None,  # uint8: images that copies are planted of; None = up to 200 of `train`
-        seed: int = 0,  # of the draws
-        reals: int = 1000,  # at most so many real images make the yardstick
-    ):
-        self.train, self.unseen = (
-            alignment_features(train),
-            alignment_features(unseen) if unseen is not None and len(unseen) else None,
-        )
-        n = len(self.train)
+    train: np.ndarray  # uint8 [N, C, H, H] or [N, H, H], or their alignment features
+    unseen: np.ndarray | None = None  # the same: real images the network has never seen, best of the same specimens
+    groups: Sequence | None = None  # [N] group of each training image; None = none
+    names: Sequence[str] | None = None  # [N] names of the training images; None = their numbers
+    records: Sequence[dict] | None = None  # [N] entries of a manifest, by which overlapping crops are known
+    unseen_records: Sequence[dict] | None = None  # of `unseen`
+    same_groups: bool = True  # whether `unseen` are of the same groups as `train`
+    originals: np.ndarray | None = None  # uint8: images to plant copies of; None = up to 200 of `train`
+    seed: int = 0  # of the draws
+    reals: int = 1000  # at most so many real images make the yardstick
+
+    def __post_init__(self):
+        n, extra = len(self.train), 0 if self.unseen is None else len(self.unseen)
         if n < 10:
             raise BadInput(f"{n} training images are too few to say how alike real ones are: give at least 10")
-        self.groups = [""] * n if groups is None else [str(group) for group in groups]
-        self.names = [str(i) for i in range(n)] if names is None else list(names)
-        self.records = [{}] * n if records is None else records
-        self.unseen_records = (
-            None if self.unseen is None else [{}] * len(self.unseen) if unseen_records is None else unseen_records
-        )
-        self.same_groups, self.seed, self.reals, self._originals, self._kept = (
-            bool(same_groups),
-            int(seed),
-            int(reals),
-            originals,
-            None,
-        )
-        if originals is None and np.asarray(train).dtype == np.uint8:
-            self._originals = np.asarray(train)[self._draw(n, 200, "originals")]
+        if self.originals is None and np.asarray(self.train).dtype == np.uint8:
+            self.originals = np.asarray(self.train)[self._draw(n, 200, "originals")]
+        self.train, self.unseen = alignment_features(self.train), alignment_features(self.unseen) if extra else None
+        self.groups = [""] * n if self.groups is None else [str(group) for group in self.groups]
+        self.names = [str(i) for i in range(n)] if self.names is None else list(self.names)
+        self.records = [{}] * n if self.records is None else self.records
+        self.unseen_records = [{}] * extra if self.unseen_records is None else self.unseen_records
+        self._kept = None
 
     def _draw(self, pool, count, name):
         return np.sort(stream(self.seed, name).permutation(pool)[:count])
 
-    def nearest(
-        self,
-        images,  # uint8, or looks
-        among=None,  # looks to search; None = those of the training images
-        exclude=None,  # function (start, stop) -> bool [n, stop - start]: pairs that do not count
-        progress=None,  # called with the number of images searched
-    ) -> tuple:
-        "(likeness [n], number of the most alike [n]); likeness -1 where no pair counts."
-        images, among = alignment_features(images), self.train if among is None else among
-        best, which = np.full(len(images), -1, np.float32), np.full(len(images), -1)
-        for at in range(0, len(among), 512):
-            found = aligned_ncc(images, among[at : at + 512])
-            if exclude is not None:
-                found[exclude(at, at + found.shape[1])] = -1
-            row = found.argmax(1)
-            value = found[np.arange(len(images)), row]
-            which = np.where(value > best, row + at, which)
-            best = np.maximum(best, value)
-            if progress is not None:
-                progress(at + found.shape[1])
-        return best, which
-
-    def measured(self, progress=None) -> dict:  # called as progress(done, total, text)
-        """Likenesses to the training images: yardstick (of training images to others, and of up to as many unseen
-        ones of the same micrographs), unseen, copies (planted)."""
-        if self._kept is not None:
-            return self._kept
-        n, extra = len(self.train), 0 if self.unseen is None else len(self.unseen)
-        own = self._draw(n, self.reals, "yardstick")
-        more = self._draw(extra, min(self.reals, 500), "unseen images") if extra else []
-        copies = None if self._originals is None else plant_copies(self._originals, stream(self.seed, "planted copies"))
-        sets = dict(
-            yardstick=(
-                self.train[own],
-                lambda at, to: (
-                    (own[:, None] == np.arange(at, to))
-                    | shares_pixels([self.records[i] for i in own], self.records[at:to])
-                ),
-            )
-        )
-        if extra:
-            sets["unseen"] = (
-                self.unseen[more],
-                lambda at, to: shares_pixels([self.unseen_records[i] for i in more], self.records[at:to]),
-            )
-        if copies is not None:
-            sets["copies"] = copies, None
-        self._kept = {}
-        for k, (name, (images, exclude)) in enumerate(sets.items()):
-            told = (
-                None
-                if progress is None
-                else lambda done: progress(k * n + done, len(sets) * n, "how alike real images are")
-            )
-            found = self.nearest(images, exclude=exclude, progress=told)[0]
-            self._kept[name] = found[found > -1].round(5).tolist()
+    def measured(self, progress: Callable | None = None) -> dict:  # called as progress(done, total, text)
+        """Likenesses to the training images: yardstick (of training images to others), unseen (of real images that
+        were not trained on), copies (planted)."""
+        if self._kept is None:
+            self._kept = _measure_real(self, progress)
         return self._kept
 
-    def yardstick(self, progress=None) -> SimilarityNull:
-        "Of the training images themselves; where these are few, of them and of unseen ones of the same groups."
+    def yardstick(self, progress: Callable | None = None) -> SimilarityNull:
+        "Of the training images themselves; with unseen images of the same groups, of these as well."
         kept = self.measured(progress)
         return SimilarityNull(kept["yardstick"] + (kept.get("unseen", []) if self.same_groups else []))
 
     def compare(
         self,
-        generated,
-        progress=None,  # uint8 [n, C, H, H] or [n, H, H]  # called as progress(done, total, text)
+        generated: np.ndarray,  # uint8 [n, C, H, H] or [n, H, H], or their alignment features
+        progress: Callable | None = None,  # called as progress(done, total, text)
     ) -> dict:
         """share (beyond the limit), limit, quantile, p_value, likeness (medians of generated and of real images),
-        plain (number of plain copies), found (share of planted copies beyond the limit),
-        nearer (share more like a training image than like an unseen one, or None), nearer_fair (what it is without a
-        bias), num_unseen (as many as training images, or all there are), same_groups (whether those unseen are of
-        the same groups), num_real, num_gen,
-        groups (copies by the group of the training image), worst (the ten most alike: image, train, group,
-        likeness), text.
-        """
-        stick, n, extra = self.yardstick(progress), len(self.train), 0 if self.unseen is None else len(self.unseen)
-        fair, generated = min(n, extra), alignment_features(generated)
-        told = lambda start: (
-            None if progress is None else lambda done: progress(start + done, n + fair, "generated images")
-        )
-        like, which = self.nearest(generated, progress=told(0))
-        nearer = None
-        if fair >= 10:
-            there = self.nearest(generated, self.unseen[self._draw(extra, fair, "as many unseen")], progress=told(n))[0]
-            nearer = float(((like > there) + 0.5 * (like == there)).mean())
-        beyond, groups = stick.beyond(like), {}
-        for i in which[beyond]:
-            groups[self.groups[i]] = groups.get(self.groups[i], 0) + 1
-        copies = self.measured().get("copies")
-        found = dict(
-            share=float(beyond.mean()),
-            limit=stick.limit,
-            quantile=LIKENESS_QUANTILE,
-            p_value=stick.p_value(like),
-            likeness=[float(np.median(like)), float(np.median(stick.nearest))],
-            plain=int((stick.chance(like) < PLAIN_COPY / len(like)).sum()),
-            found=None if copies is None else float(stick.beyond(copies).mean()),
-            nearer=nearer,
-            nearer_fair=n / (n + fair),
-            num_unseen=fair,
-            same_groups=self.same_groups,
-            num_real=n,
-            num_gen=len(like),
-            groups=dict(sorted(groups.items(), key=lambda item: -item[1])),
-            worst=[
-                dict(image=int(k), train=self.names[which[k]], group=self.groups[which[k]], likeness=float(like[k]))
-                for k in np.argsort(-like, kind="stable")[:10]
-            ],
-        )
+        plain (number of plain copies), found (share of planted copies beyond the limit), nearer (share more like a
+        training image than like an unseen one, or None), nearer_fair (what it is without a bias), num_unseen (as
+        many as training images, or all there are), same_groups, num_real, num_gen, groups (copies by the group of
+        the training image), worst (the ten most alike: image, train, group, likeness), text."""
+        found = _compared(self, generated, progress)
         return found | dict(text=memorisation_text(found))
 
 # %% ../nbs/42_memorisation.ipynb #ac8af8f1
-def memorisation_text(found: dict) -> str:  # of Memory.compare, or a record of MemoryJudge
+def memorisation_text(found: dict) -> str:  # of MemorisationTest.compare, or a record of MemoryJudge
     "The verdict on memorisation, in two or three sentences."
     n, share = found["num_gen"], found["share"] if "share" in found else found["results"][found["metric"]]
     text = (
@@ -393,11 +397,11 @@ class AlignmentExtractor:
     name, genuine, about, preprocessing = "aligned", False, "", ""
     sha256 = hashlib.sha256(f"aligned 1 {ALIGNMENT_SIDE} {LOOK_REACH}".encode()).hexdigest()
 
-    def __call__(self, images, progress=None) -> np.ndarray:
-        looks = alignment_features(np.asarray(images))
+    def __call__(self, images: np.ndarray, progress: Callable | None = None) -> np.ndarray:
+        seen = alignment_features(np.asarray(images))
         if progress is not None:
-            progress(len(looks))
-        return looks
+            progress(len(seen))
+        return seen
 
 # %% ../nbs/42_memorisation.ipynb #f6aaf670
 _LOOKS = AlignmentExtractor()
