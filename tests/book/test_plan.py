@@ -153,7 +153,7 @@ def exported(path):
 
 LONG = """10_vendors 1 11_image_files 3 12_micrographs 1 13_public_sets 2 14_synthetic 1 16_dataset 3 17_preprocess 1
 19_preparation 3 21_networks 5 23_augment 1 26_films 2 30_features 2 31_extractors 2 33_microstructure 3
-34_phase_maps 1 35_leak 1  43_random_field 1 45_evaluation 2 46_judges 3
+34_phase_maps 1 35_leak 1 45_evaluation 2 46_judges 3
 50_runs 2 52_official 2 53_transfer 1 55_trainer 1 56_resources 2 57_training 3 58_launch 2 70_studies 1
 73_baselines 1 81_study_plots 1 82_material_plots 1 83_widgets 1 84_dashboards_data 1 85_dashboards_live 1
 86_dashboards_study 1 87_dashboards_explorer 1 88_dashboards_augmentation 2 89_dashboards_compare 1 92_demo
