@@ -273,7 +273,7 @@ def best_values(
     return figure
 
 # %% ../nbs/81_study_plots.ipynb #828bda45
-def leak_figure(found: list[dict], figure: Figure | None = None) -> Figure:  # of `studies.leaks`
+def leak_figure(found: list[dict], figure: Figure | None = None) -> Figure:  # of `run_leaks.leaks`
     "Each measure of a leak over its floor against p, and the directions of edges of real and generated images."
     found = sorted(found, key=lambda one: one["p"])
     figure = _figure(figure, (8.2, 2.8))

@@ -14,7 +14,8 @@ from semgan_nb.dataset import write_archive
 from semgan_nb.scores import higher_is_better, metric_name
 from semgan_nb.foundation import BadInput
 from semgan_nb.runs import Config, read_config, read_stats
-from semgan_nb.studies import Study, leaks, point_label, read_samples, run_name, table_text, value_text
+from semgan_nb.run_leaks import leaks
+from semgan_nb.studies import Study, point_label, read_samples, run_name, table_text, value_text
 from semgan_nb.study_run import run_study
 
 TINY = Config(
