@@ -21,7 +21,7 @@ from .latent import random_images
 from .microstructure import compare, compare_microstructures, measure
 from .scores import higher_is_better, metric_name, number_text, parse_metric
 from .reference_sets import REFERENCE_SETS, reference_changes
-from .evaluation import _as_judged, _collect, judge_together
+from .evaluation import ArchiveJudge, _as_judged, _collect, judge_together
 from .judges import MemoryJudge, get_judge
 
 # %% ../nbs/73_baselines.ipynb #850245da
@@ -123,19 +123,19 @@ class _Table:
     measured: object = None  # descriptors of the real images
 
     @property
-    def first(self):
+    def first(self) -> ArchiveJudge:
         return self.judges[0]
 
     @property
-    def total(self):
+    def total(self) -> int:
         return 2 * self.first.num_gen * (len(PLAIN_RUNGS) + len(self.networks))
 
-    def tell(self, text, more=0):
+    def tell(self, text: str, more: int = 0) -> None:
         "Progress: the rows that are finished, and something more."
         if self.progress is not None:
             self.progress(2 * self.first.num_gen * len(self.rows) + more, self.total, text)
 
-    def row(self, key, name, kind, values, images, judge) -> dict:
+    def row(self, key: str, name: str, kind: str, values: dict, images: np.ndarray, judge: MemoryJudge) -> dict:
         "A row of the table, of a set of images; `judge` looks for copies."
         record = judge.judge(images)
         self.measured = measure(self.real) if self.measured is None else self.measured

@@ -10,6 +10,7 @@ __all__ = ['KID_SUBSETS', 'KID_SIZE', 'feature_statistics', 'frechet_distance', 
 # %% ../nbs/40_distances.ipynb #00608b30
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -323,7 +324,7 @@ def _as_seen(x, crop):
 # %% ../nbs/40_distances.ipynb #c2f6977c
 def path_length(
     G: torch.nn.Module,  # generator with .mapping and .synthesis; not changed
-    extractor,  # with .embedding: vgg16, or random as a stand-in
+    extractor: Any,  # with .embedding: vgg16, or random as a stand-in
     n: int = 50_000,  # pairs of points
     path: str = "wend",  # space, sampling, and 'crop': the part of a picture where a face would be
     epsilon: float = 1e-4,

@@ -241,9 +241,11 @@ class PhysicsSet:
         self.measured, self.matched = Measured(rows, tuple(shape), Segmentation().at(min(shape)), um), matched
 
     def compare(self, other: "PhysicsSet") -> dict:
+        "As `compare_microstructures`, with this set as the real one."
         return compare_microstructures(self.measured, other.measured, self.matched)
 
     def distance(self, other: "PhysicsSet") -> float:
+        "How many floors the other set is away."
         return self.compare(other)["value"]
 
 # %% ../nbs/45_evaluation.ipynb #79c8fcdb
@@ -471,8 +473,7 @@ class _RealSide(ArchiveJudge):
         return self._seen
 
     def real_side(self, progress: Callable | None = None) -> Any:
-        """The real images ready for comparison: a FeatureSet for the Fréchet distance, a PhysicsSet for the physics,
-        else what `real_features` gives."""
+        "The real images ready for comparison: a FeatureSet or a PhysicsSet, else what `real_features` gives."
         if not hasattr(self, "_real"):
             self._real = self._set(self.real_features(progress))
         return self._real
@@ -503,8 +504,7 @@ class _RealSide(ArchiveJudge):
 
 # %% ../nbs/45_evaluation.ipynb #a1febd55
 class Judge(_RealSide):
-    """Judges sets of generated images by one metric against one archive. Raises BadInput where a side has too few
-    images, and says which metric would fit."""
+    "Judges generated images by one metric against one archive. Raises BadInput where a side has too few images."
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ __all__ = ['REFERENCE_SETS', 'MORE_REFERENCE_SETS', 'phase_randomise', 'distinct
 
 # %% ../nbs/44_reference_sets.ipynb #59b26252
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -276,7 +276,7 @@ def _need_images(judge, found: int, where: str, fit: int) -> None:
         )
 
 # %% ../nbs/44_reference_sets.ipynb #53ed938d
-def ladder_sides(judge) -> LadderSides:  # a Judge (chapter 45)
+def ladder_sides(judge: Any) -> LadderSides:  # a Judge (chapter 45)
     "The two sides of a judge's ladder. Raises BadInput if there are not enough images for both."
     rows, count = judge.rung_indices, judge.num_gen
     if count > len(judge.dataset):  # no archive has so many: the rungs are smaller sets
@@ -293,7 +293,7 @@ def ladder_sides(judge) -> LadderSides:  # a Judge (chapter 45)
     return LadderSides(rows, apart, split)
 
 # %% ../nbs/44_reference_sets.ipynb #a4d42e86
-def reference_changes(judge) -> dict[str, Callable | None]:  # a Judge
+def reference_changes(judge: Any) -> dict[str, Callable | None]:  # a Judge
     "key -> function that makes of uint8 images [N, C, H, W] those of a rung; None where they are taken as they are."
     phases = stream(judge.seed, "phases")
     return {
@@ -328,7 +328,7 @@ def _repeated(judge, real, rows, features) -> dict:
     return values
 
 # %% ../nbs/44_reference_sets.ipynb #f75c2aba
-def measure_reference_sets(judge, sides: LadderSides, progress: Callable | None = None) -> dict[str, dict]:
+def measure_reference_sets(judge: Any, sides: LadderSides, progress: Callable | None = None) -> dict[str, dict]:
     "key of a rung -> its results (name -> value), of a Judge."
     changes, count = reference_changes(judge), len(sides.rows)
     total, done, real, values = len(changes) * count + judge.num_real, 0, None, {}
@@ -346,7 +346,7 @@ def measure_reference_sets(judge, sides: LadderSides, progress: Callable | None 
     return values
 
 # %% ../nbs/44_reference_sets.ipynb #9cd18f5b
-def fill_ladder(judge, ladder: dict, progress: Callable | None = None) -> None:
+def fill_ladder(judge: Any, ladder: dict, progress: Callable | None = None) -> None:
     "Put the rungs of a Judge into an empty ladder, and the counts and the floor that go with them."
     sides = ladder_sides(judge)
     count = len(sides.rows)

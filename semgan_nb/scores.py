@@ -145,7 +145,7 @@ STATISTICS |= {
     ),
 }
 
-# %% ../nbs/41_scores.ipynb #7a9a5577
+# %% ../nbs/41_scores.ipynb #9c9507f6
 OFFICIAL_PPL = {
     "ppl2_wend": "wend",
     "ppl_wend": "wendcrop",
@@ -155,7 +155,7 @@ OFFICIAL_PPL = {
 }
 LATENT_PAIRS = 64  # pairs of latent vectors behind `latent_share`; latent_share16 takes 16
 
-# %% ../nbs/41_scores.ipynb #9c9507f6
+
 class Metric(NamedTuple):
     "What a metric's name says."
 
@@ -169,10 +169,12 @@ class Metric(NamedTuple):
 
     @property
     def statistic(self) -> Statistic:
+        "Its row of the table of metrics."
         return STATISTICS[self.stat]
 
     @property
     def name(self) -> str:
+        "As `parse_metric` reads it, in its shortest form."
         count = f"{self.count // 1000}k" if self.count % 1000 == 0 else str(self.count)
         if self.official and self.stat == "ppl":
             return next(name for name, varied in OFFICIAL_PPL.items() if varied == self.real)
@@ -384,10 +386,10 @@ LADDER = fields(  # ladder-NAME.json
     {name: _RULES[name] for name in ("extractor", "extractor_sha256", "real", "seed", "data", "floor", "warnings")},
 )
 
-# %% ../nbs/41_scores.ipynb #19d6937c
+# %% ../nbs/41_scores.ipynb #15cf9337
 ZERO = 1e-6  # of a Fréchet distance: less than this is rounding
 
-# %% ../nbs/41_scores.ipynb #15cf9337
+
 def number_text(result: str, value: float, digits: int = 4) -> str:  # the name of a result
     "A value as it is shown: a Fréchet distance that is only rounding is 0, and what is not a number is called so."
     if value != value:

@@ -160,11 +160,13 @@ class _StudyFolder:
 
     @property
     def base(self) -> Config | None:
+        "What all runs share; None where there is no study.json."
         about = self._read()
         return Config.from_dict(about["base"]) if about else None
 
     @property
     def points(self) -> list[dict]:
+        "dicts of fields, seed, run and label."
         about = self._read()
         found = _points_of_file(about, self.path) if about else _points_of_runs(self.path)
         return [{**point, "label": point_label(point["fields"])} for point in found]
