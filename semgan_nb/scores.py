@@ -292,8 +292,7 @@ def higher_is_better(result: str) -> bool | None:
 
 # %% ../nbs/41_scores.ipynb #09915582
 def quantity(result: str) -> str:
-    """What the values of a result are: 'distance', 'recall', 'share of copies' ... Names nobody knows count as
-    distances."""
+    "What the values of a result are: 'distance', 'recall', 'share of copies' ...; of unknown names 'distance'."
     try:
         metric = parse_metric(metric_name(result))
     except BadInput:
@@ -566,8 +565,7 @@ def is_leak(metric: str) -> bool:
 
 # %% ../nbs/41_scores.ipynb #5aec6c2a
 def in_words(metric: str) -> bool:
-    """Whether what the records of a metric say is their sentence (`text`), and they have no ladder: who decides, and
-    what leaked."""
+    "Whether the records of a metric are read by their sentence (`text`) and have no ladder: who decides, what leaked."
     return is_latent_share(metric) or is_leak(metric)
 
 # %% ../nbs/41_scores.ipynb #d5341da2
