@@ -33,7 +33,8 @@ def main():
     from semgan_nb.synthetic_sets import prepare_synthetic
     from semgan_nb.foundation import write_json
     from semgan_nb.runs import laptop
-    from semgan_nb.studies import leaks, read_samples
+    from semgan_nb.run_leaks import leaks
+    from semgan_nb.studies import read_samples
     from semgan_nb.training import train
 
     if not Path("rolled.zip").exists():

@@ -8,6 +8,8 @@ __all__ = ['PLAIN_RUNGS', 'networks_beside', 'baselines', 'baseline_table', 'bas
 # %% ../nbs/73_baselines.ipynb #930ffd2f
 import contextlib
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,26 +20,33 @@ from .dataset import Dataset
 from .latent import random_images
 from .microstructure import measure
 from .same_material import compare, compare_microstructures
-from .scores import better_of, metric_name, number_text, parse_metric
+from .scores import higher_is_better, metric_name, number_text, parse_metric
 from .reference_sets import REFERENCE_SETS
 from .evaluation import _as_judged, _collect, judge_together
+from .reference_sets import reference_changes
+from .evaluation import ArchiveJudge
 from .judges import MemoryJudge, get_judge
 
 # %% ../nbs/73_baselines.ipynb #850245da
 PLAIN_RUNGS = ("floor", "blur0.5", "blur1", "blur2", "phase", "blend", "field")  # rows of the table, in this order
 
 # %% ../nbs/73_baselines.ipynb #7f435464
-def _baseline_metrics(judge_count, dataset, train):
-    "(metrics, memory) for an archive: distances to the hold-out where there is one, else to the whole."
-    held = len(dataset.names) - train
-    size = min(train, held) if dataset.has_holdout else train // 2
-    count = judge_count or next((n for n in (500, 200, 100, 50, 20) if n <= size), max(size, 2))
+def _default_metrics(dataset, count) -> list[str]:
+    "Metrics for an archive: distances to the hold-out where there is one, else to the whole."
+    train = len(Dataset(dataset.path, part="train"))
+    size = min(train, len(dataset.names) - train) if dataset.has_holdout else train // 2
+    count = count or next((n for n in (500, 200, 100, 50, 20) if n <= size), max(size, 2))
     side = "holdout" if dataset.has_holdout else "full"
-    return [f"lite0_fd{count}_{side}", f"lite0_kid{count}_{side}", f"lite0_pr{count}3_{side}"], count
+    return [f"lite0_fd{count}_{side}", f"lite0_kid{count}_{side}", f"lite0_pr{count}3_{side}"]
 
 # %% ../nbs/73_baselines.ipynb #46784750
-def networks_beside(paths: list, dataset: Dataset, device: str = "cpu") -> dict:  # runs on this archive, or snapshots
-    "The networks of `baselines`, by the names of their files. BadInput for one that makes images of another size."
+def networks_beside(
+    paths: list[Path | str],  # runs on this archive, or snapshots
+    dataset: Dataset,
+    device: str = "cpu",
+) -> dict:
+    """The networks of `baselines`, by the names of their files. Raises BadInput where one makes images of another
+    size."""
     from semgan_nb.checkpoints import load
     from semgan_nb.runs import Config, is_run, read_config
 
@@ -57,32 +66,8 @@ def networks_beside(paths: list, dataset: Dataset, device: str = "cpu") -> dict:
     return networks
 
 # %% ../nbs/73_baselines.ipynb #21363fae
-@checked
-def baselines(
-    data,  # archive: zip or folder
-    # name -> a generator, or another source of images (see `batches`), or dict(source=, subset=, subset_seed=)
-    networks: dict = None,
-    metrics: list = None,  # None: lite0 fd, kid and pr against the hold-out, else against all
-    # of each set; None: up to 500, as many as the archive has
-    count: Rule(int, 2, 1_000_000, "images", also=(None,)) = None,
-    out=None,  # folder: baselines.json (goes on from what is there) and baselines.md; None = nothing is written
-    cache=None,  # as of Judge
-    seed: SEED = 0,
-    device="cpu",
-    weights=None,  # as of Judge
-    overwrite=False,  # replace what is in the folder; a table with the same settings is gone on with anyway
-    progress=None,  # called as progress(done, total, text), in images
-) -> dict:
-    """What a network has to beat: dict(data, name, count, num_real, matched, metrics, columns, rows, text). A row is
-    dict(key, name, kind ('real', 'baseline' or 'network'), values: result -> number,
-    physics: dict(value, fraction, spectrum, two_point, same, close, different, ratios), copies (share), p_value,
-    plain). Raises BadInput as Judge does.
-    """
-    dataset = Dataset(data)
-    chosen, count = _baseline_metrics(count, dataset, len(Dataset(data, part="train")))
-    judges = [
-        get_judge(name, data, seed=seed, cache=cache, device=device, weights=weights) for name in metrics or chosen
-    ]
+def _one_count(judges):
+    "Refuse metrics that do not fit into one table."
     if bad := [judge.metric for judge in judges if judge.parsed.statistic.needs != "features"]:
         raise BadInput(
             f"baselines: {bad[0]} is no distance of features; physics and copies are in the table anyway: name metrics"
@@ -94,170 +79,221 @@ def baselines(
             f"baselines: the metrics ask for {' and '.join(map(str, sorted(counts)))} images: name metrics of one"
             " count, so that all are of the same images"
         )
-    first, count = judges[0], counts.pop()
-    memory = MemoryJudge(f"aligned_memory{count}_subset", data, seed=seed, cache=cache)
-    networks = networks or {}
-    total, done = count * (len(PLAIN_RUNGS) + len(networks)) * 2, 0
-    settings = dict(
-        format=2,
-        data=first.data,
-        metrics=[judge.metric for judge in judges],
-        extractors=[judge.extractor.sha256 for judge in judges],
-        seed=seed,
-    )
-    kept = _kept_rows(out, settings, overwrite)
-    real_rows = (
-        first.real_indices if first.parsed.real == "holdout" else np.setdiff1d(first.real_indices, first.rung_indices)
-    )
-    if len(real_rows) < 4:
+
+# %% ../nbs/73_baselines.ipynb #23c85a14
+def _real_images(judge, seed) -> np.ndarray:
+    "Up to 2000 real images that are in no known set, uint8."
+    rows = judge.real_indices
+    rows = rows if judge.parsed.real == "holdout" else np.setdiff1d(rows, judge.rung_indices)
+    if len(rows) < 4:
         raise BadInput(
-            f"{data}: {len(real_rows)} real images remain beside those of the baselines, at least 4 are wanted: take a"
-            " smaller count or an archive with more images"
+            f"{judge.dataset.path}: {len(rows)} real images remain beside those of the baselines, at least 4 are"
+            " wanted: take a smaller count or an archive with more images"
         )
-    real = dataset.images(np.sort(stream(seed, "baseline images").permutation(real_rows)[:2000]))
-    state = {}
+    return judge.dataset.images(np.sort(stream(seed, "baseline images").permutation(rows)[:2000]))
 
-    def physics(images):
-        if not state:
-            state["real"] = measure(real)
-        found = compare(real, images, matched=first.matched, descriptors=False)
-        micro = compare_microstructures(state["real"], measure(images), first.matched)
-        verdicts = [one["verdict"] for one in micro["descriptors"].values()]
-        return dict(
-            value=micro["value"],
-            fraction=found["fraction"]["difference"],
-            spectrum=found["spectrum"]["largest"],
-            two_point=micro["descriptors"]["two_point"]["distance"],
-            **{word: verdicts.count(word) for word in ("same", "close", "different")},
-            ratios={key: one["ratio"] for key, one in micro["descriptors"].items() if one["verdict"] != "unread"},
-        )
+# %% ../nbs/73_baselines.ipynb #5d050f91
+def _physics(real, measured, images, matched) -> dict:
+    "How a set of images compares with the real ones, whose descriptors are `measured`."
+    found = compare(real, images, matched=matched, descriptors=False)
+    micro = compare_microstructures(measured, measure(images), matched)
+    verdicts = [one["verdict"] for one in micro["descriptors"].values()]
+    return dict(
+        value=micro["value"],
+        fraction=found["fraction"]["difference"],
+        spectrum=found["spectrum"]["largest"],
+        two_point=micro["descriptors"]["two_point"]["distance"],
+        **{word: verdicts.count(word) for word in ("same", "close", "different")},
+        ratios={key: one["ratio"] for key, one in micro["descriptors"].items() if one["verdict"] != "unread"},
+    )
 
-    def row(key, name, kind, values, images, judge):
+# %% ../nbs/73_baselines.ipynb #9ee04318
+@dataclass
+class _Table:
+    "What the rows of a table of baselines are made of."
+
+    data: Path | str
+    judges: list
+    memory: MemoryJudge  # of copies of any training image
+    networks: dict  # name -> dict(source, subset, subset_seed)
+    real: np.ndarray
+    settings: dict  # what tells this table from another
+    out: Path | str | None
+    cache: Path | str | None
+    seed: int
+    progress: Callable | None
+    rows: list = field(default_factory=list)
+    measured: object = None  # descriptors of the real images
+
+    @property
+    def first(self) -> ArchiveJudge:
+        return self.judges[0]
+
+    @property
+    def total(self) -> int:
+        return 2 * self.first.num_gen * (len(PLAIN_RUNGS) + len(self.networks))
+
+    def tell(self, text: str, more: int = 0) -> None:
+        "Progress: the rows that are finished, and something more."
+        if self.progress is not None:
+            self.progress(2 * self.first.num_gen * len(self.rows) + more, self.total, text)
+
+    def row(self, key: str, name: str, kind: str, values: dict, images: np.ndarray, judge: MemoryJudge) -> dict:
+        "A row of the table, of a set of images; `judge` looks for copies."
         record = judge.judge(images)
+        self.measured = measure(self.real) if self.measured is None else self.measured
         return dict(
             key=key,
             name=name,
             kind=kind,
             values=values,
-            physics=physics(images),
+            physics=_physics(self.real, self.measured, images, self.first.matched),
             copies=record["results"][record["metric"]],
             p_value=record["p_value"],
             plain=record["plain"],
         )
 
-    rows, result = [], None
+# %% ../nbs/73_baselines.ipynb #f75cb85d
+def _result(table) -> dict:
+    "What `baselines` returns, as far as the rows go."
+    first = table.first
+    return dict(
+        table.settings,
+        name=first.dataset.name,
+        count=first.num_gen,
+        num_real=len(table.real),
+        real=first.parsed.real,
+        matched=first.matched,
+        rows=table.rows,
+    )
 
-    def finish(row):
-        nonlocal done, result
-        rows.append(row)
-        done += 2 * count
-        result = dict(
-            settings,
-            name=dataset.name,
-            count=count,
-            num_real=len(real),
-            real=first.parsed.real,
-            matched=first.matched,
-            rows=rows,
-        )
-        if out is not None:
-            _write_text(Path(out) / "baselines.json", json.dumps(result, indent=1))
+# %% ../nbs/73_baselines.ipynb #2b92519a
+def _finish(table, row) -> None:
+    "Put a row into the table, and what there is of it on the disk."
+    table.rows.append(row)
+    if table.out is not None:
+        _write_text(Path(table.out) / "baselines.json", json.dumps(_result(table), indent=1))
 
+# %% ../nbs/73_baselines.ipynb #76ae7ee9
+def _known_rows(table, kept: dict) -> None:
+    "The rows of the known sets; those that are kept are taken as they are."
+    first, part = table.first, None
     if any(key not in kept for key in PLAIN_RUNGS):
-        ladders = [
-            judge.ladder(
-                None if progress is None else lambda n, all_, text: progress(int(n / max(all_, 1) * count), total, text)
-            )
-            for judge in judges
-        ]
-        changes = first._rung_changes()
+        if table.progress is not None:
+            part = lambda n, all_, text: table.tell(text, int(n / max(all_, 1) * first.num_gen))
+        ladders = [judge.ladder(part) for judge in table.judges]
+        changes = reference_changes(first)
     for key in PLAIN_RUNGS:
         if key in kept:
-            finish(kept[key])
+            _finish(table, kept[key])
             continue
-        text = REFERENCE_SETS[key]
-        if progress is not None:
-            progress(done, total, text)
-        images = dataset.images(first.rung_indices)
+        table.tell(REFERENCE_SETS[key])
+        images = first.dataset.images(first.rung_indices)
         images = images if changes[key] is None else changes[key](images)
         values = {}
-        for ladder, judge in zip(ladders, judges):
+        for ladder, judge in zip(ladders, table.judges):
             rung = next(rung for rung in ladder["rungs"] if rung["key"] == key)
             values |= rung.get("values", {judge.metric: rung["value"]})
-        found = row(key, text, "real" if key == "floor" else "baseline", values, images, memory)
+        kind = "real" if key == "floor" else "baseline"
+        row = table.row(key, REFERENCE_SETS[key], kind, values, images, table.memory)
         if key == "floor":  # these are training images; what counts are real images that nobody has seen
-            found |= dict(
-                copies={rung["key"]: rung["value"] for rung in memory.ladder()["rungs"]}["floor"],
-                p_value=None,
-                plain=None,
-            )
-        finish(found)
-    for name, network in networks.items():
-        network = network if isinstance(network, dict) else dict(source=network)
-        if progress is not None:
-            progress(done, total, name)
-        source = network["source"]
-        with _as_judged(source):
-            parts = _collect(
-                lambda x, told=None: np.asarray(x),
-                first.parsed,
-                random_images(source, count, seed=0) if hasattr(source, "synthesis") else source,
-                count,
-                name,
-                None,
-                f"{name}: {count} images are needed",
-                (
-                    first._shape(),
-                    (
-                        f"{name} gives images of shape {{}}, those of {data} have {list(first._shape())}: give networks"
-                        " of this archive"
-                    ),
-                ),
-            )
-        records = judge_together(judges, parts)
-        values = {key: value for record in records for key, value in record["results"].items()}
-        own = (
-            MemoryJudge(
-                memory.metric,
-                data,
-                subset=network.get("subset"),
-                subset_seed=network.get("subset_seed"),
-                seed=seed,
-                cache=cache,
-            )
-            if network.get("subset")
-            else memory
+            unseen = next(rung["value"] for rung in table.memory.ladder()["rungs"] if rung["key"] == "floor")
+            row |= dict(copies=unseen, p_value=None, plain=None)
+        _finish(table, row)
+
+# %% ../nbs/73_baselines.ipynb #1672d107
+def _images_of(table, name, source) -> np.ndarray:
+    "As many images of a network, or of another source, as the metrics have."
+    first = table.first
+    wrong = (
+        f"{name} gives images of shape {{}}, those of {table.data} have {list(first._shape())}: give networks of this"
+        " archive"
+    )
+    with _as_judged(source):
+        return _collect(
+            lambda x, progress=None: np.asarray(x),
+            first.parsed,
+            random_images(source, first.num_gen, seed=0) if hasattr(source, "synthesis") else source,
+            first.num_gen,
+            name,
+            None,
+            f"{name}: {first.num_gen} images are needed",
+            (first._shape(), wrong),
         )
-        finish(row(name, name, "network", values, parts, own))
-    if progress is not None:
-        progress(total, total, "done")
-    result["columns"] = [name for judge in judges for name in judge.parsed.results]
+
+# %% ../nbs/73_baselines.ipynb #be3651a2
+def _network_row(table, name, network) -> None:
+    "The row of a network; copies are looked for among the images that it was trained on."
+    table.tell(name)
+    images = _images_of(table, name, network["source"])
+    values = {}
+    for record in judge_together(table.judges, images):
+        values |= record["results"]
+    memory = table.memory
+    if network.get("subset"):
+        own = dict(subset=network["subset"], subset_seed=network.get("subset_seed"))
+        memory = MemoryJudge(memory.metric, table.data, seed=table.seed, cache=table.cache, **own)
+    _finish(table, table.row(name, name, "network", values, images, memory))
+
+# %% ../nbs/73_baselines.ipynb #85c4bed3
+@checked
+def baselines(
+    data: Path | str,  # archive: zip or folder
+    # name -> a generator, or another source of images (see `batches`), or dict(source=, subset=, subset_seed=)
+    networks: dict | None = None,
+    metrics: list[str] | None = None,  # None: lite0 fd, kid and pr against the hold-out, else against all
+    # of each set; None: up to 500, as many as the archive has
+    count: Rule(int, 2, 1_000_000, "images", also=(None,)) = None,
+    # folder: baselines.json (goes on from what is there) and baselines.md; None = nothing is written
+    out: Path | str | None = None,
+    cache: Path | str | None = None,  # as of Judge
+    seed: SEED = 0,
+    device: str = "cpu",
+    weights: Path | str | None = None,  # as of Judge
+    overwrite: bool = False,  # replace what is in the folder; a table with the same settings is gone on with anyway
+    progress: Callable | None = None,  # called as progress(done, total, text), in images
+) -> dict:
+    """What a network has to beat: dict(data, name, count, num_real, matched, metrics, columns, rows, text). A row is
+    dict(key, name, kind ('real', 'baseline' or 'network'), values: result -> number, physics: dict(value, fraction,
+    spectrum, two_point, same, close, different, ratios), copies (share), p_value, plain). Raises BadInput as Judge
+    does, where the metrics do not fit into one table, and where there are too few real images."""
+    names = metrics or _default_metrics(Dataset(data), count)
+    judges = [get_judge(name, data, seed=seed, cache=cache, device=device, weights=weights) for name in names]
+    _one_count(judges)
+    memory = MemoryJudge(f"aligned_memory{judges[0].num_gen}_subset", data, seed=seed, cache=cache)
+    settings = dict(
+        format=2,
+        data=judges[0].data,
+        metrics=[judge.metric for judge in judges],
+        extractors=[judge.extractor.sha256 for judge in judges],
+        seed=seed,
+    )
+    kept = _kept_rows(out, settings, overwrite)
+    known = {name: net if isinstance(net, dict) else dict(source=net) for name, net in (networks or {}).items()}
+    real = _real_images(judges[0], seed)
+    table = _Table(data, judges, memory, known, real, settings, out, cache, seed, progress)
+    _known_rows(table, kept)
+    for name, network in known.items():
+        _network_row(table, name, network)
+    table.tell("done")
+    result = _result(table) | dict(columns=[name for judge in judges for name in judge.parsed.results])
     result["text"] = baseline_text(result)
     if out is not None:
         _write_text(Path(out) / "baselines.json", json.dumps(result, indent=1))
-        _write_text(
-            Path(out) / "baselines.md",
-            f"# What a network has to beat: {result['name']}\n\n{baseline_table(result)}\n\n{result['text']}\n",
-        )
+        heading = f"# What a network has to beat: {result['name']}"
+        _write_text(Path(out) / "baselines.md", f"{heading}\n\n{baseline_table(result)}\n\n{result['text']}\n")
     return result
 
 # %% ../nbs/73_baselines.ipynb #54035102
-_RESULT = fields(
-    dict(
-        rows=list_of(
-            fields(
-                dict(
-                    key=TEXT,
-                    name=TEXT,
-                    kind=TEXT,
-                    values=table_of(number(finite=False)),
-                    physics=table_of(PLAIN),
-                    copies=number(finite=False),
-                )
-            )
-        )
-    )
+_ROW = dict(
+    key=TEXT,
+    name=TEXT,
+    kind=TEXT,
+    values=table_of(number(finite=False)),
+    physics=table_of(PLAIN),
+    copies=number(finite=False),
 )
+_RESULT = fields(dict(rows=list_of(fields(_ROW))))
 
 
 def _kept_rows(out, settings, overwrite=False):
@@ -299,39 +335,20 @@ def _short(result: str) -> str:
     return f"{metric.extractor} {result.rsplit('_', 1)[1] if len(metric.results) > 1 else metric.stat}"
 
 # %% ../nbs/73_baselines.ipynb #ebd0e93d
-def baseline_table(result: dict) -> str:  # of `baselines`
-    "The table in Markdown, which is plain enough for a console."
-    columns = result.get("columns") or list(result["rows"][0]["values"])
-    head = [
-        "set of images",
-        *map(_short, columns),
-        *(title for title, _ in _PHYSICS_COLUMNS.values()),
-        "same/close/differ",
-        "copies",
+def _table_row(row, columns) -> list[str]:
+    "The cells of one row, as text."
+    p = row["physics"]
+    return [
+        f"**{row['name']}**" if row["kind"] == "network" else row["name"],
+        *(number_text(name, row["values"][name], 3) for name in columns),
+        *(f"{p[key]:{form}}" for key, (_, form) in _PHYSICS_COLUMNS.items()),
+        f"{p['same']}/{p['close']}/{p['different']}",
+        f"{100 * row['copies']:.0f} %",
     ]
-    lines = []
-    for row in result["rows"]:
-        p = row["physics"]
-        lines.append(
-            [
-                row["name"] if row["kind"] != "network" else f"**{row['name']}**",
-                *(number_text(name, row["values"][name], 3) for name in columns),
-                *(f"{p[key]:{form}}" for key, (_, form) in _PHYSICS_COLUMNS.items()),
-                f"{p['same']}/{p['close']}/{p['different']}",
-                f"{100 * row['copies']:.0f} %",
-            ]
-        )
-    widths = [max(len(line[k]) for line in [head, *lines]) for k in range(len(head))]
-    pad = lambda line: (
-        "| "
-        + " | ".join(
-            cell.ljust(width) if k == 0 else cell.rjust(width) for k, (cell, width) in enumerate(zip(line, widths))
-        )
-        + " |"
-    )
-    rule = (
-        "|" + "|".join("-" * (width + 2) if k == 0 else "-" * (width + 1) + ":" for k, width in enumerate(widths)) + "|"
-    )
+
+# %% ../nbs/73_baselines.ipynb #ad290afe
+def _table_notes(result) -> str:
+    "What the columns are, in sentences."
     notes = (
         f"\n\n{result['count']} images a set, against {result['num_real']} real ones"
         f" ({'held out of training' if result['real'] == 'holdout' else 'all but those of the baselines'}). Physics:"
@@ -344,54 +361,70 @@ def baseline_table(result: dict) -> str:  # of `baselines`
             " The grey levels of these micrographs were matched: fractions and grey levels cannot be read, and are left"
             " out of the physics."
         )
-    return "\n".join([pad(head), rule, *map(pad, lines)]) + notes
+    return notes
+
+# %% ../nbs/73_baselines.ipynb #2e8d23f6
+def baseline_table(result: dict) -> str:  # of `baselines`
+    "The table in Markdown, which is plain enough for a console."
+    columns = result.get("columns") or list(result["rows"][0]["values"])
+    titles = [title for title, _ in _PHYSICS_COLUMNS.values()]
+    head = ["set of images", *map(_short, columns), *titles, "same/close/differ", "copies"]
+    lines = [head, *(_table_row(row, columns) for row in result["rows"])]
+    widths = [max(map(len, cells)) for cells in zip(*lines)]
+    rules = ["-" * (width + 1) + ("-" if k == 0 else ":") for k, width in enumerate(widths)]
+    beside = lambda cells: [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:]))]
+    texts = ["| " + " | ".join(beside(cells)) + " |" for cells in lines]
+    return "\n".join([texts[0], "|" + "|".join(rules) + "|", *texts[1:]]) + _table_notes(result)
 
 # %% ../nbs/73_baselines.ipynb #6c64666d
-def baseline_text(result: dict) -> str:  # of `baselines`
-    "In words: whether each network beats the fitted random field and the blended pairs, and in what it does not."
+def _measures(result) -> list[tuple]:
+    "(title, whether higher is better, function of a row, format) of what sets of images are compared by."
     columns = result.get("columns") or list(result["rows"][0]["values"])
-    rows = {row["key"]: row for row in result["rows"]}
-    measures = [(_short(name), better_of(name), lambda row, name=name: row["values"][name], ".3g") for name in columns]
-    measures += [
-        (title.split(",")[0], "lower", lambda row, key=key: row["physics"][key], form)
+    found = [
+        (_short(name), higher_is_better(name), lambda row, name=name: row["values"][name], ".3g") for name in columns
+    ]
+    return found + [
+        (title.split(",")[0], False, lambda row, key=key: row["physics"][key], form)
         for key, (title, form) in _PHYSICS_COLUMNS.items()
         if not (result["matched"] and key == "fraction")
     ]
-    said = []
+
+# %% ../nbs/73_baselines.ipynb #89d82182
+def _against(network, other, measures) -> tuple[list[str], list[str]]:
+    "In what a network is better than another set, and in what it is worse, with the numbers."
+    won, lost = [], []
+    for title, higher, get, form in measures:
+        a, b = get(network), get(other)
+        if a != b:
+            better = (a < b) == (higher is False)
+            (won if better else lost).append(f"{title} {a:{form}} against {b:{form}}")
+    return won, lost
+
+# %% ../nbs/73_baselines.ipynb #b95cc8d8
+def _verdict(won, lost) -> str:
+    if not lost:
+        return "beats"
+    if not won:
+        return "is beaten by"
+    return "beats in most but not in all" if len(won) > len(lost) else "does not clearly beat"
+
+# %% ../nbs/73_baselines.ipynb #20a0f8f2
+def baseline_text(result: dict) -> str:  # of `baselines`
+    "In words: whether each network beats the fitted random field and the blended pairs, and in what it does not."
+    rows, measures, sentences = {row["key"]: row for row in result["rows"]}, _measures(result), []
     networks = [row for row in result["rows"] if row["kind"] == "network"]
     for network in networks:
         for key in ("field", "blend"):
-            other, won, lost = rows[key], [], []
-            for title, better, get, form in measures:
-                a, b = get(network), get(other)
-                if a == b:
-                    continue
-                (won if (a < b) == (better == "lower") else lost).append(f"{title} {a:{form}} against {b:{form}}")
-            verdict = (
-                "beats"
-                if not lost
-                else (
-                    "is beaten by"
-                    if not won
-                    else "beats in most but not in all"
-                    if len(won) > len(lost)
-                    else "does not clearly beat"
-                )
-            )
-            said.append(
-                f"{network['name']} {verdict} the"
-                f" {other['name'] if key == 'field' else other['name'] + ' (which are copies by half)'}"
-                + (f": better in {', '.join(won)}" if won else "")
-                + (f"{';' if won else ':'} worse in {', '.join(lost)}" if lost else "")
-                + "."
-            )
+            won, lost = _against(network, rows[key], measures)
+            copies = "" if key == "field" else " (which are copies by half)"
+            better = f": better in {', '.join(won)}" if won else ""
+            worse = f"{';' if won else ':'} worse in {', '.join(lost)}" if lost else ""
+            sentences.append(f"{network['name']} {_verdict(won, lost)} the {rows[key]['name']}{copies}{better}{worse}.")
     if not networks:
-        best = lambda get, better: (min if better == "lower" else max)(
-            (rows[key] for key in ("phase", "blend", "field")), key=get
-        )
-        said = [
-            f"Without any learning, the best in {title} is {best(get, better)['name']}"
-            f" ({get(best(get, better)):{form}}; other real images {get(rows['floor']):{form}})."
-            for title, better, get, form in measures
-        ]
-    return "\n".join(said)
+        for title, higher, get, form in measures:
+            best = (max if higher else min)((rows[key] for key in ("phase", "blend", "field")), key=get)
+            sentences.append(
+                f"Without any learning, the best in {title} is {best['name']} ({get(best):{form}}; other real images"
+                f" {get(rows['floor']):{form}})."
+            )
+    return "\n".join(sentences)

@@ -8,11 +8,12 @@ __all__ = ['MemoryJudge', 'LatentJudge', 'Plain', 'LeakJudge', 'get_judge']
 # %% ../nbs/46_judges.ipynb #7b2ce7e7
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from .foundation import BadInput, atomic, stream
+from .foundation import BadInput, _write_text, stream
 from .files import list_of, number, read_json, table_of
 from .dataset import Dataset, subset_indices
 from .latent import _at_once, apart_in_pairs, correlation, crossed_images, has_noise, intraclass, shares
@@ -21,31 +22,105 @@ from .leak import TRANSFORMS, LeakMeter
 from .microstructure import DESCRIPTORS, TOPOLOGY, measure
 from .same_material import image_values
 from .scores import latent_words, parse_metric
-from .memorisation import MemorisationTest, _LOOKS, alignment_features
+from .memorisation import MemorisationTest, SimilarityNull, _LOOKS, alignment_features
 from .reference_sets import REFERENCE_SETS
-from .evaluation import Judge, _DRAWN, _about, _foreign, _framed
+from .evaluation import ArchiveJudge, Judge, _DRAWN, _files_of, _foreign, _recorded
 
 # %% ../nbs/46_judges.ipynb #1a11b850
-class MemoryJudge(MemorisationTest, Judge):
+def _own_and_unused(judge, path, subset, subset_seed) -> tuple:
+    "Numbers of the images that a run was trained on, and of the training images that it left out."
+    place = {name: i for i, name in enumerate(judge.dataset.names)}
+    train = np.array([place[name] for name in Dataset(path, part="train").names])
+    own = train[subset_indices(len(train), subset, subset_seed)] if subset and subset < len(train) else train
+    if len(own) < 10:
+        raise BadInput(
+            f"{path}: {len(own)} training images are too few to say how alike real ones are, {judge.metric}"
+            " wants at least 10: take an archive with more images"
+        )
+    return own, np.setdiff1d(train, own)
+
+# %% ../nbs/46_judges.ipynb #10bb633d
+def _seen_to_align(dataset) -> np.ndarray:
+    "Alignment features of all images of an archive."
+    lots = [np.arange(at, min(at + 64, len(dataset))) for at in range(0, len(dataset), 64)]
+    return np.concatenate([alignment_features(dataset.images(lot)) for lot in lots])
+
+# %% ../nbs/46_judges.ipynb #d2d98ea8
+def _test_material(judge, own, unused) -> dict:
+    "What a MemorisationTest is made of. Unseen are training images left out, or, where these are few, held-out ones."
+    dataset, everything = judge.dataset, np.arange(len(judge.dataset))
+    train = np.union1d(own, unused)
+    unseen = unused if len(unused) >= 10 else np.setdiff1d(everything, train)
+    about = {entry["file"]: entry for entry in dataset.manifest.get("images", [])}
+    seen, records, groups = _seen_to_align(dataset), [about.get(name, {}) for name in dataset.names], dataset.groups
+    return dict(
+        train=seen[own],
+        unseen=seen[unseen],
+        groups=[groups[i] for i in own],
+        names=[dataset.names[i] for i in own],
+        records=[records[i] for i in own],
+        unseen_records=[records[i] for i in unseen],
+        same_groups=unseen is unused,
+        originals=dataset.images(np.sort(stream(judge.seed, "originals").permutation(own)[:200])),
+        seed=judge.seed,
+    )
+
+# %% ../nbs/46_judges.ipynb #22b12fb5
+def _read_yardstick(path) -> dict | None:
+    "Likenesses that were kept in a file; None where it is missing or damaged: they are measured again."
+    rule = table_of(list_of(number(finite=False)))
+    try:
+        kept = read_json(path, rule, "it is measured again") or {}
+    except BadInput:
+        return None
+    names = [name for name in ("yardstick", "unseen", "copies") if name in kept]
+    return {name: [float(x) for x in kept[name]] for name in names} if "yardstick" in kept else None
+
+# %% ../nbs/46_judges.ipynb #130559ab
+def _yardstick_file(judge, folder, subset_seed) -> Path:
+    "The file of a judge's yardstick, named by all that it depends on."
+    depends = dict(
+        format=_DRAWN,
+        extractor=judge.extractor.sha256,
+        data=judge.data,
+        seed=judge.seed,
+        reals=judge.reals,
+        subset=judge.num_real,
+        subset_seed=subset_seed,
+    )
+    key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+    return Path(folder) / f"memory-{key[:20]}.json"
+
+# %% ../nbs/46_judges.ipynb #863efee9
+def _memory_rungs(judge, progress=None) -> list[dict]:
+    "Of a MemoryJudge: the shares beyond the limit of real images, best of unseen ones, and of planted copies."
+    measured, null = judge.measured(progress), judge.yardstick(progress)
+    sets = dict(floor="unseen" if measured.get("unseen") else "yardstick", copies="copies")
+    return [
+        dict(key=key, name=REFERENCE_SETS[key], value=float(null.beyond(measured[name]).mean()))
+        for key, name in sets.items()
+    ]
+
+# %% ../nbs/46_judges.ipynb #3cc0325f
+class MemoryJudge(MemorisationTest, ArchiveJudge):
     """What `Judge` is for a metric such as aligned_memory500_subset: judges whether generated images are copies of
-    the training images, `subset` being those that the run saw.
-    The value of its records is the share of generated images that are more like a training image than
-    LIKENESS_QUANTILE of real images are like another one.
-    """
+    the training images, `subset` being those that the run saw. The value of its records is the share of generated
+    images that are more like a training image than LIKENESS_QUANTILE of real images are like another one. Raises
+    BadInput where there are fewer than ten training images."""
 
     def __init__(
         self,
         metric: str,  # such as 'aligned_memory500_subset'
-        data_path,  # archive: zip or folder
-        subset: int = None,  # how many training images the run used
+        data_path: Path | str,  # archive: zip or folder
+        subset: int | None = None,  # how many training images the run used
         seed: int = 0,  # of the draws of images
-        cache=None,  # folder to keep the yardstick in; None = nowhere
-        subset_seed: int = None,  # seed by which the run chose its subset; None = seed
-        device="cpu",
-        weights=None,
-        mirror: bool = False,  # as of Judge, without effect
+        cache: Path | str | None = None,  # folder to keep the yardstick in; None = nowhere
+        subset_seed: int | None = None,  # seed by which the run chose its subset; None = seed
+        device: str = "cpu",
+        weights: Path | str | None = None,
+        mirror: bool = False,  # without effect, as are device and weights
     ):
-        self.parsed, self.extractor = parse_metric(metric), _LOOKS
+        self.parsed, self.extractor, self.seed = parse_metric(metric), _LOOKS, int(seed)
         if self.parsed.stat != "memory":
             raise BadInput(
                 f"{metric} is no metric of memorisation: write aligned_memoryCOUNT_subset, such as"
@@ -54,212 +129,67 @@ class MemoryJudge(MemorisationTest, Judge):
         self.metric, self.num_gen = self.parsed.name, self.parsed.count
         self.dataset = Dataset(data_path)
         self.data = self.dataset.fingerprint
-        names, groups, subset_seed = (
-            self.dataset.names,
-            self.dataset.groups,
-            int(seed) if subset_seed is None else int(subset_seed),
-        )
-        place = {name: i for i, name in enumerate(names)}
-        train = np.array([place[name] for name in Dataset(data_path, part="train").names])
-        own = train[subset_indices(len(train), subset, subset_seed)] if subset and subset < len(train) else train
-        unused = np.setdiff1d(train, own)
-        unseen = unused if len(unused) >= 10 else np.setdiff1d(np.arange(len(place)), train)
-        if len(own) < 10:
-            raise BadInput(
-                f"{data_path}: {len(own)} training images are too few to say how alike real ones are, {self.metric}"
-                " wants at least 10: take an archive with more images"
-            )
-        looks = np.concatenate(
-            [
-                alignment_features(self.dataset.images(np.arange(at, min(at + 64, len(place)))))
-                for at in range(0, len(place), 64)
-            ]
-        )
-        about = {entry["file"]: entry for entry in self.dataset.manifest.get("images", [])}
-        pick = lambda values, numbers: [values[i] for i in numbers]
-        records = [about.get(name, {}) for name in names]
-        originals = self.dataset.images(np.sort(stream(seed, "originals").permutation(own)[:200]))
-        super().__init__(
-            looks[own],
-            looks[unseen],
-            pick(groups, own),
-            pick(names, own),
-            pick(records, own),
-            pick(records, unseen),
-            unseen is unused,
-            originals,
-            seed,
-        )
-        self.num_real = len(own)
-        self._yardstick_file = None
+        subset_seed = self.seed if subset_seed is None else int(subset_seed)
+        own, unused = _own_and_unused(self, data_path, subset, subset_seed)
+        super().__init__(**_test_material(self, own, unused))
+        self.num_real, self._file = len(own), None
         if cache:
-            depends = dict(
-                format=_DRAWN,
-                extractor=self.extractor.sha256,
-                data=self.data,
-                seed=self.seed,
-                reals=self.reals,
-                subset=len(own),
-                subset_seed=subset_seed if len(unused) else None,
-            )
-            self._yardstick_file = (
-                Path(cache)
-                / f"memory-{hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:20]}.json"
-            )
+            self._file = _yardstick_file(self, cache, subset_seed if len(unused) else None)
 
-    def measured(self, progress=None) -> dict:
+    def measured(self, progress: Callable | None = None) -> dict:
         "As `MemorisationTest.measured`, kept in the cache."
-        if self._kept is None and self._yardstick_file is not None and self._yardstick_file.exists():
-            try:
-                kept = (
-                    read_json(self._yardstick_file, table_of(list_of(number(finite=False))), "it is measured again")
-                    or {}
-                )
-                self._kept = (
-                    {name: [float(x) for x in kept[name]] for name in ("yardstick", "unseen", "copies") if name in kept}
-                    if "yardstick" in kept
-                    else None
-                )
-            except BadInput:
-                self._kept = None
+        if self._kept is None and self._file is not None:
+            self._kept = _read_yardstick(self._file)
         if self._kept is None:
             super().measured(progress)
-            if self._yardstick_file is not None:
-                self._yardstick_file.parent.mkdir(parents=True, exist_ok=True)
-                with atomic(self._yardstick_file) as part:
-                    part.write_text(json.dumps(self._kept), encoding="utf-8")
+            if self._file is not None:
+                _write_text(self._file, json.dumps(self._kept))
         return self._kept
 
-    def real_side(self, progress=None):
+    def real_side(self, progress: Callable | None = None) -> SimilarityNull:
         "The yardstick."
         return self.yardstick(progress)
 
-    def floor(self, progress=None):
-        "None: the yardstick is in the limit already."
-
-    def ladder(self, progress=None) -> dict:
-        """As `Judge.ladder`, with two rungs: the share beyond the limit of real images that were never seen, and of
-        planted copies, of which all should be found."""
-        measured, stick = self.measured(progress), self.yardstick(progress)
-        share = lambda name: float(stick.beyond(measured[name]).mean())
-        return dict(
-            metric=self.metric,
-            **_about(self.extractor),
-            real=self.parsed.real,
-            num_real=self.num_real,
-            num_gen=self.num_gen,
-            seed=self.seed,
-            data=self.data,
-            floor=None,
-            warnings=[],
-            rungs=[
-                dict(
-                    key="floor",
-                    name=REFERENCE_SETS["floor"],
-                    value=share("unseen" if measured.get("unseen") else "yardstick"),
-                ),
-                dict(key="copies", name=REFERENCE_SETS["copies"], value=share("copies")),
-            ],
-        )
+    def ladder(self, progress: Callable | None = None) -> dict:
+        """As `ArchiveJudge.ladder`, with two rungs: the share beyond the limit of real images that were never seen,
+        and of planted copies, of which all should be found."""
+        return super().ladder() | dict(rungs=_memory_rungs(self, progress))
 
     def _record(self, seen, began, progress=None):
-        result = self.compare(seen, progress)
-        return _framed(self, {self.metric: result.pop("share")}, began) | result
+        found = self.compare(seen, progress)
+        return _recorded(self, began, {self.metric: found.pop("share")}, **found)
 
 # %% ../nbs/46_judges.ipynb #a9f771e9
-class LatentJudge(Judge):
-    """What `Judge` is for `latent_share`: judges who decides what is seen in a generator's images. Results:
-    diversity and ends, and where there are noise inputs z and noise (chapter 25), all of pixels.
-    Records also have features (the same of `lite0` features), icc (descriptor -> intraclass correlation over z) and
-    real_ends.
-    """
-
-    def __init__(
-        self,
-        metric: str,  # latent_share, or latent_shareN for N pairs
-        data_path,  # archive: zip or folder
-        subset: int = None,  # how many training images the run used
-        seed: int = 0,  # of the draws of real images, latent vectors and noise
-        cache=None,  # folder to keep what was measured of the real images in; None = nowhere
-        subset_seed: int = None,  # seed by which the run chose its subset; None = seed
-        device="cpu",
-        weights=None,  # as of Judge
-        mirror: bool = False,  # without effect
-    ):
-        self.parsed, self.extractor, self.seed = parse_metric(metric), get_extractor("lite0", device), int(seed)
-        self.metric, self.num_gen = self.parsed.name, 4 * self.parsed.count
-        self.dataset = Dataset(data_path, part="train")
-        self.data, n = self.dataset.fingerprint, len(self.dataset)
-        own = (
-            subset_indices(n, subset, self.seed if subset_seed is None else int(subset_seed))
-            if subset and subset < n
-            else np.arange(n)
+def _drawn_pairs(judge, path, subset, subset_seed) -> np.ndarray:
+    "Numbers of the training images of as many pairs as the metric has: [pairs, 2]."
+    n, count = len(judge.dataset), judge.parsed.count
+    own = subset_indices(n, subset, subset_seed) if subset and subset < n else np.arange(n)
+    if len(own) < 2:
+        raise BadInput(
+            f"{path}: {len(own)} training image makes no pair, {judge.metric} compares with pairs: take an"
+            " archive with more images"
         )
-        if len(own) < 2:
-            raise BadInput(
-                f"{data_path}: {len(own)} training image makes no pair, {self.metric} compares with pairs: take an"
-                " archive with more images"
-            )
-        self._pairs = stream(self.seed, "latent_share pairs").choice(
-            own, (self.parsed.count, 2), replace=len(own) < 2 * self.parsed.count
-        )
-        self.num_real, self._who, self._kept = self._pairs.size, dict(pairs=self._pairs.tolist()), {}
-        self._cache = Path(cache) if cache else None
-        self._load()
+    return stream(judge.seed, "latent_share pairs").choice(own, (count, 2), replace=len(own) < 2 * count)
 
-    def real_side(self, progress=None) -> dict:
-        "Of pairs of real images: mean squared difference in pixels and in features, and mean correlation."
-        if "apart" not in self._kept:
-            images = self.dataset.images(self._pairs.ravel()).reshape(*self._pairs.shape, *self._shape())
-            seen = self._looks(images[: self._half])
-            self._kept |= {
-                name: np.float64(value)
-                for name, value in (
-                    ("apart", apart_in_pairs(images)),
-                    ("features", apart_in_pairs(seen)),
-                    ("ends", correlation(images)),
-                )
-            }
-            self._save()
-        return {name: float(self._kept[name]) for name in ("apart", "features", "ends")}
+# %% ../nbs/46_judges.ipynb #a6ae295d
+def _latent_results(judge, G, images, progress=None) -> dict:
+    "results, features and icc of a LatentJudge's record, of images that were crossed (chapter 25)."
+    crossed, half, noisy, real = images[:, :, :2], judge._half, has_noise(G), judge.real_side()
+    count = None if progress is None else lambda n: progress(n, 4 * half, judge.metric)
+    (apart, *decides), (far, *felt) = shares(crossed), shares(judge._features(crossed[:half], count))
+    ratio = lambda a, b: a / b if b else 0.0
+    results = {
+        f"{judge.metric}_diversity": ratio(apart, real["apart"]),
+        f"{judge.metric}_ends": correlation(images[:, :, 2]),
+    }
+    features = dict(diversity=ratio(far, real["features"]))
+    if noisy:
+        results |= {f"{judge.metric}_z": decides[0], f"{judge.metric}_noise": decides[1]}
+        features |= dict(z=felt[0], noise=felt[1])
+    icc = _fixed(crossed) if noisy else "no noise"
+    return dict(results=results, real_ends=real["ends"], features=features, icc=icc)
 
-    @property
-    def _half(self):
-        return -(-self.parsed.count // 2)
-
-    def _looks(self, images, progress=None):
-        "lite0 features of images [..., C, H, W]: [..., features]."
-        seen = self.extractor(images.reshape(-1, *images.shape[-3:]), progress)
-        return seen.reshape(*images.shape[:-3], -1)
-
-    def _record(self, G, began, progress=None):
-        told = None if progress is None else lambda n: progress(n, 4 * self._half, self.metric)
-        if (shape := (G.img_channels, G.img_resolution, G.img_resolution)) != self._shape():
-            raise BadInput(_foreign(self).format(list(shape)))
-        real, noisy = self.real_side(), has_noise(G)
-        images = crossed_images(G, self.parsed.count, self.seed, _at_once(G.img_resolution, 32))
-        crossed = images[:, :, :2]
-        (apart, *decides), (far, *felt) = shares(crossed), shares(self._looks(crossed[: self._half], told))
-        ratio = lambda a, b: a / b if b else 0.0
-        results = {
-            f"{self.metric}_diversity": ratio(apart, real["apart"]),
-            f"{self.metric}_ends": correlation(images[:, :, 2]),
-        }
-        features = dict(diversity=ratio(far, real["features"]))
-        if noisy:
-            results |= {f"{self.metric}_z": decides[0], f"{self.metric}_noise": decides[1]}
-            features |= dict(z=felt[0], noise=felt[1])
-        record = _framed(
-            self,
-            results,
-            began,
-            real_ends=real["ends"],
-            features=features,
-            icc=_fixed(crossed) if noisy else "no noise",
-        )
-        return record | dict(text=latent_words(record))
-
-# %% ../nbs/46_judges.ipynb #c609fdd3
+# %% ../nbs/46_judges.ipynb #4e2a2983
 def _fixed(images) -> dict:
     """descriptor -> intraclass correlation over z (None where it cannot be told), of uint8 images [pairs, 2, noises,
     C, H, W] of at least 8 px."""
@@ -270,6 +200,57 @@ def _fixed(images) -> dict:
     each = lambda key: image_values(found, found, key)[0].reshape(-1, images.shape[2])
     return {key: intraclass(each(key)) for key in DESCRIPTORS if key not in TOPOLOGY}
 
+# %% ../nbs/46_judges.ipynb #9bf41edc
+class LatentJudge(ArchiveJudge):
+    """What `Judge` is for `latent_share`: judges who decides what is seen in a generator's images. Results:
+    diversity and ends, and where there are noise inputs z and noise (chapter 25), all of pixels. Records also have
+    features (the same of `lite0` features), icc (descriptor -> intraclass correlation over z) and real_ends. Raises
+    BadInput where there is no pair of training images."""
+
+    def __init__(
+        self,
+        metric: str,  # latent_share, or latent_shareN for N pairs
+        data_path: Path | str,  # archive: zip or folder
+        subset: int | None = None,  # how many training images the run used
+        seed: int = 0,  # of the draws of real images, latent vectors and noise
+        cache: Path | str | None = None,  # folder to keep what was measured of the real images in; None = nowhere
+        subset_seed: int | None = None,  # seed by which the run chose its subset; None = seed
+        device: str = "cpu",
+        weights: Path | str | None = None,  # as of Judge
+        mirror: bool = False,  # without effect
+    ):
+        self.parsed, self.extractor, self.seed = parse_metric(metric), get_extractor("lite0", device), int(seed)
+        self.metric, self.num_gen = self.parsed.name, 4 * self.parsed.count
+        self.dataset = Dataset(data_path, part="train")
+        self.data = self.dataset.fingerprint
+        self._pairs = _drawn_pairs(self, data_path, subset, self.seed if subset_seed is None else int(subset_seed))
+        self.num_real, self._half = self._pairs.size, -(-self.parsed.count // 2)
+        self._files = _files_of(self, cache)
+        self._names = dict(metric=self.metric, seed=self.seed, pairs=self._pairs.tolist())
+        self._kept = self._files.read(self.metric, **self._names)
+
+    def real_side(self, progress: Callable | None = None) -> dict:
+        "Of pairs of real images: mean squared difference in pixels and in features, and mean correlation."
+        if "real" not in self._kept:
+            images = self.dataset.images(self._pairs.ravel()).reshape(*self._pairs.shape, *self._shape())
+            features = self._features(images[: self._half])
+            found = apart_in_pairs(images), apart_in_pairs(features), correlation(images)
+            self._kept["real"] = dict(zip(("apart", "features", "ends"), map(float, found)))
+            self._files.write(self._kept, self.metric, **self._names)
+        return self._kept["real"]
+
+    def _features(self, images, progress=None):
+        "lite0 features of images [..., C, H, W]: [..., features]."
+        seen = self.extractor(images.reshape(-1, *images.shape[-3:]), progress)
+        return seen.reshape(*images.shape[:-3], -1)
+
+    def _record(self, G, began, progress=None):
+        if (shape := (G.img_channels, G.img_resolution, G.img_resolution)) != self._shape():
+            raise BadInput(_foreign(self).format(list(shape)))
+        images = crossed_images(G, self.parsed.count, self.seed, _at_once(G.img_resolution, 32))
+        record = _recorded(self, began, **_latent_results(self, G, images, progress))
+        return record | dict(text=latent_words(record))
+
 # %% ../nbs/46_judges.ipynb #e394cd83
 class Plain:
     "The images themselves in the place of features: a LeakMeter wants them all at once."
@@ -277,7 +258,7 @@ class Plain:
     name, genuine, about, preprocessing = "augment", False, "", ""
     sha256 = hashlib.sha256(json.dumps(["augment 1", *TRANSFORMS]).encode()).hexdigest()
 
-    def __call__(self, images, progress=None) -> np.ndarray:
+    def __call__(self, images: np.ndarray, progress: Callable | None = None) -> np.ndarray:
         if progress is not None:
             progress(len(images))
         return np.asarray(images)
@@ -286,82 +267,68 @@ class Plain:
 _PLAIN = Plain()
 
 # %% ../nbs/46_judges.ipynb #e3ce338b
-class LeakJudge(Judge):
+def _leak_images(judge, path, subset, subset_seed, mirror) -> tuple:
+    "(the real side as a Dataset, fingerprint of the whole archive, numbers of up to 1000 images of that side)."
+    everything = Dataset(path, mirror=bool(mirror))
+    if judge.parsed.real == "holdout" and not everything.has_holdout:
+        raise BadInput(
+            f"{path}: has no hold-out part, which {judge.metric} compares with: use"
+            f" {judge.parsed._replace(real='subset').name}"
+        )
+    subset = dict(part="train", subset=subset, seed=subset_seed)
+    part = dict(holdout=dict(part="holdout"), subset=subset, full={})[judge.parsed.real]
+    dataset = Dataset(path, mirror=bool(mirror), **part)
+    chosen = np.sort(stream(judge.seed, "leak images").permutation(len(dataset))[:1000])
+    if len(chosen) < 8:
+        raise BadInput(
+            f"{path}: {len(chosen)} real image{'s' * (len(chosen) != 1)} do not tell what an augmentation"
+            f" changes, {judge.metric} wants at least 8: take an archive with more images"
+        )
+    return dataset, everything.fingerprint, chosen
+
+# %% ../nbs/46_judges.ipynb #10b517ff
+class LeakJudge(ArchiveJudge):
     """What `Judge` is for a metric such as augment_leak500_subset: judges whether an augmentation has leaked into
-    generated images. Results: the share of images of each transform of TRANSFORMS."""
+    generated images. Results: the share of images of each transform of TRANSFORMS. Its ladder has no rungs, for a
+    share has no known sets to stand among. Raises BadInput where there are too few real images."""
 
     def __init__(
         self,
         metric: str,  # such as 'augment_leak500_subset'
-        data_path,  # archive: zip or folder
-        subset: int = None,  # how many training images the run used, for ..._subset
+        data_path: Path | str,  # archive: zip or folder
+        subset: int | None = None,  # how many training images the run used, for ..._subset
         seed: int = 0,  # of the draws
-        cache=None,  # without effect: what is measured of the real images takes a second
-        subset_seed: int = None,  # seed by which the run chose its subset; None = seed
-        device="cpu",
-        weights=None,  # without effect
+        cache: Path | str | None = None,  # without effect: what is measured of the real images takes a second
+        subset_seed: int | None = None,  # seed by which the run chose its subset; None = seed
+        device: str = "cpu",
+        weights: Path | str | None = None,  # without effect
         mirror: bool = False,  # whether training mirrored its images
     ):
         self.parsed, self.extractor, self.seed = parse_metric(metric), _PLAIN, int(seed)
-        self.metric, self.num_gen, self._cache, self._kept = self.parsed.name, self.parsed.count, None, {}
-        everything = Dataset(data_path, mirror=bool(mirror))
-        if self.parsed.real == "holdout" and not everything.has_holdout:
-            raise BadInput(
-                f"{data_path}: has no hold-out part, which {self.metric} compares with: use"
-                f" {self.parsed._replace(real='subset').name}"
-            )
-        part = dict(
-            holdout=dict(part="holdout"),
-            subset=dict(part="train", subset=subset, seed=self.seed if subset_seed is None else int(subset_seed)),
-            full={},
-        )[self.parsed.real]
-        self.dataset, self.data = Dataset(data_path, mirror=bool(mirror), **part), everything.fingerprint
-        chosen = np.sort(stream(self.seed, "leak images").permutation(len(self.dataset))[:1000])
-        if len(chosen) < 8:
-            raise BadInput(
-                f"{data_path}: {len(chosen)} real image{'s' * (len(chosen) != 1)} do not tell what an augmentation"
-                f" changes, {self.metric} wants at least 8: take an archive with more images"
-            )
-        self._chosen, self.num_real = chosen, len(chosen)
+        self.metric, self.num_gen = self.parsed.name, self.parsed.count
+        subset_seed = self.seed if subset_seed is None else int(subset_seed)
+        self.dataset, self.data, self._chosen = _leak_images(self, data_path, subset, subset_seed, mirror)
+        self.num_real = len(self._chosen)
 
-    def real_side(self, progress=None) -> LeakMeter:
+    def real_side(self, progress: Callable | None = None) -> LeakMeter:
+        "The meter, calibrated on the real images."
         if not hasattr(self, "_meter"):
             self._meter = LeakMeter(self.dataset.images(self._chosen), seed=self.seed)
         return self._meter
 
-    def floor(self, progress=None):
-        "None: each transform has its own, in `leaks`."
-
-    def ladder(self, progress=None) -> dict:
-        "As `Judge.ladder`, without rungs: a share has no known sets to stand among."
-        return dict(
-            metric=self.metric,
-            **_about(self.extractor),
-            real=self.parsed.real,
-            num_real=self.num_real,
-            num_gen=self.num_gen,
-            seed=self.seed,
-            data=self.data,
-            floor=None,
-            warnings=[],
-            rungs=[],
-        )
-
     def _record(self, seen, began, progress=None):
         found = self.real_side()(seen)
         results = {f"{self.metric}_{name}": one["value"] for name, one in found["leaks"].items()}
-        return _framed(self, results, began) | {
-            name: found[name] for name in ("leaks", "verdict", "apart", "explained", "text")
-        }
+        more = {name: found[name] for name in ("leaks", "verdict", "apart", "explained", "text")}
+        return _recorded(self, began, results, **more)
 
 # %% ../nbs/46_judges.ipynb #c29a316b
 def get_judge(
     metric: str,  # such as 'lite0_fd500_holdout' or 'aligned_memory500_subset'
-    data_path,  # archive: zip or folder
+    data_path: Path | str,  # archive: zip or folder
     **options,  # as of Judge
-) -> Judge:
+) -> ArchiveJudge:
     """The judge of that metric on an archive: a MemoryJudge for a metric of memorisation, a LatentJudge for
     latent_share, a LeakJudge for augment_leak, else a Judge. Raises BadInput as they do."""
-    return dict(memory=MemoryJudge, share=LatentJudge, leak=LeakJudge).get(parse_metric(metric).stat, Judge)(
-        metric, data_path, **options
-    )
+    kinds = {kind.__name__: kind for kind in (Judge, MemoryJudge, LatentJudge, LeakJudge)}
+    return kinds[parse_metric(metric).statistic.judge](metric, data_path, **options)

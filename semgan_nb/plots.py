@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .foundation import plain_label
 from .distances import FeatureSet
-from .scores import best_record, better_of, headline, in_words, is_latent_share, number_text, quantity
+from .scores import best_record, higher_is_better, headline, in_words, is_latent_share, number_text, quantity
 from .micrographs import planes, sheet
 from .runs import is_run, read_config, read_ladder, read_metrics, read_stats
 from .studies import read_samples
@@ -209,7 +209,7 @@ def ladder_figure(
     among them in colour."""
     records, metric = list(records), ladder["metric"]
     word = quantity(headline(records[-1])) if records else quantity(metric)
-    bars = _ladder_bars(ladder, records, bool(records) and better_of(headline(records[0])) == "higher")
+    bars = _ladder_bars(ladder, records, bool(records) and bool(higher_is_better(headline(records[0]))))
     figure = _figure(figure, (5.6, 0.8 + 0.27 * len(bars)))
     axes = figure.add_subplot()
     if not bars:
@@ -353,7 +353,7 @@ def _draw_shares(axes, by_run: dict, colours: dict) -> None:
 # %% ../nbs/80_plots.ipynb #8273f7d4
 def _metric_limits(axes: Axes, values: Sequence[float], result: str) -> None:
     "The scale and the limits of the axis of a result with these finite values."
-    if better_of(result) != "lower" or any(value <= 0 for value in values):
+    if higher_is_better(result) is not False or any(value <= 0 for value in values):
         room = 0.05 * ((max(values) - min(values)) or 1) if values else 0
         axes.set_ylim(*((min(values) - room, max(values) + room) if values else (0, 1)))
         if quantity(result) in ("precision", "recall"):

@@ -7,6 +7,8 @@ __all__ = ['joint_exceedance', 'field_correlation', 'nearest_valid_spectrum', 's
            'boundary_distance', 'RandomField']
 
 # %% ../nbs/43_random_field.ipynb #15a7b8b0
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from scipy.fft import fft2, fftshift, ifft2, irfft2, next_fast_len, rfft2
 from scipy.interpolate import PchipInterpolator
@@ -18,11 +20,12 @@ from .descriptors import Segmentation, grey_stack, phase_of, power_spectrum, seg
 
 # %% ../nbs/43_random_field.ipynb #4dcbbce1
 def joint_exceedance(
-    correlation,  # [..], -1 to 1, of the field at two points
-    fraction,  # of the phase, 0..1; or [F]: the mean over them is taken
+    correlation: np.ndarray | float,  # [..], -1 to 1, of the field at two points
+    fraction: np.ndarray | float,  # of the phase, 0..1; or [F]: the mean over them is taken
     nodes: int = 48,  # of the Gauss-Legendre quadrature
 ) -> np.ndarray:
-    "Probability that a Gaussian field exceeds, at both points, the level that leaves `fraction`: S2, float64 [..]."
+    """Probability that a Gaussian field exceeds, at both points, the level that leaves `fraction`: S2, float64 [..].
+    Source: Berk 1991, and Teubner 1991, for level cuts of Gaussian fields."""
     x, weight = np.polynomial.legendre.leggauss(nodes)
     end = np.arcsin(np.clip(np.asarray(correlation, float), -1, 1))
     sine = np.sin(end[..., None] * (x + 1) / 2)
@@ -35,28 +38,29 @@ def joint_exceedance(
     return total / len(fractions)
 
 # %% ../nbs/43_random_field.ipynb #08d77a3b
-def field_correlation(
-    s2,
-    fraction,  # [..]: two-point correlation, mean over images  # of the phase; or [F]: of each image
-) -> np.ndarray:
-    "The correlation that the field must have: the inverse of `joint_exceedance`, cut off at -1 and 1; float64 [..]."
-    fractions = np.atleast_1d(np.asarray(fraction, float))
+def _exceedance_table(fractions, nodes: int = 2001):
+    "(angles [nodes] from -90 to 90 degrees, S2 at their sines, never falling): `joint_exceedance`, integrated once."
     blocks = np.array_split(np.sort(fractions), min(len(fractions), 64))  # more would say nothing new
-    share, centre = (
-        np.array([len(block) / len(fractions) for block in blocks]),
-        np.array([block.mean() for block in blocks]),
-    )
-    angle = np.linspace(-np.pi / 2, np.pi / 2, 2001)
-    x, weight = np.polynomial.legendre.leggauss(4)  # the integrand of `joint_exceedance`, from each angle to the next
+    share = np.array([len(block) / len(fractions) for block in blocks])
+    centre = np.array([block.mean() for block in blocks])
+    angle = np.linspace(-np.pi / 2, np.pi / 2, nodes)
+    x, weight = np.polynomial.legendre.leggauss(4)  # from each angle to the next
     sine = np.sin((angle[:-1] + angle[1:])[:, None] / 2 + np.diff(angle)[:, None] / 2 * x)
     with np.errstate(divide="ignore", under="ignore"):
         inside = sum(
             s * np.exp(-(norm.isf(np.clip(f, 1e-12, 1 - 1e-12)) ** 2) / (1 + sine)) for s, f in zip(share, centre)
         )
     table = np.r_[0, np.cumsum(inside @ weight * np.diff(angle) / (4 * np.pi))]
-    table = np.maximum.accumulate(
-        table - table[1000] + share @ centre**2
-    )  # two points that know nothing of each other, in the middle
+    independent = share @ centre**2  # two points that know nothing of each other, in the middle
+    return angle, np.maximum.accumulate(table - table[nodes // 2] + independent)
+
+# %% ../nbs/43_random_field.ipynb #83689e22
+def field_correlation(
+    s2: np.ndarray,  # [..]: two-point correlation, mean over images
+    fraction: np.ndarray | float,  # of the phase; or [F]: of each image
+) -> np.ndarray:
+    "The correlation that the field must have: the inverse of `joint_exceedance`, cut off at -1 and 1; float64 [..]."
+    angle, table = _exceedance_table(np.atleast_1d(np.asarray(fraction, float)))
     rises = np.r_[True, np.diff(table) > 1e-15]
     if rises.sum() < 2:
         return np.zeros(np.shape(s2))
@@ -64,31 +68,54 @@ def field_correlation(
     return np.sin(PchipInterpolator(table[rises], angle[rises])(s2))
 
 # %% ../nbs/43_random_field.ipynb #cce2e56b
+def _spectrum_by_parts(c, turns, farthest, shape):
+    "The spectrum of a large image: fitted over shorter displacements, then on its torus, no correlation beyond."
+    sides = c.shape[-2:]
+    near = np.ix_(*(np.arange(-min(n // 2, farthest), min(n // 2, farthest) + 1) + n // 2 for n in sides))
+    small = fftshift(ifft2(nearest_valid_spectrum(c[..., *near], turns)).real, (-2, -1))
+    fade = [
+        np.cos(np.pi / 2 * np.clip(4 * np.abs(np.arange(n) / n - 0.5) * 2 - 3, 0, 1)) ** 2 for n in small.shape[-2:]
+    ]
+    at = [(np.arange(n) - n // 2) % big for n, big in zip(small.shape[-2:], shape)]
+    torus = np.zeros((*c.shape[:-2], *shape))
+    torus[..., *np.ix_(*at)] = small * fade[0][:, None] * fade[1]
+    power = fft2(torus).real.clip(min=0)
+    return power / power.sum((-2, -1), keepdims=True)
+
+# %% ../nbs/43_random_field.ipynb #4af81885
+def _descend(target, weight, start, turns):
+    "The half spectrum, nowhere negative, whose covariance is nearest to the target, by projected gradients."
+    shape = target.shape[-2:]
+    power = ahead = rfft2(start).real.clip(min=0)  # the half that says all: the other one is its mirror image
+    pace = 1.0
+    for _ in range(turns):
+        step = (ahead + rfft2(weight * (target - irfft2(ahead, shape))).real).clip(min=0)
+        faster = (1 + np.sqrt(1 + 4 * pace**2)) / 2
+        ahead, power, pace = step + (pace - 1) / faster * (step - power), step, faster
+    return power
+
+# %% ../nbs/43_random_field.ipynb #1b683786
+def _whole_spectrum(half, shape):
+    "A spectrum [.., h, w] from the half of it that `rfft2` makes; of sum 1, white where it is nothing."
+    columns = np.arange(shape[1])
+    there = np.minimum(columns, shape[1] - columns)
+    mirrored = half[..., -np.arange(shape[0]), :][..., there]
+    power = np.where(columns < half.shape[1], half[..., there], mirrored)
+    total = power.sum((-2, -1), keepdims=True)
+    return np.where(total > 0, power / np.where(total > 0, total, 1), 1 / np.prod(shape))
+
+# %% ../nbs/43_random_field.ipynb #3cf6a45b
 def nearest_valid_spectrum(
-    correlation,  # float [..., 2H - 1, 2W - 1], displacement 0 in the middle; NaN = not known
-    turns: int = None,  # steps; None = 600 for small images, fewer for large ones
+    correlation: np.ndarray,  # float [..., 2H - 1, 2W - 1], displacement 0 in the middle; NaN = not known
+    turns: int | None = None,  # steps; None = 600 for small images, fewer for large ones
     farthest: int = 128,  # px: longest displacement that is fitted
 ) -> np.ndarray:
     """Power spectrum, at least 0 and of sum 1, of a field with nearly this correlation: float64 [..., h, w],
-    frequency 0 at [0, 0], h and w at least 2H and 2W."""
+    frequency 0 at [0, 0], h and w at least 2H and 2W. Source of the steps: Beck and Teboulle 2009 (FISTA)."""
     c = np.asarray(correlation, float)
     sides, shape = c.shape[-2:], [next_fast_len(n + 1, True) for n in c.shape[-2:]]
-    if (
-        max(sides) > 2 * farthest + 1
-    ):  # fitted over shorter displacements, then on the larger torus, without any correlation beyond
-        near = np.ix_(*(np.arange(-min(n // 2, farthest), min(n // 2, farthest) + 1) + n // 2 for n in sides))
-        small = fftshift(ifft2(nearest_valid_spectrum(c[..., *near], turns)).real, (-2, -1))
-        fade = [
-            np.cos(np.pi / 2 * np.clip(4 * np.abs(np.arange(n) / n - 0.5) * 2 - 3, 0, 1)) ** 2 for n in small.shape[-2:]
-        ]
-        torus, at = (
-            np.zeros((*c.shape[:-2], *shape)),
-            [(np.arange(n) - n // 2) % big for n, big in zip(small.shape[-2:], shape)],
-        )
-        torus[..., *np.ix_(*at)] = small * fade[0][:, None] * fade[1]
-        power = fft2(torus).real.clip(min=0)
-        return power / power.sum((-2, -1), keepdims=True)
-    turns = turns or int(np.clip(600 * 128**2 / np.prod(shape), 60, 600))
+    if max(sides) > 2 * farthest + 1:
+        return _spectrum_by_parts(c, turns, farthest, shape)
     dy, dx = (np.arange(n) - n // 2 for n in sides)
     far = np.maximum(
         np.abs(dy)[:, None] / ((sides[0] + 1) / 2), np.abs(dx) / ((sides[1] + 1) / 2)
@@ -98,24 +125,14 @@ def nearest_valid_spectrum(
     target[..., *put] = np.where(known, c, 0)
     weight[..., *put] = np.where(known & (far <= 0.5), 1 / (1 + np.hypot(dy[:, None], dx)) ** 2, 0)
     start[..., *put] = np.where(known, c, 0) * np.cos(np.pi / 2 * np.clip(2 * far - 1, 0, 1)) ** 2
-    power = prefetch = rfft2(start).real.clip(min=0)  # the half that says all: the other one is its mirror image
-    pace = 1.0
-    for _ in range(turns):
-        step = (prefetch + rfft2(weight * (target - irfft2(prefetch, shape))).real).clip(min=0)
-        faster = (1 + np.sqrt(1 + 4 * pace**2)) / 2
-        prefetch, power, pace = step + (pace - 1) / faster * (step - power), step, faster
-    there = np.minimum(np.arange(shape[1]), shape[1] - np.arange(shape[1]))
-    power = np.where(
-        np.arange(shape[1]) < power.shape[1], power[..., there], power[..., -np.arange(shape[0]), :][..., there]
-    )
-    total = power.sum((-2, -1), keepdims=True)
-    return np.where(total > 0, power / np.where(total > 0, total, 1), 1 / np.prod(shape))
+    turns = turns or int(np.clip(600 * 128**2 / np.prod(shape), 60, 600))
+    return _whole_spectrum(_descend(target, weight, start, turns), shape)
 
 # %% ../nbs/43_random_field.ipynb #c091bcdc
 def sample_gaussian_field(
-    power,  # as `nearest_valid_spectrum` returns it
-    rng,  # numpy Generator
-    shape=None,  # (H, W) to cut out; up to half of that of `power` nothing repeats
+    power: np.ndarray,  # [h, w], as `nearest_valid_spectrum` returns it
+    rng: np.random.Generator,
+    shape: tuple[int, int] | None = None,  # (H, W) to cut out; up to half of that of `power` nothing repeats
 ) -> np.ndarray:
     "A Gaussian field of mean 0 and variance 1 with that spectrum: float32 [H, W], periodic where nothing is cut out."
     h, w = power.shape
@@ -127,13 +144,16 @@ def sample_gaussian_field(
     return field if shape is None else field[: shape[0], : shape[1]]
 
 # %% ../nbs/43_random_field.ipynb #203bba90
-def segmented(images) -> np.ndarray:  # uint8 [N, C, H, W] or [N, H, W]
+def segmented(images: np.ndarray) -> np.ndarray:  # uint8 [N, C, H, W] or [N, H, W]
     "The light phase by Otsu's threshold of each image: bool [N, H, W]. Flat images have none."
     how = Segmentation(median=0, sigma=0, clip=0)
     return np.stack([phase_of(segment(image, how), how) for image in grey_stack(images).astype(np.uint8)])
 
 # %% ../nbs/43_random_field.ipynb #526e3906
-def boundary_distance(maps, deepest: int = 4) -> np.ndarray:  # bool [N, H, W]  # px: farther is not told apart
+def boundary_distance(
+    maps: np.ndarray,  # bool [N, H, W]
+    deepest: int = 4,  # px: all that is farther counts as this
+) -> np.ndarray:
     """How far inside its phase each pixel lies: 1 .. deepest in the light phase, -1 .. -deepest in the dark one;
     int8 [N, H, W]."""
     out = np.empty(maps.shape, np.int8)
@@ -146,156 +166,195 @@ def boundary_distance(maps, deepest: int = 4) -> np.ndarray:  # bool [N, H, W]  
     return out
 
 # %% ../nbs/43_random_field.ipynb #d810f247
+def _enough_of_each(groups, enough):
+    "The groups of images, small ones put together as '', and with the largest where even these are few."
+    sizes = {group: int((groups == group).sum()) for group in dict.fromkeys(groups.tolist())}
+    groups = np.array([group if sizes[group] >= enough else "" for group in groups])
+    if 0 < (groups == "").sum() < enough:  # a few left over: the rest of the images is asked as well
+        groups[groups == ""] = max(sizes, key=sizes.get) if any(size >= enough for size in sizes.values()) else ""
+    return groups
+
+# %% ../nbs/43_random_field.ipynb #a5c9012c
+def _some_at_a_time(images):
+    "Slices that together take all images, about a million pixels each."
+    some = max(2**20 // (images.shape[1] * images.shape[2]), 1)
+    return [slice(at, at + some) for at in range(0, len(images), some)]
+
+# %% ../nbs/43_random_field.ipynb #14924226
+def _count_levels(images, deepest):
+    """(fractions [N], mean two-point correlation, levels [2 * deepest + 1, 256]: how often a grey level occurs at a
+    depth) of uint8 images [N, H, W]."""
+    fractions, s2, levels = np.empty(len(images)), 0.0, np.zeros((2 * deepest + 1, 256))
+    for some in _some_at_a_time(images):
+        maps = segmented(images[some])
+        fractions[some] = maps.mean((1, 2))
+        s2 = s2 + two_point_map(maps).sum(0)
+        place = boundary_distance(maps, deepest).astype(int) + deepest
+        counts = np.bincount((place * 256 + images[some]).ravel(), minlength=levels.size)
+        levels += counts.reshape(levels.shape)
+    return fractions, s2 / len(images), levels
+
+# %% ../nbs/43_random_field.ipynb #6e9c4011
+def _texture_correlations(images, deepest, levels):
+    "Covariance of the normal scores within the dark and the light phase, NaN where unknown: [2, 2H - 1, 2W - 1]."
+    h, w = images.shape[1:]
+    size = [next_fast_len(2 * n - 1, True) for n in (h, w)]
+    below = np.cumsum(levels, 1) - levels / 2
+    scores = norm.ppf(np.clip(below / np.maximum(levels.sum(1, keepdims=True), 1), 1e-4, 1 - 1e-4))
+    sums, counts = [0.0, 0.0], [0.0, 0.0]
+    for some in _some_at_a_time(images):
+        maps = segmented(images[some])
+        score = scores[boundary_distance(maps, deepest).astype(int) + deepest, images[some]]
+        for phase in (0, 1):
+            mask = maps == bool(phase)
+            for total, x in ((sums, score * mask), (counts, mask)):
+                total[phase] = total[phase] + (np.abs(rfft2(x, size)) ** 2).sum(0)
+    lag, found = np.ix_(np.arange(1 - h, h), np.arange(1 - w, w)), []
+    for phase in (0, 1):
+        pairs, products = (irfft2(x, size)[lag] for x in (counts[phase], sums[phase]))
+        enough = pairs > 0.5 + 1e-3 * pairs.max()
+        found.append(np.where(enough, products / np.maximum(pairs, 0.5), np.nan))
+    return found
+
+# %% ../nbs/43_random_field.ipynb #b2e77fa3
+def _grey_quantiles(levels, deepest):
+    "uint8 [depths, 1024]: grey levels of each depth by rank. A depth that never occurs takes those of the nearest one."
+    total = levels.sum(1)
+    quantiles = np.linspace(0, 1, 1025)[:-1] + 1 / 2048
+    cumulated = np.cumsum(levels, 1) / np.maximum(total[:, None], 1)
+    grey = np.stack([np.searchsorted(row, quantiles).clip(0, 255) for row in cumulated]).astype(np.uint8)
+    known = np.flatnonzero(total)
+    for row in np.flatnonzero(total == 0):  # of the same phase if there is one
+        far = np.abs(known - row) + 100 * ((known > deepest) != (row > deepest))
+        grey[row] = grey[known[np.argmin(far)]]
+    return grey
+
+# %% ../nbs/43_random_field.ipynb #88b8c296
+def _fit_group(images, deepest) -> tuple:
+    "(fractions [N], dict(power, textures, grey, s2)) of the uint8 images [N, H, W] of one group."
+    h, w = images.shape[1:]
+    fractions, s2, levels = _count_levels(images, deepest)
+    wanted = np.zeros((3, 2 * h - 1, 2 * w - 1))  # of the dark texture, the light one and the field: white noise, or
+    wanted[:, h - 1, w - 1] = 1
+    for phase, c in enumerate(_texture_correlations(images, deepest, levels)):
+        if np.isfinite(centre := c[h - 1, w - 1]) and centre > 0:
+            wanted[phase] = np.clip(c / centre, -1, 1)
+    if ((fractions > 0) & (fractions < 1)).any():
+        wanted[2] = field_correlation(s2, fractions)
+        wanted[2, h - 1, w - 1] = 1
+    *textures, power = nearest_valid_spectrum(wanted)
+    return fractions, dict(power=power, textures=textures, grey=_grey_quantiles(levels, deepest), s2=s2)
+
+# %% ../nbs/43_random_field.ipynb #63937075
+def _paint(model, fraction, shape, deepest, rng):
+    "A painted field, float [h, w] on the whole torus, and the phase map of its corner, bool [H, W]."
+    field, (h, w) = sample_gaussian_field(model["power"], rng), shape
+    land = round(fraction * h * w)
+    ranked = np.sort(field[:h, :w], None)
+    level = ranked[-1] + 1 if land == 0 else ranked[0] if land == h * w else ranked[h * w - land]
+    whole = field >= level
+    texture = np.where(whole, *(sample_gaussian_field(model["textures"][phase], rng) for phase in (1, 0)))
+    place = boundary_distance(whole[None], deepest)[0].astype(int) + deepest
+    rank = (norm.cdf(texture) * 1024).astype(int).clip(0, 1023)
+    return model["grey"][place, rank].astype(np.float32), whole[:h, :w]
+
+# %% ../nbs/43_random_field.ipynb #c3a6f5b3
+def _respond(painted, response, curve, shape):
+    "A painted field through the filter and the curve: float [H, W]."
+    middle = painted.mean()
+    filtered = irfft2(rfft2(painted - middle) * response[:, : painted.shape[1] // 2 + 1], painted.shape)
+    return np.interp(filtered[: shape[0], : shape[1]] + middle, *curve)
+
+# %% ../nbs/43_random_field.ipynb #08f8e2cf
+def _fit_response(painted, images, rounds: int = 4):
+    "(filter on the torus, curve of grey levels) that bring painted fields to the spectrum and histogram of images."
+    shape, torus = images.shape[1:], painted[0].shape
+    wanted, levels = power_spectrum(images, window=True), np.sort(images, None)
+    at = [(np.fft.fftfreq(big) * small + small // 2) for big, small in zip(torus, shape)]
+    straight = np.arange(256.0), np.arange(256.0)
+    gain, response, curve = np.zeros(shape), np.ones(torus), straight
+    for _ in range(rounds):
+        found = power_spectrum(np.stack([_respond(x, response, curve, shape) for x in painted]), window=True)
+        gain = gain + np.fft.fftshift(np.log(np.maximum(wanted, 1e-6) / np.maximum(found, 1e-6))) / 2
+        smooth = gaussian_filter(gain, 1, mode="wrap").clip(-3, 1.5)
+        response = np.exp(map_coordinates(smooth, np.meshgrid(*at, indexing="ij"), order=1, mode="grid-wrap"))
+        response[0, 0] = 1
+        raw = np.sort(np.stack([_respond(x, response, straight, shape) for x in painted]), None)
+        steps = np.linspace(0, 1, 513)
+        x, keep = np.unique(np.quantile(raw, steps), return_index=True)
+        curve = (x, np.quantile(levels, steps)[keep]) if len(x) > 1 else straight
+    return response, curve
+
+# %% ../nbs/43_random_field.ipynb #ce59dabd
+def _render(field, n, rng, progress=None):
+    "What `RandomField.render` returns: all groups and fractions, each as often as it occurs."
+    images, maps = np.empty((n, 1, *field.shape), np.uint8), np.empty((n, *field.shape), bool)
+    ranked = np.lexsort((field.fractions, field.groups))
+    order = rng.permutation(ranked[((np.arange(n) + rng.random()) * len(ranked) / n).astype(int)])
+    for k, i in enumerate(order):
+        painted, maps[k] = field._paint(i, rng)
+        grey = _respond(painted, field.response, field.curve, field.shape)
+        images[k, 0] = np.rint(grey).clip(0, 255)
+        if progress is not None:
+            progress(k + 1)
+    return images, maps
+
+# %% ../nbs/43_random_field.ipynb #43d5099d
+def _kept_to(field, maps) -> dict:
+    "What `RandomField.check` returns."
+    share = np.array([np.mean(field.groups == group) for group in field.models])
+    wanted = np.tensordot(share, np.stack([model["s2"] for model in field.models.values()]), 1)
+    found = sum(two_point_map(some).sum(0) for some in np.array_split(maps, -(-maps.size // 2**20))) / len(maps)
+    h, w = field.shape
+    near = np.s_[h - 1 - h // 2 : h + h // 2, w - 1 - w // 2 : w + w // 2]
+    return dict(fraction=float(maps.mean() - field.fractions.mean()), s2=float(np.abs(found - wanted)[near].max()))
+
+# %% ../nbs/43_random_field.ipynb #881153c5
 class RandomField:
-    "A Gaussian random field fitted to images: `render` draws micrographs with their phase maps."
+    """A Gaussian random field fitted to images: `render` draws micrographs with their phase maps. Raises BadInput
+    where fewer than 2 images are given. Source: the field after Shiraiwa et al. (the paper's introduction), fitted."""
 
     def __init__(
         self,
-        images,  # uint8 [N, C, H, W] or [N, H, W], N at least 2
-        groups=None,  # [N]; None = all are of one
+        images: np.ndarray,  # uint8 [N, C, H, W] or [N, H, W], N at least 2
+        groups: Sequence | None = None,  # [N]; None = all are of one
         enough: int = 16,  # images that a group needs for a fit of its own
         deepest: int = 4,  # px, see `boundary_distance`
-        progress=None,  # called with the number of images done
+        progress: Callable | None = None,  # called with the number of images done
     ):
         images = grey_stack(images).astype(np.uint8)
         if len(images) < 2:
             raise BadInput(f"RandomField: {len(images)} image was given: at least 2 make a two-point correlation")
         self.shape, self.deepest, done = images.shape[1:], deepest, 0
-        groups = np.array(["all"] * len(images) if groups is None else [str(group) for group in groups])
-        sizes = {group: int((groups == group).sum()) for group in dict.fromkeys(groups.tolist())}
-        groups = np.array([group if sizes[group] >= enough else "" for group in groups])
-        if 0 < (groups == "").sum() < enough:  # a few left over: the rest of the images is asked as well
-            groups[groups == ""] = max(sizes, key=sizes.get) if any(size >= enough for size in sizes.values()) else ""
-        self.groups, self.fractions, self.models = groups, np.empty(len(images)), {}
-        for group in dict.fromkeys(groups.tolist()):
-            here = np.flatnonzero(groups == group)
-            self.models[group] = self._fit(images, here)
+        named = ["all"] * len(images) if groups is None else [str(group) for group in groups]
+        self.groups, self.fractions = _enough_of_each(np.array(named), enough), np.empty(len(images))
+        self.models = {}
+        for group in dict.fromkeys(self.groups.tolist()):
+            here = np.flatnonzero(self.groups == group)
+            self.fractions[here], self.models[group] = _fit_group(images[here], deepest)
             done += len(here)
             if progress is not None:
                 progress(done)
-        self._fit_response(images)
-
-    def _fit(self, images, here):
-        h, w = self.shape
-        size = [next_fast_len(2 * n - 1, True) for n in self.shape]
-        some = max(2**20 // (h * w), 1)  # images at a time
-        lag = np.ix_(np.arange(1 - h, h), np.arange(1 - w, w))
-        s2, sums, counts, levels = 0.0, [0.0, 0.0], [0.0, 0.0], np.zeros((2 * self.deepest + 1, 256))
-        for at in range(0, len(here), some):
-            maps = segmented(images[here[at : at + some]])
-            self.fractions[here[at : at + some]] = maps.mean((1, 2))
-            s2 = s2 + two_point_map(maps).sum(0)
-            place = boundary_distance(maps, self.deepest).astype(int) + self.deepest
-            levels += np.bincount((place * 256 + images[here[at : at + some]]).ravel(), minlength=levels.size).reshape(
-                levels.shape
-            )
-        s2 /= len(here)
-        below = np.cumsum(levels, 1) - levels / 2
-        scores = norm.ppf(np.clip(below / np.maximum(levels.sum(1, keepdims=True), 1), 1e-4, 1 - 1e-4))
-        for at in range(0, len(here), some):
-            maps = segmented(images[here[at : at + some]])
-            score = scores[
-                boundary_distance(maps, self.deepest).astype(int) + self.deepest, images[here[at : at + some]]
-            ]
-            for phase in (0, 1):
-                mask = maps == bool(phase)
-                for total, x in ((sums, score * mask), (counts, mask)):
-                    total[phase] = total[phase] + (np.abs(rfft2(x, size)) ** 2).sum(0)
-        wanted = np.zeros(
-            (3, 2 * h - 1, 2 * w - 1)
-        )  # of the dark texture, the light one and the field: white noise, or
-        wanted[:, h - 1, w - 1] = 1
-        for phase in (0, 1):
-            pairs, products = (irfft2(x, size)[lag] for x in (counts[phase], sums[phase]))
-            enough = pairs > 0.5 + 1e-3 * pairs.max()
-            c = np.where(enough, products / np.maximum(pairs, 0.5), np.nan)
-            centre = c[h - 1, w - 1]
-            if np.isfinite(centre) and centre > 0:
-                wanted[phase] = np.clip(c / centre, -1, 1)
-        fractions = self.fractions[here]
-        mixed = (fractions > 0) & (fractions < 1)
-        if mixed.any():
-            wanted[2] = field_correlation(s2, fractions)
-            wanted[2, h - 1, w - 1] = 1
-        *textures, power = nearest_valid_spectrum(wanted)
-        quantiles = np.linspace(0, 1, 1025)[:-1] + 1 / 2048
-        cumulated = np.cumsum(levels, 1) / np.maximum(levels.sum(1, keepdims=True), 1)
-        grey = np.stack([np.searchsorted(row, quantiles).clip(0, 255) for row in cumulated]).astype(np.uint8)
-        for row in np.flatnonzero(
-            levels.sum(1) == 0
-        ):  # a depth that never occurs: as the nearest one that does, of the same phase if there is one
-            known = np.flatnonzero(levels.sum(1))
-            grey[row] = grey[
-                known[np.argmin(np.abs(known - row) + 100 * ((known > self.deepest) != (row > self.deepest)))]
-            ]
-        return dict(power=power, textures=textures, grey=grey, s2=s2)
-
-    def _render(self, i, rng):
-        "A painted field like image i, float [h, w] on the whole torus, and the phase map of its corner [H, W]."
-        model = self.models[str(self.groups[i])]
-        field, (h, w) = sample_gaussian_field(model["power"], rng), self.shape
-        land = round(self.fractions[i] * h * w)
-        ranked = np.sort(field[:h, :w], None)
-        level = ranked[-1] + 1 if land == 0 else ranked[0] if land == h * w else ranked[h * w - land]
-        whole = field >= level
-        texture = np.where(whole, *(sample_gaussian_field(model["textures"][phase], rng) for phase in (1, 0)))
-        place = boundary_distance(whole[None], self.deepest)[0].astype(int) + self.deepest
-        return (
-            model["grey"][place, (norm.cdf(texture) * 1024).astype(int).clip(0, 1023)].astype(np.float32),
-            whole[:h, :w],
-        )
-
-    def _apply_response(self, painted):
-        middle = painted.mean()
-        image = (
-            irfft2(rfft2(painted - middle) * self.response[:, : painted.shape[1] // 2 + 1], painted.shape)[
-                : self.shape[0], : self.shape[1]
-            ]
-            + middle
-        )
-        return np.interp(image, *self.curve)
-
-    def _fit_response(self, images, rounds: int = 4):
-        "The filter and the grey-level curve, from a few painted images."
         rng = stream(0, "field fit")
-        n = int(np.clip(64 * 128**2 / np.prod(self.shape), 16, 64))
-        chosen = rng.permutation(len(images))[: max(n, min(len(images), 256))]
-        painted = [self._render(i, rng)[0] for i in np.resize(chosen, n)]
-        wanted, torus = power_spectrum(images[chosen], window=True), painted[0].shape
-        levels = np.sort(images[chosen], None)
-        at = [(np.fft.fftfreq(big) * small + small // 2) for big, small in zip(torus, self.shape)]
-        gain, self.response, self.curve = np.zeros(self.shape), np.ones(torus), (np.arange(256.0), np.arange(256.0))
-        for _ in range(rounds):
-            found = power_spectrum(np.stack([self._apply_response(x) for x in painted]), window=True)
-            gain = gain + np.fft.fftshift(np.log(np.maximum(wanted, 1e-6) / np.maximum(found, 1e-6))) / 2
-            smooth = gaussian_filter(gain, 1, mode="wrap").clip(-3, 1.5)
-            self.response = np.exp(map_coordinates(smooth, np.meshgrid(*at, indexing="ij"), order=1, mode="grid-wrap"))
-            self.response[0, 0], self.curve = 1, (np.arange(256.0), np.arange(256.0))
-            raw = np.sort(np.stack([self._apply_response(x) for x in painted]), None)
-            steps = np.linspace(0, 1, 513)
-            x, keep = np.unique(np.quantile(raw, steps), return_index=True)
-            self.curve = (x, np.quantile(levels, steps)[keep]) if len(x) > 1 else self.curve
+        few = int(np.clip(64 * 128**2 / np.prod(self.shape), 16, 64))
+        chosen = rng.permutation(len(images))[: max(few, min(len(images), 256))]
+        painted = [self._paint(i, rng)[0] for i in np.resize(chosen, few)]
+        self.response, self.curve = _fit_response(painted, images[chosen])
 
-    def render(self, n: int, rng, progress=None) -> tuple:  # numpy Generator  # called with the number of images done
+    def _paint(self, i, rng):
+        "A painted field like image i, and its phase map."
+        return _paint(self.models[str(self.groups[i])], self.fractions[i], self.shape, self.deepest, rng)
+
+    def render(
+        self,
+        n: int,
+        rng: np.random.Generator,
+        progress: Callable | None = None,  # called with the number of images done
+    ) -> tuple[np.ndarray, np.ndarray]:
         "(images uint8 [n, 1, H, W], phase maps bool [n, H, W])."
-        images, maps = np.empty((n, 1, *self.shape), np.uint8), np.empty((n, *self.shape), bool)
-        ranked = np.lexsort((self.fractions, self.groups))
-        order = rng.permutation(
-            ranked[((np.arange(n) + rng.random()) * len(ranked) / n).astype(int)]
-        )  # all groups and fractions, each as often as it occurs
-        for k, i in enumerate(order):
-            painted, maps[k] = self._render(i, rng)
-            images[k, 0] = np.rint(self._apply_response(painted)).clip(0, 255)
-            if progress is not None:
-                progress(k + 1)
-        return images, maps
+        return _render(self, n, rng, progress)
 
-    def check(self, maps) -> dict:  # bool [n, H, W], rendered
+    def check(self, maps: np.ndarray) -> dict:  # bool [n, H, W], rendered
         """How well the fit is kept: fraction (difference of the means), s2 (largest difference of the mean two-point
         correlations, displacements up to half the side)."""
-        share = np.array([np.mean(self.groups == group) for group in self.models])
-        wanted = np.tensordot(share, np.stack([model["s2"] for model in self.models.values()]), 1)
-        found = sum(two_point_map(some).sum(0) for some in np.array_split(maps, -(-maps.size // 2**20))) / len(maps)
-        h, w = self.shape
-        near = np.s_[h - 1 - h // 2 : h + h // 2, w - 1 - w // 2 : w + w // 2]
-        return dict(fraction=float(maps.mean() - self.fractions.mean()), s2=float(np.abs(found - wanted)[near].max()))
+        return _kept_to(self, maps)

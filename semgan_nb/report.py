@@ -24,7 +24,7 @@ from .descriptors import grey_stack, two_point
 from .microstructure import DESCRIPTORS
 from semgan_nb.scores import (
     alike_pairs,
-    better_of,
+    higher_is_better,
     between_rungs,
     headline,
     in_words,
@@ -218,7 +218,7 @@ def _ladder(metric: str, ladder: dict, records: Sequence[Mapping]) -> dict:
     known = [(float(rung["value"]), rung["name"], RUNG_WORDS.get(rung["key"], "")) for rung in ladder["rungs"]]
     top = max([rung["value"] for rung in ladder["rungs"]] + [value]) or 1.0
     share = lambda x: min(100 * max(x, 0) / top, 100.0) if np.isfinite(x) else 0.0
-    rows = sorted([*known, (value, "generated images", own)], reverse=better_of(result) == "higher")
+    rows = sorted([*known, (value, "generated images", own)], reverse=bool(higher_is_better(result)))
     return dict(
         metric=metric,
         word=quantity(result),
@@ -228,16 +228,16 @@ def _ladder(metric: str, ladder: dict, records: Sequence[Mapping]) -> dict:
     )
 
 # %% ../nbs/92_report.ipynb #aafa5bb1
-def _course(name: str, better: str, values: list, records: list, metric: str, told: bool) -> str:
+def _course(name: str, higher: bool | None, values: list, records: list, metric: str, told: bool) -> str:
     """How a value went during the training, in a sentence; without its last value and the metric's name where these
     are `told` elsewhere."""
     said = [] if told else [f"is {values[-1]:.3g} at the end ({metric})"]
     if len(values) > 1:
         said.insert(0, f"begins at {values[0]:.3g}")
-        best = int((np.argmax if better == "higher" else np.argmin)(values))
-        if better != "neither":
+        best = int((np.argmax if higher else np.argmin)(values))
+        if higher is not None:
             said.append(
-                f"is {'lowest' if better == 'lower' else 'highest'} at {records[best]['kimg']:.4g} kimg"
+                f"is {'highest' if higher else 'lowest'} at {records[best]['kimg']:.4g} kimg"
                 + ("" if best in (0, len(values) - 1) else f", {values[best]:.3g}")
             )
     return f"Here the {name} {' and '.join(said)}." if said else ""
@@ -269,11 +269,11 @@ def _courses(d: DemoResult, measured: Mapping) -> tuple[list[str], list[dict]]:
     first = next(iter(d.measured("distance")), None)  # whose name and value are told in short
     for metric, (ladder, records) in measured.items():
         values = [plots.value_of(record) for record in records]
-        name, better = quantity(headline(records[-1])), better_of(headline(records[-1]))
-        if table := bool(ladder["rungs"] and better != "neither"):
+        name, higher = quantity(headline(records[-1])), higher_is_better(headline(records[-1]))
+        if table := bool(ladder["rungs"] and higher is not None):
             ladders.append(dict(_ladder(metric, ladder, records), named=metric != first))
         told = table or metric == first or name in ("share of copies", "physics, in floors")
-        words.append(_course(name, better, values, records, metric, told))
+        words.append(_course(name, higher, values, records, metric, told))
     return list(filter(None, words)), ladders
 
 # %% ../nbs/92_report.ipynb #5c7a7545

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['STATISTICS', 'OFFICIAL_PPL', 'LATENT_PAIRS', 'RECORD', 'LADDER', 'ZERO', 'Statistic', 'Metric', 'parse_metric',
-           'metric_name', 'better_of', 'quantity', 'number_text', 'out_of_range', 'check_record', 'headline',
-           'best_record', 'summary', 'between_rungs', 'judgement', 'closer_than', 'alike_pairs', 'is_latent_share',
-           'is_leak', 'in_words', 'latent_words']
+           'metric_name', 'higher_is_better', 'quantity', 'MetricRecord', 'number_text', 'out_of_range', 'check_record',
+           'headline', 'best_record', 'summary', 'between_rungs', 'judgement', 'closer_than', 'alike_pairs',
+           'is_latent_share', 'is_leak', 'in_words', 'latent_words']
 
 # %% ../nbs/41_scores.ipynb #d772fe83
 import contextlib
 import re
-from typing import NamedTuple
+from dataclasses import dataclass, field, fields as record_fields
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class Statistic(NamedTuple):
 
     what: str  # in words
     results: tuple  # what each result's name ends in
-    better: tuple  # 'lower', 'higher' or 'neither', for each result
+    higher_is_better: tuple  # of each result: True, False, or None where neither is
     # what is compared: 'features', 'classes' (probabilities), 'descriptors' (chapter 33), or 'generator'
     needs: str = "features"
     digits: str = r""  # what may follow the count in the name
@@ -36,91 +37,115 @@ class Statistic(NamedTuple):
     official: str = ""  # what the official name begins with
     extractor: str = ""  # of the official one
     word: str = "distance"  # what its values are
+    judge: str = "Judge"  # class that judges it against an archive (chapters 45 and 46)
+    not_alone: str = ""  # why two sets of images are not enough for it, and what to use; "" where they are
 
 # %% ../nbs/41_scores.ipynb #2c8570bc
 def _fd(real, gen, metric, seed):
     return (real.distance(gen),)
 
+# %% ../nbs/41_scores.ipynb #e95488eb
+def _kid(real, gen, metric, seed):
+    return kernel_distance(real, gen, seed=seed)[:1]
+
+# %% ../nbs/41_scores.ipynb #db537300
+def _pr(real, gen, metric, seed):
+    return precision_recall(real, gen, int(metric.digit))
+
+# %% ../nbs/41_scores.ipynb #4cd89168
+def _is(real, gen, metric, seed):
+    return inception_score(gen)
+
 # %% ../nbs/41_scores.ipynb #1c0b9123
+_PATHS = tuple(f"{space}{sampling}{part}" for part in ("", "crop") for space in "wz" for sampling in ("end", "full"))
 STATISTICS = {
-    "fd": Statistic("Fréchet distance", ("",), ("lower",), values=_fd, official="fid", extractor="inception"),
-    "kid": Statistic(
-        "kernel distance",
-        ("",),
-        ("lower",),
-        official="kid",
-        extractor="inception",
-        values=lambda real, gen, metric, seed: kernel_distance(real, gen, seed=seed)[:1],
-    ),
+    "fd": Statistic("Fréchet distance", ("",), (False,), values=_fd, official="fid", extractor="inception"),
+    "kid": Statistic("kernel distance", ("",), (False,), values=_kid, official="kid", extractor="inception"),
     "pr": Statistic(
         "precision and recall",
         ("_precision", "_recall"),
-        ("higher", "higher"),
+        (True, True),
         digits=r"[1-9]",
+        values=_pr,
         official="pr",
         extractor="vgg16",
-        values=lambda real, gen, metric, seed: precision_recall(real, gen, int(metric.digit)),
         word="precision and recall",
     ),
     "is": Statistic(
         "inception score",
         ("_mean", "_std"),
-        ("higher", "lower"),
+        (True, False),
         "classes",
         real=("",),
+        values=_is,
         official="is",
         extractor="inception",
-        values=lambda real, gen, metric, seed: inception_score(gen),
         word="score",
     ),
     "ppl": Statistic(
         "perceptual path length",
         ("",),
-        ("lower",),
+        (False,),
         "generator",
+        real=_PATHS,
         official="ppl",
         extractor="vgg16",
         word="path length",
-        real=("wend", "wfull", "zend", "zfull", "wendcrop", "wfullcrop", "zendcrop", "zfullcrop"),
     ),
+}
+
+# %% ../nbs/41_scores.ipynb #6d93c71c
+STATISTICS |= {
     "memory": Statistic(
         "share of copies of training images",
         ("",),
-        ("neither",),
+        (None,),
         "looks",
         real=("subset",),
         extractor="aligned",
         word="share of copies",
+        judge="MemoryJudge",
+        not_alone="compares with training images, which must be told from other real ones: use MemorisationTest, or"
+        " the judge that get_judge gives on an archive",
     ),
     "share": Statistic(
         "share of z and of noise in what is seen",
         ("_diversity", "_ends", "_z", "_noise"),
-        ("neither",) * 4,
+        (None,) * 4,
         "generator",
         real=("",),
         extractor="latent",
         word="share",
+        judge="LatentJudge",
+        not_alone="sets pairs of generated images beside pairs of training images: use the judge that get_judge gives"
+        " on an archive",
     ),
     "leak": Statistic(
         "share of images that an augmentation has changed",
         tuple(f"_{name}" for name in TRANSFORMS),
-        ("neither",) * len(TRANSFORMS),
+        (None,) * len(TRANSFORMS),
         "images",
         real=("subset", "full", "holdout"),
         extractor="augment",
         word="share",
+        judge="LeakJudge",
+        not_alone="compares with the images of a training: use LeakMeter, or the judge that get_judge gives on an"
+        " archive",
     ),
     "": Statistic(
         "physics",
         ("",),
-        ("lower",),
+        (False,),
         "descriptors",
         real=("holdout", "full", "subset"),
         values=_fd,
         extractor="micro",
         word="physics, in floors",
+        not_alone="needs to know what was done to the images: use compare, or a Judge on an archive",
     ),
 }
+
+# %% ../nbs/41_scores.ipynb #9c9507f6
 OFFICIAL_PPL = {
     "ppl2_wend": "wend",
     "ppl_wend": "wendcrop",
@@ -130,7 +155,7 @@ OFFICIAL_PPL = {
 }
 LATENT_PAIRS = 64  # pairs of latent vectors behind `latent_share`; latent_share16 takes 16
 
-# %% ../nbs/41_scores.ipynb #9c9507f6
+
 class Metric(NamedTuple):
     "What a metric's name says."
 
@@ -144,10 +169,12 @@ class Metric(NamedTuple):
 
     @property
     def statistic(self) -> Statistic:
+        "Its row of the table of metrics."
         return STATISTICS[self.stat]
 
     @property
-    def name(self):
+    def name(self) -> str:
+        "As `parse_metric` reads it, in its shortest form."
         count = f"{self.count // 1000}k" if self.count % 1000 == 0 else str(self.count)
         if self.official and self.stat == "ppl":
             return next(name for name, varied in OFFICIAL_PPL.items() if varied == self.real)
@@ -164,7 +191,7 @@ class Metric(NamedTuple):
         return max(2, int(self.digit or 0) + 1)
 
     @property
-    def results(self) -> list:
+    def results(self) -> list[str]:
         "Full names of its results."
         return [self.name + ending for ending in self.statistic.results]
 
@@ -180,56 +207,59 @@ class Metric(NamedTuple):
             and self.real in ("full", "plain", "", *OFFICIAL_PPL.values())
         )
 
+# %% ../nbs/41_scores.ipynb #b71fdfbb
+_HINT = "write extractor_statCOUNT_real, such as lite0_fd500_holdout, lite0_pr5003_full, micro2k_full or fid50k_full"
+
+
+def _no_metric(name):
+    return BadInput(f"There is no metric {name!r}: {_HINT}")
+
+# %% ../nbs/41_scores.ipynb #7002996a
+def _official_metric(name, official, count, thousands, digit, full):
+    "The Metric of a name like fid50k_full, from the pieces of its name."
+    stat = next(key for key, s in STATISTICS.items() if s.official == official)
+    if stat != "pr" and digit or stat == "pr" and not digit and not count.endswith("3") or stat == "is" and full:
+        raise _no_metric(name)
+    if stat == "pr" and not digit:
+        count, digit = count[:-1], "3"
+    real = "" if stat == "is" else "full" if full else "plain"
+    found = Metric(STATISTICS[stat].extractor, stat, int(count or 0) * (1000 if thousands else 1), real, digit)
+    return _counted(name, found._replace(official=found.could_be_official()))
+
 # %% ../nbs/41_scores.ipynb #00b4706e
 def parse_metric(name: str) -> Metric:  # such as 'lite0_fd500_holdout' or 'fid50k_full'
     "The Metric of that name. Raises BadInput for a name that means nothing."
-    hint = "write extractor_statCOUNT_real, such as lite0_fd500_holdout, lite0_pr5003_full, micro2k_full or fid50k_full"
     name = str(name)
     if name in OFFICIAL_PPL:
         return Metric("vgg16", "ppl", 50_000, OFFICIAL_PPL[name], "", True)
     if name == "latent_share":
         return Metric("latent", "share", LATENT_PAIRS, "")
-    match = re.fullmatch(r"(fid|kid|pr|is)(\d+)(k?)(3?)(_full)?", name)
-    if match:
-        official, count, thousands, digit, full = match.groups()
-        stat = next(key for key, s in STATISTICS.items() if s.official == official)
-        if stat != "pr" and digit or stat == "pr" and not digit and not count.endswith("3") or stat == "is" and full:
-            raise BadInput(f"There is no metric {name!r}: {hint}")
-        if stat == "pr" and not digit:
-            count, digit = count[:-1], "3"
-        found = Metric(
-            STATISTICS[stat].extractor,
-            stat,
-            int(count or 0) * (1000 if thousands else 1),
-            "" if stat == "is" else "full" if full else "plain",
-            digit,
-        )
-        return _counted(name, found._replace(official=found.could_be_official()))
+    if match := re.fullmatch(r"(fid|kid|pr|is)(\d+)(k?)(3?)(_full)?", name):
+        return _official_metric(name, *match.groups())
     match = re.fullmatch(r"(?:([a-z0-9]+)_)?([a-z]+)(\d+)(k?)(\d?)(?:_([a-z0-9]+))?", name)
     if not match:
-        raise BadInput(f"There is no metric {name!r}: {hint}")
+        raise _no_metric(name)
     extractor, stat, count, thousands, digit, real = match.groups(default="")
     if stat == "micro" and not extractor:
         extractor, stat = "micro", ""
     elif extractor == "micro":
-        raise BadInput(f"There is no metric {name!r}: {hint}")
+        raise _no_metric(name)
     if stat not in STATISTICS:
-        raise BadInput(
-            f"The metric {name!r} names the statistic {stat!r}, known are {', '.join(filter(None, STATISTICS))}: {hint}"
-        )
+        known = ", ".join(filter(None, STATISTICS))
+        raise BadInput(f"The metric {name!r} names the statistic {stat!r}, known are {known}: {_HINT}")
     s = STATISTICS[stat]
     if s.digits and not digit:
         count, digit = count[:-1], count[-1]
+    extractors = tuple(EXTRACTORS) if s.extractor in EXTRACTORS else (s.extractor,)
     for value, known, what in (
-        (extractor, tuple(EXTRACTORS) if s.extractor in EXTRACTORS else (s.extractor,), "extractor"),
-        (real, s.real, "real side" if s.needs != "generator" else "path"),
+        (extractor, extractors, "extractor"),
+        (real, s.real, "path" if s.needs == "generator" else "real side"),
     ):
         if value not in known:
-            raise BadInput(
-                f"The metric {name!r} names the {what} {value!r}, known are {', '.join(known) or 'none'}: {hint}"
-            )
+            among = ", ".join(known) or "none"
+            raise BadInput(f"The metric {name!r} names the {what} {value!r}, known are {among}: {_HINT}")
     if not re.fullmatch(s.digits, digit):
-        raise BadInput(f"There is no metric {name!r}: {hint}")
+        raise _no_metric(name)
     return _counted(name, Metric(extractor, stat, int(count or 0) * (1000 if thousands else 1), real, digit))
 
 # %% ../nbs/41_scores.ipynb #44c2b161
@@ -243,39 +273,26 @@ def _counted(name, metric):
 # %% ../nbs/41_scores.ipynb #851df3f9
 def metric_name(result: str) -> str:
     "The metric that a result belongs to: lite0_pr2k3_full_recall -> lite0_pr2k3_full."
-    for ending in sorted(
-        (
-            "_precision",
-            "_recall",
-            "_mean",
-            "_std",
-            "_diversity",
-            "_ends",
-            "_z",
-            "_noise",
-            *(f"_{name}" for name in TRANSFORMS),
-        ),
-        key=len,
-        reverse=True,
-    ):  # _half_turn before _turn
+    endings = {ending for statistic in STATISTICS.values() for ending in statistic.results}
+    for ending in sorted(filter(None, endings), key=len, reverse=True):  # _half_turn before _turn
         if result.endswith(ending):
             return result.removesuffix(ending)
     return result
 
 # %% ../nbs/41_scores.ipynb #84ffda5b
-def better_of(result: str) -> str:
-    """'lower' or 'higher': which values of a result are better; 'neither' for the share of copies, which is lowest
-    before a network has learned anything. Names nobody knows count as distances."""
+def higher_is_better(result: str) -> bool | None:
+    """Whether high values of a result are better; None where neither high nor low ones are, as of the share of
+    copies, which is lowest before a network has learned anything. Names nobody knows count as distances."""
     try:
         metric = parse_metric(metric_name(result))
     except BadInput:
-        return "higher" if result.endswith(("_precision", "_recall")) else "lower"
-    return dict(zip(metric.results, metric.statistic.better)).get(result, metric.statistic.better[0])
+        return result.endswith(("_precision", "_recall"))
+    better = metric.statistic.higher_is_better
+    return dict(zip(metric.results, better)).get(result, better[0])
 
 # %% ../nbs/41_scores.ipynb #09915582
 def quantity(result: str) -> str:
-    """What the values of a result are: 'distance', 'recall', 'share of copies' ... Names nobody knows count as
-    distances."""
+    "What the values of a result are: 'distance', 'recall', 'share of copies' ...; of unknown names 'distance'."
     try:
         metric = parse_metric(metric_name(result))
     except BadInput:
@@ -299,61 +316,79 @@ _COUNTS = dict(num_real=whole(0, 10**9), num_gen=whole(0, 10**6))
 _FLOOR = optional(fields(dict(num=whole()), dict(results=_SPREAD, extrapolated=optional(_VALUE))))
 
 # %% ../nbs/41_scores.ipynb #bf4fbb97
+def _in_file(rule=None, **default):
+    "A field of a record, and the rule by which it is checked when a file is read."
+    return field(metadata=dict(rule=rule), **default)
+
+# %% ../nbs/41_scores.ipynb #38ad8a0c
+@dataclass(frozen=True)
+class MetricRecord:
+    """One evaluation, with its fields in the order of a line of metric-NAME.jsonl. What only an archive knows stays
+    None where two sets of images are compared, and is left out of the line."""
+
+    results: dict[str, float] = _in_file(table_of(_VALUE, 1))  # result name -> value
+    metric: str = _in_file(TEXT)  # full name
+    total_time: float | None = _in_file(default=None)  # seconds
+    total_time_str: str | None = _in_file(default=None)
+    num_gpus: int | None = _in_file(default=None)
+    timestamp: float | None = _in_file(number(), default=None)  # seconds since 1970
+    extractor: str = _in_file(TEXT, default="")
+    extractor_sha256: str | None = _in_file(optional(TEXT), default=None)
+    weights: str | None = _in_file(default=None)  # what is known of the file, where it says something
+    num_real: int = _in_file(_COUNTS["num_real"], default=0)
+    num_gen: int = _in_file(_COUNTS["num_gen"], default=0)
+    real: str | None = _in_file(TEXT, default=None)  # the real side, as in the metric's name
+    seed: int | None = _in_file(whole(), default=None)
+    data: str | None = _in_file(optional(TEXT), default=None)  # fingerprint of the archive
+    floor: dict | None = _in_file(_FLOOR, default=None)  # real against real
+    extrapolated: float | None = _in_file(optional(_VALUE), default=None)  # for infinitely many images
+    warnings: list[str] = _in_file(optional(list_of(TEXT)), default_factory=list)
+    more: dict[str, Any] = _in_file(default_factory=dict)  # what one kind of metric adds; wins over the rest
+
+    def to_dict(self) -> dict:
+        "The line as a dict."
+        always = ("extractor_sha256", "floor", "extrapolated")  # null says that there is none
+        known = {f.name: getattr(self, f.name) for f in record_fields(self) if f.name != "more"}
+        return {name: value for name, value in known.items() if value is not None or name in always} | self.more
+
+# %% ../nbs/41_scores.ipynb #c026229e
+_MORE = dict(
+    text=TEXT,
+    note=optional(TEXT),
+    quantile=number(0, 1),
+    limit=_VALUE,
+    p_value=optional(_VALUE),
+    plain=PLAIN,
+    real_ends=_VALUE,
+    icc=either(TEXT, table_of(optional(_VALUE))),
+    features=table_of(_VALUE),
+    descriptors=table_of(_VALUE),
+    verdict=TEXT,
+    apart=_VALUE,
+    explained=_VALUE,
+    leaks=table_of(PLAIN),
+    subsets=fields(dict(count=whole(), size=whole())),
+    worst=either(TEXT, list_of(fields(dict(image=whole(), train=TEXT), dict(group=TEXT, likeness=_VALUE)))),
+)
+
+# %% ../nbs/41_scores.ipynb #347ca012
+_RULES = {f.name: f.metadata["rule"] for f in record_fields(MetricRecord) if f.metadata["rule"]}
 RECORD = fields(  # a line of metric-NAME.jsonl
-    dict(metric=TEXT, results=table_of(_VALUE, 1), kimg=number(0), snapshot_pkl=_NAME),
-    dict(
-        cur_nimg=whole(),
-        extractor=TEXT,
-        extractor_sha256=optional(TEXT),
-        real=TEXT,
-        seed=whole(),
-        data=optional(TEXT),
-        timestamp=number(),
-        floor=_FLOOR,
-        extrapolated=optional(_VALUE),
-        warnings=optional(list_of(TEXT)),
-        text=TEXT,
-        note=optional(TEXT),
-        **_COUNTS,
-        quantile=number(0, 1),
-        limit=_VALUE,
-        p_value=optional(_VALUE),
-        plain=PLAIN,
-        real_ends=_VALUE,
-        icc=either(TEXT, table_of(optional(_VALUE))),
-        features=table_of(_VALUE),
-        descriptors=table_of(_VALUE),
-        verdict=TEXT,
-        apart=_VALUE,
-        explained=_VALUE,
-        leaks=table_of(PLAIN),
-        subsets=fields(dict(count=whole(), size=whole())),
-        worst=either(TEXT, list_of(fields(dict(image=whole(), train=TEXT), dict(group=TEXT, likeness=_VALUE)))),
-    ),
+    dict(metric=_RULES["metric"], results=_RULES["results"], kimg=number(0), snapshot_pkl=_NAME),
+    dict(cur_nimg=whole(), **_RULES, **_MORE),
 )
 
 # %% ../nbs/41_scores.ipynb #c1796287
+_KNOWN_SET = fields(dict(key=TEXT, name=TEXT, value=number()), dict(values=table_of(number())))
 LADDER = fields(  # ladder-NAME.json
-    dict(
-        metric=TEXT,
-        rungs=list_of(fields(dict(key=TEXT, name=TEXT, value=number()), dict(values=table_of(number())))),
-        **_COUNTS,
-    ),
-    dict(
-        extractor=TEXT,
-        extractor_sha256=optional(TEXT),
-        real=TEXT,
-        seed=whole(),
-        data=optional(TEXT),
-        floor=_FLOOR,
-        warnings=optional(list_of(TEXT)),
-    ),
+    dict(metric=TEXT, rungs=list_of(_KNOWN_SET), **_COUNTS),
+    {name: _RULES[name] for name in ("extractor", "extractor_sha256", "real", "seed", "data", "floor", "warnings")},
 )
 
-# %% ../nbs/41_scores.ipynb #19d6937c
+# %% ../nbs/41_scores.ipynb #15cf9337
 ZERO = 1e-6  # of a Fréchet distance: less than this is rounding
 
-# %% ../nbs/41_scores.ipynb #15cf9337
+
 def number_text(result: str, value: float, digits: int = 4) -> str:  # the name of a result
     "A value as it is shown: a Fréchet distance that is only rounding is 0, and what is not a number is called so."
     if value != value:
@@ -364,7 +399,12 @@ def number_text(result: str, value: float, digits: int = 4) -> str:  # the name 
     return f"{value:.{digits}g}"
 
 # %% ../nbs/41_scores.ipynb #88e24cd8
-def out_of_range(metric, num_gen: int, value, extrapolated) -> list[str]:
+def out_of_range(
+    metric: Metric,
+    num_gen: int,
+    value: float | None,
+    extrapolated: float | None,  # of a Fréchet distance
+) -> list[str]:
     "Sentences on values that cannot be read as they stand: zero up to rounding, below zero, not a number."
     found = []
     if metric.stat == "is" and num_gen < 10:
@@ -391,7 +431,7 @@ def out_of_range(metric, num_gen: int, value, extrapolated) -> list[str]:
 
 # %% ../nbs/41_scores.ipynb #bf46cc7c
 def check_record(record: dict, name: str, where: str) -> dict:
-    "A record that is of the metric of its file; BadInput where it is of another."
+    "The record, if it is of the metric of its file. Raises BadInput where it is of another."
     if record["metric"] != name or any(metric_name(result) != name for result in record["results"]):
         raise BadInput(
             f"{where}: a record of {record['metric']} with results {', '.join(list(record['results'])[:5])} is among"
@@ -406,47 +446,49 @@ def headline(record: dict) -> str:
 
 # %% ../nbs/41_scores.ipynb #8b715593
 def best_record(
-    records,
-    result: str = None,  # of one metric  # which of its results; None: the headline
+    records: list[dict],  # of one metric
+    result: str | None = None,  # which of its results; None: the headline
 ) -> dict | None:
     """The record with the best finite value; of equals the first. The first of all where no value is finite. None
     for a result of which neither low nor high values are better."""
     result = result or headline(records[0])
-    if better_of(result) == "neither":
+    higher = higher_is_better(result)
+    if higher is None:
         return None
-    sign = -1 if better_of(result) == "higher" else 1
+    sign = -1 if higher else 1
     finite = [r for r in records if np.isfinite(r["results"][result])]
     return min(finite, key=lambda r: sign * r["results"][result]) if finite else records[0]
 
 # %% ../nbs/41_scores.ipynb #23e0ba7d
-def summary(metrics: dict) -> list[dict]:  # metric name -> records, as `read_metrics` gives them
+def _standing(record: dict, result: str) -> dict:
+    "A result of a record, and where in its training the network stood."
+    return dict(value=record["results"][result], kimg=record.get("kimg"), snapshot=record.get("snapshot_pkl"))
+
+# %% ../nbs/41_scores.ipynb #c0c8bac2
+def _at_best(metrics, records, result) -> dict:
+    "distance -> a result at the snapshot where that distance is best, for the distances that know the snapshot."
+    found = {}
+    for other, theirs in metrics.items():
+        if re.search(r"(^|_)(fd|fid|kid)\d", other):
+            chosen = best_record(theirs).get("snapshot_pkl")
+            same = [r for r in records if r.get("snapshot_pkl") == chosen]
+            if same:
+                found[other] = _standing(same[0], result)
+    return found
+
+# %% ../nbs/41_scores.ipynb #c0288eda
+def summary(metrics: dict[str, list[dict]]) -> list[dict]:  # metric name -> records, as `read_metrics` gives them
     """The best of each result: dict(result, value, kimg, snapshot). For a recall also dict `at_best`: for each
-    distance of the same run the recall at the
-    snapshot where that distance is best (metric -> dict(value, kimg, snapshot)), which is the recall of the network
-    one would take.
-    """
+    distance of the same run the recall at the snapshot where that distance is best (metric -> dict(value, kimg,
+    snapshot)), which is the recall of the network one would take."""
     rows = []
-    for _name, records in metrics.items():
+    for records in metrics.values():
         for result in records[0]["results"]:
-            if result.endswith("_std") or better_of(result) == "neither":
+            if result.endswith("_std") or higher_is_better(result) is None:
                 continue
-            best = best_record(records, result)
-            row = dict(
-                result=result, value=best["results"][result], kimg=best.get("kimg"), snapshot=best.get("snapshot_pkl")
-            )
+            row = dict(result=result, **_standing(best_record(records, result), result))
             if result.endswith("_recall"):
-                row["at_best"] = {}
-                for other, theirs in metrics.items():
-                    if not re.search(r"(^|_)(fd|fid|kid)\d", other):
-                        continue
-                    chosen = best_record(theirs)
-                    same = [r for r in records if r.get("snapshot_pkl") == chosen.get("snapshot_pkl")]
-                    if same:
-                        row["at_best"][other] = dict(
-                            value=same[0]["results"][result],
-                            kimg=same[0].get("kimg"),
-                            snapshot=same[0].get("snapshot_pkl"),
-                        )
+                row["at_best"] = _at_best(metrics, records, result)
             rows.append(row)
     return rows
 
@@ -464,44 +506,41 @@ def between_rungs(ladder: dict, value: float) -> str:  # of Judge.ladder
         return f"above the highest rung, {say(rungs[-1])}"
     return f"between {say(below[-1])} and {say(rungs[len(below)])}"
 
-# %% ../nbs/41_scores.ipynb #74f99234
+# %% ../nbs/41_scores.ipynb #6783ae58
+_VERDICTS = (  # (below so many floors, the words)
+    (1.1, "not to be told from real ones by this distance"),
+    (1.5, "hardly distinguishable from real ones"),
+    (2, "distinguishable from real ones"),
+    (np.inf, "clearly distinguishable from real ones"),
+)
+
+
 def judgement(ladder: dict, value: float) -> str:  # of Judge.ladder, of a distance
     """What a distance means, in a clause: whether generated images can be told from real ones, how many times the
     floor it is, and which known set it beats by least and loses to by least."""
-    known = {rung["name"]: rung["value"] for rung in ladder["rungs"]}
     floor = next((rung["value"] for rung in ladder["rungs"] if rung["key"] == "floor"), None)
     if not floor or floor <= 0:
         return ""
     ratio = value / floor
-    verdict = (
-        "not to be told from real ones by this distance"
-        if ratio < 1.1
-        else (
-            "hardly distinguishable from real ones"
-            if ratio < 1.5
-            else "distinguishable from real ones"
-            if ratio < 2
-            else "clearly distinguishable from real ones"
-        )
-    )
-    others = {name: number for name, number in known.items() if number > floor}
+    verdict = next((words for limit, words in _VERDICTS if ratio < limit), _VERDICTS[-1][1])
+    clauses = [f"{ratio:.2g} times the floor"]
+    others = {rung["name"]: rung["value"] for rung in ladder["rungs"] if rung["value"] > floor}
     nearer, farther = ([name for name, number in others.items() if sign * number > sign * value] for sign in (1, -1))
-    said = [f"{ratio:.2g} times the floor"]
     if nearer:
-        said.append(f"nearer than {min(nearer, key=others.get)!r}")
+        clauses.append(f"nearer than {min(nearer, key=others.get)!r}")
     if farther:
-        said.append(f"farther than {max(farther, key=others.get)!r}")
-    return f"{verdict}: {', '.join(said)}"
+        clauses.append(f"farther than {max(farther, key=others.get)!r}")
+    return f"{verdict}: {', '.join(clauses)}"
 
 # %% ../nbs/41_scores.ipynb #836a2a34
-def closer_than(ladder: dict, value: float) -> list:
+def closer_than(ladder: dict, value: float) -> list[str]:
     "Keys of the rungs that are farther from the real images than the value."
     return [rung["key"] for rung in ladder["rungs"] if value < rung["value"]]
 
 # %% ../nbs/41_scores.ipynb #6c9dc77d
 def alike_pairs(record: dict, most: int = 8) -> list[dict]:
     """The generated images of a record of memorisation that are most like a training image: image, train, likeness.
-    BadInput where it names none."""
+    Raises BadInput where it names none."""
     worst, count = record.get("worst"), record.get("num_gen", 0)
     if (
         not isinstance(worst, list)
@@ -526,8 +565,7 @@ def is_leak(metric: str) -> bool:
 
 # %% ../nbs/41_scores.ipynb #5aec6c2a
 def in_words(metric: str) -> bool:
-    """Whether what the records of a metric say is their sentence (`text`), and they have no ladder: who decides, and
-    what leaked."""
+    "Whether the records of a metric are read by their sentence (`text`) and have no ladder: who decides, what leaked."
     return is_latent_share(metric) or is_leak(metric)
 
 # %% ../nbs/41_scores.ipynb #d5341da2

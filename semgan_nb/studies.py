@@ -4,25 +4,23 @@
 
 # %% auto #0
 __all__ = ['STUDY_FORMAT', 'STUDY', 'value_text', 'run_name', 'point_label', 'Study', 'table_text', 'study_text', 'sample_files',
-           'read_samples', 'leaks']
+           'read_samples']
 
 # %% ../nbs/70_studies.ipynb #453d1b16
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import fields as _dataclass_fields
 from itertools import product
 from pathlib import Path
-from collections.abc import Iterable
+from typing import Any
 
 import filelock
 import numpy as np
 
-from .foundation import BadInput, stream, write_json
+from .foundation import BadInput, write_json
 from .files import TEXT, Unfit, fields, list_of, read_json, whole
-from .dataset import Dataset
-from .latent import random_images
-from .leak import directions, LeakMeter
-from .scores import best_record, better_of, headline, metric_name
+from .scores import best_record, higher_is_better, headline, metric_name
 from semgan_nb.runs import (
     SETTINGS,
     _ADA_FIELDS,
@@ -36,9 +34,7 @@ from semgan_nb.runs import (
     read_metrics,
     read_stats,
     read_status,
-    snapshots,
 )
-from .checkpoints import data_of, load
 from .monitoring import left_out
 
 # %% ../nbs/70_studies.ipynb #ccb7acb4
@@ -62,7 +58,7 @@ _point.words = "an object"
 STUDY = fields(dict(format=whole(), base=fields({}, SETTINGS), points=list_of(_point)), dict(version=TEXT))
 
 # %% ../nbs/70_studies.ipynb #eff870b8
-def value_text(value) -> str:
+def value_text(value: Any) -> str:
     "A setting's value as it stands in names: 0.5, 100, none, bg."
     if value is None or isinstance(value, bool):
         return str(value).lower()
@@ -91,6 +87,13 @@ def _effective(settings: dict) -> dict:
     return {name: value for name, value in settings.items() if name not in (*idle, *free, "seed", "preset")}
 
 # %% ../nbs/70_studies.ipynb #7fcb034c
+def _rank(value):
+    "Numbers first, then words, then None."
+    if value is None:
+        return 2, 0, ""
+    return (0, float(value), "") if isinstance(value, (int, float)) else (1, 0, str(value))
+
+# %% ../nbs/70_studies.ipynb #3d4b4820
 def _points_of_runs(folder: Path) -> list[dict]:
     "Points of a folder of runs, from their configurations."
     found = []
@@ -98,12 +101,8 @@ def _points_of_runs(folder: Path) -> list[dict]:
         about = read_config(run)
         settings = _effective({**Config().to_dict(), **about["resolved"]})
         found.append((run, {**settings, "data": about["data"]["fingerprint"]}, about))
-    differ = [
-        name
-        for name in (*Config().to_dict(), "data")
-        if len({json.dumps(s[name]) for _, s, _ in found if name in s}) > 1
-    ]
-    kinds = {settings["aug"] for _, settings, _ in found}
+    names, kinds = (*Config().to_dict(), "data"), {settings["aug"] for _, settings, _ in found}
+    differ = [name for name in names if len({json.dumps(s[name]) for _, s, _ in found if name in s}) > 1]
     points = []
     for run, settings, about in found:
         fields = {name: settings[name] for name in differ if name in settings}
@@ -112,20 +111,29 @@ def _points_of_runs(folder: Path) -> list[dict]:
         if fields.get("aug") == "ada" and kinds == {"ada", "noaug"} and set(fields) & {"augpipe", "p", *_ADA_FIELDS}:
             del fields["aug"]  # to name a target is to say ada
         points.append(dict(fields=fields, seed=about["resolved"]["seed"], run=run))
-    rank = lambda v: (2, 0, "") if v is None else (0, float(v), "") if isinstance(v, (int, float)) else (1, 0, str(v))
-    return sorted(
-        points,
-        key=lambda p: (list(p["fields"]) == ["aug"], [rank(p["fields"].get(name)) for name in differ], p["seed"]),
-    )
+    order = lambda p: (list(p["fields"]) == ["aug"], [_rank(p["fields"].get(name)) for name in differ], p["seed"])
+    return sorted(points, key=order)
 
-# %% ../nbs/70_studies.ipynb #6b5e8f5f
-class Study:
-    """A folder of runs that differ in a few fields and the seed. Raises BadInput where the folder is no study.
+# %% ../nbs/70_studies.ipynb #914a6c6a
+def _points_of_file(about: dict, folder: Path) -> list[dict]:
+    "Points of a study.json."
+    return [
+        dict(fields=p["fields"], seed=seed, run=folder / run_name(p["fields"], seed))
+        for p in about["points"]
+        for seed in p["seeds"]
+    ]
 
-    `path`; `base`, the shared Config (None for runs without study.json); `points`, read anew at every use: dicts of
-    `fields` (what differs), `seed`, `run` (its directory, which may not be there yet) and `label`."""
+# %% ../nbs/70_studies.ipynb #165753fa
+def _axis_of(names: list[list[str]]) -> str | None:
+    "The one field that points have, from the names of the fields of each; of `aug` alone only where there is no other."
+    found = {name for some in names if some != ["aug"] for name in some} or {name for some in names for name in some}
+    return found.pop() if len(found) == 1 else None
 
-    def __init__(self, path):
+# %% ../nbs/70_studies.ipynb #73fb0dd4
+class _StudyFolder:
+    "The folder of a study: its file, its points, and what sets them apart."
+
+    def __init__(self, path: Path | str):
         self.path = Path(path)
         self._file = self.path / "study.json"
         if not self._file.exists() and not (self.path.is_dir() and any(is_run(p) for p in self.path.iterdir())):
@@ -152,126 +160,22 @@ class Study:
 
     @property
     def base(self) -> Config | None:
+        "What all runs share; None where there is no study.json."
         about = self._read()
         return Config.from_dict(about["base"]) if about else None
 
     @property
     def points(self) -> list[dict]:
+        "dicts of fields, seed, run and label."
         about = self._read()
-        found = (
-            [
-                dict(fields=p["fields"], seed=seed, run=self.path / run_name(p["fields"], seed))
-                for p in about["points"]
-                for seed in p["seeds"]
-            ]
-            if about
-            else _points_of_runs(self.path)
-        )
+        found = _points_of_file(about, self.path) if about else _points_of_runs(self.path)
         return [{**point, "label": point_label(point["fields"])} for point in found]
 
     @property
     def axis(self) -> str | None:
         """The field that sets the points apart, if it is one alone, never mind points that only name another kind of
         augmentation."""
-        all_fields = [list(point["fields"]) for point in self.points]
-        names = {name for fields in all_fields if fields != ["aug"] for name in fields} or {
-            name for fields in all_fields for name in fields
-        }
-        return names.pop() if len(names) == 1 else None
-
-    @staticmethod
-    def wanted(
-        path, base: Config, axes: dict[str, Iterable], seeds: list[int], extra: Iterable[dict] = ()
-    ) -> list[dict]:
-        """The points that `create` makes of its arguments, as dicts of fields. BadInput for unknown fields, wrong
-        values, too many runs, and points that would train equal networks."""
-        wanted = (
-            [dict(zip(axes, values)) for values in product(*(list(values) for values in axes.values()))] if axes else []
-        )
-        wanted = list({run_name(fields, 0): fields for fields in [*wanted, *extra] or [{}]}.values())
-        if len(wanted) * len(seeds) > 10_000:
-            raise BadInput(
-                f"{path}: {len(wanted)} points of {len(seeds)} seeds are too many runs for a study: take fewer"
-            )
-        seen = {}
-        for setting in wanted:
-            if "seed" in setting:
-                raise BadInput(f"{path}: seed is no axis; give the seeds as seeds")
-            if "preset" in setting:
-                raise BadInput(
-                    f"{path}: preset is no axis: it only says where the settings began, so choose one for the whole"
-                    " study (--cfg), or set the fields in which presets differ"
-                )
-            for seed in seeds:
-                config = base.replace(**setting, seed=seed)
-            idle = idle_fields(config)
-            if useless := [name for name in setting if name in idle]:
-                raise BadInput(
-                    f"{path}: the point {point_label(setting)} sets {useless[0]}, which has no effect beside"
-                    f" {idle[useless[0]]}: leave it out, or its runs would differ in nothing but their names"
-                )
-            settings = json.dumps(
-                {name: value for name, value in config.to_dict().items() if name not in idle and name != "preset"}
-            )
-            if settings in seen:
-                raise BadInput(
-                    f"{path}: the points {point_label(seen[settings])} and {point_label(setting)} would train equal"
-                    " networks: leave one of them out"
-                )
-            seen[settings] = setting
-        return wanted
-
-    @classmethod
-    def create(
-        cls,
-        path,  # a new folder, or a study, which gets the points and seeds that it lacks
-        base: Config,  # what all runs share; its seed plays no part
-        axes: dict[str, Iterable],  # field -> values; several fields: all combinations
-        seeds: Iterable[int] = (0, 1, 2),
-        extra: Iterable[dict] = (),  # further points, such as {"aug": "noaug"}
-    ) -> "Study":
-        """Write study.json and return the study; trains nothing. BadInput for unknown fields, wrong values, or
-        another study there."""
-        import semgan_nb
-
-        path, seeds = Path(path), list(dict.fromkeys(int(seed) for seed in seeds))
-        if not seeds:
-            raise BadInput(f"{path}: a study needs a seed at least")
-        wanted = {run_name(fields, 0): fields for fields in cls.wanted(path, base, axes, seeds, extra)}
-        if is_run(path) or path.is_file():
-            raise BadInput(f"{path} is a {'file' if path.is_file() else 'run'}: choose another folder for the study")
-        foreign = (
-            [
-                p.name
-                for p in path.iterdir()
-                if p.name not in ("study.json", "control") and not p.name.startswith(".") and not is_run(p)
-            ]
-            if path.exists()
-            else []
-        )
-        if foreign and not (path / "study.json").exists():
-            raise BadInput(f"{path} is not empty and holds no study (it has {foreign[0]!r}): choose another folder")
-        path.mkdir(parents=True, exist_ok=True)
-        self = cls.__new__(cls)
-        self.path, self._file = path, path / "study.json"
-        with self._edit():
-            about = self._read()
-            if about:
-                hard, _ = config_differences(Config.from_dict(about["base"]), base.replace(seed=0))
-                if hard:
-                    raise BadInput(
-                        f"{path} holds a study with other settings: {'; '.join(hard)}. Choose another folder, or the"
-                        " same settings to go on"
-                    )
-            points = {run_name(p["fields"], 0): p for p in about.get("points", [])}
-            for name, fields in wanted.items():
-                point = points.setdefault(name, dict(fields=fields, seeds=[]))
-                point["seeds"] = sorted({*point["seeds"], *seeds})
-            shared = {name: value for name, value in base.to_dict().items() if name != "seed"}
-            self._write(
-                dict(format=STUDY_FORMAT, version=semgan_nb.__version__, base=shared, points=list(points.values()))
-            )
-        return self
+        return _axis_of([list(point["fields"]) for point in self.points])
 
     def config(self, point: dict) -> Config:
         "The configuration of a point."
@@ -279,111 +183,119 @@ class Study:
             return Config.from_dict(read_config(point["run"])["resolved"])
         return self.base.replace(**point["fields"], seed=point["seed"])
 
-    # -- state
-    # ------------------------------------------------------------------------------------------------------------
+# %% ../nbs/70_studies.ipynb #996b45b5
+def _key(point: dict, axis: str | None):
+    return point["fields"].get(axis, point["label"])
 
-    def status(self) -> list[dict]:
-        """The points, each with `state` (as in status.json; `refused` for one that never came to have a run,
-        `unreadable` for one with a damaged file), `kimg`, `total_kimg`, `message`."""
-        refused = {
-            run_name(p["fields"], int(seed)): text
-            for p in self._read().get("points", [])
-            for seed, text in p.get("refused", {}).items()
-        }
-        found = []
-        for point in self.points:
-            if why := self._read_run(point)[0]:
-                found.append({**point, "state": "unreadable", "kimg": 0.0, "total_kimg": 0.0, "message": why})
-                continue
-            status = read_status(point["run"])
-            if point["run"].name in refused:
-                status = dict(status, state="refused", message=refused[point["run"].name])
-            total = status.get("total_kimg") or self.config(point).total_kimg
-            found.append(
-                {
-                    **point,
-                    "state": status["state"],
-                    "kimg": status.get("kimg", 0.0),
-                    "total_kimg": total,
-                    "message": status.get("message", ""),
-                }
-            )
-        return found
+# %% ../nbs/70_studies.ipynb #a78ce203
+def _value(record: dict, metric: str) -> float:
+    return float(record["results"][metric if metric in record["results"] else headline(record)])
 
-    def request_stop(self) -> None:
-        "Ask the processes that run this study, wherever they are, to stop at their next tick; the states are saved."
-        (self.path / "control").mkdir(exist_ok=True)
-        (self.path / "control" / "stop").touch()
+# %% ../nbs/70_studies.ipynb #2b7c3060
+def _read_run(point: dict) -> tuple[str, dict]:
+    "Why the files of a run are refused, or nothing; and its records by metric, none where it is refused."
+    try:
+        read_status(point["run"])
+        if is_run(point["run"]):
+            read_config(point["run"])
+        return "", read_metrics(point["run"])
+    except BadInput as error:
+        return str(error), {}
 
-    def set_refused(
-        self,
-        point: dict,
-        text: str | None,  # one of `points`  # why it was refused; None: it was not
-    ) -> None:
-        "Note in study.json that a point was refused before it had a run directory."
-        entry = lambda about: next(
-            p for p in about["points"] if run_name(p["fields"], point["seed"]) == point["run"].name
-        )
-        if entry(self._read()).get("refused", {}).get(str(point["seed"])) == text:
-            return
-        with self._edit():
-            about = self._read()
-            refused = entry(about).setdefault("refused", {})
-            refused.pop(str(point["seed"]), None)
-            if text:
-                refused[str(point["seed"])] = text
-            if not refused:
-                del entry(about)["refused"]
-            self._write(about)
+# %% ../nbs/70_studies.ipynb #9af65ebd
+_MUST_AGREE = (
+    "extractor",
+    "extractor_sha256",
+    "num_real",
+    "num_gen",
+    "real",
+    "data",
+)  # or values mean different things
 
-    @staticmethod
-    def _read_run(point: dict) -> tuple[str, dict]:
-        """Why the files of a run are refused, or nothing; and its records by metric, none where it is refused. The
-        other runs are read all the same."""
-        try:
-            read_status(point["run"])
-            if is_run(point["run"]):
-                read_config(point["run"])
-            return "", read_metrics(point["run"])
-        except BadInput as error:
-            return str(error), {}
+# %% ../nbs/70_studies.ipynb #e66d3bd9
+def _comparable(found: list, metric: str) -> list:
+    "The same points with their records. BadInput where two records are of different measurements."
+    (first_point, (first, *_)), *_ = found
+    for point, records in found:
+        for record in records:
+            for name in _MUST_AGREE:
+                if record.get(name) != first.get(name):
+                    raise BadInput(
+                        f"{point['run']} and {first_point['run']} were judged differently by {metric} ({name} is"
+                        f" {record.get(name)!r} and {first.get(name)!r}): their values must not be compared"
+                    )
+    return found
 
-    # -- reading
-    # ----------------------------------------------------------------------------------------------------------
+# %% ../nbs/70_studies.ipynb #83ce5086
+def _bands_of(series: Iterable, axis: str | None) -> dict:
+    "Of points with pairs (kimg, value): value of the axis -> (kimg, lowest, median, highest), arrays."
+    groups, bands = {}, {}
+    for point, pairs in series:
+        at = groups.setdefault(_key(point, axis), {})
+        for kimg, value in pairs:
+            if np.isfinite(value):
+                at.setdefault(round(1000 * kimg), []).append(value)
+    for key, at in groups.items():
+        if at:
+            nimg = sorted(at)
+            lo, med, hi = np.transpose([(min(at[n]), np.median(at[n]), max(at[n])) for n in nimg])
+            bands[key] = (np.array(nimg) / 1000, lo, med, hi)
+    return bands
+
+# %% ../nbs/70_studies.ipynb #dfdda6ca
+def _best_of_runs(found: list, metric: str, axis: str | None) -> list[dict]:
+    "Rows of `Study.best_table`, of points with their records."
+    rows = {}
+    for point, records in found:
+        finite = [r for r in records if np.isfinite(_value(r, metric))]
+        if not finite:
+            continue
+        value = _key(point, axis)
+        label = point["label"] if value == point["label"] else f"{axis} {value_text(value)}"
+        row = rows.setdefault(value, dict(value=value, label=label, seeds=[], best=[], best_kimg=[], end=[]))
+        top = best_record(finite, metric if metric in finite[0]["results"] else None) or finite[-1]
+        row["seeds"].append(point["seed"])
+        row["best"].append(_value(top, metric))
+        row["best_kimg"].append(top["kimg"])
+        row["end"].append(_value(finite[-1], metric))
+    for row in rows.values():
+        for name in ("best", "end"):
+            lo, med, hi = min(row[name]), float(np.median(row[name])), max(row[name])
+            row |= {f"{name}_lo": lo, f"{name}_med": med, f"{name}_hi": hi}
+    return list(rows.values())
+
+# %% ../nbs/70_studies.ipynb #834f22ac
+def _statistic_series(points: list[dict], name: str):
+    "(point, [(kimg, mean of a training statistic)]) of the runs that have it."
+    for point in points:
+        lines = [line for line in read_stats(point["run"]) if name in line and "Progress/kimg" in line]
+        if lines:
+            yield point, [(line["Progress/kimg"]["mean"], line[name]["mean"]) for line in lines]
+
+# %% ../nbs/70_studies.ipynb #10803e61
+class _StudyReading(_StudyFolder):
+    "What the runs of a study reached."
 
     def metrics(self) -> list[str]:
         "The metrics that any run was judged by, the most common first."
-        count = Counter(name for point in self.points for name in self._read_run(point)[1])
+        count = Counter(name for point in self.points for name in _read_run(point)[1])
         return [name for name, _ in count.most_common()]
 
     def records(self, metric: str) -> list[tuple[dict, list[dict]]]:
-        """Points with their metric records in the order of training; those without any are left out. BadInput where
-        records are not comparable."""
+        """Points with their metric records in the order of training; those without any are left out. Raises BadInput
+        where there are none, or records are not comparable."""
         found = [
             (point, records)
             for point in self.points
-            if (records := (known := self._read_run(point)[1]).get(metric, known.get(metric_name(metric))))
+            if (records := (known := _read_run(point)[1]).get(metric, known.get(metric_name(metric))))
         ]
         if not found:
             raise BadInput(
                 f"{self.path} has no records of {metric}: it knows {', '.join(self.metrics()) or 'no metric yet'}"
             )
-        first = found[0][1][0]
-        for point, records in found:
-            for record in records:
-                differ = [
-                    name
-                    for name in ("extractor", "extractor_sha256", "num_real", "num_gen", "real", "data")
-                    if record.get(name) != first.get(name)
-                ]
-                if differ:
-                    raise BadInput(
-                        f"{point['run']} and {found[0][0]['run']} were judged differently by {metric} ({differ[0]} is"
-                        f" {record.get(differ[0])!r} and {first.get(differ[0])!r}): their values must not be compared"
-                    )
-        return found
+        return _comparable(found, metric)
 
-    def key(self, point: dict, axis: str | None = None):
+    def key(self, point: dict, axis: str | None = None) -> Any:
         "What groups runs: the value of `axis` (None: of the study's own), or the label of a point that has none."
         return _key(point, axis or self.axis)
 
@@ -394,90 +306,181 @@ class Study:
     ) -> dict:
         """Value of the axis -> (kimg, lo, med, hi), arrays over the evaluations: minimum, median, maximum of the
         runs that have got there."""
-        return self._bands(
-            ((point, [(r["kimg"], _value(r, metric)) for r in records]) for point, records in self.records(metric)),
-            axis,
-        )
+        found = self.records(metric)
+        return _bands_of(((p, [(r["kimg"], _value(r, metric)) for r in rs]) for p, rs in found), axis or self.axis)
 
     def stat_bands(
         self,
-        name: str,
-        axis: str | None = None,  # in stats.jsonl: Loss/signs/real is r_t, Progress/augment is p
+        name: str,  # in stats.jsonl: Loss/signs/real is r_t, Progress/augment is p
+        axis: str | None = None,  # as in bands
     ) -> dict:
         "As `bands`, of the mean of a training statistic at every tick."
-
-        def series():
-            for point in self.points:
-                lines = [line for line in read_stats(point["run"]) if name in line and "Progress/kimg" in line]
-                if lines:
-                    yield point, [(line["Progress/kimg"]["mean"], line[name]["mean"]) for line in lines]
-
-        return self._bands(series(), axis)
-
-    def _bands(self, series, axis) -> dict:
-        axis = axis or self.axis
-        groups = {}
-        for point, pairs in series:
-            at = groups.setdefault(_key(point, axis), {})
-            for kimg, value in pairs:
-                if np.isfinite(value):
-                    at.setdefault(round(1000 * kimg), []).append(value)
-        bands = {}
-        for key, at in groups.items():
-            if at:
-                nimg = sorted(at)
-                lo, med, hi = np.transpose([(min(at[n]), np.median(at[n]), max(at[n])) for n in nimg])
-                bands[key] = (np.array(nimg) / 1000, lo, med, hi)
-        return bands
+        return _bands_of(_statistic_series(self.points, name), axis or self.axis)
 
     def best_table(self, metric: str, axis: str | None = None) -> list[dict]:  # as in bands
         """One row for each value of the axis: `value`, `label`, `seeds`, `best` and `best_kimg` (of each run, over
         its snapshots; its last one where low values are no better than high ones), `end` (of each run, at its last
-        snapshot),
-        and minimum, median and maximum over the runs: `best_lo`, `best_med`, `best_hi`, `end_lo`, `end_med`,
-        `end_hi`.
-        """
-        axis, rows = axis or self.axis, {}
-        for point, records in self.records(metric):
-            finite = [r for r in records if np.isfinite(_value(r, metric))]
-            if not finite:
-                continue
-            value = _key(point, axis)
-            row = rows.setdefault(
-                value,
-                dict(
-                    value=value,
-                    label=point["label"] if value == point["label"] else f"{axis} {value_text(value)}",
-                    seeds=[],
-                    best=[],
-                    best_kimg=[],
-                    end=[],
-                ),
+        snapshot), and minimum, median and maximum over the runs: `best_lo`, `best_med`, `best_hi`, `end_lo`,
+        `end_med`, `end_hi`."""
+        return _best_of_runs(self.records(metric), metric, axis or self.axis)
+
+# %% ../nbs/70_studies.ipynb #dfbbb584
+def _check_point(path, base: Config, setting: dict, seeds: list[int]) -> str:
+    "The settings that decide the result of a point, as text. BadInput where the point makes no sense."
+    if "seed" in setting:
+        raise BadInput(f"{path}: seed is no axis; give the seeds as seeds")
+    if "preset" in setting:
+        raise BadInput(
+            f"{path}: preset is no axis: it only says where the settings began, so choose one for the whole"
+            " study (--cfg), or set the fields in which presets differ"
+        )
+    for seed in seeds:
+        config = base.replace(**setting, seed=seed)
+    idle = idle_fields(config)
+    if useless := [name for name in setting if name in idle]:
+        raise BadInput(
+            f"{path}: the point {point_label(setting)} sets {useless[0]}, which has no effect beside"
+            f" {idle[useless[0]]}: leave it out, or its runs would differ in nothing but their names"
+        )
+    return json.dumps({name: value for name, value in config.to_dict().items() if name not in (*idle, "preset")})
+
+# %% ../nbs/70_studies.ipynb #4ec79880
+def _grid(path, base: Config, axes: dict, seeds: list[int], extra: Iterable[dict]) -> list[dict]:
+    "The points of a grid and further ones, as dicts of fields; checked."
+    grid = [dict(zip(axes, values)) for values in product(*(list(values) for values in axes.values()))] if axes else []
+    points = list({run_name(fields, 0): fields for fields in [*grid, *extra] or [{}]}.values())
+    if len(points) * len(seeds) > 10_000:
+        raise BadInput(f"{path}: {len(points)} points of {len(seeds)} seeds are too many runs for a study: take fewer")
+    seen = {}
+    for point in points:
+        settings = _check_point(path, base, point, seeds)
+        if settings in seen:
+            raise BadInput(
+                f"{path}: the points {point_label(seen[settings])} and {point_label(point)} would train equal"
+                " networks: leave one of them out"
             )
-            top = best_record(finite, metric if metric in finite[0]["results"] else None) or finite[-1]
-            for name, item in (
-                ("seeds", point["seed"]),
-                ("best", _value(top, metric)),
-                ("best_kimg", top["kimg"]),
-                ("end", _value(finite[-1], metric)),
-            ):
-                row[name].append(item)
-        for row in rows.values():
-            for name in ("best", "end"):
-                row |= {
-                    f"{name}_lo": min(row[name]),
-                    f"{name}_med": float(np.median(row[name])),
-                    f"{name}_hi": max(row[name]),
-                }
-        return list(rows.values())
+        seen[settings] = point
+    return points
 
-# %% ../nbs/70_studies.ipynb #c63d6b67
-def _key(point: dict, axis: str | None):
-    return point["fields"].get(axis, point["label"])
+# %% ../nbs/70_studies.ipynb #8c98fa37
+def _own_folder(path: Path) -> None:
+    "Make the folder of a study. BadInput where it holds something else."
+    if is_run(path) or path.is_file():
+        raise BadInput(f"{path} is a {'file' if path.is_file() else 'run'}: choose another folder for the study")
+    ours = lambda p: p.name in ("study.json", "control") or p.name.startswith(".") or is_run(p)
+    foreign = [p.name for p in path.iterdir() if not ours(p)] if path.exists() else []
+    if foreign and not (path / "study.json").exists():
+        raise BadInput(f"{path} is not empty and holds no study (it has {foreign[0]!r}): choose another folder")
+    path.mkdir(parents=True, exist_ok=True)
 
-# %% ../nbs/70_studies.ipynb #8371ac2c
-def _value(record: dict, metric: str) -> float:
-    return float(record["results"][metric if metric in record["results"] else headline(record)])
+# %% ../nbs/70_studies.ipynb #1a0bd335
+def _extended(path, about: dict, base: Config, wanted: list[dict], seeds: list[int]) -> dict:
+    "What study.json says once it has these points and seeds. BadInput where it is of other settings."
+    import semgan_nb
+
+    if about:
+        hard, _ = config_differences(Config.from_dict(about["base"]), base.replace(seed=0))
+        if hard:
+            raise BadInput(
+                f"{path} holds a study with other settings: {'; '.join(hard)}. Choose another folder, or the"
+                " same settings to go on"
+            )
+    points = {run_name(p["fields"], 0): p for p in about.get("points", [])}
+    for setting in wanted:
+        point = points.setdefault(run_name(setting, 0), dict(fields=setting, seeds=[]))
+        point["seeds"] = sorted({*point["seeds"], *seeds})
+    shared = {name: value for name, value in base.to_dict().items() if name != "seed"}
+    return dict(format=STUDY_FORMAT, version=semgan_nb.__version__, base=shared, points=list(points.values()))
+
+# %% ../nbs/70_studies.ipynb #607d20d0
+def _refusals(points: list[dict]) -> dict[str, str]:
+    "Name of a run -> why it was refused, from the points of study.json."
+    return {run_name(p["fields"], int(seed)): text for p in points for seed, text in p.get("refused", {}).items()}
+
+# %% ../nbs/70_studies.ipynb #d60bf4d0
+def _point_status(study, point: dict, refused: dict) -> dict:
+    "A point with its state; `refused`: name of a run -> why it was refused before it had a directory."
+    if why := _read_run(point)[0]:
+        return {**point, "state": "unreadable", "kimg": 0.0, "total_kimg": 0.0, "message": why}
+    status = read_status(point["run"])
+    if point["run"].name in refused:
+        status = dict(status, state="refused", message=refused[point["run"].name])
+    return {
+        **point,
+        "state": status["state"],
+        "kimg": status.get("kimg", 0.0),
+        "total_kimg": status.get("total_kimg") or study.config(point).total_kimg,
+        "message": status.get("message", ""),
+    }
+
+# %% ../nbs/70_studies.ipynb #145956d5
+def _note_refused(study, point: dict, text: str | None) -> None:
+    "Write into study.json why a point was refused, or that it was not (None)."
+    entry = lambda about: next(p for p in about["points"] if run_name(p["fields"], point["seed"]) == point["run"].name)
+    seed = str(point["seed"])
+    if entry(study._read()).get("refused", {}).get(seed) == text:
+        return
+    with study._edit():
+        about = study._read()
+        refused = entry(about).setdefault("refused", {})
+        refused.pop(seed, None)
+        if text:
+            refused[seed] = text
+        if not refused:
+            del entry(about)["refused"]
+        study._write(about)
+
+# %% ../nbs/70_studies.ipynb #e3becdbe
+class Study(_StudyReading):
+    """A folder of runs that differ in a few fields and the seed. Raises BadInput where the folder is no study.
+
+    `path`; `base`, the shared Config (None for runs without study.json); `points`, read anew at every use: dicts of
+    `fields` (what differs), `seed`, `run` (its directory, which may not be there yet) and `label`."""
+
+    @staticmethod
+    def wanted(
+        path: Path | str, base: Config, axes: dict[str, Iterable], seeds: list[int], extra: Iterable[dict] = ()
+    ) -> list[dict]:
+        """The points that `create` makes of its arguments, as dicts of fields. Raises BadInput where fields are
+        unknown, values wrong, runs too many, or two points would train equal networks."""
+        return _grid(path, base, axes, seeds, extra)
+
+    @classmethod
+    def create(
+        cls,
+        path: Path | str,  # a new folder, or a study, which gets the points and seeds that it lacks
+        base: Config,  # what all runs share; its seed plays no part
+        axes: dict[str, Iterable],  # field -> values; several fields: all combinations
+        seeds: Iterable[int] = (0, 1, 2),
+        extra: Iterable[dict] = (),  # further points, such as {"aug": "noaug"}
+    ) -> "Study":
+        """Write study.json and return the study; trains nothing. Raises BadInput where fields are unknown, values
+        wrong, or another study is there."""
+        path, seeds = Path(path), list(dict.fromkeys(int(seed) for seed in seeds))
+        if not seeds:
+            raise BadInput(f"{path}: a study needs a seed at least")
+        wanted = cls.wanted(path, base, axes, seeds, extra)
+        _own_folder(path)
+        self = cls.__new__(cls)
+        self.path, self._file = path, path / "study.json"
+        with self._edit():
+            self._write(_extended(path, self._read(), base, wanted, seeds))
+        return self
+
+    def status(self) -> list[dict]:
+        """The points, each with `state` (as in status.json; `refused` for one that never came to have a run,
+        `unreadable` for one with a damaged file), `kimg`, `total_kimg`, `message`."""
+        refused = _refusals(self._read().get("points", []))
+        return [_point_status(self, point, refused) for point in self.points]
+
+    def request_stop(self) -> None:
+        "Ask the processes that run this study, wherever they are, to stop at their next tick; the states are saved."
+        (self.path / "control").mkdir(exist_ok=True)
+        (self.path / "control" / "stop").touch()
+
+    def set_refused(self, point: dict, text: str | None) -> None:  # one of `points`; why it was refused, or None
+        "Note in study.json that a point was refused before it had a run directory."
+        _note_refused(self, point, text)
 
 # %% ../nbs/70_studies.ipynb #899f03c6
 def table_text(rows: list[dict], metric: str = "") -> str:  # of Study.best_table  # for the heading
@@ -487,7 +490,7 @@ def table_text(rows: list[dict], metric: str = "") -> str:  # of Study.best_tabl
         + (f" ({row[f'{name}_lo']:.4g} to {row[f'{name}_hi']:.4g})" if len(row[name]) > 1 else "")
     )
     kimg = lambda row: " ".join(f"{k:.3g}" for k in row["best_kimg"])
-    best = "last" if metric and better_of(metric) == "neither" else "best"
+    best = "last" if metric and higher_is_better(metric) is None else "best"
     cells = [
         (metric or "setting", "runs", f"{best}: median (min to max)", "at kimg", "at the end"),
         *((row["label"], str(len(row["seeds"])), form(row, "best"), kimg(row), form(row, "end")) for row in rows),
@@ -497,11 +500,10 @@ def table_text(rows: list[dict], metric: str = "") -> str:  # of Study.best_tabl
 
 # %% ../nbs/70_studies.ipynb #bf34173d
 def study_text(
-    path,
-    metrics: list[str] | None = None,  # a study, or a folder of runs  # None: all that its runs were judged by
+    path: Path | str,  # a study, or a folder of runs
+    metrics: list[str] | None = None,  # None: all that its runs were judged by
 ) -> str:
     "How far a study is, and its best and last values."
-
     study = Study(path)
     points = study.status()
     count = {
@@ -520,7 +522,7 @@ def study_text(
     return "\n".join(lines)
 
 # %% ../nbs/70_studies.ipynb #c2d8adad
-def sample_files(run) -> list[Path]:
+def sample_files(run: Path | str) -> list[Path]:
     "The sheets of samples of a run, oldest first."
     return sorted((p for p in Path(run).glob("fakes*.png") if p.stem != "fakes_init"), key=image_number)
 
@@ -543,12 +545,12 @@ def _sheet_pixels(path) -> np.ndarray:
 
 # %% ../nbs/70_studies.ipynb #23367c23
 def read_samples(
-    run,
-    kimg: float | None = None,
-    n: int = 16,  # a run directory  # the sheet nearest to this; None: the newest
+    run: Path | str,  # a run directory
+    kimg: float | None = None,  # the sheet nearest to this; None: the newest
+    n: int = 16,
 ) -> tuple[np.ndarray, float] | None:
     """The first n samples (uint8 [n, H, W], or [n, H, W, 3]; fewer if the sheet has fewer) and the kimg they are of;
-    None where there is no sheet yet."""
+    None where there is no sheet yet. Raises BadInput where it is damaged."""
     files = sample_files(run)
     if not files:
         return None
@@ -563,50 +565,3 @@ def read_samples(
         )
     corners = [(k // columns * side, k % columns * side) for k in range(min(n, columns * (sheet.shape[0] // side)))]
     return np.stack([sheet[y : y + side, x : x + side] for y, x in corners]), image_number(path) / 1000
-
-# %% ../nbs/70_studies.ipynb #84fd78c8
-def leaks(
-    runs,  # a run directory, or several
-    data=None,  # archive to compare with; None: the one that each run was trained on
-    images: int = 240,  # real and generated ones
-    all_snapshots: bool = False,  # False: the newest of each run
-    seed: int = 0,
-) -> list[dict]:
-    """One dict for each snapshot: run, kimg, p, aug, augpipe, num_real, num_gen, leaks, verdict and text (of
-    `LeakMeter`), angle (degrees), real and generated (share of edges in each direction). Real images are the
-    hold-out part where there is one."""
-    found = []
-    for run in [runs] if isinstance(runs, (str, Path)) else runs:
-        config, kept = read_config(run), snapshots(run)
-        if not kept:
-            raise BadInput(f"{run}: holds no snapshot yet: train it longer")
-        archive = Dataset(data or data_of(run))
-        archive = Dataset(archive.path, part="holdout" if archive.has_holdout else "all")
-        real = archive.images(np.sort(stream(seed, "leak images").permutation(len(archive))[:images]))
-        stats = [
-            (s["Progress/kimg"]["mean"], s["Progress/augment"]["mean"])
-            for s in read_stats(run)
-            if "Progress/augment" in s
-        ]
-        (angle, shares), meter = directions(real), LeakMeter(real, seed=seed)
-        for path in kept if all_snapshots else kept[-1:]:
-            kimg = image_number(path) / 1000
-            generated = np.concatenate(list(random_images(load(path).G, images, seed=seed)))
-            told = {name: value for name, value in meter(generated).items() if name in ("leaks", "verdict", "text")}
-            p = min(stats, key=lambda s: abs(s[0] - kimg))[1] if stats else float("nan")
-            found.append(
-                dict(
-                    run=str(run),
-                    kimg=kimg,
-                    p=p,
-                    aug=config["resolved"]["aug"],
-                    augpipe=config["resolved"]["augpipe"],
-                    num_real=len(real),
-                    num_gen=images,
-                    **told,
-                    angle=angle.tolist(),
-                    real=shares.tolist(),
-                    generated=directions(generated)[1].tolist(),
-                )
-            )
-    return found

@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter
 
 from .foundation import BadInput, _shown, atomic, mark, plain_label
 from .descriptors import grey_stack
-from .scores import alike_pairs, better_of, metric_name, quantity
+from .scores import alike_pairs, higher_is_better, metric_name, quantity
 from .memorisation import best_alignment
 from .runs import is_run, read_config, read_ladder
 from .studies import Study, value_text
@@ -240,11 +240,11 @@ def best_values(
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xticks(range(len(rows)), [plain_label(value_text(row["value"]).replace(", ", "\n")) for row in rows])
     axes.set_xlim(-0.5, max(len(rows), 1) - 0.2)
-    better = metric and better_of(metric)
-    which = "last" if better == "neither" else "best"
+    higher = higher_is_better(metric) if metric else False
+    which = "last" if higher is None else "best"
     _tidy(axes, part.axis or "setting", f"{which} {metric or 'value'}")
     axes.tick_params(axis="y", which="minor", labelsize=7)
-    axes.set_title(f"{which} of each run" + (", larger is better" if better == "higher" else ""), fontsize=9)
+    axes.set_title(f"{which} of each run" + (", larger is better" if higher else ""), fontsize=9)
     return figure
 
 # %% ../nbs/81_study_plots.ipynb #828bda45
@@ -288,19 +288,19 @@ def leak_figure(
     return figure
 
 # %% ../nbs/81_study_plots.ipynb #0995cfd6
-def _baseline_columns(result: dict, floor: dict) -> list[tuple[str, str, Callable[[dict], float]]]:
-    "(title, which direction is better, row -> value) of each panel."
+def _baseline_columns(result: dict, floor: dict) -> list[tuple[str, bool | None, Callable[[dict], float]]]:
+    "(title, whether high values are better, row -> value) of each panel."
     names = result.get("columns") or list(floor["values"])
-    columns = [(name, better_of(name), lambda row, name=name: row["values"][name]) for name in names]
+    columns = [(name, higher_is_better(name), lambda row, name=name: row["values"][name]) for name in names]
     physics = {"physics, floors": "value", "two-point correlation": "two_point", "spectrum, decades": "spectrum"}
     physics |= {} if result["matched"] else {"phase fraction": "fraction"}
-    columns += [(title, "lower", lambda row, key=key: row["physics"][key]) for title, key in physics.items()]
-    return [*columns, ("share of copies", "lower", lambda row: row["copies"])]
+    columns += [(title, False, lambda row, key=key: row["physics"][key]) for title, key in physics.items()]
+    return [*columns, ("share of copies", False, lambda row: row["copies"])]
 
 # %% ../nbs/81_study_plots.ipynb #e0ba3023
 def _draw_column(axes: Axes, rows: Sequence[dict], floor: dict, column: tuple, named: bool) -> None:
     "One panel; named: with the names of the sets at the left."
-    title, better, get = column
+    title, higher, get = column
     values = [get(row) for row in rows]
     colours = [GENERATED if row["kind"] == "network" else "0.75" for row in rows]
     axes.barh(range(len(rows)), values, color=colours, height=0.7)
@@ -311,7 +311,7 @@ def _draw_column(axes: Axes, rows: Sequence[dict], floor: dict, column: tuple, n
     axes.invert_yaxis()
     axes.set_xlim(min(0, *values), 1.3 * max(*values, get(floor), 1e-9))
     _tidy(axes)
-    larger = " (larger is better)" if better == "higher" else ""
+    larger = " (larger is better)" if higher else ""
     words = f"{quantity(title)}{larger}\n{metric_name(title)}" if title in floor["values"] else f"{title}{larger}"
     axes.set_title(words, fontsize=7.5, loc="left")
 

@@ -7,6 +7,7 @@ __all__ = ['run_study']
 
 # %% ../nbs/72_study_run.ipynb #1c884d75
 import sys
+import traceback
 from contextlib import closing
 from pathlib import Path
 from collections.abc import Callable
@@ -40,19 +41,31 @@ def _is_done(run: Path, config: Config, fingerprint: str) -> bool:
     )
     return same and read_status(run)["cur_nimg"] >= config.total_kimg * 1000
 
+# %% ../nbs/72_study_run.ipynb #0634da7c
+def _passed_over(point: dict, config: Config, fingerprint: str) -> str:
+    "Why a point is not this call's turn, in words; nothing where it is."
+    if _is_done(point["run"], config, fingerprint):
+        return "done already"
+    return "in the hands of another process" if is_held(point["run"]) else ""
+
+# %% ../nbs/72_study_run.ipynb #d41bf3ce
+def _kimg_bar(total: float):
+    "A progress bar that counts thousands of images."
+    from tqdm.auto import tqdm
+
+    form = "{desc}: {percentage:3.0f}%|{bar}| {n:.4g}/{total:g} kimg [{elapsed}<{remaining}{postfix}]"
+    return tqdm(total=total, bar_format=form, mininterval=1)
+
 # %% ../nbs/72_study_run.ipynb #bdfec4c7
 class _Bar:
-    "What `run` shows: one bar over the kimg of all points; or the caller's function; or nothing."
+    "What `run_study` shows: one bar over the kimg of all points; or the caller's function; or nothing."
 
     def __init__(self, study: Study, progress):
         self.call, self.bar = progress if callable(progress) else None, None
         points = study.points
         self.count, self.total = len(points), [study.config(point).total_kimg for point in points]
         if progress and not self.call:
-            from tqdm.auto import tqdm
-
-            form = "{desc}: {percentage:3.0f}%|{bar}| {n:.4g}/{total:g} kimg [{elapsed}<{remaining}{postfix}]"
-            self.bar = tqdm(total=sum(self.total), bar_format=form, mininterval=1)
+            self.bar = _kimg_bar(sum(self.total))
 
     def next(self, k: int, point: dict, config: Config, why: str = "") -> None:
         self.before = sum(self.total[:k])
@@ -92,17 +105,48 @@ class _Bar:
         if self.bar is not None:
             self.bar.close()
 
+# %% ../nbs/72_study_run.ipynb #17a36d7f
+def _note_failure(study: Study, point: dict, error: Exception) -> str | None:
+    "Note what went wrong, in the run or in the study, and return it; None where another process was a moment faster."
+    if isinstance(error, BadInput):
+        text = " ".join(str(error).split())
+        if is_held(point["run"]):
+            return None
+        known = read_status(point["run"]).get("message") == f"BadInput: {error}".splitlines()[0]
+        if not known:  # by the run
+            study.set_refused(point, text)
+        return text
+    if is_run(point["run"]):
+        with open(point["run"] / "log.txt", "a", encoding="utf-8") as log:
+            log.write("".join(traceback.format_exception(error)))
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+# %% ../nbs/72_study_run.ipynb #15e1f9a8
+def _train_point(study, point, config, data, device, state_every, stop, bar) -> None:
+    "Train one point; what goes wrong is noted, and the other points go on."
+    try:
+        with closing(train(config, data, point["run"], device=device, state_every=state_every)) as loop:
+            for tick in loop:
+                study.set_refused(point, None)
+                bar.tick(point, tick)
+                if stop.exists():
+                    break
+    except Exception as error:  # whatever it is
+        text = _note_failure(study, point, error)
+        if text is not None:
+            bar.say(f"{point['run'].name} failed: {text}")
+
 # %% ../nbs/72_study_run.ipynb #6eed74d1
 @checked
 def run_study(
     study: Study,
-    data,  # the archive
+    data: Path | str,  # the archive
     progress: bool | Callable = True,  # a bar; or a function called with (point, tick) at every tick
     device: str | None = None,
     state_every: STATE_EVERY = STATE_SECONDS,  # as in train
 ) -> list[dict]:
     """Train all points that are not done, one after the other, and return `study.status()`. Interrupted and called
-    again, it goes on. BadInput where the data cannot be read."""
+    again, it goes on. Raises BadInput where the study has no settings of its own, or the data cannot be read."""
     if study.base is None:
         raise BadInput(
             f"{study.path} has no study.json: it can be read, but not run; make it a study with Study.create"
@@ -116,43 +160,10 @@ def run_study(
             config = study.config(point)
             if stop.exists():
                 break
-            if _is_done(point["run"], config, fingerprint):
-                bar.next(k, point, config, "done already")
-            elif is_held(point["run"]):
-                bar.next(k, point, config, "in the hands of another process")
-            else:
-                bar.next(k, point, config)
+            why = _passed_over(point, config, fingerprint)
+            bar.next(k, point, config, why)
+            if not why:
                 _train_point(study, point, config, data, device, state_every, stop, bar)
     finally:
         bar.close()
     return study.status()
-
-# %% ../nbs/72_study_run.ipynb #17a36d7f
-def _train_point(study, point, config, data, device, state_every, stop, bar) -> None:
-    "Train one point; what goes wrong is noted, in its run or in the study."
-    try:
-        with closing(train(config, data, point["run"], device=device, state_every=state_every)) as loop:
-            for tick in loop:
-                study.set_refused(point, None)
-                bar.tick(point, tick)
-                if stop.exists():
-                    break
-    except Exception as error:  # whatever it is, the other points go on
-        text = (
-            " ".join(str(error).split())
-            if isinstance(error, BadInput)
-            else f"{type(error).__name__}: {error}".splitlines()[0]
-        )
-        if isinstance(error, BadInput):
-            if is_held(point["run"]):  # another process was a moment faster
-                return
-            if (
-                read_status(point["run"]).get("message") != f"BadInput: {error}".splitlines()[0]
-            ):  # the run does not know
-                study.set_refused(point, text)
-        elif is_run(point["run"]):
-            import traceback
-
-            with open(point["run"] / "log.txt", "a", encoding="utf-8") as log:
-                log.write(traceback.format_exc())
-        bar.say(f"{point['run'].name} failed: {text}")

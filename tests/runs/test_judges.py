@@ -167,7 +167,7 @@ def test_cache(archive, tmp_path, monkeypatch):
     judge = Judge("random_fd40_holdout", archive, cache=tmp_path / "cache")
     ladder, record = judge.ladder(), judge.judge(blobs(40, 9))
     files = list((tmp_path / "cache").iterdir())
-    assert sorted(f.name[:-25] for f in files) == [
+    assert sorted(f.name.rpartition("-")[0] for f in files) == [
         "features-random",
         "random_fd40_holdout",
         *(f"rung-{key}-random" for key in ("blend", "blur0.5", "blur1", "blur2", "field", "floor", "phase")),
@@ -181,6 +181,25 @@ def test_cache(archive, tmp_path, monkeypatch):
     for file in files:
         file.write_bytes(file.read_bytes()[:1000])
     assert Judge("random_fd40_holdout", archive, cache=tmp_path / "cache").ladder() == ladder
+    (kept,) = (file for file in files if file.suffix == ".json")
+    for damaged in ("[1]", '{"ladder": 5}', '{"ladder": {"rungs": []}}'):
+        kept.write_text(damaged)
+        assert Judge("random_fd40_holdout", archive, cache=tmp_path / "cache").ladder() == ladder
+
+
+def test_a_record_has_its_fields_in_the_order_of_the_file(archive):
+    beginning = (
+        "results metric total_time total_time_str num_gpus timestamp extractor extractor_sha256 num_real num_gen"
+    )
+    fields = [*beginning.split(), "real", "seed", "data", "floor", "extrapolated", "warnings"]
+    for metric, more in (("random_fd40_holdout", []), ("random_kid40_holdout", ["subsets"]), ("random_is40", [])):
+        record = Judge(metric, archive).judge(blobs(40, 9))
+        assert list(record) == fields + more
+    assert list(score("random_fd40_full", blobs(40, 1), blobs(40, 2))) == [
+        name
+        for name in fields
+        if name not in ("total_time", "total_time_str", "num_gpus", "timestamp", "real", "seed", "data")
+    ]
 
 
 def test_full_judge(archive, tmp_path):

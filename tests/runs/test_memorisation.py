@@ -15,7 +15,7 @@ from semgan_nb.launch import summary_lines
 from semgan_nb.studies import study_text
 from semgan_nb.archives import write_archive
 from semgan_nb.dataset import Dataset, subset_indices
-from semgan_nb.scores import best_record, better_of, parse_metric, summary
+from semgan_nb.scores import best_record, higher_is_better, parse_metric, summary
 from semgan_nb.memorisation import (
     MemorisationTest,
     SimilarityNull,
@@ -291,7 +291,7 @@ def test_refusals(archive, tmp_path):
             get_judge(name, archive)
     with pytest.raises(BadInput, match="no metric of memorisation"):
         MemoryJudge("random_fd50_full", archive)
-    with pytest.raises(BadInput, match="use Memory, or a Judge"):
+    with pytest.raises(BadInput, match="use MemorisationTest, or the judge"):
         score("aligned_memory50_subset", np.zeros((50, 1, 32, 32), np.uint8), np.zeros((50, 1, 32, 32), np.uint8))
 
 
@@ -334,7 +334,7 @@ def test_no_snapshot_is_the_best_for_copying_nothing(tmp_path):
     run.end()
     metrics = read_metrics(run.dir)
     assert (
-        better_of(name) == "neither"
+        higher_is_better(name) is None
         and best_record(metrics[name]) is None
         and name not in {row["result"] for row in summary(metrics)}
     )

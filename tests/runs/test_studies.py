@@ -11,12 +11,12 @@ from made_up_runs import fake_train, study_with_fake_training
 from PIL import Image
 
 import tiny
-
 from semgan_nb.archives import write_archive
-from semgan_nb.scores import better_of, metric_name
+from semgan_nb.scores import higher_is_better, metric_name
 from semgan_nb.foundation import BadInput
 from semgan_nb.runs import read_config, read_stats
-from semgan_nb.studies import Study, leaks, point_label, read_samples, run_name, table_text, value_text
+from semgan_nb.studies import Study, point_label, read_samples, run_name, table_text, value_text
+from semgan_nb.run_leaks import leaks
 from semgan_nb.study_run import run_study
 
 TINY = tiny.TINY.replace(batch_gpu=8, total_kimg=0.064, snap=1, G_reg_interval=None)
@@ -407,7 +407,7 @@ def test_larger_values_of_recall_are_better(tmp_path):
     fake_run(tmp_path / "a", 0, [0.1, 0.5, 0.2], metric="inception_pr503_full_recall")
     assert Study(tmp_path).best_table("inception_pr503_full_recall")[0]["best"] == [0.5]
     assert [
-        better_of(m) == "higher"
+        higher_is_better(m) is True
         for m in (
             "fid50k_full",
             "pr50k3_full_recall",

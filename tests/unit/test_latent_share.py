@@ -89,8 +89,10 @@ def test_records_set_it_beside_real_images(steel):
 
 
 def test_what_was_measured_of_real_images_is_kept(steel, tmp_path, monkeypatch):
-    first = get_judge("latent_share16", steel, cache=tmp_path).real_side()
-    monkeypatch.setattr(LatentJudge, "_looks", None)
+    judge = get_judge("latent_share16", steel, cache=tmp_path)
+    first = judge.real_side()
+    assert judge.floor() is None and judge.ladder()["rungs"] == []
+    monkeypatch.setattr(LatentJudge, "_features", None)
     assert get_judge("latent_share16", steel, cache=tmp_path).real_side() == first
 
 

@@ -12,7 +12,7 @@ from semgan_nb.foundation import BadInput
 from semgan_nb.judges import LeakJudge, get_judge
 from semgan_nb.leak import TRANSFORMS
 from semgan_nb.runs import laptop, read_metrics
-from semgan_nb.scores import better_of, check_record, in_words, metric_name, parse_metric
+from semgan_nb.scores import higher_is_better, check_record, in_words, metric_name, parse_metric
 from semgan_nb.opening import choose_metrics
 from semgan_nb.training import _KINDS, leak_warning
 
@@ -90,7 +90,7 @@ def test_names_of_leaks():
         and parse_metric("augment_leak2k_full").count == 2000
     )
     assert (
-        better_of("augment_leak500_subset_turn") == "neither"
+        higher_is_better("augment_leak500_subset_turn") is None
         and metric_name("augment_leak500_subset_half_turn") == "augment_leak500_subset"
     )
     for name in ("lite0_leak500_full", "augment_fd500_full", "augment_leak500"):

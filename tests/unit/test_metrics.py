@@ -34,7 +34,7 @@ from semgan_nb.distances import (
 )
 from semgan_nb.scores import (
     best_record,
-    better_of,
+    higher_is_better,
     between_rungs,
     closer_than,
     headline,
@@ -44,7 +44,8 @@ from semgan_nb.scores import (
     quantity,
 )
 from semgan_nb.reference_sets import distinct_indices, phase_randomise
-from semgan_nb.evaluation import floor_of, score, warnings_of
+from semgan_nb.evaluation import score
+from semgan_nb.reference_sets import floor_of, warnings_of
 from semgan_nb.foundation import BadInput
 from semgan_nb.descriptors import power_spectrum
 from semgan_nb.networks import Generator
@@ -463,8 +464,8 @@ def test_best_and_summary():
     )
     assert (
         headline(pr[0]) == "lite0_pr5003_full_recall"
-        and better_of("fid50k_full") == "lower"
-        and better_of("is50k_mean") == "higher"
+        and higher_is_better("fid50k_full") is False
+        and higher_is_better("is50k_mean") is True
     )
     rows = {r["result"]: r for r in summary(dict(lite0_fd500_full=fd, lite0_pr5003_full=pr))}
     assert rows["lite0_pr5003_full_recall"] == dict(

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from semgan_nb.evaluation import score, warnings_of
+from semgan_nb.evaluation import score
+from semgan_nb.reference_sets import warnings_of
 from semgan_nb.launch import record_lines
 from semgan_nb.memorisation import memorisation_text
 from semgan_nb.microstructure import measure
