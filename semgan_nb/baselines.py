@@ -21,10 +21,8 @@ from .latent import random_images
 from .microstructure import measure
 from .same_material import compare, compare_microstructures
 from .scores import higher_is_better, metric_name, number_text, parse_metric
-from .reference_sets import REFERENCE_SETS
-from .evaluation import _as_judged, _collect, judge_together
-from .reference_sets import reference_changes
-from .evaluation import ArchiveJudge
+from .reference_sets import REFERENCE_SETS, reference_changes
+from .evaluation import _as_judged, _collect, judge_together, ArchiveJudge
 from .judges import MemoryJudge, get_judge
 
 # %% ../nbs/73_baselines.ipynb #850245da

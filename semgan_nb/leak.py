@@ -218,11 +218,9 @@ class LeakMeter:
         among: Iterable[str] = tuple(TRANSFORMS),  # transforms that were on: no other can have leaked
     ) -> dict:
         """leaks (transform -> dict(value (share of the images), floor, leaks, seen)), verdict ('leak', 'none',
-        'collapsed', or 'unlike': too far from real images to tell),
-        apart (how far the means are, in what chance gives: about 1 for real images), left (the same of what no
-        transform explains), explained (share that transforms explain), among, text (all that in a sentence),
-        num_real, num_gen. Raises BadInput if there are fewer than 2, or they have another size.
-        """
+        'collapsed', or 'unlike': too far from real images to tell), apart (how far the means are, in what chance
+        gives), left (what no transform explains, the same way), explained (share), among, text (all that in a
+        sentence), num_real, num_gen. Raises BadInput if there are fewer than 2, or they have another size."""
         x = _reduced(generated)
         if len(x) < 2 or x.shape[1] != self.side:
             raise BadInput(

@@ -452,10 +452,23 @@ def note_earlier(outcome: Outcome) -> list[str]:
     return [outcome.earlier] if outcome.earlier else []
 
 # %% ../nbs/19_preparation.ipynb #a90e1ab3
-from .sources import note_bars, note_deep, note_lossy, note_one_group, note_one_sided, note_rejected
-from .sources import note_warnings
-from .preprocess import note_clipped, note_enlarged, note_few_images, note_mixed_scales, note_spread
-from .preprocess import note_unknown_scale
+from semgan_nb.sources import (
+    note_bars,
+    note_deep,
+    note_lossy,
+    note_one_group,
+    note_one_sided,
+    note_rejected,
+    note_warnings,
+)
+from semgan_nb.preprocess import (
+    note_clipped,
+    note_enlarged,
+    note_few_images,
+    note_mixed_scales,
+    note_spread,
+    note_unknown_scale,
+)
 from .quality import note_left_out, note_marks, note_overlaps
 
 # %% ../nbs/19_preparation.ipynb #5eddc559

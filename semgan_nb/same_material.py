@@ -4,10 +4,13 @@
 
 # %% auto #0
 __all__ = ['VERDICTS', 'MATCHED', 'FRACTION_LIMIT', 'SPECTRUM_LIMIT', 'wasserstein', 'compare_microstructures', 'image_values',
-           'compare']
+           'compare', 'DescriptorExtractor', 'PhysicsSet']
 
 # %% ../nbs/36_same_material.ipynb #5777d72a
-from collections.abc import Sequence
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -22,7 +25,7 @@ from semgan_nb.descriptors import (
     radial_spectrum,
     scores,
 )
-from .microstructure import DESCRIPTORS, TOPOLOGY, Measured, measure, unit_of
+from .microstructure import DESCRIPTORS, TOPOLOGY, Measured, measure, one_pixel_um, unit_of
 
 # %% ../nbs/36_same_material.ipynb #8c3e5de5
 def wasserstein(
@@ -378,3 +381,39 @@ def _comparison_text(result):
             " less here"
         )
     return "\n".join(lines)
+
+# %% ../nbs/36_same_material.ipynb #9f0b1d24
+class DescriptorExtractor:
+    "The descriptors of chapter 33 in the place of an extractor: a row of them for each image."
+
+    name, genuine, about, preprocessing = "micro", False, "", ""
+    sha256 = hashlib.sha256(json.dumps(["micro 1", *DESCRIPTORS, asdict(Segmentation())]).encode()).hexdigest()
+
+    def __call__(self, images: np.ndarray, progress: Callable | None = None) -> np.ndarray:
+        return measure(images, progress=progress).rows
+
+# %% ../nbs/36_same_material.ipynb #abdfa414
+class PhysicsSet:
+    """Descriptors of a set of images in the place of a FeatureSet; `distance` is in units of the floor of this set,
+    which is the real one."""
+
+    def __init__(
+        self,
+        rows: np.ndarray,  # [N, numbers], as `measure` gives them
+        shape: tuple[int, int],  # (H, W) of the images
+        matched: bool,  # whether their grey levels were matched
+        pixel_size_nm: tuple[float, float] | None = None,  # (y, x)
+    ):
+        self.centred = self.rows = rows
+        um = None
+        with contextlib.suppress(BadInput):  # of oblong pixels lengths have no one scale
+            um = one_pixel_um(pixel_size_nm)
+        self.measured, self.matched = Measured(rows, tuple(shape), Segmentation().at(min(shape)), um), matched
+
+    def compare(self, other: "PhysicsSet") -> dict:
+        "As `compare_microstructures`, with this set as the real one."
+        return compare_microstructures(self.measured, other.measured, self.matched)
+
+    def distance(self, other: "PhysicsSet") -> float:
+        "How many floors the other set is away."
+        return self.compare(other)["value"]

@@ -155,7 +155,7 @@ OFFICIAL_PPL = {
 }
 LATENT_PAIRS = 64  # pairs of latent vectors behind `latent_share`; latent_share16 takes 16
 
-
+# %% ../nbs/41_scores.ipynb #adc36be1
 class Metric(NamedTuple):
     "What a metric's name says."
 

@@ -19,10 +19,7 @@ from made_up_runs import METRIC, MadeUpRun, made_up_run, made_up_sweep, random_s
 from PIL import Image
 
 import semgan_nb.dashboards.explorer as explorer
-from semgan_nb import checkpoints
-from semgan_nb import plots
-from semgan_nb import study_plots
-from semgan_nb import material_plots
+from semgan_nb import checkpoints, plots, study_plots, material_plots
 from semgan_nb.widgets import close_dashboards
 from semgan_nb.dashboards.data import data_steps, file_steps
 from semgan_nb.preprocess import Recipe, median_filter

@@ -32,7 +32,7 @@ from semgan_nb.checkpoints import digest, load, load_state, save_snapshot, save_
 from semgan_nb.dataset import Dataset
 from semgan_nb.layers import full_float32
 from semgan_nb.extractors import get_extractor
-from semgan_nb.latent import random_images, sample
+from semgan_nb.latent import random_images, sample, judged_images
 from semgan_nb.films import walk_frames
 from semgan_nb.losses import loss_as_generated, loss_as_real, path_lengths, path_penalty, r1_penalty
 from semgan_nb.workers import prefetch
@@ -40,7 +40,6 @@ from semgan_nb.evaluation import Judge
 from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Discriminator, Generator, use_half
 from semgan_nb.runs import read_config, read_stats, read_status
-from semgan_nb.latent import judged_images
 from semgan_nb.trainer import Trainer, iteration_generator
 from semgan_nb.transfer import make_networks
 from semgan_nb.resources import available_bytes, estimate, fit_batch_gpu, power_meter, probe, seconds_per_kimg

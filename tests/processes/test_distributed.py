@@ -18,8 +18,7 @@ from made_up_runs import logs
 import tiny
 
 from semgan_nb.checkpoints import load_state
-from semgan_nb.foundation import BadInput
-from semgan_nb.foundation import RunFailed
+from semgan_nb.foundation import BadInput, RunFailed
 from semgan_nb.runs import read_config, read_stats, read_status, request_stop
 from semgan_nb.training import train
 from semgan_nb.launch import launch

@@ -11,7 +11,7 @@ from scipy.linalg import sqrtm
 import semgan_nb.evaluation as evaluation
 from semgan_nb import plots
 from semgan_nb.checkpoints import find_snapshot
-from semgan_nb.launch import evaluate
+from semgan_nb.launch import evaluate, run_training
 from semgan_nb.cli import main
 from semgan_nb.archives import write_archive
 from semgan_nb.dataset import Dataset, subset_indices
@@ -24,7 +24,6 @@ from semgan_nb.evaluation import Judge, judge_together, score
 from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Generator
 from semgan_nb.runs import laptop, read_metrics, snapshots
-from semgan_nb.launch import run_training
 
 
 def by_sqrtm(a, b):

@@ -8,11 +8,10 @@ from made_up_runs import MadeUpRun, random_snapshot
 from made_up_sets import steel_archive
 from scipy.ndimage import gaussian_filter
 
-from semgan_nb import plots
-from semgan_nb import study_plots
+from semgan_nb import plots, study_plots
 from semgan_nb.checkpoints import find_snapshot
 from semgan_nb.launch import summary_lines
-from semgan_nb.studies import study_text
+from semgan_nb.studies import study_text, Study
 from semgan_nb.archives import write_archive
 from semgan_nb.dataset import Dataset, subset_indices
 from semgan_nb.scores import best_record, higher_is_better, parse_metric, summary
@@ -32,7 +31,6 @@ from semgan_nb.evaluation import judge_together, score
 from semgan_nb.judges import MemoryJudge, get_judge
 from semgan_nb.foundation import BadInput
 from semgan_nb.runs import read_metrics
-from semgan_nb.studies import Study
 from semgan_nb.training import best_snapshots
 from semgan_nb.synthetic import dual_phase_islands, specimens
 

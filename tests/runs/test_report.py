@@ -21,8 +21,7 @@ from semgan_nb.reference_sets import REFERENCE_SETS
 from semgan_nb.foundation import BadInput
 from semgan_nb.synthetic_sets import prepare_synthetic
 from semgan_nb.report import RUNG_WORDS, write_report
-from semgan_nb.demo_result import write_walk
-from semgan_nb.demo_result import read_demo
+from semgan_nb.demo_result import write_walk, read_demo
 from semgan_nb.runs import Config, read_metrics
 from semgan_nb.training import train
 

@@ -21,8 +21,7 @@ import semgan_nb.foundation as foundation
 import semgan_nb.losses as losses
 from semgan_nb.checkpoints import load_state
 from semgan_nb.dataset import Dataset
-from semgan_nb.foundation import BadInput
-from semgan_nb.foundation import RunFailed
+from semgan_nb.foundation import BadInput, RunFailed
 from semgan_nb.runs import read_metrics, read_stats, read_status, snapshots
 from semgan_nb.trainer import Trainer
 from semgan_nb.resources import disk_use

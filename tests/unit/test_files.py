@@ -15,10 +15,9 @@ from PIL import Image
 from made_up_runs import METRIC, made_up_run, random_snapshot
 from command import said, say
 
-from semgan_nb import plots
+from semgan_nb import plots, files
 from semgan_nb.checkpoints import digest, load, load_state, save_state
 from semgan_nb.dashboards.study import _study_html
-from semgan_nb import files
 from semgan_nb.archives import png, write_archive
 from semgan_nb.dataset import Dataset
 from semgan_nb.foundation import BadInput, Rule, plain_label

@@ -43,9 +43,8 @@ from semgan_nb.scores import (
     summary,
     quantity,
 )
-from semgan_nb.reference_sets import distinct_indices, phase_randomise
+from semgan_nb.reference_sets import distinct_indices, phase_randomise, floor_of, warnings_of
 from semgan_nb.evaluation import score
-from semgan_nb.reference_sets import floor_of, warnings_of
 from semgan_nb.foundation import BadInput
 from semgan_nb.descriptors import power_spectrum
 from semgan_nb.networks import Generator

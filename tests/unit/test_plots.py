@@ -11,9 +11,7 @@ from made_up_runs import METRIC, MadeUpRun, made_up_run, made_up_sweep
 from matplotlib.figure import Figure
 from PIL import Image
 
-from semgan_nb import plots
-from semgan_nb import study_plots
-from semgan_nb import material_plots
+from semgan_nb import plots, study_plots, material_plots
 from semgan_nb.foundation import BadInput
 from semgan_nb.runs import read_metrics
 from semgan_nb.studies import Study

@@ -14,7 +14,7 @@ from skimage.filters import median
 
 from semgan_nb.dataset import Dataset
 from semgan_nb.foundation import BadInput
-from semgan_nb.micrographs import embedded, list_images
+from semgan_nb.micrographs import embedded, list_images, read_micrograph
 from semgan_nb.preprocess import (
     Recipe,
     centre_crop,
@@ -32,7 +32,6 @@ from semgan_nb.preprocess import (
 from semgan_nb.sources import group_files, read_table
 from semgan_nb.quality import find_marks, pick_reference, sharpness, rejection_reasons
 from semgan_nb.preparation import details, prepare, source_file
-from semgan_nb.micrographs import read_micrograph
 from semgan_nb.synthetic import phase_fraction
 
 
