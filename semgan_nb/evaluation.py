@@ -104,9 +104,7 @@ def score(
         )
     )
     if metric.real and len(a) < metric.fewest:
-        raise BadInput(
-            f"{metric.name} got {len(a)} real image{'s' * (len(a) != 1)}: at least {metric.fewest} make a distance"
-        )
+        raise BadInput(f"{metric.name} got {len(a)} real image{'s' * (len(a) != 1)}: it takes at least {metric.fewest}")
     judged = _judged(metric, a, b, seed, floor_of(metric, a, seed) if metric.real else None)
     return MetricRecord(metric=metric.name, num_real=len(a), num_gen=len(b), **_about(extractor), **judged).to_dict()
 
@@ -315,7 +313,7 @@ def _chosen(judge, path, subset, subset_seed) -> _Chosen:
     if len(found.real) < judge.parsed.fewest:
         raise BadInput(
             f"{path}: the real side of {judge.metric} has {len(found.real)}"
-            f" image{'s' * (len(found.real) != 1)}: at least {judge.parsed.fewest} make a distance"
+            f" image{'s' * (len(found.real) != 1)}: it takes at least {judge.parsed.fewest}"
         )
     return found
 

@@ -8,7 +8,7 @@ __all__ = ['MemoryJudge', 'LatentJudge', 'Plain', 'LeakJudge', 'get_judge']
 # %% ../nbs/46_judges.ipynb #7b2ce7e7
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -290,7 +290,11 @@ def _leak_images(judge, path, subset, subset_seed, mirror) -> tuple:
 class LeakJudge(ArchiveJudge):
     """What `Judge` is for a metric such as augment_leak500_subset: judges whether an augmentation has leaked into
     generated images. Results: the share of images of each transform of TRANSFORMS. Its ladder has no rungs, for a
-    share has no known sets to stand among. Raises BadInput where there are too few real images."""
+    share has no known sets to stand among. Raises BadInput where there are too few real images.
+
+    Attribute: among, the transforms that were on and may have leaked; None: all."""
+
+    among: Iterable[str] | None = None
 
     def __init__(
         self,
@@ -317,7 +321,7 @@ class LeakJudge(ArchiveJudge):
         return self._meter
 
     def _record(self, seen, began, progress=None):
-        found = self.real_side()(seen)
+        found = self.real_side()(seen, tuple(TRANSFORMS) if self.among is None else self.among)
         results = {f"{self.metric}_{name}": one["value"] for name, one in found["leaks"].items()}
         more = {name: found[name] for name in ("leaks", "verdict", "apart", "explained", "text")}
         return _recorded(self, began, results, **more)

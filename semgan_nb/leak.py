@@ -349,7 +349,7 @@ def leak_text(found: dict) -> str:  # of a LeakMeter, or a record that holds it
     if not among:
         return "no augmentation was on, so none can have leaked"
     if found["verdict"] == "collapsed":
-        return "the generated images are nearly all alike (collapse), so nothing is said of leaks"
+        return "each generated image has a near twin among the others (collapse), so nothing is said of leaks"
     if found["verdict"] == "unlike":
         return (
             f"the generated images are {found['apart']:.0f} times as far from real ones as chance gives, in ways of"

@@ -187,8 +187,9 @@ class Metric(NamedTuple):
 
     @property
     def fewest(self) -> int:
-        "Images that a side needs: a point and its neighbours for precision and recall, else 2."
-        return max(2, int(self.digit or 0) + 1)
+        """Images that a side needs: a point and its neighbours for precision and recall, ten parts of one for the
+        inception score, else 2."""
+        return 10 if self.stat == "is" else max(2, int(self.digit or 0) + 1)
 
     @property
     def results(self) -> list[str]:
@@ -265,7 +266,9 @@ def parse_metric(name: str) -> Metric:  # such as 'lite0_fd500_holdout' or 'fid5
 # %% ../nbs/41_scores.ipynb #44c2b161
 def _counted(name, metric):
     if metric.count < metric.fewest:
-        raise BadInput(f"The metric {name!r} asks for {metric.count} images: at least {metric.fewest} make a distance")
+        raise BadInput(
+            f"The metric {name!r} asks for {metric.count} image{'s' * (metric.count != 1)}: it takes at least {metric.fewest}"
+        )
     if metric.count > 1_000_000:
         raise BadInput(f"The metric {name!r} asks for {metric.count} images: at most 1000000 are made")
     return metric
@@ -379,7 +382,7 @@ RECORD = fields(  # a line of metric-NAME.jsonl
 )
 
 # %% ../nbs/41_scores.ipynb #c1796287
-_KNOWN_SET = fields(dict(key=TEXT, name=TEXT, value=number()), dict(values=table_of(number())))
+_KNOWN_SET = fields(dict(key=TEXT, name=TEXT, value=_VALUE), dict(values=table_of(_VALUE)))
 LADDER = fields(  # ladder-NAME.json
     dict(metric=TEXT, rungs=list_of(_KNOWN_SET), **_COUNTS),
     {name: _RULES[name] for name in ("extractor", "extractor_sha256", "real", "seed", "data", "floor", "warnings")},
