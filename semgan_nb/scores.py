@@ -266,9 +266,8 @@ def parse_metric(name: str) -> Metric:  # such as 'lite0_fd500_holdout' or 'fid5
 # %% ../nbs/41_scores.ipynb #44c2b161
 def _counted(name, metric):
     if metric.count < metric.fewest:
-        raise BadInput(
-            f"The metric {name!r} asks for {metric.count} image{'s' * (metric.count != 1)}: it takes at least {metric.fewest}"
-        )
+        images = "image" if metric.count == 1 else "images"
+        raise BadInput(f"The metric {name!r} asks for {metric.count} {images}: it takes at least {metric.fewest}")
     if metric.count > 1_000_000:
         raise BadInput(f"The metric {name!r} asks for {metric.count} images: at most 1000000 are made")
     return metric
