@@ -7,13 +7,12 @@ __all__ = ['DEMO_FORMAT', 'demo_folder', 'prepared', 'findings', 'demo']
 
 # %% ../nbs/93_demo.ipynb #dc1d280e
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from .foundation import SIDE, BadInput, Rule, _image_bar, atomic, checked, printable
+from .foundation import SIDE, BadInput, Rule, _image_bar, atomic, checked, printable, write_json
 from .files import read_json
 from .micrographs import embedded, list_images
 from .transfer import _with_transfer
@@ -106,8 +105,7 @@ def _recorded(out: Path, settings: Mapping) -> Iterator[None]:
     fresh, record, archive = not out.exists(), out / "demo.json", out / "data.zip"
     began_here = not record.exists()
     try:
-        with atomic(record) as part:
-            part.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        write_json(record, settings)
         yield
     except BaseException:
         if began_here and not archive.exists():

@@ -36,7 +36,7 @@ from semgan_nb.foundation import (
     torch_stream,
     writing,
 )
-from .micrographs import scale_bar
+from .micrographs import planes, scale_bar
 from .latent import _at_rest, latents, parse_seeds, slerp, to_uint8_images
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _walk(G, ends, seeds, frames, space, psi, noise_mode, batch):
         with _at_rest(G):
             ws = path if space == "w" else G.mapping(path, truncation_psi=psi)
             images = to_uint8_images(torch.func.functional_call(G.synthesis, maps, (ws,), noise)).cpu().numpy()
-        yield from images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)
+        yield from planes(images)
 
 # %% ../nbs/26_films.ipynb #77f13420
 class _Sheet(NamedTuple):

@@ -325,7 +325,7 @@ def _read_any(path, page, print_density, orient, tags):
 def _finite(pixels, path):
     "The pixels, black and white ones as 0 and 255; refuses NaN and infinity."
     if pixels.dtype.kind == "b":
-        return pixels.astype(np.uint8) * 255
+        return to_uint8(pixels)
     if pixels.dtype.kind == "f":
         bad = sum(int((~np.isfinite(pixels[rows])).sum()) for rows in _row_blocks(pixels))
         if bad:

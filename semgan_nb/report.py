@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 import semgan_nb
 from . import material_plots, plots
-from .foundation import BadInput, atomic, stream
+from .foundation import BadInput, _write_text, format_duration, stream
 from .dataset import Dataset
 from .latent import has_noise, judged_images, noise_draws
 from .films import walk_frames
@@ -45,17 +45,6 @@ from .demo_result import WALK, DemoResult, read_demo
 def _count(n: int, one: str, many: str | None = None) -> str:
     "A number with its noun."
     return f"{n:,} {one if n == 1 else many or one + 's'}".replace(",", "\u202f")
-
-# %% ../nbs/92_report.ipynb #3b1e3529
-def _duration(seconds: float) -> str:
-    "A duration in the words of prose."
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} minutes"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} hours"
-    )
 
 # %% ../nbs/92_report.ipynb #5e32aa2c
 def _material(d: DemoResult) -> str:
@@ -546,13 +535,12 @@ def write_report(
         date=_date(when),
         version=semgan_nb.__version__,
         count=_count,
-        duration=_duration,
+        duration=format_duration,
         three=_three,
         fraction=d.physics["fraction"],
         spectrum=d.physics["spectrum"],
         **{name: section(d) for name, section in _SECTIONS.items()},
     )
     path = d.folder / "report.html"
-    with atomic(path) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
+    _write_text(path, text)
     return path

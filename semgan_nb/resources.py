@@ -29,26 +29,17 @@ from .runs import Config, is_run, read_config
 from .distributed import ProcessGroup
 from .trainer import Trainer, iteration_generator, estimate_memory, set_arithmetic
 
-# %% ../nbs/56_resources.ipynb #8c022fac
-def _meminfo() -> int:
-    "Bytes that Linux says are available."
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
-
 # %% ../nbs/56_resources.ipynb #6961fb1b
 def available_bytes(device: str = "cpu") -> int | None:
-    "Memory that can be had now on a GPU or on this machine; None where the system does not say."
+    "Memory that can be had now on a GPU or on this machine, bytes; None where the system does not say."
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[0]
     found = []
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        found.append(_meminfo())
+    with contextlib.suppress(OSError, psutil.Error):
+        found.append(psutil.virtual_memory().available)
     with contextlib.suppress(OSError, ValueError):  # of a container
         group = Path("/sys/fs/cgroup")
         found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    if not found:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
     return min(found, default=None)
 
 # %% ../nbs/56_resources.ipynb #7fa766df
@@ -491,9 +482,8 @@ def power_meter(
 
 # %% ../nbs/56_resources.ipynb #8b366245
 def _memory_gb() -> float:
-    "Resident memory of this process; NaN where the system does not say."
+    "Resident memory of this process, GiB; NaN where the system does not say."
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**30
-    except (OSError, ValueError):
+        return psutil.Process().memory_info().rss / 2**30
+    except (OSError, psutil.Error):
         return float("nan")

@@ -30,7 +30,7 @@ def grf(
     dtype: Any = np.float64,  # or np.float32, twice as fast
 ) -> np.ndarray:
     """Gaussian random field, [height, width], mean 0 and standard deviation 1. Raises BadInput where the smoothing
-    leaves nothing of it. Source: the two-phase model of Shiraiwa et al., which the paper names as a baseline."""
+    leaves nothing of it. Source: the two-phase model of Shiraiwa et al., to whom the paper refers."""
     var_x = var_y if var_x is None else var_x
     margin = 0 if tile else int(np.ceil(4 * np.sqrt(max(var_x, var_y))))
     h, w = (next_fast_len(s + margin, True) if margin else s for s in shape)
