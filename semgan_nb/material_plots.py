@@ -369,7 +369,9 @@ def augmentation_gallery(
     seed: int = 0,
     figure: Figure | None = None,
 ) -> Figure:
-    "A column of images as they are, and a column for each transform at p = 1."
+    """A column of images as they are, and a column for each transform at p = 1.
+
+    Source: Lambard et al. 2023, supplementary table 1, for the arrangement."""
     images = _grey(images)
     transforms = [t for t in SENSE if t not in ("hue", "saturation")] if transforms is None else list(transforms)
     figure = _figure(figure, (0.72 * (len(transforms) + 1), 0.76 * len(images) + 0.2))

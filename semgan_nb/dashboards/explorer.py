@@ -38,7 +38,9 @@ def walk_image(
     noise_mode: str = "const",  # const, walk, random or none
     noise_seed: int = 0,  # of random noise
 ) -> np.ndarray:
-    "The image at one position of a walk: uint8 [H, W], or [H, W, 3] in colour."
+    """The image at one position of a walk: uint8 [H, W], or [H, W, 3] in colour.
+
+    Source: Shoemake 1985 (the arc between latent vectors); Lambard et al. 2023, Fig. 5."""
     device = next(G.parameters()).device
     z = latents(seeds, G.z_dim)
     maps = _noise_between(*(noise_maps(G, seed) for seed in seeds), t) if noise_mode == "walk" else {}
