@@ -173,8 +173,11 @@ class _Plan:
 def _needs(plan: _Plan, which: str, old: dict, now: dict) -> None:
     "Write into a plan what differs in the arguments of two networks: as a fault, or as an adaptation that it needs."
     as_list = lambda value: list(value) if isinstance(value, tuple) else value
+    common = min(len(resolutions(one["img_resolution"])) for one in (old, now))  # blocks that both have
     for key, value in now.items():
         there = old.get(key, value)
+        if key == "block_channels" and value and there:
+            value, there = value[:common], there[:common]
         if key not in _MAY_DIFFER and as_list(value) != as_list(there):
             field = _FIELDS.get(key, (key, key))[which == "D"]
             plan.faults.append(f"{field} of {which} is {there} there and {value} here")
