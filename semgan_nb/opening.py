@@ -296,6 +296,7 @@ class _RunFiles:
 
     @property
     def stop_file(self) -> Path:
+        "The file that asks a run to stop."
         return self.dir / "control" / "stop"
 
     def stop_requested(self) -> bool:
@@ -388,6 +389,7 @@ class RunWriter(_RunFiles):
 
     @property
     def status(self) -> dict:
+        "The fields of status.json."
         return self._status.values
 
     def start(self) -> None:

@@ -75,7 +75,7 @@ class PickleReader:
 
     def __init__(
         self,
-        data,  # bytes of one pickle, or of several in a row
+        data: bytes | memoryview,  # one pickle, or several in a row
         allowed: dict[str, str],  # "module name" of a global -> the word that stands for it
         steps: int = _STEPS,  # opcodes that may be read, all pickles together
     ):
@@ -95,7 +95,7 @@ class PickleReader:
             raise Refused("it is damaged: a name has no end")
         return str(self.take(end + 1)[:-1], "utf-8")
 
-    def read(self):
+    def read(self) -> object:
         "The value of the next pickle in the data."
         try:
             return self._run()

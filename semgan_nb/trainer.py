@@ -458,6 +458,7 @@ class Trainer(_Resumable):
 
     @property
     def done(self) -> bool:
+        "Whether as many images were seen as the configuration says."
         return self.cur_nimg >= self.config.total_kimg * 1000
 
     @property

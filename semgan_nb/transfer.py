@@ -173,8 +173,11 @@ class _Plan:
 def _needs(plan: _Plan, which: str, old: dict, now: dict) -> None:
     "Write into a plan what differs in the arguments of two networks: as a fault, or as an adaptation that it needs."
     as_list = lambda value: list(value) if isinstance(value, tuple) else value
+    common = min(len(resolutions(one["img_resolution"])) for one in (old, now))  # blocks that both have
     for key, value in now.items():
         there = old.get(key, value)
+        if key == "block_channels" and value and there:
+            value, there = value[:common], there[:common]
         if key not in _MAY_DIFFER and as_list(value) != as_list(there):
             field = _FIELDS.get(key, (key, key))[which == "D"]
             plan.faults.append(f"{field} of {which} is {there} there and {value} here")
@@ -293,7 +296,8 @@ def transfer(
     """Fill G and D from a source; returns the averaged generator, and what became of every part, line by line.
 
     Raises BadInput, which names all reasons at once, where the source does not fit or needs an adaptation that was
-    not asked for; G and D are then as they were.
+    not asked for; G and D are then as they were. Source: Karras et al. 2020 (ADA), section 4; for Freeze-D, Mo et al.
+    2020.
     """
     plans = _checked_plans(G, D, source, adapt)
     G_ema = copy.deepcopy(G).eval().requires_grad_(False)

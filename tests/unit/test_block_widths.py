@@ -4,12 +4,13 @@ alone."""
 import pytest
 import torch
 
-from semgan_nb.checkpoints import load, save_snapshot
+from semgan_nb.checkpoints import Networks, load, save_snapshot
 from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Discriminator, Generator
 from semgan_nb.official import convert, file_lines, load_networks
 from semgan_nb.runs import PRESETS, Config, laptop, preset
 from semgan_nb.transfer import make_networks, transfer_config
+from semgan_nb.transfer import transfer
 
 OURS = dict(z_dim=16, w_dim=16, img_resolution=32, mapping_layers=1, block_channels=[24, 24, 16, 8], noise_from=32)
 
@@ -122,3 +123,16 @@ def test_a_transfer_takes_them_over(tmp_path):
         "g_channels is 24,24,16,8 instead of none, as in the source" in said
         and "noise_from is 32 instead of 4, as in the source" in said
     )
+
+
+def test_a_transfer_to_another_resolution_takes_the_widths_of_the_common_blocks(tmp_path):
+    "Those of new blocks are free; another width in a common block is refused by its name."
+    config = Config(z_dim=8, w_dim=8, channel_base=64, channel_max=8, g_channels=(8, 6, 4), noise_from=16)
+    G, D = make_networks(config, 16, 1)
+    source = Networks(G.eval(), None, D.eval(), {}, tmp_path / "small.safetensors")
+    wide = make_networks(config.replace(g_channels=(8, 6, 4, 2)), 32, 1)
+    average, lines = transfer(*wide, source, ["resolution"])
+    assert torch.equal(average.synthesis.b8.conv0.weight, G.synthesis.b8.conv0.weight)
+    assert any("b32.conv0" in line for line in lines)
+    with pytest.raises(BadInput, match="block_channels of G is"):
+        transfer(*make_networks(config.replace(g_channels=(8, 7, 4, 2)), 32, 1), source, ["resolution"])
