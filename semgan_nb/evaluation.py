@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .foundation import BadInput, _time_text, prefetch, atomic, file_hash, stream
+from .foundation import BadInput, _time_text, atomic, file_hash, stream
+from .workers import prefetch
 from .dataset import Dataset, subset_indices
 from .layers import full_float32
 from .latent import random_images

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .features import Extractor, Lite0, RandomNetwork, fold_batch_norm, perceptual_embedding
 from .foundation import BadInput
+from .features import Extractor, Lite0, RandomNetwork, fold_batch_norm, perceptual_embedding
 from .weights import WEIGHTS, check_layout, find_weights, is_known, read_weights, trusted_script
 
 # %% ../nbs/31_extractors.ipynb #34fa39f2

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import fft
 
-from .foundation import BadInput, WorkerPool, cores
+from .foundation import BadInput, cores
+from .workers import WorkerPool
 from .preprocess import histogram
 from semgan_nb.descriptors import (
     DIRECTIONS,

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 import filelock
 import numpy as np
 
-from .foundation import BadInput, atomic, stream
+from .foundation import BadInput, stream, write_json
 from .files import TEXT, Unfit, fields, list_of, read_json, whole
 from .dataset import Dataset
 from .latent import random_images
@@ -144,8 +144,7 @@ class Study:
         return about
 
     def _write(self, about: dict) -> None:
-        with atomic(self._file) as part:
-            part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        write_json(self._file, about)
 
     def _edit(self):
         "Held while study.json is changed, so that two processes do not lose each other's lines."

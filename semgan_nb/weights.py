@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 from .files import check_tensors, need, read_pt
-from .foundation import BadInput, file_hash
+from .foundation import BadInput, default_cache, file_hash
 
 # %% ../nbs/29_weights.ipynb #f62762fb
 class WeightsFile(NamedTuple):
@@ -98,7 +98,7 @@ WEIGHTS = {
 # %% ../nbs/29_weights.ipynb #904f8f47
 def weights_cache() -> Path:
     "The folder for files of weights: weights/ in the cache folder (SEMGAN_CACHE names another)."
-    return Path(os.environ.get("SEMGAN_CACHE") or pooch.os_cache("semgan_nb")) / "weights"
+    return default_cache() / "weights"
 
 # %% ../nbs/29_weights.ipynb #3e3c52ce
 def find_weights(

@@ -1,4 +1,4 @@
-"""Chapters 54 and 58, several processes: two ranks of one round against one process of two rounds, going on with
+"""Chapters 09 and 58, several processes: two ranks of one round against one process of two rounds, going on with
 another number, a rank that dies."""
 
 import json

@@ -13,7 +13,8 @@ from semgan_nb import plots
 from semgan_nb.checkpoints import find_snapshot
 from semgan_nb.launch import evaluate
 from semgan_nb.cli import main
-from semgan_nb.dataset import Dataset, subset_indices, write_archive
+from semgan_nb.archives import write_archive
+from semgan_nb.dataset import Dataset, subset_indices
 from semgan_nb.extractors import get_extractor
 from semgan_nb.same_material import compare
 from semgan_nb.distances import blur, feature_statistics, path_length

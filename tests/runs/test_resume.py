@@ -26,7 +26,7 @@ from semgan_nb.foundation import RunFailed
 from semgan_nb.runs import read_metrics, read_stats, read_status, snapshots
 from semgan_nb.trainer import Trainer
 from semgan_nb.resources import disk_use
-from semgan_nb.training import Diverged, train
+from semgan_nb.training import Diverged, Run, ticks, train
 
 TINY = tiny.TINY.replace(total_kimg=0.32, keep_snapshots=2, metrics=("random_fd10_full",))
 
@@ -241,13 +241,11 @@ def test_losses_that_are_not_finite_stop_at_the_last_good_state(archive, tmp_pat
 
 
 def test_weights_that_are_not_finite_are_never_saved(archive, tmp_path):
-    run = train(TINY.replace(metrics=()), archive, tmp_path / "r")
-    next(run)
-    trainer = run.gi_frame.f_locals["trainer"]
-    with torch.no_grad():
-        next(trainer.G_ema.parameters()).fill_(float("inf"))
     with pytest.raises(Diverged, match="a weight is no longer"):
-        run.close()
+        with Run(TINY.replace(metrics=()), archive, tmp_path / "r") as run:
+            next(ticks(run))
+            next(run.trainer.G_ema.parameters()).data.fill_(float("inf"))
+    assert read_status(tmp_path / "r")["state"] == "failed"
     assert [p.name for p in (tmp_path / "r" / "state").glob("*.pt")] == [
         "state-000000000000.pt"
     ]  # of the beginning, before anything went wrong

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from semgan_nb.dataset import Dataset, write_archive
+from semgan_nb.archives import write_archive
+from semgan_nb.dataset import Dataset
 from semgan_nb.distances import blur
 from semgan_nb.scores import parse_metric
 from semgan_nb.evaluation import Judge

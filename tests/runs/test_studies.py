@@ -12,7 +12,7 @@ from PIL import Image
 
 import tiny
 
-from semgan_nb.dataset import write_archive
+from semgan_nb.archives import write_archive
 from semgan_nb.scores import better_of, metric_name
 from semgan_nb.foundation import BadInput
 from semgan_nb.runs import read_config, read_stats

@@ -16,10 +16,11 @@ from made_up_runs import logs
 import tiny
 
 from semgan_nb.checkpoints import load, load_state
-from semgan_nb.dataset import write_archive
+from semgan_nb.archives import write_archive
 from semgan_nb.foundation import BadInput
 from semgan_nb.runs import Config, auto, image_number, laptop, read_config, read_stats, read_status, sem512, snapshots
-from semgan_nb.trainer import Statistics, Trainer, ema_beta, iteration_generator, lazy_adam, make_networks
+from semgan_nb.trainer import Statistics, Trainer, ema_beta, iteration_generator, lazy_adam
+from semgan_nb.transfer import make_networks
 from semgan_nb.training import train
 from semgan_nb.dataset import Dataset
 
@@ -386,7 +387,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run(archive, tmp_path, no_number):
 
 
 def test_metric_names_are_written_out(archive):
-    from semgan_nb.training import choose_metrics
+    from semgan_nb.opening import choose_metrics
 
     ds = Dataset(archive)
     assert choose_metrics(TINY.replace(metrics=["random_fd1000_full", "none"]), archive, ds) == ("random_fd1k_full",)

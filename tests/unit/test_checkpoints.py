@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 import tiny
 
 import semgan_nb
-from semgan_nb import trainer
 from semgan_nb.checkpoints import (
     load,
     load_state,
@@ -31,7 +30,7 @@ from semgan_nb.checkpoints import (
     snapshot_info,
 )
 from semgan_nb.official import convert, load_networks
-from semgan_nb.transfer import transfer, transfer_config
+from semgan_nb.transfer import make_networks, transfer, transfer_config
 from semgan_nb.cli import info, main
 from semgan_nb.layers import upsample2d
 from semgan_nb.foundation import BadInput
@@ -318,7 +317,7 @@ def test_info_says_what_a_file_is(pickled, snapshot, tmp_path):
 
 
 def nets(config, resolution=16, channels=1):
-    return trainer.make_networks(config, resolution, channels)
+    return make_networks(config, resolution, channels)
 
 
 def test_grey_from_rgb_is_the_mean_of_the_colours(pickled):
