@@ -173,8 +173,7 @@ def _spoilt(x, rng) -> list[np.ndarray]:
 
 # %% ../nbs/35_leak.ipynb #3e38a681
 class LeakMeter:
-    """Which augmentations have leaked into generated images; what needs only the real ones is done once. Raises
-    BadInput where there are fewer than 4."""
+    "Which augmentations have leaked into generated images. Raises BadInput where there are fewer than 4 real ones."
 
     def __init__(
         self,
@@ -221,8 +220,7 @@ class LeakMeter:
         'collapsed', or 'unlike': too far from real images to tell),
         apart (how far the means are, in what chance gives: about 1 for real images), left (the same of what no
         transform explains), explained (share that transforms explain), among, text (all that in a sentence),
-        num_real, num_gen. Raises BadInput if there are fewer than 2, or they have another size.
-        """
+        num_real, num_gen. Raises BadInput if there are fewer than 2, or they have another size."""
         x = _reduced(generated)
         if len(x) < 2 or x.shape[1] != self.side:
             raise BadInput(
