@@ -173,8 +173,7 @@ def _spoilt(x, rng) -> list[np.ndarray]:
 
 # %% ../nbs/35_leak.ipynb #3e38a681
 class LeakMeter:
-    """Which augmentations have leaked into generated images; what needs only the real ones is done once. Raises
-    BadInput where there are fewer than 4."""
+    "Which augmentations have leaked into generated images. Raises BadInput where there are fewer than 4 real ones."
 
     def __init__(
         self,

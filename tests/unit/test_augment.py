@@ -220,3 +220,40 @@ def test_p_max_and_nan():
     with pytest.warns(UserWarning, match="not a number"):
         c.update(10, 4)
     assert c.p == np.float32(0.3)
+
+
+def test_what_a_grey_image_can_show():
+    "Contrast multiplies, the luma flip negates, cutout leaves mid grey on a quarter of the image."
+    doubled = AugmentPipe(contrast=1, contrast_std=1.2)(noise, percentile=0.9)
+    assert torch.allclose(doubled, noise * float(doubled[0, 0, 0, 0] / noise[0, 0, 0, 0]), rtol=1e-4)
+    assert torch.allclose(AugmentPipe(lumaflip=1)(noise, percentile=0.7), -noise, atol=1e-6)
+    holes = AugmentPipe(cutout=1)(torch.ones(1, 1, 32, 32), percentile=0.5)
+    assert holes.mean() == 0.75 and holes[0, 0, 16, 16] == 0
+
+
+def test_stretches_are_pieces_of_one_matrix_and_each_has_its_transpose():
+    taps = np.asarray(resampling.SYM6) / np.sum(resampling.SYM6)
+
+    def dense(n_in, n_out, tap, gain):
+        k = tap(np.arange(n_in)[:, None], np.arange(n_out)[None])
+        return torch.as_tensor(np.where((k >= 0) & (k < 12), gain * taps[k.clip(0, 11)], 0))
+
+    r = resampling
+    for n in (7, 32, 97, 300):
+        up, down = dense(n, 2 * n, lambda i, o: o + 5 - 2 * i, 2), dense(2 * n + 12, n, lambda i, o: i - 1 - 2 * o, 1)
+        for step, back, band in ((r._DOUBLE, r._UNDOUBLE, up), (r._HALVE, r._UNHALVE, down)):
+            x, y = (torch.randn(3, k, dtype=torch.float64) for k in band.shape)
+            for axis, turned in ((1, lambda v: v), (0, torch.t)):
+                there = turned(step(turned(x).contiguous(), band.shape[1], axis))
+                assert (there - x @ band).abs().max() < 1e-12
+                assert (turned(back(turned(y).contiguous(), band.shape[0], axis)) - y @ band.t()).abs().max() < 1e-12
+
+
+def test_an_image_beside_one_that_needs_much_padding_comes_out_as_it_should():
+    wide = np.concatenate([np.eye(3)[None], resampling._scaling(1.5, 1.5, 1), resampling._translation(20.0, -25.0, 1)])
+    three = torch.tensor(np.random.RandomState(1).rand(3, 1, 32, 32), dtype=torch.float64)
+    for k in range(2):
+        alone = resampling.warp(three[[k, 2]], wide[[k, 2]])[0]
+        assert (resampling.warp(three, wide)[k] - alone).abs().max() < 1e-12
+    still = resampling.warp(noise, np.eye(3)[None].repeat(2, 0))
+    assert (still - noise).abs().max() < 4e-6
