@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from semgan_nb.augment import augment_pipe
-from semgan_nb.dataset import Dataset, write_archive
+from semgan_nb.archives import write_archive
+from semgan_nb.dataset import Dataset
 from semgan_nb.layers import keep_memory
 from semgan_nb.runs import preset
 from semgan_nb.trainer import Trainer

@@ -116,7 +116,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         import numpy as np
 
-        from semgan_nb.dataset import write_archive
+        from semgan_nb.archives import write_archive
 
         noise = np.random.RandomState(0).randint(0, 256, (256, 32, 32), dtype=np.uint8)
         archive = Path(folder) / "noise.zip"

@@ -51,7 +51,8 @@ from semgan_nb.layers import keep_memory
 from semgan_nb.evaluation import Judge
 from semgan_nb.foundation import append_line
 from semgan_nb.runs import preset
-from semgan_nb.trainer import Trainer, make_networks
+from semgan_nb.trainer import Trainer
+from semgan_nb.transfer import make_networks
 
 
 class PlainAugment:

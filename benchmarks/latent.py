@@ -36,7 +36,8 @@ def run(work, name, words):
 
     from semgan_nb.layers import keep_memory
     from semgan_nb.micrographs import embedded
-    from semgan_nb.preparation import prepare, prepare_synthetic
+    from semgan_nb.synthetic_sets import prepare_synthetic
+    from semgan_nb.preparation import prepare
     from semgan_nb.runs import laptop
     from semgan_nb.training import train
 

@@ -30,7 +30,7 @@ def main():
     os.chdir(options.work)
 
     from semgan_nb.dataset import Dataset
-    from semgan_nb.preparation import prepare_synthetic
+    from semgan_nb.synthetic_sets import prepare_synthetic
     from semgan_nb.foundation import write_json
     from semgan_nb.runs import laptop
     from semgan_nb.run_leaks import leaks

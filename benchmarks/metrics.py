@@ -32,19 +32,12 @@ from scipy.linalg import sqrtm
 from scipy.ndimage import gaussian_filter
 from skimage import data as textures
 
-from semgan_nb.dataset import write_archive
+from semgan_nb.archives import write_archive
 from semgan_nb.features import Lite0
-from semgan_nb.extractors import (
-    INCEPTION,
-    Inception,
-    VGG16_CONVOLUTIONS,
-    Vgg16,
-    find_weights,
-    inception_layers,
-    tf1_resize_matrix,
-)
+from semgan_nb.extractors import INCEPTION, Inception, VGG16_CONVOLUTIONS, Vgg16, inception_layers, tf1_resize_matrix
 from semgan_nb.latent import random_images
-from semgan_nb.foundation import prefetch
+from semgan_nb.workers import prefetch
+from semgan_nb.weights import find_weights
 from semgan_nb.distances import FeatureSet, feature_statistics, frechet_distance, kernel_distance, precision_recall
 from semgan_nb.evaluation import Judge
 from semgan_nb.foundation import BadInput

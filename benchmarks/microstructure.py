@@ -18,7 +18,8 @@ from PIL import Image
 from semgan_nb.random_field import RandomField
 from semgan_nb.micrographs import list_images, read_micrograph
 from semgan_nb.descriptors import Segmentation, phase_of, segment
-from semgan_nb.microstructure import compare_microstructures, measure
+from semgan_nb.microstructure import measure
+from semgan_nb.same_material import compare_microstructures
 from semgan_nb.synthetic import specimens
 
 

@@ -23,10 +23,9 @@ import types
 import torch
 import torch.nn.functional as F
 
-from semgan_nb.layers import keep_memory
+from semgan_nb.layers import Conv2dLayer, SynthesisLayer, ToRGB, keep_memory
 from semgan_nb.losses import path_lengths, r1_penalty
-from semgan_nb.layers import Conv2dLayer
-from semgan_nb.networks import Discriminator, Generator, SynthesisLayer, ToRGB, use_half
+from semgan_nb.networks import Discriminator, Generator, use_half
 from semgan_nb.runs import preset
 
 

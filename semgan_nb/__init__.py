@@ -4,7 +4,7 @@ __version__ = "0.2.0"
 
 # What one needs first stands here, imported when it is asked for; all else is reached through its module.
 _MODULES = {
-    "read_micrograph": "micrographs", "Dataset": "dataset", "prepare": "preparation", "sample": "latent", "compare": "microstructure",
+    "read_micrograph": "micrographs", "Dataset": "dataset", "prepare": "preparation", "sample": "latent", "compare": "same_material",
     "Config": "runs", "preset": "runs", "load": "checkpoints", "train": "training", "Study": "studies", "evaluate": "launch",
 }
 __all__ = sorted(_MODULES)

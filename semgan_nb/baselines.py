@@ -18,7 +18,8 @@ from .foundation import SEED, BadInput, Rule, _shown, _write_text, checked, keep
 from .files import PLAIN, TEXT, both, fields, list_of, number, read_json, table_of
 from .dataset import Dataset
 from .latent import random_images
-from .microstructure import compare, compare_microstructures, measure
+from .microstructure import measure
+from .same_material import compare, compare_microstructures
 from .scores import higher_is_better, metric_name, number_text, parse_metric
 from .reference_sets import REFERENCE_SETS, reference_changes
 from .evaluation import ArchiveJudge, _as_judged, _collect, judge_together

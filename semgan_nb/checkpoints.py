@@ -13,6 +13,7 @@ import hashlib
 import inspect
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,8 +70,8 @@ def mismatches(own: dict[str, tuple], found: dict[str, tuple]) -> str:
 
 # %% ../nbs/51_checkpoints.ipynb #c65e344d
 def load_tensors(module: torch.nn.Module, tensors: dict[str, torch.Tensor], source: str) -> None:
-    """Copy tensors into parameters and buffers by name; any difference in names or shapes is one error that lists
-    them all."""
+    """Copy tensors into parameters and buffers by name. Raises BadInput, which lists them all, where names or shapes
+    differ."""
     own = module.state_dict()
     if text := mismatches({n: t.shape for n, t in own.items()}, {n: t.shape for n, t in tensors.items()}):
         raise BadInput(f"{source} does not fit this network: {text}")
@@ -139,7 +140,7 @@ def _make_network(cls, arguments: dict, shapes: dict[str, tuple], kind: str) -> 
         return cls(**arguments)
 
 # %% ../nbs/51_checkpoints.ipynb #c883aeac
-def digest(value) -> str:  # nested dictionaries, lists and tuples of tensors, numbers and texts
+def digest(value: object) -> str:  # nested dictionaries, lists and tuples of tensors, numbers and texts
     "SHA-256 over all names, shapes and numbers."
     h = hashlib.sha256()
 
@@ -178,7 +179,7 @@ class Snapshot:
 
 # %% ../nbs/51_checkpoints.ipynb #70c02a37
 def save_snapshot(
-    path,  # *.safetensors
+    path: Path | str,  # *.safetensors
     G_ema: Generator,
     D: Discriminator | None,
     G: Generator | None = None,  # beside its average, in what was converted from an official pickle
@@ -204,9 +205,12 @@ def save_snapshot(
         )
 
 # %% ../nbs/51_checkpoints.ipynb #31a8587a
-def data_of(run, data=None) -> Path:  # the archive, if it is said; None: where the run knows it to be
-    """The archive that a run was trained on, known by its content. BadInput where it is at none of the places that
-    the run knows, or another one is."""
+def data_of(
+    run: Path | str,
+    data: Path | str | None = None,  # the archive, if it is said; None: where the run knows it to be
+) -> Path:
+    """The archive that a run was trained on, known by its content. Raises BadInput where it is at none of the places
+    that the run knows, or another one is."""
     from semgan_nb.dataset import Dataset
 
     run, about = Path(run), read_config(run)["data"]
@@ -249,10 +253,10 @@ def shipped_snapshots() -> dict[str, Path]:
 
 # %% ../nbs/51_checkpoints.ipynb #e9fd1b8e
 def find_snapshot(
-    path,  # a snapshot, a run directory, or the name of a shipped one: superalloy or steel
+    path: Path | str,  # a snapshot, a run directory, or the name of a shipped one: superalloy or steel
     best: str | None = None,  # a metric, or one of its results: the snapshot at which it was best; None: the newest
 ) -> Path:
-    "The snapshot file that a path means."
+    "The snapshot file that a path means. Raises BadInput where there is none, or none that the metric knows."
     path = Path(path)
     if not path.exists():
         if str(path) in (ready := shipped_snapshots()):
@@ -285,6 +289,7 @@ def find_snapshot(
 
 # %% ../nbs/51_checkpoints.ipynb #f323ed85
 def _snapshot_metadata(path: Path) -> dict:
+    "The metadata of a snapshot, as text; BadInput where the file is none."
     if not regular_file(path):
         raise BadInput(f"{path} is no file: give a snapshot (*.safetensors)")
     try:
@@ -330,8 +335,8 @@ def _about(path: Path, meta: dict[str, str]) -> dict:
     )
 
 # %% ../nbs/51_checkpoints.ipynb #82893300
-def snapshot_info(path) -> dict:
-    "What a snapshot says about itself, without loading its tensors."
+def snapshot_info(path: Path | str) -> dict:
+    "What a snapshot says about itself, without loading its tensors. Raises BadInput where the file is none."
     path = Path(path)
     return _about(path, _snapshot_metadata(path))
 
@@ -379,19 +384,20 @@ def _read_snapshot(path: Path) -> Networks:
 def load(
     # a snapshot, a run directory (its newest snapshot, or the best by a metric), or superalloy or steel: those that are
     # shipped
-    path,
+    path: Path | str,
     best: str | None = None,  # metric name
     device: str = "cpu",
 ) -> Snapshot:
-    "Load generator and discriminator for sampling, evaluation or transfer; names, shapes and the checksum are checked."
+    """Load generator and discriminator for sampling, evaluation or transfer. Raises BadInput where names, shapes or the
+    checksum are not what they must be."""
     found = _read_snapshot(find_snapshot(path, best))
     return Snapshot(found.G_ema.to(device), None if found.D is None else found.D.to(device), found.meta, found.path)
 
 # %% ../nbs/51_checkpoints.ipynb #5247172e
 def save_state(
-    folder,
-    state: dict,
-    cur_nimg: int,  # the run's state/  # nested dicts and lists of tensors, numbers and strings
+    folder: Path | str,  # the run's state/
+    state: dict,  # nested dicts and lists of tensors, numbers and strings
+    cur_nimg: int,  # images seen
 ) -> Path:
     "Write a state and keep it and the one before."
     folder = Path(folder)
@@ -413,8 +419,8 @@ def save_state(
     return path
 
 # %% ../nbs/51_checkpoints.ipynb #29aacb48
-def read_state(path) -> dict:  # state-*.pt
-    "One state file; BadInput where it is damaged or something else."
+def read_state(path: Path | str) -> dict:  # state-*.pt
+    "One state file. Raises BadInput where it is damaged or something else."
     saved = read_pt(path)
     if isinstance(saved, dict) and saved.keys() == {"sha256", "state"}:
         if digest(saved["state"]) != saved["sha256"]:
@@ -436,12 +442,12 @@ def _other_ways(run: Path) -> str:
 
 # %% ../nbs/51_checkpoints.ipynb #a5a38b4a
 def load_state(
-    folder,  # a run's state/
-    use=lambda state: None,  # called with a state that was read: what it raises refuses that state too
-    say=lambda text: None,  # told in a sentence of every state that was refused
+    folder: Path | str,  # a run's state/
+    use: Callable[[dict], object] = lambda state: None,  # called with a state: what it raises refuses that state too
+    say: Callable[[str], object] = lambda text: None,  # called with a sentence for every state that was refused
 ) -> dict | None:
-    """The newest state that is whole, or None where there is none. One that is damaged or does not fit falls back to
-    the one before, which is said."""
+    """The newest state that is whole, or None where there is none. Where one is damaged or does not fit, the one
+    before is taken, and `say` says so. Raises BadInput where there are states and none can be read."""
     paths, faults = sorted(Path(folder).glob("state-*.pt"), reverse=True), []
     for path in paths:
         try:
@@ -465,8 +471,8 @@ def load_state(
     return None
 
 # %% ../nbs/51_checkpoints.ipynb #0320dd8f
-def check_state(run) -> None:
-    """BadInput for a run directory that holds snapshots or records and no state: to begin at zero would replace
+def check_state(run: Path | str) -> None:
+    """Raises BadInput where a run directory holds snapshots or records and no state: to begin at zero would replace
     them. A run saves its first state before its first snapshot."""
     run = Path(run)
     if any((run / "state").glob("state-*.pt")):

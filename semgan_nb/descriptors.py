@@ -10,6 +10,7 @@ __all__ = ['METHODS', 'DIRECTIONS', 'grey_stack', 'phase_fractions', 'fraction_q
 
 # %% ../nbs/32_descriptors.ipynb #7b41ab09
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -22,8 +23,9 @@ from .synthetic import otsu_threshold, phase_fraction
 from .preprocess import MEDIAN, median_filter
 
 # %% ../nbs/32_descriptors.ipynb #47daea2e
-def grey_stack(images) -> np.ndarray:  # array [H, W], [N, H, W] or [N, C, H, W]
-    "The same as a stack [N, H, W] (a view where possible; several channels are averaged to float32)."
+def grey_stack(images: np.ndarray) -> np.ndarray:  # array [H, W], [N, H, W] or [N, C, H, W]
+    """The same as a stack [N, H, W] (a view where possible; several channels are averaged to float32). Raises BadInput
+    if the array has another shape or is empty."""
     images = np.asarray(images)
     if images.ndim == 2:
         images = images[None]
@@ -37,7 +39,7 @@ def grey_stack(images) -> np.ndarray:  # array [H, W], [N, H, W] or [N, C, H, W]
     return images
 
 # %% ../nbs/32_descriptors.ipynb #3eec2919
-def phase_fractions(images) -> np.ndarray:  # uint8 [H, W], [N, H, W] or [N, C, H, W]
+def phase_fractions(images: np.ndarray) -> np.ndarray:  # uint8 [H, W], [N, H, W] or [N, C, H, W]
     "Phase fraction of each image, float64 [N] in 0..1."
     images = grey_stack(images)
     if images.dtype != np.uint8:
@@ -45,17 +47,17 @@ def phase_fractions(images) -> np.ndarray:  # uint8 [H, W], [N, H, W] or [N, C, 
     return np.array([phase_fraction(image) for image in images], dtype=float)
 
 # %% ../nbs/32_descriptors.ipynb #66aa0216
-def fraction_quantiles(images) -> tuple:  # uint8 [H, W], [N, H, W] or [N, C, H, W]
+def fraction_quantiles(images: np.ndarray) -> tuple:  # uint8 [H, W], [N, H, W] or [N, C, H, W]
     "The 5 %, 50 % and 95 % quantiles of the phase fraction over the images, three floats."
     return tuple(float(q) for q in np.quantile(phase_fractions(images), (0.05, 0.5, 0.95)))
 
 # %% ../nbs/32_descriptors.ipynb #ba2632ae
 def two_point_map(
-    phase_map,  # bool or numbers [H, W] or [N, H, W]: the indicator of a phase
+    phase_map: np.ndarray,  # bool or numbers [H, W] or [N, H, W]: the indicator of a phase
     periodic: bool = False,  # True: the image continues at the opposite border
 ) -> np.ndarray:
     """S2 for every displacement, float64 [.., H', W'] with displacement 0 at the centre, index (H'//2, W'//2).
-    H' = H when periodic, else 2H - 1."""
+    H' = H when periodic, else 2H - 1. Source: Torquato 2002, section 2.2."""
     m = np.asarray(phase_map, dtype=float)
     h, w = m.shape[-2:]
     size = (h, w) if periodic else (fft.next_fast_len(2 * h - 1), fft.next_fast_len(2 * w - 1))
@@ -69,9 +71,9 @@ def two_point_map(
 
 # %% ../nbs/32_descriptors.ipynb #571e20e5
 def radial_mean(
-    maps,
-    centre,
-    bins: int,  # [.., H, W]  # (row, column) of radius 0  # number of radii: 0, 1, ... bins - 1
+    maps: np.ndarray,  # [.., H, W]
+    centre: tuple[float, float],  # (row, column) of radius 0
+    bins: int,  # number of radii: 0, 1, ... bins - 1
 ) -> np.ndarray:
     "Mean over rings: [.., bins], where bin k averages the pixels whose distance from the centre rounds to k."
     maps = np.asarray(maps)
@@ -85,9 +87,9 @@ def radial_mean(
 
 # %% ../nbs/32_descriptors.ipynb #7db843a3
 def two_point(
-    phase_map,  # bool or numbers [H, W], or a stack [N, H, W]
+    phase_map: np.ndarray,  # bool or numbers [H, W], or a stack [N, H, W]
     periodic: bool = False,
-    max_r: int = None,  # largest distance in pixels; None = half the shorter side
+    max_r: int | None = None,  # largest distance in pixels; None = half the shorter side
 ) -> np.ndarray:
     "Radially averaged S2, float64 [max_r + 1] or [N, max_r + 1]; index = distance in pixels."
     s2 = two_point_map(phase_map, periodic)
@@ -97,8 +99,8 @@ def two_point(
 
 # %% ../nbs/32_descriptors.ipynb #5e98cd13
 def power_spectrum(
-    images,
-    window: bool = False,  # [H, W], [N, H, W] or [N, C, H, W]  # fade the borders out by a Hann window
+    images: np.ndarray,  # [H, W], [N, H, W] or [N, C, H, W]
+    window: bool = False,  # fade the borders out by a Hann window
 ) -> np.ndarray:
     "Mean over the images of |FFT|^2 / (H W) with each image's mean removed: float64 [H, W], frequency 0 at [0, 0]."
     images = grey_stack(images)
@@ -115,7 +117,7 @@ def power_spectrum(
 
 # %% ../nbs/32_descriptors.ipynb #63c4ecf3
 def radial_spectrum(
-    images,  # uint8 [N, H, W], also [H, W] or [N, C, H, W]
+    images: np.ndarray,  # uint8 [N, H, W], also [H, W] or [N, C, H, W]
     window: bool = False,  # fade the borders out by a Hann window
 ) -> tuple:
     """(frequency, log10 of the mean power): two float64 arrays [K], K = half the shorter side.
@@ -213,8 +215,9 @@ def _cluster(image, classes, steps=12):
     return np.argsort(np.argsort(grey))[labels].reshape(image.shape).astype(np.uint8)
 
 # %% ../nbs/32_descriptors.ipynb #d2a4c6f2
-def segment(image, how: Segmentation = Segmentation()) -> np.ndarray:  # uint8 [H, W]
-    "Labels uint8 [H, W]: 0 for the darkest class, up to classes - 1. A constant image is all 0."
+def segment(image: np.ndarray, how: Segmentation = Segmentation()) -> np.ndarray:  # uint8 [H, W]
+    """Labels uint8 [H, W]: 0 for the darkest class, up to classes - 1. A constant image is all 0. Raises BadInput if
+    the method is `mask`. Source: Otsu 1979; with several thresholds Liao et al. 2001."""
     image, how = grey_stack(image)[0], how.at(min(np.shape(image)[-2:]))
     if how.method == "mask":
         raise BadInput("method: mask was given, and no masks: give them, or choose otsu, multiotsu or kmeans")
@@ -245,7 +248,7 @@ def segment(image, how: Segmentation = Segmentation()) -> np.ndarray:  # uint8 [
     return _despeckle(labels, how.min_px) if how.min_px > 1 else labels
 
 # %% ../nbs/32_descriptors.ipynb #4857b116
-def phase_of(labels, how: Segmentation = Segmentation()) -> np.ndarray:  # of `segment`, or a mask
+def phase_of(labels: np.ndarray, how: Segmentation = Segmentation()) -> np.ndarray:  # of `segment`, or a mask
     "bool of the same shape: the phase that `how` names. Of a given mask, light is every label above 0 and dark is 0."
     labels = np.asarray(labels)
     if isinstance(how.phase, int):
@@ -263,7 +266,7 @@ _PAIRS = (
 )
 
 # %% ../nbs/32_descriptors.ipynb #83ca2732
-def interface_density(phase_map) -> float:  # bool [H, W]
+def interface_density(phase_map: np.ndarray) -> float:  # bool [H, W]
     """Length of phase boundary per area in px per px^2, by crossings along rows, columns and diagonals. Times 4/pi
     it is the boundary's area per volume."""
     m = np.asarray(phase_map, bool)
@@ -272,8 +275,8 @@ def interface_density(phase_map) -> float:  # bool [H, W]
 
 # %% ../nbs/32_descriptors.ipynb #c8a79c19
 def islands(
-    phase_map,
-    corners: bool = True,  # bool [H, W]  # whether pixels that touch at a corner belong together
+    phase_map: np.ndarray,  # bool [H, W]
+    corners: bool = True,  # whether pixels that touch at a corner belong together
 ) -> dict:
     """Of each island, arrays [n]: area (px^2), diameter (px, of the disk of that area), perimeter (px, without the
     frame), aspect (long axis over short, from 1), angle (degrees of the long axis,
@@ -358,7 +361,7 @@ def _weights(shape, direction):
 
 # %% ../nbs/32_descriptors.ipynb #4033c465
 def chords(
-    phase_map,  # bool [H, W]
+    phase_map: np.ndarray,  # bool [H, W]
     direction: str = "rows",  # 'rows', 'columns', 'falling' (from the top left) or 'rising' (diagonals)
     light: bool = True,  # of the phase itself; False: of what is not the phase
 ) -> tuple:
@@ -380,18 +383,22 @@ def _path(length, shape, direction, reach):
 
 # %% ../nbs/32_descriptors.ipynb #f62cc610
 def lineal_path(
-    phase_map,  # bool [H, W]
+    phase_map: np.ndarray,  # bool [H, W]
     direction: str = "rows",  # as for `chords`
     light: bool = True,
-    max_r: int = None,  # steps; None = half the shorter side
+    max_r: int | None = None,  # steps; None = half the shorter side
 ) -> np.ndarray:
-    "L(r), float64 [max_r + 1]; index = steps from pixel to pixel (times the square root of 2 px for diagonals)."
+    """L(r), float64 [max_r + 1]; index = steps from pixel to pixel (times the square root of 2 px for diagonals).
+    Source: Lu and Torquato 1992."""
     value, length, _, _ = _runs(phase_map, direction)
     shape = np.shape(phase_map)
     return _path(length[value == light], shape, direction, min(shape) // 2 if max_r is None else max_r)
 
 # %% ../nbs/32_descriptors.ipynb #7ede7105
-def covariogram(phase_map, max_r: int = None) -> tuple:  # bool [H, W]  # px; None = half the shorter side
+def covariogram(
+    phase_map: np.ndarray,  # bool [H, W]
+    max_r: int | None = None,  # px; None = half the shorter side
+) -> tuple[np.ndarray, np.ndarray]:
     """(along the rows, along the columns): common area in px^2 after a shift of 0, 1, ... max_r px, two float arrays
     [max_r + 1]."""
     m = np.asarray(phase_map, np.float32)
@@ -404,13 +411,13 @@ def covariogram(phase_map, max_r: int = None) -> tuple:  # bool [H, W]  # px; No
     return tuple(out)
 
 # %% ../nbs/32_descriptors.ipynb #36fdf435
-def betti(phase_map) -> tuple:  # bool [H, W]
+def betti(phase_map: np.ndarray) -> tuple[int, int]:  # bool [H, W]
     "(b0, b1): pieces of the phase (joined through corners too) and holes in it (joined through edges), two ints."
     m = np.asarray(phase_map, bool)
     return int(ndimage.label(m, np.ones((3, 3)))[1]), int(ndimage.label(np.pad(~m, 1, constant_values=True))[1]) - 1
 
 # %% ../nbs/32_descriptors.ipynb #2fb26833
-def persistence(phase_map) -> tuple:  # bool [H, W]
+def persistence(phase_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # bool [H, W]
     """(pieces [n, 2], holes [n, 2]): birth and death of each in px of the signed distance to the boundary (negative
     inside); the one that never dies has death infinity.
     Raises BadInput where gudhi is not installed."""
@@ -431,13 +438,16 @@ def persistence(phase_map) -> tuple:  # bool [H, W]
     return tuple(np.reshape(cells.persistence_intervals_in_dimension(k), (-1, 2)) for k in (0, 1))
 
 # %% ../nbs/32_descriptors.ipynb #f8f12bd0
-def alive(intervals, levels) -> np.ndarray:  # [n, 2] of `persistence`  # [k], px: erosion (negative) or dilation
+def alive(
+    intervals: np.ndarray,  # [n, 2] of `persistence`
+    levels: Sequence[float],  # [k], px: erosion (negative) or dilation
+) -> np.ndarray:
     "How many exist at each level, int [k]: the Betti numbers of the phase eroded or dilated by so much."
     levels = np.asarray(levels, float)[:, None]
     return ((intervals[:, 0] <= levels) & (levels < intervals[:, 1])).sum(1)
 
 # %% ../nbs/32_descriptors.ipynb #cc44ba26
-def principal_components(curves, count: int = 2) -> dict:  # [N, K], such as S2 of N images
+def principal_components(curves: np.ndarray, count: int = 2) -> dict:  # [N, K], such as S2 of N images
     """mean [K], components [count, K] (of length 1, their largest entry positive), share [count] of the variance;
     `scores` reads them off."""
     curves = np.asarray(curves, float)
@@ -447,6 +457,9 @@ def principal_components(curves, count: int = 2) -> dict:  # [N, K], such as S2 
     return dict(mean=mean, components=parts, share=(size**2)[:count] / max((size**2).sum(), 1e-300))
 
 # %% ../nbs/32_descriptors.ipynb #cbc2847a
-def scores(curves, basis: dict) -> np.ndarray:  # [N, K]  # of `principal_components`
+def scores(
+    curves: np.ndarray,  # [N, K]
+    basis: dict,  # of `principal_components`
+) -> np.ndarray:
     "[N, count]: how much of each component is in each curve."
     return (np.asarray(curves, float) - basis["mean"]) @ basis["components"].T

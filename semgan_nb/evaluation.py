@@ -20,14 +20,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .foundation import BadInput, _time_text, _write_text, prefetch, atomic, file_hash, stream
+from .foundation import BadInput, _time_text, _write_text, atomic, file_hash, stream
+from .workers import prefetch
 from .files import fields, number, read_json, table_of
 from .dataset import Dataset, subset_indices
 from .layers import full_float32
 from .latent import random_images
-from .extractors import WEIGHTS, find_weights, get_extractor, is_known
+from .extractors import get_extractor
+from .weights import WEIGHTS, find_weights, is_known
 from .descriptors import Segmentation
-from .microstructure import DESCRIPTORS, Measured, compare_microstructures, measure, one_pixel_um
+from .microstructure import DESCRIPTORS, Measured, measure, one_pixel_um
+from .same_material import compare_microstructures
 from .distances import KID_SIZE, KID_SUBSETS, FeatureSet, extrapolate, path_length
 from .scores import LADDER, _RULES, Metric, MetricRecord, parse_metric
 from .reference_sets import _need_images, _values, fill_ladder, floor_of, ladder_sides, warnings_of
@@ -77,9 +80,8 @@ def score(
     weights: Path | str | None = None,  # file or folder of the extractor's weights
     progress: Callable | None = None,  # called as progress(done, total, text), in images
 ) -> dict:
-    """Judge one source of images against another: the fields of a MetricRecord that need no archive. The path length
-    does not look at `real`. Raises BadInput where two sets of images are not enough for the metric, or are too small,
-    or of different sizes."""
+    """Judge one source of images against another: the fields of a MetricRecord that need no archive. Raises BadInput
+    where two sets of images are not enough for the metric, too small, or of different sizes."""
     metric = parse_metric(metric) if isinstance(metric, str) else metric
     if metric.statistic.not_alone:
         raise BadInput(f"{metric.name} {metric.statistic.not_alone}")
@@ -426,8 +428,7 @@ class ArchiveJudge:
         return self.dataset.channels, self.dataset.resolution, self.dataset.resolution
 
     def floor(self, progress: Callable | None = None) -> dict | None:
-        "Real against real, where the metric has such a thing."
-        return None
+        "Real against real; None where the metric has no such thing."
 
     def ladder(self, progress: Callable | None = None) -> dict:  # called as progress(done, total, text), in images
         """The known sets and their values: dict(metric, extractor, extractor_sha256, real, num_real, num_gen, seed,

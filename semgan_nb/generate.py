@@ -7,6 +7,7 @@ __all__ = ['walk', 'phases']
 
 # %% ../nbs/60_generate.ipynb #258053dd
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from .foundation import FPS, FRAMES, PSI, BadInput, Rule, atomic, checked, claim, mark, printable, try_folder
@@ -16,20 +17,22 @@ from .files import regular_file
 # %% ../nbs/60_generate.ipynb #de7e9d72
 @checked
 def walk(
-    snapshot,  # a snapshot, or a run directory: its newest
-    out="walk.mp4",  # *.mp4, *.gif, or a folder for PNG frames
-    seeds="0,1",  # two or more, such as 0-3,7
+    snapshot: Path | str,  # a snapshot, or a run directory: its newest
+    out: Path | str = "walk.mp4",  # *.mp4, *.gif, or a folder for PNG frames
+    seeds: str = "0,1",  # two or more, such as 0-3,7
     frames: FRAMES = 240,
     fps: FPS = 24,
     space: Rule(choices=("z", "w")) = "z",
     truncation_psi: PSI = 1.0,
     noise_mode: Rule(choices=("const", "none", "random", "walk")) = "const",
     best: str | None = None,  # of a run directory: the best snapshot by this metric
-    figure=None,  # where the six panels go; None: beside the film
+    figure: Path | str | None = None,  # where the six panels go; None: beside the film
     progress: bool = True,
     overwrite: bool = False,  # replace what is there; an earlier walk is replaced anyway
 ) -> dict:
-    "Write the film of a walk and its figure; returns film, figure, frames, seconds, snapshot."
+    """Write the film of a walk and its figure; returns film, figure, frames, seconds, snapshot. Raises BadInput where
+    the snapshot or the seeds are none, or where film or figure would replace something else. Source: Lambard et al.
+    2023, Fig. 5."""
     from semgan_nb.checkpoints import load
     from semgan_nb.films import check_film, noise_maps, walk_figure, walk_frames, write_film
 
@@ -128,7 +131,7 @@ def _to_segment(source, seeds, truncation_psi, pixel_size, images, how_to_read):
     source = Path(source)
     if not source.exists():
         raise BadInput(f"{source}: there is no such file or folder")
-    from semgan_nb.dataset import is_archive
+    from semgan_nb.archives import is_archive
 
     network = source.suffix in (".safetensors", ".pkl") or (source / "config.json").exists()
     if seeds is not None and not network:
@@ -178,27 +181,57 @@ def _mask_of(masks: Path, name: str, shape):
         )
     return labels, found[0].name
 
-# %% ../nbs/60_generate.ipynb #f4dd6724
+# %% ../nbs/60_generate.ipynb #293098cc
+def _one_map(dest: Path, name: str, made: tuple, how, masks: Path | None, formats, overwrite: bool) -> dict:
+    "Write the phase map of one image, and say what it is."
+    import dataclasses
+
+    from semgan_nb.descriptors import interface_density, phase_of, segment
+    from semgan_nb.phase_maps import write_phases
+
+    image, size, about = made
+    own = how.at(min(image.shape))
+    if masks is None:
+        labels = segment(image, own)
+    else:
+        labels, about["mask"] = _mask_of(masks, name, image.shape)
+        own = dataclasses.replace(own, median=0, sigma=0.0, clip=0.0)
+    phase = phase_of(labels, own)
+    fraction = float(phase.mean())
+    files = write_phases(dest, labels, size, own, formats, overwrite, phase_fraction=fraction, **about)
+    um = None if size is None else (size if isinstance(size, (int, float)) else sum(size) / 2) / 1000
+    return dict(
+        name=name,
+        files=[str(f) for f in files],
+        phase=own.phase_word,
+        fraction=fraction,
+        boundary=interface_density(phase) / (um or 1),
+        unit="px" if um is None else "µm",
+        pixel_size_nm=size,
+        height=image.shape[0],
+        width=image.shape[1],
+    )
+
+# %% ../nbs/60_generate.ipynb #206aaeed
 @checked
 def phases(
-    source,  # a micrograph, a folder of them, an archive, a run or a snapshot
-    dest="phases",  # folder, made if it is missing
+    source: Path | str,  # a micrograph, a folder of them, an archive, a run or a snapshot
+    dest: Path | str = "phases",  # folder, made if it is missing
     formats: tuple[str, ...] | None = None,  # of tif, png, vti, npy; None: PHASE_FORMATS of chapter 34
-    how=None,  # Segmentation of chapter 32; None: Otsu's threshold
-    masks=None,  # a label image, or a folder with one for each image
+    how: object | None = None,  # Segmentation of chapter 32; None: Otsu's threshold
+    masks: Path | str | None = None,  # a label image, or a folder with one for each image
     seeds: str | None = None,  # of a network, such as 0-3,7; None: 0
     truncation_psi: PSI = 1.0,
     images: Rule(int, 1, also=(None,)) = None,  # of a folder or an archive, at most so many
     pixel_size: Rule(float, 0, 1e9, "nm", above=True, also=(None,)) = None,  # where the source does not say it
     overwrite: bool = False,  # replace what is there; phase maps of an earlier call are replaced anyway
     **how_to_read,  # of image files: page, bar, force, print_density
-):
+) -> Iterator[dict]:
     """Write phase maps, each with a JSON beside it; yields for each a dict(name, files, phase, fraction, boundary,
-    unit, pixel_size_nm, height, width). Nothing is written where one of the files is something else already."""
-    import dataclasses
-
-    from semgan_nb.descriptors import Segmentation, interface_density, phase_of, segment
-    from semgan_nb.phase_maps import PHASE_FORMATS, claim_phases, write_phases
+    unit, pixel_size_nm, height, width). Raises BadInput where one of the files is something else already,
+    before anything is written, and where a mask does not fit its image."""
+    from semgan_nb.descriptors import Segmentation
+    from semgan_nb.phase_maps import PHASE_FORMATS, claim_phases
 
     how, dest = how or Segmentation(), Path(dest)
     formats = PHASE_FORMATS if formats is None else formats
@@ -214,26 +247,4 @@ def phases(
         known[name] = origin
         claim_phases(dest / name, formats, overwrite)
     for name, _, make in jobs:
-        image, size, about = make()
-        own = how.at(min(image.shape))
-        if masks is None:
-            labels = segment(image, own)
-        else:
-            labels, about["mask"] = _mask_of(masks, name, image.shape)
-            own = dataclasses.replace(own, median=0, sigma=0.0, clip=0.0)
-        phase = phase_of(labels, own)
-        files = write_phases(
-            dest / name, labels, size, own, formats, overwrite, phase_fraction=float(phase.mean()), **about
-        )
-        um = None if size is None else (size if isinstance(size, (int, float)) else sum(size) / 2) / 1000
-        yield dict(
-            name=name,
-            files=[str(f) for f in files],
-            phase=own.phase_word,
-            fraction=float(phase.mean()),
-            boundary=interface_density(phase) / (um or 1),
-            unit="px" if um is None else "µm",
-            pixel_size_nm=size,
-            height=image.shape[0],
-            width=image.shape[1],
-        )
+        yield _one_map(dest / name, name, make(), how, masks, formats, overwrite)

@@ -12,34 +12,18 @@ import lzma
 import math
 import mmap
 import os
-import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import tifffile
 from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
+from . import vendors
 from .foundation import BadInput
-from semgan_nb.vendors import (
-    _fei,
-    _gatan,
-    _guarded,
-    _imagej,
-    _number,
-    _ome,
-    _phenom,
-    _positive,
-    _sections,
-    _settle,
-    _short,
-    _side_cars,
-    _sis,
-    _stated,
-    _tescan,
-    _tescan_blocks,
-    _text,
-    _zeiss,
-)
+from .texts import _number, _positive, _sections, _short, _text
+from .unpacking import _DECODERS, _check_size, _jpeg_words, _numbers, _png_pieces
+from .vendors import _guarded, _settle, _side_cars, _stated
 
 # %% ../nbs/11_image_files.ipynb #d4119bc7
 def _row_blocks(pixels):
@@ -48,22 +32,30 @@ def _row_blocks(pixels):
     return [slice(k, k + step) for k in range(0, len(pixels), step)]
 
 # %% ../nbs/11_image_files.ipynb #2c446b21
-def _grey(pixels, path, tags, lossy, force):
-    """One channel of [height, width, channels] pixels, and where they are coloured (None: nowhere, or the whole is);
-    refuses true colour."""
+def _one_of_channels(pixels, path, tags):  # [height, width] or [height, width, channels]
+    "[height, width] where one channel is the image, else the first three or four; refuses more than four."
     if pixels.ndim == 2:
-        return pixels, None
-    count, integer = pixels.shape[2], pixels.dtype.kind in "ui"
+        return pixels
+    count = pixels.shape[2]
     if count == 1:
-        return pixels[..., 0], None
+        return pixels[..., 0]
     if count > 4:
         raise BadInput(
             f"{path}: has {count} channels per pixel, a grey micrograph is wanted: export one of them as a grey image"
         )
-    if count in (2, 4) and (pixels[..., -1] != (np.iinfo(pixels.dtype).max if integer else 1)).any():
+    opaque = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "ui" else 1
+    if count in (2, 4) and (pixels[..., -1] != opaque).any():
         tags["warnings"].append("has a further channel (transparency or a second signal), which was left out")
-    if count == 2:
-        return pixels[..., 0], None
+    return pixels[..., 0] if count == 2 else pixels
+
+# %% ../nbs/11_image_files.ipynb #2742cebc
+def _grey(pixels, path, tags, lossy, force):
+    """One channel of [height, width, channels] pixels, and where they are coloured (None: nowhere, or the whole is);
+    refuses true colour."""
+    pixels = _one_of_channels(pixels, path, tags)
+    if pixels.ndim == 2:
+        return pixels, None
+    integer = pixels.dtype.kind in "ui"
     full = np.iinfo(pixels.dtype).max if integer else max(1.0, float(pixels.max()))
     grey, coloured = np.empty(pixels.shape[:2], pixels.dtype), np.zeros(pixels.shape[:2], bool)
     for rows in _row_blocks(pixels):
@@ -83,79 +75,6 @@ def _grey(pixels, path, tags, lossy, force):
         )
     return grey, coloured if coloured.any() and share <= 0.01 else None
 
-# %% ../nbs/11_image_files.ipynb #ec399fb8
-_MOST_PIXELS = 300_000_000
-
-# %% ../nbs/11_image_files.ipynb #5d258710
-def _check_size(path, width, height, bytes_per_pixel, length):
-    "Refuse a declared size before memory is taken for it; `length`: bytes of the file."
-    if width < 1 or height < 1 or bytes_per_pixel <= 0:
-        raise ValueError("it has no pixels")
-    needed = width * height * bytes_per_pixel
-    if width * height > _MOST_PIXELS or needed > 2**31:
-        raise BadInput(
-            f"{path}: says that it has {width} x {height} pixels of {bytes_per_pixel:g} bytes, more than"
-            f" {_MOST_PIXELS // 10**6} million pixels or 2 GiB: the file is damaged, or cut the image into parts first"
-        )
-    if needed > 2**26 and needed > 500 * length:
-        raise BadInput(
-            f"{path}: says that it has {width} x {height} pixels, which its {length} bytes cannot hold if it shows a"
-            " specimen: the file is damaged or made to fill the memory: take it out of the folder"
-        )
-
-# %% ../nbs/11_image_files.ipynb #d90dbcc6
-def _inflate(data, most):
-    "Bytes of a zlib stream, at most `most`."
-    return zlib.decompressobj().decompress(data, most + 1)
-
-# %% ../nbs/11_image_files.ipynb #3592a128
-def _unxz(data, most):
-    return lzma.LZMADecompressor(memlimit=2**29).decompress(data, most + 1)
-
-# %% ../nbs/11_image_files.ipynb #0447fd20
-def _unpackbits(data, most):
-    "Bytes of PackBits runs: n < 128, then n + 1 bytes as they are; n > 128, then one byte 257 - n times."
-    out, at = bytearray(), 0
-    while at < len(data) and len(out) <= most:
-        n, at = data[at], at + 1
-        if n < 128:
-            out += data[at : at + n + 1]
-            at += n + 1
-        elif n > 128:
-            out += data[at : at + 1] * (257 - n)
-            at += 1
-    return bytes(out)
-
-# %% ../nbs/11_image_files.ipynb #289d7ded
-def _unlzw(data, most):
-    "Bytes of an LZW strip, by the decoder inside Pillow: the strip is presented to it as a grey image of one row."
-    tags = (
-        (256, 4, most),
-        (257, 4, 1),
-        (258, 3, 8),
-        (259, 3, 5),
-        (262, 3, 1),
-        (273, 4, 122),
-        (277, 3, 1),
-        (278, 4, 1),
-        (279, 4, len(data)),
-    )
-    table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
-    with TiffImagePlugin.TiffImageFile(
-        io.BytesIO(b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + table + b"\0\0\0\0" + data)
-    ) as image:
-        return image.tobytes()
-
-# %% ../nbs/11_image_files.ipynb #33b7866d
-_DECODERS = {
-    1: lambda data, most: data,
-    5: _unlzw,
-    8: _inflate,
-    32946: _inflate,
-    32773: _unpackbits,
-    34925: _unxz,
-}  # by the Compression tag
-
 # %% ../nbs/11_image_files.ipynb #bc96e621
 def _tag(page, code, default=None):
     "A tag's value; `default` where it is missing or broken."
@@ -171,44 +90,13 @@ def _one(value):
     values = set(value) if isinstance(value, tuple) else {value}
     return int(values.pop()) if len(values) == 1 else None
 
-# %% ../nbs/11_image_files.ipynb #79a98aa6
-def _numbers(data, rows, width, samples, bits, dtype, predictor):
-    "An array [rows, width, samples] from the bytes of a strip."
-    row_bytes = -(-width * samples * bits // 8)
-    flat = np.frombuffer(data, np.uint8, rows * row_bytes)
-    if bits != dtype.itemsize * 8:  # packed bits, most significant first, rows begin on whole bytes
-        if predictor != 1:
-            raise ValueError("packed bits with a predictor")
-        digits = np.unpackbits(flat.reshape(rows, row_bytes), axis=1)[:, : width * samples * bits].reshape(
-            rows, width, samples, bits
-        )
-        values = np.zeros(digits.shape[:3], dtype.newbyteorder("="))
-        for k in range(bits):
-            values = (values << 1) | digits[..., k]
-        return values
-    if predictor == 3:  # floating point: bytes of equal weight stand together
-        planes = np.cumsum(flat.reshape(rows, -1, samples), axis=1, dtype=np.uint8).reshape(
-            rows, dtype.itemsize, width * samples
-        )
-        return (
-            np.ascontiguousarray(planes.transpose(0, 2, 1)).view(dtype.newbyteorder(">")).reshape(rows, width, samples)
-        )
-    values = flat.view(dtype).reshape(rows, width, samples)
-    if predictor == 1:
-        return values
-    if predictor != 2 or dtype.kind == "f":
-        raise ValueError(f"predictor {predictor}")
-    return np.cumsum(values, axis=1, dtype=dtype.newbyteorder("="))
-
 # %% ../nbs/11_image_files.ipynb #2166be9c
-def _decode(page, path, length, byteorder):
-    """Pixels [height, width] or [height, width, samples] of a page of a TIFF, or None where its compression is none
-    of ours."""
-    width, height, samples = page.imagewidth, page.imagelength, page.samplesperpixel
+def _announced(page, path, length):  # length: bytes of the file
+    "(bits per sample, sample format) that a page of a TIFF announces; refuses what no grey micrograph has."
     bits, form = _one(_tag(page, 258, 1)), _one(_tag(page, 339, 1))
     if bits is None or form is None:
         raise ValueError("its channels differ in depth")
-    _check_size(path, width, height, samples * bits / 8, length)
+    _check_size(path, page.imagewidth, page.imagelength, page.samplesperpixel * bits / 8, length)
     if form in (5, 6):
         raise BadInput(f"{path}: holds complex numbers, a grey micrograph is wanted: export the real image")
     if bits == 64 and form != 3:
@@ -219,17 +107,21 @@ def _decode(page, path, length, byteorder):
         raise BadInput(f"{path}: is a volume of {page.imagedepth} slices, a single image is wanted: export one slice")
     if any(offset + count > length for offset, count in zip(page.dataoffsets, page.databytecounts)):
         raise ValueError("data are missing at its end")
-    decoder, predictor = _DECODERS.get(int(page.compression)), int(page.predictor or 1)
-    if decoder is None or not page.dataoffsets:
-        return None
+    return bits, form
+
+# %% ../nbs/11_image_files.ipynb #758c05e8
+def _sample_type(bits, form, byteorder):
+    "numpy's dtype of a sample; packed bits have the next larger one."
     kind = {1: "u", 2: "i", 3: "f", 4: "u"}.get(form)
-    if kind is None or bits not in (
-        (16, 32, 64) if kind == "f" else (8, 16, 32) if kind == "i" else (*range(1, 17), 32)
-    ):
+    known = {"f": (16, 32, 64), "i": (8, 16, 32), "u": (*range(1, 17), 32)}.get(kind, ())
+    if bits not in known:
         raise ValueError(f"{bits} bits of sample format {form}")
-    dtype = np.dtype(f"{byteorder}{kind}{max(1, 2 ** math.ceil(math.log2(bits / 8)))}")
-    planes = samples if page.planarconfig == 2 else 1
-    inner = samples // planes
+    return np.dtype(f"{byteorder}{kind}{max(1, 2 ** math.ceil(math.log2(bits / 8)))}")
+
+# %% ../nbs/11_image_files.ipynb #ee7baf02
+def _strip_grid(page, planes):  # planes: how often the grid is repeated, once for each separate channel
+    "(rows and columns of a strip or tile, how many of them stand side by side, how many there are of a plane)."
+    width, height = page.imagewidth, page.imagelength
     if page.is_tiled:
         rows, columns = page.tilelength, page.tilewidth
     else:
@@ -237,38 +129,56 @@ def _decode(page, path, length, byteorder):
     if rows < 1 or columns < 1 or rows * columns > 4 * max(width * height, 2**20):
         raise ValueError("its tiles are larger than the image")
     down, across = -(-height // rows), -(-width // columns)
-    if len(page.dataoffsets) < down * across * planes:
+    if min(len(page.dataoffsets), len(page.databytecounts)) < down * across * planes:
         raise ValueError("strips are missing")
-    out = np.empty((height, width, samples), dtype.newbyteorder("="))
-    invert = bytes(int(f"{k:08b}"[::-1], 2) for k in range(256)) if _tag(page, 266, 1) == 2 else None
+    return rows, columns, across, down * across
+
+# %% ../nbs/11_image_files.ipynb #8668343f
+def _strips(page, path, many, decoder, wanted):  # how many; wanted(k): bytes that strip k must have
+    "(number, bytes) of the first strips of a page, unpacked."
+    backwards = bytes(int(f"{k:08b}"[::-1], 2) for k in range(256)) if _tag(page, 266, 1) == 2 else None
     with open(path, "rb") as f:
-        for k, (offset, count) in enumerate(zip(page.dataoffsets[: down * across * planes], page.databytecounts)):
-            plane, place = divmod(k, down * across)
-            top, left = place // across * rows, place % across * columns
-            real = rows if page.is_tiled else min(rows, height - top)
-            wanted = real * -(-columns * inner * bits // 8)
+        for k, (offset, count) in enumerate(zip(page.dataoffsets[:many], page.databytecounts)):
             if not offset or not count:
                 raise ValueError(f"strip {k} has no data")
             f.seek(offset)
             data = f.read(count)
-            if invert:
-                data = data.translate(invert)
+            if backwards:
+                data = data.translate(backwards)
             try:
-                data = decoder(data, wanted)
+                data = decoder(data, wanted(k))
             except (zlib.error, lzma.LZMAError, OSError) as error:
                 raise ValueError(f"strip {k} cannot be unpacked: {_short(error)}")
-            if len(data) < wanted:
-                raise ValueError(f"strip {k} holds {len(data)} bytes instead of {wanted}")
-            part = _numbers(data, real, columns, inner, bits, dtype, predictor)
-            out[top : top + real, left : left + columns, plane * inner : plane * inner + inner] = part[
-                : height - top, : width - left
-            ]
+            if len(data) < wanted(k):
+                raise ValueError(f"strip {k} holds {len(data)} bytes instead of {wanted(k)}")
+            yield k, data
+
+# %% ../nbs/11_image_files.ipynb #cb3adfcc
+def _decode(page, path, length, byteorder):
+    """Pixels [height, width] or [height, width, samples] of a page of a TIFF, or None where its compression is none
+    of ours."""
+    width, height, samples = page.imagewidth, page.imagelength, page.samplesperpixel
+    bits, form = _announced(page, path, length)
+    decoder, predictor = _DECODERS.get(int(page.compression)), int(page.predictor or 1)
+    if decoder is None or not page.dataoffsets:
+        return None
+    dtype, planes = _sample_type(bits, form, byteorder), samples if page.planarconfig == 2 else 1
+    rows, columns, across, many = _strip_grid(page, planes)
+    inner = samples // planes  # channels in one strip
+    top = lambda k: k % many // across * rows
+    real = lambda k: rows if page.is_tiled else min(rows, height - top(k))  # rows that strip k holds
+    wanted = lambda k: real(k) * -(-columns * inner * bits // 8)
+    out = np.empty((height, width, samples), dtype.newbyteorder("="))
+    for k, data in _strips(page, path, many * planes, decoder, wanted):
+        part = _numbers(data, real(k), columns, inner, bits, dtype, predictor)
+        y, x, plane = top(k), k % many % across * columns, k // many * inner
+        out[y : y + real(k), x : x + columns, plane : plane + inner] = part[: height - y, : width - x]
     return out[..., 0] if samples == 1 else out
 
 # %% ../nbs/11_image_files.ipynb #bdbf4e54
 def _upright(
     pixels, size, bar, code, tags
-):  # [height, width(, samples)]; (y, x) or None; rows or None; what tag 274 or EXIF says
+):  # [height, width(, samples)]; (y, x) or None; rows or None; tag 274 or EXIF
     "The same three, turned as the code says."
     if not isinstance(code, int) or not 2 <= code <= 8:
         return pixels, size, bar
@@ -312,10 +222,26 @@ def _by_library(page, path, number):
         if image.mode not in ("1", "L", "P", "RGB", "YCbCr", "RGBA", "LA"):
             raise ValueError(f"{name} of kind {image.mode}")
         pixels, code = np.asarray(image.convert("RGB") if image.mode == "YCbCr" else image), _tag(page, 274)
-        return (
-            _upright(pixels, None, None, {6: 8, 8: 6}.get(code, code), {})[0],
-            False,
-        )  # Pillow has turned white back already, and the image, which is done later for all kinds
+        as_stored = _upright(pixels, None, None, {6: 8, 8: 6}.get(code, code), {})[0]  # Pillow has turned it already
+        return as_stored, False  # and white too
+
+# %% ../nbs/11_image_files.ipynb #6e9305c5
+def _through_palette(pixels, palette):
+    "Grey or RGB values of palette indices."
+    if pixels.ndim == 3:
+        pixels = pixels[..., 0]
+    palette = np.asarray(palette)
+    if palette.ndim != 2 or len(palette) != 3 or palette.shape[1] <= pixels.max():
+        raise ValueError("its palette is damaged")
+    palette = (palette >> 8 if palette.max() > 255 else palette).astype(np.uint8)
+    return palette[0][pixels] if (palette == palette[0]).all() else np.moveaxis(palette[:, pixels], 0, -1)
+
+# %% ../nbs/11_image_files.ipynb #e6b46e73
+def _negative(pixels, bits):
+    "The pixels of an image in which white is 0."
+    if pixels.dtype.kind == "b" or pixels.dtype.kind == "i":
+        return ~pixels
+    return pixels.max() + pixels.min() - pixels if pixels.dtype.kind == "f" else pixels.dtype.type(2**bits - 1) - pixels
 
 # %% ../nbs/11_image_files.ipynb #5bf12166
 def _density(page):
@@ -328,58 +254,15 @@ def _density(page):
     return values, {2: 25.4e6, 3: 1e7}.get(_tag(page, 296, 2))
 
 # %% ../nbs/11_image_files.ipynb #8377ebcc
-def _records(tif, page, path, shape, number):
-    "The records of a TIFF in the order of trust: the vendor's tags, texts beside it, ImageJ or Gatan."
-
-    def raw(code):
-        for p in (page, tif.pages[0]):
-            if code in p.tags:
-                tag = p.tags[code]
-                size = tag.count * {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8, 17: 8, 18: 8}.get(
-                    int(tag.dtype), 1
-                )
-                with open(path, "rb") as f:
-                    f.seek(tag.valueoffset)
-                    return f.read(min(size, 2**24))
-
-    density, unit = _density(page)
-    by_print = (lambda zoom: unit / (density[0] * zoom)) if density[0] and unit else None
-    fei, zeiss, phenom = raw(34682) or raw(34680), raw(34118) or raw(34119), raw(34683)
-    if fei and b"<FeiImage" in fei:
-        phenom, fei = fei, None
-    if phenom and b"<Metadata" in phenom:
-        fei = (fei or b"") + phenom
-    if fei is not None:
-        yield _guarded(_fei, _text(fei), shape)
-    if zeiss is not None:
-        yield _guarded(_zeiss, _text(zeiss) if b"\0" in zeiss[1:8:2] else zeiss.decode("latin-1"), shape)
-    if 50431 in page.tags and b"PixelSize" in (tescan := raw(50431)):
-        yield _guarded(_tescan, _tescan_blocks(tescan), shape)
-    if phenom:
-        yield from _phenom_pieces(phenom, shape)
-    yield from _side_cars(path, shape, by_print)
-    sis = _tag(page, 33560) or (
-        _tag(tif.pages[0], 33560) if tif.pages[0].imagewidth == page.imagewidth else None
-    )  # each page has a size of its own
-    if isinstance(sis, dict):
-        yield _guarded(_sis, sis)
-    text = _tag(page, 270, "") or _tag(tif.pages[0], 270, "")
-    if isinstance(text, bytes):
-        text = _text(text)
-    if isinstance(text, str) and text.startswith("ImageJ="):
-        yield _guarded(_imagej, text, density)
-    first = text if isinstance(text, str) and "<OME" in text[:4000] else _tag(tif.pages[0], 270, "")
-    if isinstance(first, str) and ("<OME" in first[:4000] or "<ome:OME" in first[:4000]):
-        yield _guarded(_ome, first, shape, number)
-    if 65009 in page.tags:
-        texts = [
-            (
-                _text(raw(code) or b"").strip("\0 "),
-                str(scale[0] if isinstance(scale := _tag(page, code + 6, ""), tuple) else scale).strip("\0"),
-            )
-            for code in (65003, 65004)
-        ]
-        yield _guarded(_gatan, [t[0] for t in texts], [t[1] for t in texts])
+def _raw(code, pages, path):
+    "The bytes of a tag as they stand in the file, at most 16 MiB, of the first of the pages that has it; else None."
+    wide = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8, 17: 8, 18: 8}  # bytes of a value, by its type
+    for page in pages:
+        if code in page.tags:
+            tag = page.tags[code]
+            with open(path, "rb") as f:
+                f.seek(tag.valueoffset)
+                return f.read(min(tag.count * wide.get(int(tag.dtype), 1), 2**24))
 
 # %% ../nbs/11_image_files.ipynb #2c585c5e
 def _phenom_pieces(data, shape):
@@ -387,7 +270,56 @@ def _phenom_pieces(data, shape):
     start = data.find(b"<FeiImage")
     end = data.find(b"</FeiImage>", start)
     if 0 <= start < end:
-        yield _guarded(_phenom, _text(data[start : end + 11]), shape)
+        yield _guarded(vendors._phenom, _text(data[start : end + 11]), shape)
+
+# %% ../nbs/11_image_files.ipynb #45565986
+def _vendor_records(raw, page, shape):  # raw(code): bytes of a tag, or None
+    "The records that vendors keep in tags of their own."
+    fei, zeiss, phenom = raw(34682) or raw(34680), raw(34118) or raw(34119), raw(34683)
+    if fei and b"<FeiImage" in fei:
+        phenom, fei = fei, None
+    if phenom and b"<Metadata" in phenom:
+        fei = (fei or b"") + phenom
+    if fei is not None:
+        yield _guarded(vendors._fei, _text(fei), shape)
+    if zeiss is not None:
+        yield _guarded(vendors._zeiss, _text(zeiss) if b"\0" in zeiss[1:8:2] else zeiss.decode("latin-1"), shape)
+    if 50431 in page.tags and b"PixelSize" in (tescan := raw(50431)):
+        yield _guarded(vendors._tescan, vendors._tescan_blocks(tescan), shape)
+    if phenom:
+        yield from _phenom_pieces(phenom, shape)
+
+# %% ../nbs/11_image_files.ipynb #04fdcc90
+def _program_records(raw, tif, page, shape, number):  # number: of the page
+    "The records of Olympus SIS, ImageJ, OME and Gatan."
+    first = tif.pages[0]
+    same_width = first.imagewidth == page.imagewidth  # each page has a size of its own
+    sis = _tag(page, 33560) or (_tag(first, 33560) if same_width else None)
+    if isinstance(sis, dict):
+        yield _guarded(vendors._sis, sis)
+    text = _tag(page, 270, "") or _tag(first, 270, "")
+    if isinstance(text, bytes):
+        text = _text(text)
+    if isinstance(text, str) and text.startswith("ImageJ="):
+        yield _guarded(vendors._imagej, text, _density(page)[0])
+    ome = text if isinstance(text, str) and "<OME" in text[:4000] else _tag(first, 270, "")
+    if isinstance(ome, str) and ("<OME" in ome[:4000] or "<ome:OME" in ome[:4000]):
+        yield _guarded(vendors._ome, ome, shape, number)
+    if 65009 in page.tags:
+        units = [_text(raw(code) or b"").strip("\0 ") for code in (65003, 65004)]
+        scales = [_tag(page, code, "") for code in (65009, 65010)]
+        scales = [str(scale[0] if isinstance(scale, tuple) else scale).strip("\0") for scale in scales]
+        yield _guarded(vendors._gatan, units, scales)
+
+# %% ../nbs/11_image_files.ipynb #d55399c7
+def _records(tif, page, path, shape, number):
+    "The records of a TIFF in the order of trust: the vendor's tags, texts beside it, programs that saved it."
+    density, unit = _density(page)
+    by_print = (lambda zoom: unit / (density[0] * zoom)) if density[0] and unit else None
+    raw = functools.partial(_raw, pages=(page, tif.pages[0]), path=path)
+    yield from _vendor_records(raw, page, shape)
+    yield from _side_cars(path, shape, by_print)
+    yield from _program_records(raw, tif, page, shape, number)
 
 # %% ../nbs/11_image_files.ipynb #60e87d8b
 def _choose(path, number, pages, tags):
@@ -417,59 +349,55 @@ def _page_kind(pages, k):  # tifffile's pages of a file
         return 0, 0, 0
 
 # %% ../nbs/11_image_files.ipynb #8d4d524a
+def _page_words(kinds, best):  # of each page (bits, columns, rows); number of the one taken
+    "A sentence on which of several pages was taken, and which were not."
+    size = lambda kind: f"({kind[1]} x {kind[2]} pixels, {kind[0]} bits)"
+    word = lambda k: f"page {k} {size(kinds[k]) if kinds[k][0] else '(a reduced copy, a mask or damaged)'}"
+    alike = sum(kind == kinds[best] for kind in kinds)
+    others = [word(k) for k in range(len(kinds)) if kinds[k] != kinds[best]]
+    if others:
+        rest = f" and {len(others) - 3} more" if others[3:] else ""
+        text = f": {word(best)} was taken, the most bits and pixels; not taken: {', '.join(others[:3])}{rest}"
+        text += f", and {alike - 1} like the one taken" if alike > 1 else ""
+    else:
+        text = f" alike, the first one was taken {size(kinds[best])}"
+    stack = ", and 'all' has `prepare` take them as one specimen" if alike > 1 else ""
+    return f"has {len(kinds)} pages{text}; page names another{stack}"
+
+# %% ../nbs/11_image_files.ipynb #83beb917
 def _best_page(pages, tags):
     """Number of the page of most bits per sample, of these the one of most pixels, of these the first; the others
     are named in the tags."""
     kinds = [_page_kind(pages, k) for k in range(len(pages))]
     best = max(range(len(kinds)), key=lambda k: (kinds[k][0], kinds[k][1] * kinds[k][2], -k))
     if len(kinds) > 1:
-        word = lambda k: (
-            f"page {k} ({kinds[k][1]} x {kinds[k][2]} pixels, {kinds[k][0]} bits)"
-            if kinds[k][0]
-            else f"page {k} (a reduced copy, a mask or damaged)"
-        )
-        alike, others = (
-            sum(kind == kinds[best] for kind in kinds),
-            [k for k in range(len(kinds)) if kinds[k] != kinds[best]],
-        )
         tags["pages"], tags["page"] = len(kinds), best
-        said = f"has {len(kinds)} pages" + (
-            ""
-            if others
-            else f" alike, the first one was taken ({kinds[best][1]} x {kinds[best][2]} pixels, {kinds[best][0]} bits)"
-        )
-        if others:
-            said += (
-                f": {word(best)} was taken, the most bits and pixels; not taken: "
-                + ", ".join(map(word, others[:3]))
-                + (f" and {len(others) - 3} more" if others[3:] else "")
-            )
-        if others and alike > 1:
-            said += f", and {alike - 1} like the one taken"
-        tags["warnings"].append(
-            said
-            + (
-                "; page names another, and 'all' has `prepare` take them as one specimen"
-                if alike > 1
-                else "; page names another"
-            )
-        )
+        tags["warnings"].append(_page_words(kinds, best))
     return best
 
 # %% ../nbs/11_image_files.ipynb #57d72a5f
+def _imagej_entries(page):
+    "The entries of ImageJ's description of a page; empty where there is none."
+    text = _tag(page, 270, "")
+    return _sections(text).get("", {}) if isinstance(text, str) and text.startswith("ImageJ=") else {}
+
+# %% ../nbs/11_image_files.ipynb #73913f05
 def _stack_length(said, pages):  # the entries of ImageJ's description; tifffile's pages
     "How many images ImageJ put behind the only page that a file lists; 1 where it lists them all."
     return int(_positive(said.get("images")) or 1) if len(pages) == 1 else 1
 
+# %% ../nbs/11_image_files.ipynb #a47afd0f
+def _open_tiff(path):
+    "tifffile's view of a file, without its guesses at instruments of other kinds."
+    return tifffile.TiffFile(path, is_lsm=False, is_scanimage=False, is_ndpi=False)
+
 # %% ../nbs/11_image_files.ipynb #5a53cc24
-def stack_pages(path):  # of an image file
+def stack_pages(path: Path | str) -> list[int]:  # of an image file
     """Numbers of the pages that make up a stack: those like the page that would be taken by itself, in depth and
     size. [0] for a file of one image, or of another kind than TIFF."""
     try:
-        with tifffile.TiffFile(path, is_lsm=False, is_scanimage=False, is_ndpi=False) as tif:
-            text = _tag(tif.pages[0], 270, "")
-            said = _sections(text).get("", {}) if isinstance(text, str) and text.startswith("ImageJ=") else {}
-            if (behind := _stack_length(said, tif.pages)) > 1:
+        with _open_tiff(path) as tif:
+            if (behind := _stack_length(_imagej_entries(tif.pages[0]), tif.pages)) > 1:
                 return list(range(behind))
             kinds = [_page_kind(tif.pages, k) for k in range(len(tif.pages))]
     except Exception:
@@ -477,82 +405,85 @@ def stack_pages(path):  # of an image file
     best = max(kinds, key=lambda kind: (kind[0], kind[1] * kind[2]))
     return [k for k, kind in enumerate(kinds) if kind == best]
 
+# %% ../nbs/11_image_files.ipynb #556b9757
+_JPEG_2000 = dict.fromkeys((33003, 33004, 33005, 34712), "JPEG 2000")
+_LOSSY = {6: "JPEG", 7: "JPEG", 34892: "JPEG", 34927: "WebP", 50001: "WebP", 50002: "JPEG XL", **_JPEG_2000}
+
+
+def _lossy_tiff(page, path):
+    "How a page of a TIFF may have lost detail, in words; None where it has lost none."
+    kind = _LOSSY.get(int(page.compression))
+    if kind != "JPEG":
+        return kind and f"{kind}, which may have lost detail"
+    tables = _tag(page, 347)
+    if isinstance(tables, bytes):
+        return _jpeg_words(io.BytesIO(tables))
+    with open(path, "rb") as f:
+        f.seek(page.dataoffsets[0] if page.dataoffsets else 0)
+        return _jpeg_words(f)
+
 # %% ../nbs/11_image_files.ipynb #9dc04d15
+def _page_of(tif, path, number, tags):  # number of a page, or "auto"
+    "(the page that is read, its number, how many images ImageJ put behind it)."
+    behind = _stack_length(_imagej_entries(tif.pages[0]), tif.pages)
+    if number == "auto" and behind == 1:
+        number = _best_page(tif.pages, tags)
+    else:
+        _choose(path, number := 0 if number == "auto" else number, max(len(tif.pages), behind), tags)
+    page = tif.pages[0 if behind > 1 else number]
+    return page if isinstance(page, tifffile.TiffPage) else page.aspage(), number, behind
+
+# %% ../nbs/11_image_files.ipynb #2a241b30
+def _photometric(page, path):
+    "What a page's values mean: 0 white is 0, 1 black is 0, 2 RGB, 3 a palette, 6 YCbCr in a JPEG; others are refused."
+    code = _tag(page, 262, 1)
+    code = int(code) if isinstance(code, int) else 1
+    if code not in (0, 1, 2, 3) and not (code == 6 and int(page.compression) in (6, 7)):
+        kind = _PHOTOMETRIC.get(code, f"of a kind unknown here (photometric {code})")
+        raise BadInput(f"{path}: is {kind}, a grey micrograph is wanted: export it as grey")
+    return code
+
+# %% ../nbs/11_image_files.ipynb #86c32e5b
+def _grey_values(tif, page, path, number, photometric, tags):
+    "Pixels of a page: decoded, white made the largest value, a palette and ImageJ's shift undone; fills tags."
+    if lossy := _lossy_tiff(page, path):
+        tags["lossy"] = lossy
+    pixels, white_is_0 = _decode(page, path, os.path.getsize(path), tif.byteorder), True
+    if pixels is None:
+        pixels, white_is_0 = _by_library(page, path, number)
+    if pixels.shape[:2] != (page.imagelength, page.imagewidth):
+        raise ValueError(f"its pixels are {pixels.shape}")
+    if (bits := _one(_tag(page, 258, 1))) == 1:
+        pixels = pixels.astype(bool)
+    if photometric == 0 and white_is_0:
+        tags["inverted"] = True
+        pixels = _negative(pixels, bits)
+    if photometric == 3 and 34118 not in page.tags and 34119 not in page.tags:
+        pixels = _through_palette(pixels, _tag(page, 320))
+    shift = _imagej_entries(tif.pages[0]).get("c0")
+    if shift and _number(shift) == -32768 and pixels.dtype == np.uint16:
+        pixels = (pixels ^ 0x8000).view(np.int16)
+    return pixels
+
+# %% ../nbs/11_image_files.ipynb #4bb3c946
 def _read_tiff(path, number, print_density, orient, tags):
     "Pixels, pixel size and stated rows of bar of a page of a TIFF; fills tags."
-    length = os.path.getsize(path)
-    with tifffile.TiffFile(
-        path, is_lsm=False, is_scanimage=False, is_ndpi=False
-    ) as tif:  # no guesses at instruments of other kinds
-        first = tif.pages[0]
-        said = (
-            _sections(text).get("", {})
-            if isinstance(text := _tag(first, 270, ""), str) and text.startswith("ImageJ=")
-            else {}
-        )
-        behind = _stack_length(said, tif.pages)
-        if number == "auto" and behind == 1:
-            number = _best_page(tif.pages, tags)
-        else:
-            _choose(path, number := 0 if number == "auto" else number, max(len(tif.pages), behind), tags)
-        page = tif.pages[0 if behind > 1 else number]
-        if not isinstance(page, tifffile.TiffPage):
-            page = page.aspage()
-        photometric, shape = _tag(page, 262, 1), (page.imagelength, page.imagewidth)
-        photometric = int(photometric) if isinstance(photometric, int) else 1
-        if photometric not in (0, 1, 2, 3) and not (photometric == 6 and int(page.compression) in (6, 7)):
-            raise BadInput(
-                f"{path}: is {_PHOTOMETRIC.get(photometric, f'of a kind unknown here (photometric {photometric})')}, a"
-                " grey micrograph is wanted: export it as grey"
-            )
+    with _open_tiff(path) as tif:
+        page, number, behind = _page_of(tif, path, number, tags)
+        photometric = _photometric(page, path)
         if behind > 1 and number:
             step = page.imagelength * page.imagewidth * page.samplesperpixel * page.bitspersample // 8
             page.dataoffsets, page.databytecounts = (page.dataoffsets[0] + number * step,), (step,)
             page.rowsperstrip = page.imagelength
-        if lossy := _lossy_tiff(page, path):
-            tags["lossy"] = lossy
-        pixels, white_is_0 = _decode(page, path, length, tif.byteorder), True
-        if pixels is None:
-            pixels, white_is_0 = _by_library(page, path, number)
-        if pixels.shape[:2] != shape:
-            raise ValueError(f"its pixels are {pixels.shape}")
-        if _one(_tag(page, 258, 1)) == 1:
-            pixels = pixels.astype(bool)
-        if photometric == 0 and white_is_0:
-            tags["inverted"] = True
-            if pixels.dtype.kind == "b":
-                pixels = ~pixels
-            elif pixels.dtype.kind == "f":
-                pixels = pixels.max() + pixels.min() - pixels
-            else:
-                pixels = (
-                    ~pixels
-                    if pixels.dtype.kind == "i"
-                    else pixels.dtype.type(2 ** _one(_tag(page, 258, 1)) - 1) - pixels
-                )
-        if photometric == 3 and 34118 not in page.tags and 34119 not in page.tags:
-            pixels = _through_palette(pixels, _tag(page, 320))
-        if said.get("c0") and _number(said["c0"]) == -32768 and pixels.dtype == np.uint16:
-            pixels = (pixels ^ 0x8000).view(np.int16)
-        records = [*_stated(path), *_records(tif, page, path, shape, number)]
-        size, bar = _settle(records, tags)
+        pixels = _grey_values(tif, page, path, number, photometric, tags)
+        shape = (page.imagelength, page.imagewidth)
+        size, bar = _settle([*_stated(path), *_records(tif, page, path, shape, number)], tags)
         for name, code in (("vendor", 271), ("model", 272)):
-            if isinstance(text := _tag(first, code), str) and text.strip():
+            if isinstance(text := _tag(tif.pages[0], code), str) and text.strip():
                 tags.setdefault(name, text.strip())
         if print_density and size is None:
             size = _print_size(*_density(page), tags)
     return _upright(pixels, size, bar, _tag(page, 274) if orient else 1, tags)
-
-# %% ../nbs/11_image_files.ipynb #6e9305c5
-def _through_palette(pixels, palette):
-    "Grey or RGB values of palette indices."
-    if pixels.ndim == 3:
-        pixels = pixels[..., 0]
-    palette = np.asarray(palette)
-    if palette.ndim != 2 or len(palette) != 3 or palette.shape[1] <= pixels.max():
-        raise ValueError("its palette is damaged")
-    palette = (palette >> 8 if palette.max() > 255 else palette).astype(np.uint8)
-    return palette[0][pixels] if (palette == palette[0]).all() else np.moveaxis(palette[:, pixels], 0, -1)
 
 # %% ../nbs/11_image_files.ipynb #050b8bc8
 def _print_size(density, unit, tags):
@@ -569,41 +500,9 @@ def _print_size(density, unit, tags):
         )
     return unit / (y or x), unit / x
 
-# %% ../nbs/11_image_files.ipynb #2cc79879
-def _png_pieces(path):
-    """Width, height, depth, colour kind of a PNG and its bytes without what is no image; raises ValueError where a
-    check sum is wrong."""
-    kept, facts = [b"\x89PNG\r\n\x1a\n"], None
-    with open(path, "rb") as f:
-        f.seek(8)
-        while True:
-            head = f.read(8)
-            if len(head) < 8:
-                raise ValueError("it ends too early")
-            size, kind = struct.unpack(">I4s", head)
-            if size > 2**31 - 1:
-                raise ValueError("a piece of absurd size")
-            if kind == b"acTL":
-                facts += (True,)
-            if kind[0] & 32 and kind not in (b"tRNS", b"pHYs", b"eXIf"):
-                f.seek(size + 4, 1)
-                continue
-            data = f.read(size)
-            if len(data) < size or f.read(4) != struct.pack(">I", zlib.crc32(kind + data)):
-                raise ValueError(f"the check sum of its piece {kind.decode('latin-1')} is wrong or it ends too early")
-            if kind == b"IHDR" and facts is None:
-                facts = struct.unpack(">IIBB", data[:10])
-                _check_size(path, *facts[:2], {2: 3, 4: 2, 6: 4}.get(facts[3], 1) * facts[2] / 8, os.path.getsize(path))
-                if facts[2:4] == (16, 4):
-                    data = data[:8] + b"\x08\x06" + data[10:]  # 16-bit grey and alpha: the same bytes as 8-bit RGBA
-            elif facts is None:
-                raise ValueError("it does not begin with its size")
-            kept.append(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
-            if kind == b"IEND":
-                return facts, b"".join(kept)
-
 # %% ../nbs/11_image_files.ipynb #4848e033
 def _read_png(path, tags):
+    "Pixels of a PNG, and a function that opens it again; fills tags."
     facts, data = _png_pieces(path)
     if facts[4:]:
         tags["warnings"].append("is an animated PNG, its first image was taken")
@@ -671,157 +570,3 @@ def _read_other(path, magic, number, print_density, orient, tags):
             [v if math.isfinite(v) and v > 0 else None for v in map(float, density or (0, 0))], 25.4e6, tags
         )
     return _upright(pixels, size, bar, code, tags)
-
-# %% ../nbs/11_image_files.ipynb #0987f0db
-_STEPS = (
-    16,
-    11,
-    12,
-    14,
-    12,
-    10,
-    16,
-    14,
-    13,
-    14,
-    18,
-    17,
-    16,
-    19,
-    24,
-    40,
-    26,
-    24,
-    22,
-    22,
-    24,
-    49,
-    35,
-    37,
-    29,
-    40,
-    58,
-    51,
-    61,
-    60,
-    57,
-    51,
-    56,
-    55,
-    64,
-    72,
-    92,
-    78,
-    64,
-    68,
-    87,
-    69,
-    55,
-    56,
-    80,
-    109,
-    81,
-    87,
-    95,
-    98,
-    103,
-    104,
-    103,
-    62,
-    77,
-    113,
-    121,
-    112,
-    100,
-    120,
-    92,
-    101,
-    103,
-    99,
-)
-
-
-def _quality(steps):  # the 64 steps of a JPEG's first table, in the order of the file
-    "(quality from 1 to 100, whether the table is exactly that of it)."
-    scaled = lambda q: np.clip((np.array(_STEPS) * (5000 // q if q < 50 else 200 - 2 * q) + 50) // 100, 1, 255)
-    off = [int(np.abs(scaled(q) - np.minimum(steps, 255)).sum()) for q in range(1, 101)]
-    return off.index(min(off)) + 1, min(off) == 0
-
-# %% ../nbs/11_image_files.ipynb #aa55c05b
-def _jpeg_words(f):  # an open file or stream that stands at the beginning of JPEG data
-    "Such as 'JPEG, quality 85', from its tables; 'JPEG' where there are none before its pixels."
-    if f.read(2) == b"\xff\xd8":
-        while len(head := f.read(4)) == 4 and head[0] == 255 and head[1] not in (0xD9, 0xDA):
-            data, at = f.read(max(int.from_bytes(head[2:], "big") - 2, 0)), 0
-            while head[1] == 0xDB and at < len(
-                data
-            ):  # a table: its depth and number in a byte, then 64 numbers of one byte or two
-                wide, number = divmod(data[at], 16)
-                steps, at = (
-                    np.frombuffer(data[at + 1 : at + 1 + 64 * (1 + (wide > 0))], ">u2" if wide else "u1"),
-                    at + 1 + 64 * (1 + (wide > 0)),
-                )
-                if number == 0 and len(steps) == 64:
-                    quality, exact = _quality(steps.astype(int))
-                    return f"JPEG, quality {'' if exact else 'about '}{quality}"
-    return "JPEG"
-
-# %% ../nbs/11_image_files.ipynb #556b9757
-_LOSSY = {
-    6: "JPEG",
-    7: "JPEG",
-    33003: "JPEG 2000",
-    33004: "JPEG 2000",
-    33005: "JPEG 2000",
-    34712: "JPEG 2000",
-    34892: "JPEG",
-    50001: "WebP",
-    34927: "WebP",
-    50002: "JPEG XL",
-}
-
-
-def _lossy_tiff(page, path):
-    "How a page of a TIFF may have lost detail, in words; None where it has lost none."
-    kind = _LOSSY.get(int(page.compression))
-    if kind != "JPEG":
-        return kind and f"{kind}, which may have lost detail"
-    tables = _tag(page, 347)
-    if isinstance(tables, bytes):
-        return _jpeg_words(io.BytesIO(tables))
-    with open(path, "rb") as f:
-        f.seek(page.dataoffsets[0] if page.dataoffsets else 0)
-        return _jpeg_words(f)
-
-# %% ../nbs/11_image_files.ipynb #3c0f82c3
-_OTHER_KINDS = {
-    b"GIF8": "a GIF image",
-    b"RIFF": "a WebP image or a film",
-    b"%PDF": "a PDF",
-    b"PK\3\4": "a ZIP archive",
-    b"\x1f\x8b": "a gzip archive",
-    b"\x89HDF": "an HDF5 file",
-    b"ZISRAWFILE": "a Zeiss CZI file",
-    b"\0\0\0\x0cjP": "a JPEG 2000 image",
-    b"\0\0\0\3\0\0": "a Gatan DM3 file",
-    b"\0\0\0\4\0\0": "a Gatan DM4 file",
-    b"\xd0\xcf\x11\xe0": "an old Office or vendor container",
-}
-
-# %% ../nbs/11_image_files.ipynb #1c35150c
-def _what_is_it(path):
-    "A few words on a file that is no image, or None where it begins like one."
-    with open(path, "rb") as f:
-        head = f.read(512)
-    if not head:
-        return "is empty (0 bytes): copy it again from its source"
-    if head.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer, not the image itself: fetch the image with `git lfs pull`"
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "is a web page, not an image: the download went wrong, fetch the file itself"
-    for magic, name in _OTHER_KINDS.items():
-        if head.startswith(magic):
-            return f"is {name}: TIFF, PNG, JPEG or BMP is wanted, export it as TIFF"
-    if all(b in b"\t\n\r\f" or 32 <= b < 127 or b >= 128 for b in head) and head[:2] not in (b"BM", b"\xff\xd8"):
-        return "is a text file, not an image: rename it or take it out of the folder"
-    return None

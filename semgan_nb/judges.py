@@ -19,7 +19,8 @@ from .dataset import Dataset, subset_indices
 from .latent import _at_once, apart_in_pairs, correlation, crossed_images, has_noise, intraclass, shares
 from .extractors import get_extractor
 from .leak import TRANSFORMS, LeakMeter
-from .microstructure import DESCRIPTORS, TOPOLOGY, image_values, measure
+from .microstructure import DESCRIPTORS, TOPOLOGY, measure
+from .same_material import image_values
 from .scores import latent_words, parse_metric
 from .memorisation import MemorisationTest, SimilarityNull, _LOOKS, alignment_features
 from .reference_sets import REFERENCE_SETS

@@ -18,10 +18,10 @@ from .layers import full_float32
 
 # %% ../nbs/25_latent.ipynb #e0a6370b
 def parse_seeds(
-    text: str,
-    most: int = 100_000,  # numbers and inclusive ranges, such as "0-3,7"  # how many there may be
+    text: str,  # numbers and inclusive ranges, such as "0-3,7"
+    most: int = 100_000,  # how many there may be
 ) -> list[int]:
-    "The seeds that `text` names, in its order. BadInput if it cannot be read, or names too many."
+    "The seeds that `text` names, in its order. Raises BadInput if it cannot be read, or names too many."
     seeds = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
@@ -141,7 +141,7 @@ def slerp(
     per_row: bool = True,  # an angle for each row; False: one for the whole array
 ) -> np.ndarray | torch.Tensor:
     """From `a` at t = 0 to `b` at t = 1 along the arc; kind, dtype and device are those of `a`. ValueError for a
-    vector of zeros."""
+    vector of zeros. Source: Shoemake 1985."""
     rows_a, rows_b = (np.asarray(x.detach().cpu() if torch.is_tensor(x) else x, np.float64) for x in (a, b))
     if rows_a.shape != rows_b.shape:
         raise ValueError(f"slerp: the ends have shapes {rows_a.shape} and {rows_b.shape}; they must be the same")
@@ -172,9 +172,10 @@ def _at_once(resolution: int, images: int) -> int:
 
 # %% ../nbs/25_latent.ipynb #6aeab839
 def judged_images(
-    G,
+    G: torch.nn.Module,
     n: int,
-    only=None,  # positions, each below n: these images alone, and none after the last of them is made
+    only: Iterable[int]
+    | None = None,  # positions, each below n: these images alone, and none after the last of them is made
 ) -> np.ndarray:
     "The images by which `judge_snapshot` judges a network, uint8 [n, C, H, W]: those that the records number."
     only, parts, begin = range(n) if only is None else list(only), {}, 0
@@ -246,7 +247,7 @@ def intraclass(
     values: np.ndarray,  # [latent vectors, images of each], NaN where there is nothing to measure
 ) -> float | None:
     """The intraclass correlation ICC(1), at most 1, of rows without NaN; None where less than three rows are left or
-    all values are equal."""
+    all values are equal. Source: Shrout and Fleiss 1979, ICC(1, 1)."""
     v = values[np.isfinite(values).all(1)]
     if len(v) < 3:
         return None

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GAIN_PASSES', 'keep_memory', 'full_float32', 'default_gain', 'limited', 'bias_act', 'fir_filter', 'upfirdn2d',
            'upsample2d', 'downsample2d', 'conv2d_resample', 'demodulation', 'tame_for_half', 'modulated_conv2d',
-           'FullyConnected', 'Conv2dLayer', 'MinibatchStd']
+           'FullyConnected', 'Conv2dLayer', 'SynthesisLayer', 'ToRGB', 'MinibatchStd']
 
 # %% ../nbs/20_layers.ipynb #8cafe95a
 import contextlib
@@ -13,6 +13,7 @@ import ctypes
 import math
 import os
 import sys
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -38,9 +39,9 @@ def keep_memory() -> bool:
 
 # %% ../nbs/20_layers.ipynb #df48f0e0
 @contextlib.contextmanager
-def full_float32(device):
-    """On a GPU, convolutions and products in full float32, the same ones each time: TF32 would change features in
-    the fourth digit. These switches belong to the whole process, its other threads too."""
+def full_float32(device: str | torch.device) -> Iterator[None]:
+    """Within it, on a GPU, convolutions and products in full float32, the same ones each time: TF32 would change
+    features in the fourth digit. These switches belong to the whole process, its other threads too."""
     if torch.device(device).type != "cuda":
         yield
         return
@@ -85,7 +86,7 @@ def bias_act(
     clamp: float | None = None,  # limit of the absolute value, after the gain
     slope: float = 0.2,  # of lrelu below zero
 ) -> torch.Tensor:
-    "clamp(gain * act(x + b)), the end of every layer."
+    "clamp(gain * act(x + b)), the end of every layer: the same shape and dtype."
     if b is not None:
         x = x + b.to(x.dtype).view(1, -1, *[1] * (x.ndim - 2))
     f, own_gain = _ACTIVATIONS[act]
@@ -95,10 +96,19 @@ def bias_act(
         x = x * gain
     return limited(x, clamp)
 
+# %% ../nbs/20_layers.ipynb #305cc6c7
+def _bend(y, act, gain, clamp):
+    "The end of a layer whose bias is in y already, and its gain where that can be: leaky ReLU in place."
+    if act == "lrelu":  # gain 1 by now
+        return limited(F.leaky_relu(y, 0.2, inplace=True), clamp)
+    return bias_act(y, act=act, gain=gain, clamp=clamp)
+
 # %% ../nbs/20_layers.ipynb #400cafad
-def fir_filter(taps=(1, 3, 3, 1)) -> torch.Tensor:  # 1-D taps, or a 2-D kernel; None: no filter
-    """A filter normalised to sum one: 1-D taps fewer than 8 become a 2-D outer product; 8 or more stay 1-D and act
-    on each axis in turn."""
+def fir_filter(
+    taps: Sequence[float] | float | None = (1, 3, 3, 1),
+) -> torch.Tensor:  # 1-D taps, or a 2-D kernel; None: no filter
+    """A low-pass normalised to sum one, float32: 1-D taps fewer than 8 become a 2-D outer product; 8 or more stay 1-D
+    and act on each axis in turn. Source: Zhang 2019, section 3.2."""
     f = torch.as_tensor(np.atleast_1d(np.asarray(1 if taps is None else taps, dtype=np.float32)))
     if f.ndim == 1 and len(f) < 8:
         f = torch.outer(f, f)
@@ -136,9 +146,9 @@ def _resample_2d(x, kernel, up, down, pad, flip):
 def upfirdn2d(
     x: torch.Tensor,  # [N, C, H, W]
     f: torch.Tensor,  # filter, 2-D [h, w] or 1-D [n] for each axis
-    up=1,  # zeros are put after each sample: a number, or (x, y)
-    down=1,  # every down-th sample is kept
-    padding=0,  # a number, or (left, right, top, bottom); negative crops
+    up: int | tuple[int, int] = 1,  # zeros are put after each sample: a number, or (x, y)
+    down: int | tuple[int, int] = 1,  # every down-th sample is kept
+    padding: int | tuple[int, int, int, int] = 0,  # a number, or (left, right, top, bottom); negative crops
     flip_filter: bool = False,  # False: true convolution; True: correlation
     gain: float = 1.0,
 ) -> torch.Tensor:
@@ -208,7 +218,8 @@ def conv2d_resample(
 
 # %% ../nbs/20_layers.ipynb #83fe27dc
 def demodulation(w: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
-    "1 / norm of each image's own kernel: w [out, in, k, k], styles [N, in] -> [N, out]."
+    """1 / norm of each image's own kernel: w [out, in, k, k], styles [N, in] -> [N, out].
+    Source: Karras et al. 2020 (StyleGAN2), section 2.2, eq. 3."""
     return (styles.square() @ w.square().sum(dim=[2, 3]).t() + 1e-8).rsqrt()
 
 # %% ../nbs/20_layers.ipynb #bc927e84
@@ -229,7 +240,8 @@ def modulated_conv2d(
     gain: float = 1.0,  # of the convolution's result, not of the noise
     fused: bool = False,  # True: one kernel for each image (grouped convolution), the definition
 ) -> torch.Tensor:
-    "Convolution with kernels scaled by `styles`, and normalised again if `demodulate`."
+    """Convolution with kernels scaled by `styles`, and normalised again if `demodulate`: [N, out, H up, W up].
+    Source: Karras et al. 2020 (StyleGAN2), section 2.2."""
     if demodulate and x.dtype == torch.float16:
         w, styles = tame_for_half(w, styles)
     if fused:
@@ -251,7 +263,8 @@ def modulated_conv2d(
 
 # %% ../nbs/20_layers.ipynb #920d7492
 class FullyConnected(nn.Module):
-    "y = act(x W' + b'): stored weight N(0, 1)/m, used weight W m/sqrt(in), used bias b m, with m = lr_multiplier."
+    """y = act(x W' + b'): stored weight N(0, 1)/m, used weight W m/sqrt(in), used bias b m, with m = lr_multiplier.
+    Source: Karras et al. 2018, section 4.1 (equalised learning rate)."""
 
     def __init__(
         self,
@@ -273,7 +286,8 @@ class FullyConnected(nn.Module):
 
 # %% ../nbs/20_layers.ipynb #e2d3e487
 class Conv2dLayer(nn.Module):
-    "Plain equalised convolution with bias, activation, gain and clamp; the discriminator's layer."
+    """Plain equalised convolution with bias, activation, gain and clamp; the discriminator's layer. `trainable=False`
+    is Freeze-D. Source: Karras et al. 2018, section 4.1; Mo et al. 2020."""
 
     def __init__(
         self,
@@ -286,7 +300,7 @@ class Conv2dLayer(nn.Module):
         down: int = 1,
         conv_clamp: float | None = None,  # limit of the output, None: none
         trainable: bool = True,  # False: stored as buffers (Freeze-D)
-        resample_filter=(1, 3, 3, 1),
+        resample_filter: Sequence[float] | float | None = (1, 3, 3, 1),
     ):
         super().__init__()
         self.activation, self.up, self.down, self.conv_clamp = activation, up, down, conv_clamp
@@ -322,14 +336,101 @@ class Conv2dLayer(nn.Module):
             y = y if b is None else y + b.view(1, -1, 1, 1)
         else:
             y = conv2d_resample(x, w, self.resample_filter, down=self.down, b=b)
-        if self.activation in ("linear", "lrelu"):
-            return limited(F.leaky_relu(y, 0.2, inplace=True) if self.activation == "lrelu" else y, clamp)
-        return bias_act(y, act=self.activation, gain=gain * default_gain(self.activation) / fold, clamp=clamp)
+        return _bend(y, self.activation, gain * default_gain(self.activation) / fold, clamp)
+
+# %% ../nbs/20_layers.ipynb #131385cb
+def _full(x):
+    "Half precision to float32; anything wider as it is."
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+# %% ../nbs/20_layers.ipynb #fa915fc9
+class SynthesisLayer(nn.Module):
+    "Modulated convolution + noise + bias + activation: [N, in, H, W], w [N, w_dim] -> [N, out, r, r]."
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        up: int = 1,
+        conv_clamp: float | None = None,
+        activation: str = "lrelu",
+        resample_filter: Sequence[float] | float | None = (1, 3, 3, 1),
+        use_noise: bool = True,
+    ):
+        super().__init__()
+        self.resolution, self.up, self.use_noise = resolution, up, use_noise
+        self.conv_clamp, self.activation = conv_clamp, activation
+        self.register_buffer("resample_filter", fir_filter(resample_filter))
+        self.affine = FullyConnected(w_dim, in_channels, bias_init=1)
+        self.weight = nn.Parameter(
+            torch.randn(out_channels, in_channels, 3, 3).contiguous(memory_format=torch.channels_last)
+        )
+        if use_noise:
+            self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        if use_noise:
+            self.register_buffer("noise_const", torch.randn(resolution, resolution))
+
+    def noise(self, x: torch.Tensor, noise_mode: str, generator: torch.Generator | None) -> torch.Tensor:
+        "Gaussian maps, [N, 1, r, r] drawn for every image, or the stored one, [r, r]."
+        if noise_mode == "const":
+            return self.noise_const
+        return torch.randn(x.shape[0], 1, self.resolution, self.resolution, generator=generator, device=x.device)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        w: torch.Tensor,
+        noise_mode: str = "random",  # random, const or none
+        generator: torch.Generator | None = None,  # source of the random noise
+        gain: float = 1.0,
+    ) -> torch.Tensor:
+        if noise_mode not in ("random", "const", "none"):
+            raise ValueError(f"noise_mode is {noise_mode!r}: choose random, const or none")
+        styles, weight = self.affine(w), self.weight
+        if x.dtype == torch.float16:
+            weight, styles = tame_for_half(weight, styles)
+        # leaky ReLU lets a positive gain through: it goes into the small factors, not over the large image.
+        gain_after = gain * default_gain(self.activation)
+        g = gain_after if self.activation in GAIN_PASSES else 1.0
+        d = demodulation(weight, styles) * g
+        y = conv2d_resample(
+            x * styles[:, :, None, None].to(x.dtype), weight.to(x.dtype), self.resample_filter, up=self.up
+        )
+        y = torch.addcmul((self.bias * g).view(1, -1, 1, 1).to(x.dtype), y, d[:, :, None, None].to(x.dtype))
+        if self.use_noise and noise_mode != "none":
+            y += (self.noise(x, noise_mode, generator) * (self.noise_strength * g)).to(x.dtype)
+        return _bend(y, self.activation, gain_after / g, None if self.conv_clamp is None else self.conv_clamp * gain)
+
+# %% ../nbs/20_layers.ipynb #b49e7841
+class ToRGB(nn.Module):
+    "Features to an image (grey or RGB): 1×1 modulated, no demodulation, no noise."
+
+    def __init__(self, in_channels: int, img_channels: int, w_dim: int, conv_clamp: float | None = None):
+        super().__init__()
+        self.conv_clamp, self.weight_gain = conv_clamp, 1 / math.sqrt(in_channels)
+        self.affine = FullyConnected(w_dim, in_channels, bias_init=1)
+        self.weight = nn.Parameter(torch.randn(img_channels, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(img_channels))
+
+    def forward(
+        self, x: torch.Tensor, w: torch.Tensor
+    ) -> torch.Tensor:  # -> [N, img_channels, H, W], never in half precision
+        styles = self.affine(w) * self.weight_gain
+        kernel = self.weight[None, :, :, 0, 0] * styles[:, None, :]  # [N, img, in]
+        n, c, h, w_ = x.shape
+        # A product over channels in NHWC order: with one or three outputs it is faster than a convolution and keeps the
+        # layout.
+        y = torch.bmm(x.permute(0, 2, 3, 1).reshape(n, h * w_, c), kernel.transpose(1, 2).to(x.dtype))
+        y = _full(y.view(n, h, w_, -1).permute(0, 3, 1, 2)) + self.bias.view(1, -1, 1, 1)
+        return limited(y, self.conv_clamp)
 
 # %% ../nbs/20_layers.ipynb #f6b37c34
 class MinibatchStd(nn.Module):
     """Append `num_channels` maps with the mean standard deviation over each group: [N, C, H, W] -> [N, C +
-    num_channels, H, W]."""
+    num_channels, H, W]. Source: Karras et al. 2018, section 3."""
 
     def __init__(self, group_size: int | None, num_channels: int = 1):  # images in a group; None: the whole batch
         super().__init__()

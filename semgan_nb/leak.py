@@ -16,7 +16,7 @@ from .foundation import BadInput, stream
 from .descriptors import grey_stack, radial_spectrum
 
 # %% ../nbs/35_leak.ipynb #615e0ae6
-def directions(images, bins: int = 18) -> tuple:  # uint8 [N, H, W], also [H, W] or [N, C, H, W]
+def directions(images: np.ndarray, bins: int = 18) -> tuple:  # uint8 [N, H, W], also [H, W] or [N, C, H, W]
     """(angle [bins] of the edges in degrees, 0 along the rows, counter-clockwise as seen, 0 to 180; share of squared
     gradient in each [bins], sum 1)."""
     weight = np.zeros(bins)
@@ -29,16 +29,19 @@ def directions(images, bins: int = 18) -> tuple:  # uint8 [N, H, W], also [H, W]
     return (np.arange(bins) + 0.5) * 180 / bins, weight / max(weight.sum(), 1e-300)
 
 # %% ../nbs/35_leak.ipynb #d050512c
-def characteristic_length(images) -> float:  # as in `directions`
+def characteristic_length(images: np.ndarray) -> float:  # as in `directions`
     "Wavelength in px at the centre of gravity of the two-dimensional power spectrum."
     frequency, level = radial_spectrum(images, window=True)
     power = 10.0**level * frequency  # of the whole ring
     return float(power.sum() / (power * frequency).sum())
 
 # %% ../nbs/35_leak.ipynb #41af17cc
-def _reduced(images, side: int = 64) -> np.ndarray:
+def _reduced(images, side: int = 64, least: int = 0) -> np.ndarray:
     "float32 [N, h, h], the middle square of the images, averaged over whole pixels to at most `side`."
     x = grey_stack(images)
+    if len(x) < least:
+        given = f"{len(images)} real image{'s were' if len(images) != 1 else ' was'} given"
+        raise BadInput(f"leak_meter: {given}, at least {least} are wanted")
     square = min(x.shape[1:])
     if square < 8:
         raise BadInput(f"leak_meter: the images have {x.shape[1]} × {x.shape[2]} px, at least 8 × 8 are wanted")
@@ -48,7 +51,7 @@ def _reduced(images, side: int = 64) -> np.ndarray:
     return x if by == 1 else x.reshape(len(x), h, by, h, by).mean((2, 4))
 
 # %% ../nbs/35_leak.ipynb #751d9af1
-def image_traits(x) -> tuple[np.ndarray, np.ndarray]:  # float32 [N, h, h], 0 to 255
+def image_traits(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # float32 [N, h, h], 0 to 255
     "(traits [N, 69] whose means over a set are compared, single numbers [N, 7] whose distributions are)."
     n, h = len(x), x.shape[1]
     mean, std = x.mean((1, 2)), x.std((1, 2))
@@ -151,50 +154,39 @@ def _transformed(x, rng):
     yield ("shift",), slice(None), _resampled(x, diagonal(np.ones(n), np.ones(n)), rng.standard_normal((n, 2)) * 0.25)
     yield ("inversion",), half, 255 - y
 
+# %% ../nbs/35_leak.ipynb #4cb9ec76
+def _spoilt(x, rng) -> list[np.ndarray]:
+    "What a poor network does anyway: images [N, h, h] smoothed, noisy, and shifted by up to half a pixel (resampled)."
+    smooth = [ndimage.gaussian_filter(x, (0, s, s)) for s in (0.5, 1)]
+    noisy = (x + rng.normal(0, 8, x.shape)).clip(0, 255)
+    shift = rng.uniform(-1, 1, (len(x), 2)) / x.shape[1]
+    return [*smooth, noisy, _resampled(x, np.eye(2)[None].repeat(len(x), 0), shift)]
+
 # %% ../nbs/35_leak.ipynb #3e38a681
 class LeakMeter:
-    """Which augmentations have leaked into generated images; what needs only the real ones is done once. BadInput
-    where there are fewer than 4."""
+    """Which augmentations have leaked into generated images; what needs only the real ones is done once. Raises
+    BadInput where there are fewer than 4."""
 
     def __init__(
         self,
-        real,  # uint8 [N, H, W] or [N, C, H, W], N at least 4: what the network was trained on
+        real: np.ndarray,  # uint8 [N, H, W] or [N, C, H, W], N at least 4: what the network was trained on
         splits: int = 16,  # of the real images into halves, for the floor
         seed: int = 0,
         most: int = 400,  # real images at most that are transformed
     ):
-        if len(grey_stack(real)) < 4:
-            raise BadInput(
-                f"leak_meter: {len(real)} real image{'s were' if len(real) != 1 else ' was'} given, at least 4 are"
-                " wanted"
-            )
-        x, rng = _reduced(real), stream(seed, "leak halves")
+        x, rng = _reduced(real, least=4), stream(seed, "leak halves")
         traits, numbers = image_traits(x)
-        self.num, self.side, self.middle, self.width = (
-            len(x),
-            x.shape[1],
-            np.median(numbers, 0),
-            np.maximum(numbers.std(0), 1e-3),
-        )
+        self.num, self.side = len(x), x.shape[1]
+        self.middle, self.width = np.median(numbers, 0), np.maximum(numbers.std(0), 1e-3)
         self.cuts = [np.unique(np.quantile(column, np.arange(1, 6) / 6)) for column in numbers.T]
         rows = self._rows(traits, numbers)
         some = np.sort(rng.permutation(len(x))[:most])
         base = rows[some]
-        self.names, places, seen = zip(
-            *((names, place, self._of(images)) for names, place, images in _transformed(x[some], rng))
-        )
+        transformed = [(names, place, self._of(images)) for names, place, images in _transformed(x[some], rng)]
+        self.names, places, seen = zip(*transformed)
         self.mean, self.root = rows.mean(0), _whitening([base, *seen])
-        half = x[some][::2]
-        spoilt = [
-            *(ndimage.gaussian_filter(half, (0, s, s)) for s in (0.5, 1)),
-            (half + rng.normal(0, 8, half.shape)).clip(0, 255),
-        ]
-        spoilt.append(
-            _resampled(half, np.eye(2)[None].repeat(len(half), 0), rng.uniform(-1, 1, (len(half), 2)) / self.side)
-        )  # by up to half a pixel: what resampling itself does
-        self.root = _without(
-            self.root, np.stack([(self._of(images) - base[::2]).mean(0) @ self.root for images in spoilt])
-        )
+        spoilt = [self._of(images) - base[::2] for images in _spoilt(x[some][::2], rng)]
+        self.root = _without(self.root, np.stack([change.mean(0) @ self.root for change in spoilt]))
         changes = [(one - base[place]) @ self.root for one, place in zip(seen, places)]
         self.signatures = np.stack([one.mean(0) for one in changes], 1)
         self.seen = np.array([_repeats(one) for one in changes])
@@ -211,11 +203,12 @@ class LeakMeter:
         sixths = [np.eye(6)[np.digitize(column, cut)] for column, cut in zip(numbers.T, self.cuts)]
         return np.concatenate([traits, *sixths, (((numbers - self.middle) / self.width) ** 2).clip(max=9)], 1)
 
-    def __call__(self, generated) -> dict:  # as the real ones, at least 2
+    def __call__(self, generated: np.ndarray) -> dict:  # as the real ones, at least 2
         """leaks (transform -> dict(value (share of the images), floor, leaks, seen)), verdict ('leak', 'none',
         'collapsed', or 'unlike': too far from real images to tell),
         apart (how far the means are, in what chance gives: about 1 for real images), explained (share of that which
-        transforms explain), text (all that in a sentence), num_real, num_gen.
+        transforms explain), text (all that in a sentence), num_real, num_gen. Raises BadInput if there are fewer than
+        2, or they have another size.
         """
         x = _reduced(generated)
         if len(x) < 2 or x.shape[1] != self.side:
@@ -354,7 +347,12 @@ def leak_text(found: dict) -> str:  # of a LeakMeter, or a record that holds it
     return text + (f"; images that are {', or '.join(hidden)}, could not be told from the real ones" if hidden else "")
 
 # %% ../nbs/35_leak.ipynb #2dd62c4d
-def leak_meter(real, generated, splits: int = 16, seed: int = 0) -> dict:  # as for `LeakMeter`  # as real
+def leak_meter(
+    real: np.ndarray,  # as for `LeakMeter`
+    generated: np.ndarray,  # as real
+    splits: int = 16,
+    seed: int = 0,
+) -> dict[str, dict]:
     """transform -> dict(value, floor, leaks, seen) of one set against another; `LeakMeter(real)(generated)` also
     says it in a sentence."""
     return LeakMeter(real, splits, seed)(generated)["leaks"]

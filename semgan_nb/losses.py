@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 # %% ../nbs/24_losses.ipynb #a603815b
 def loss_as_real(logits: torch.Tensor) -> torch.Tensor:
-    """softplus(-logit) per sample: small where the discriminator says real. G's loss on its images, D's loss on real
-    ones."""
+    """softplus(-logit) per sample, the same shape: small where the discriminator says real. G's loss on its images,
+    D's loss on real ones. Source: Goodfellow et al. 2014, section 3."""
     return F.softplus(-logits)
 
 # %% ../nbs/24_losses.ipynb #c337638c
@@ -28,7 +28,7 @@ def r1_penalty(
     images: torch.Tensor,  # [N, C, H, W] that require a gradient, before augmentation
 ) -> torch.Tensor:  # [N]
     """Squared norm of the gradient of D's output with respect to each image, itself differentiable; without the
-    factor gamma / 2."""
+    factor gamma / 2. Source: Mescheder et al. 2018, eq. 9."""
     (grad,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return grad.square().sum(dim=[1, 2, 3])
 
@@ -38,16 +38,17 @@ def path_lengths(
     ws: torch.Tensor,  # [N, num_ws, w_dim] that require a gradient
     noise: torch.Tensor,  # standard normal, the shape of the images
 ) -> torch.Tensor:  # [N]
-    "Length of the step that the images make for a step of ws, in a random direction of image space; differentiable."
+    """Length of the step that the images make for a step of ws, in a random direction of image space; differentiable.
+    Source: Karras et al. 2020 (StyleGAN2), section 3.2."""
     h, w = images.shape[2:]
     (grad,) = torch.autograd.grad((images * noise / math.sqrt(h * w)).sum(), ws, create_graph=True)
     return grad.square().sum(dim=2).mean(dim=1).sqrt()
 
 # %% ../nbs/24_losses.ipynb #c99032ea
 def path_penalty(
-    lengths: torch.Tensor,
-    pl_mean: torch.Tensor,
-    decay: float = 0.01,  # [N]  # moving average so far, a scalar
+    lengths: torch.Tensor,  # [N]
+    pl_mean: torch.Tensor,  # moving average so far, a scalar
+    decay: float = 0.01,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(lengths - a)^2 per sample, and a moved towards the batch; the moved a, with its gradient, is the one used.
     Without the weight 2."""
@@ -56,13 +57,14 @@ def path_penalty(
 
 # %% ../nbs/24_losses.ipynb #499f87e2
 def mixed_ws(
-    mapping,  # a mapping network
+    mapping: torch.nn.Module,  # of a generator
     z: torch.Tensor,  # [N, z_dim]
     c: torch.Tensor | None = None,
     prob: float = 0.9,  # of mixing at all
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:  # [N, num_ws, w_dim]
-    "Styles of a batch: with probability `prob`, the entries from a random cutoff on come from a second latent vector."
+    """Styles of a batch: with probability `prob`, the entries from a random cutoff on come from a second latent vector.
+    Source: Karras et al. 2019, section 3.1."""
     ws = mapping(z, c)
     if prob <= 0:
         return ws

@@ -12,18 +12,24 @@ import json
 import logging
 import math
 import warnings
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import ndimage
 
 from .foundation import BadInput, Rule, checked, plain_label, printable, write_json
-from .files import checked_json, regular_file
-from .vendors import SCALE, _short, scale_files
-from .image_files import _grey, _read_other, _read_tiff, _row_blocks, _what_is_it
+from .files import _what_is_it, checked_json, regular_file
+from .texts import _short
+from .vendors import SCALE, scale_files
+from .image_files import _grey, _read_other, _read_tiff, _row_blocks
+
+if TYPE_CHECKING:
+    import matplotlib
 
 # %% ../nbs/12_micrographs.ipynb #2eb2cbdf
 @dataclass(frozen=True, eq=False)
@@ -31,19 +37,15 @@ class Micrograph:
     "A grey image and what its file says about it."
 
     pixels: np.ndarray  # [height, width], original depth, the whole file
-    pixel_size_nm: tuple | None = (
-        None  # (y, x), nanometres per pixel, or None where the file has no vendor record of it
-    )
+    pixel_size_nm: tuple | None = None  # (y, x), nanometres per pixel; None where the file has no record of it
     bar_rows: int = 0  # rows of data bar at the bottom, 0 = none
     source: str = ""  # the file it came from
     tags: dict = field(default_factory=dict)  # what the file said: vendor, voltage_kv, working_distance_mm, pages ...
-    coloured: np.ndarray | None = (
-        None  # bool [height, width]: where a grey file has coloured pixels, which somebody drew; None = nowhere
-    )
+    coloured: np.ndarray | None = None  # bool [height, width]: pixels that somebody drew in colour; None = nowhere
 
     @property
-    def image(self):
-        "The pixels without the data bar."
+    def image(self) -> np.ndarray:
+        "The pixels without the data bar, [height, width]."
         return self.pixels[: self.pixels.shape[0] - self.bar_rows]
 
     def __repr__(self):
@@ -66,9 +68,9 @@ def _is_utf8(text):
     return True
 
 # %% ../nbs/12_micrographs.ipynb #215170f5
-def list_images(folder):  # str or Path
+def list_images(folder: Path | str) -> list[Path]:
     """All image files below `folder`, sorted by their path relative to it as a string. Raises BadInput where there
-    is no such folder."""
+    is no such folder, or a name is not UTF-8."""
     folder = Path(folder)
     if not folder.exists():
         raise BadInput(f"{folder}: there is no such folder: check the path")
@@ -89,27 +91,12 @@ def list_images(folder):  # str or Path
     return sorted(found, key=lambda p: p.relative_to(folder).as_posix())
 
 # %% ../nbs/12_micrographs.ipynb #bb4cf79d
-_KINDS = {
-    ".dm3": "Gatan files",
-    ".dm4": "Gatan files",
-    ".heic": "photographs of a telephone",
-    ".heif": "photographs of a telephone",
-    ".webp": "WebP images",
-    ".gif": "GIF images",
-    ".jp2": "JPEG 2000 images",
-    ".svg": "drawings",
-    ".pdf": "documents",
-    ".emd": "Velox files",
-    ".ser": "TIA files",
-    ".czi": "ZEISS files",
-    ".lif": "Leica files",
-    ".nd2": "Nikon files",
-    ".raw": "raw files",
-}
+_OTHER_ENDINGS = (".dm3", ".dm4", ".heic", ".heif", ".webp", ".gif", ".jp2", ".svg", ".pdf")
+_OTHER_ENDINGS += (".emd", ".ser", ".czi", ".lif", ".nd2", ".raw")  # of microscopes
 _PACKED = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 
 
-def other_files(folder) -> str:
+def other_files(folder: Path | str) -> str:
     """What else is in a folder that may have been meant as micrographs: one sentence, empty where there is nothing
     of the kind. Hidden files, texts and tables are not counted."""
     kinds, packed, broken = {}, [], []
@@ -121,10 +108,10 @@ def other_files(folder) -> str:
             broken.append(path.name)
         elif ending in _PACKED and path.is_file():
             packed.append(path.name)
-        elif ending in _KINDS and path.is_file():
+        elif ending in _OTHER_ENDINGS and path.is_file():
             kinds.setdefault(ending, []).append(path.name)
-    parts = [f"{len(names)} {ending}" for ending, names in sorted(kinds.items())]
-    said = [f"{', '.join(parts)} (export them as TIFF or PNG)"] if kinds else []
+    counts = ", ".join(f"{len(names)} {ending}" for ending, names in sorted(kinds.items()))
+    said = [f"{counts} (export them as TIFF or PNG)"] if kinds else []
     said += [f"{len(packed)} packed, e.g. {printable(packed[0])} (unpack them)"] if packed else []
     said += (
         [f"{len(broken)} dangling links, e.g. {printable(broken[0])} (restore what they point to)"] if broken else []
@@ -132,20 +119,33 @@ def other_files(folder) -> str:
     return "files that are not read are in the folder: " + "; ".join(said) if said else ""
 
 # %% ../nbs/12_micrographs.ipynb #f89da871
-def embedded(
-    name="superalloy",
-):  # 'superalloy': 18 micrographs of a nickel superalloy, 512 x 512, MIT licence (notice beside them)
-    "The folder of a set of micrographs that is shipped inside the package."
+def embedded(name: str = "superalloy") -> Path:
+    """The folder of a set of micrographs that is shipped inside the package. 'superalloy': 18 micrographs of a nickel
+    superalloy, 512 x 512, MIT licence (notice beside them). Raises BadInput where there is no such set."""
     folder = Path(str(resources.files("semgan_nb"))) / name
     if not folder.is_dir():
         raise BadInput(f"no embedded set is called '{name}': there is 'superalloy'")
     return folder
 
-# %% ../nbs/12_micrographs.ipynb #c4126203
+# %% ../nbs/12_micrographs.ipynb #3bb88461
 GREY_RANGE = (0.1, 99.9)  # percentiles that become 0 and 255 where a file has more than 8 bits
 
+# %% ../nbs/12_micrographs.ipynb #c4126203
+def _without_end_marks(pixels, black, white):  # whole numbers; the percentiles of all of them
+    "The same range, not counting marks at the very ends of the scale, where they are few and stand apart."
+    ends = np.iinfo(pixels.dtype)
+    inside = (pixels != ends.min) & (pixels != ends.max)
+    if not 0.95 < inside.mean() < 1:
+        return black, white
+    low, high = (float(v) for v in np.percentile(pixels[inside], GREY_RANGE))
+    if low - ends.min > 0.1 * (high - low) > 0:
+        black = low
+    if ends.max - high > 0.1 * (high - low) > 0:
+        white = high
+    return black, white
 
-def grey_range(pixels):  # [height, width], any real dtype, without the data bar
+# %% ../nbs/12_micrographs.ipynb #ac4a1e95
+def grey_range(pixels: np.ndarray) -> tuple[float, float]:  # [height, width], any real dtype, without the data bar
     """(black, white): the values that become 0 and 255. 0 and 255 for 8-bit images; the full scale of an 8-bit image
     that was saved with 16; else the percentiles `GREY_RANGE` of all but marks at the very ends of the scale, or the
     extremes where these are equal."""
@@ -156,26 +156,18 @@ def grey_range(pixels):  # [height, width], any real dtype, without the data bar
         for step in (257, 256):
             if not (pixels[:1] % step).any() and not (pixels % step).any():
                 return 0, 255 * step
-    black, white = (
-        float(v) for v in np.percentile(pixels.astype(np.float64) if pixels.dtype == np.float16 else pixels, GREY_RANGE)
-    )
+    wide = pixels.astype(np.float64) if pixels.dtype == np.float16 else pixels
+    black, white = (float(v) for v in np.percentile(wide, GREY_RANGE))
     if pixels.dtype.kind in "ui":
-        ends = np.iinfo(pixels.dtype)
-        inside = (pixels != ends.min) & (pixels != ends.max)
-        if 0.95 < inside.mean() < 1:  # few pixels at the ends of the scale: marks, where they stand apart
-            low, high = (float(v) for v in np.percentile(pixels[inside], GREY_RANGE))
-            black, white = (
-                new if away > 0.1 * (high - low) > 0 else old
-                for new, away, old in ((low, low - ends.min, black), (high, ends.max - high, white))
-            )
+        black, white = _without_end_marks(pixels, black, white)
     return (black, white) if white > black else (float(pixels.min()), float(pixels.max()))
 
 # %% ../nbs/12_micrographs.ipynb #aad150ed
 def to_uint8(
-    pixels,  # [height, width], any real dtype
-    white=None,  # the value that becomes 255; None = see `grey_range`
-    black=None,  # the value that becomes 0; None = see `grey_range`
-):
+    pixels: np.ndarray,  # [height, width], any real dtype
+    white: float | None = None,  # the value that becomes 255; None = see `grey_range`
+    black: float | None = None,  # the value that becomes 0; None = see `grey_range`
+) -> np.ndarray:
     """8-bit version [height, width] of an image: one gain and one offset, rounded, what lies outside clipped. 8-bit
     images are returned as they are."""
     pixels = np.asarray(pixels)
@@ -188,59 +180,6 @@ def to_uint8(
         white, black = high if white is None else white, low if black is None else black
     scaled = (pixels.astype(np.float64) - float(black)) * (255 / max(float(white) - float(black), 1e-300))
     return np.clip(np.floor(scaled + 0.5), 0, 255).astype(np.uint8)
-
-# %% ../nbs/12_micrographs.ipynb #1c840bb8
-def find_bar(pixels):  # [height, width], any real dtype
-    "Rows of data bar at the bottom of an image; 0 where there is none."
-    pixels = np.asarray(pixels)
-    height, width = pixels.shape
-    low, high = float(pixels.min()), float(pixels.max())
-    if min(height, width) < 48 or not high > low:
-        return 0
-    limit = int(0.42 * height)  # no bar takes more
-    if pixels.dtype != np.uint8:
-        black, white = grey_range(pixels[: height - limit])
-        rows = (
-            _bar_rows(to_uint8(pixels[height - limit :], white, black).astype(np.int16), height) if white > black else 0
-        )
-        if rows and np.unique(pixels[height - rows :], return_counts=True)[1].max() > 0.3 * rows * width:
-            return rows
-    return _bar_rows(
-        np.rint((pixels[height - limit :].astype(np.float32) - low) * (255 / (high - low))).astype(np.int16), height
-    )
-
-# %% ../nbs/12_micrographs.ipynb #147249b1
-def _bar_rows(q, height):  # int16 [rows, width] from 0 to 255: the lowest rows of an image of this height
-    "Rows of data bar in them."
-    limit = len(q)
-    counts = np.bincount(q[-max(8, height // 40) :].ravel(), minlength=256)
-    levels = [int(counts.argmax())]
-    counts[max(0, levels[0] - 16) : levels[0] + 17] = 0
-    levels.append(int(counts.argmax()))
-    modes = np.array([np.bincount(row, minlength=256).argmax() for row in q])
-    ruled = (np.abs(q - modes[:, None]) <= 3).mean(1) >= 0.95  # full-width lines of any level ...
-    ruled &= ~(
-        ndimage.binary_opening(ruled, np.ones(9)) & (np.abs(modes[:, None] - levels).min(1) > 16)
-    )  # ... but no more than 8 rows thick
-    rows = max(
-        _bar_start(np.abs(q - level), ruled, tolerance) for level in levels for tolerance in (1, 16)
-    )  # 1 lossless, 16 JPEG
-    start = limit - rows
-    if rows and start > 16:  # rows blurred by JPEG: still even, and of no value that the image has
-        above = q[max(0, start - 32) : start - 8]
-        usual, least, most = (
-            np.median(np.subtract(*np.percentile(above, [90, 10], axis=1))),
-            *np.percentile(above, [2, 98]),
-        )
-        top = start
-        while (
-            top > start - 8
-            and np.subtract(*np.percentile(q[top - 1], [90, 10])) < 0.25 * usual
-            and not least <= np.median(q[top - 1]) <= most
-        ):
-            top -= 1
-        rows = limit - top
-    return rows
 
 # %% ../nbs/12_micrographs.ipynb #51ce1ee0
 def _bar_start(away, ruled, tolerance):
@@ -260,6 +199,51 @@ def _bar_start(away, ruled, tolerance):
         if written or blank:
             return len(flat) - r
     return 0
+
+# %% ../nbs/12_micrographs.ipynb #73b21200
+def _blurred_rows(q, start):  # int16 [rows, width]; first row of the bar
+    "How many rows above a bar JPEG has blurred: they are even, and of no value that the image has."
+    spread = lambda rows: np.subtract(*np.percentile(rows, [90, 10], axis=-1))
+    above = q[max(0, start - 32) : start - 8]
+    usual, (least, most) = np.median(spread(above)), np.percentile(above, [2, 98])
+    top = start
+    while top > start - 8 and spread(q[top - 1]) < 0.25 * usual and not least <= np.median(q[top - 1]) <= most:
+        top -= 1
+    return start - top
+
+# %% ../nbs/12_micrographs.ipynb #147249b1
+def _bar_rows(q, height):  # int16 [rows, width] from 0 to 255: the lowest rows of an image of this height
+    "Rows of data bar in them."
+    counts = np.bincount(q[-max(8, height // 40) :].ravel(), minlength=256)
+    levels = [int(counts.argmax())]
+    counts[max(0, levels[0] - 16) : levels[0] + 17] = 0
+    levels.append(int(counts.argmax()))
+    modes = np.array([np.bincount(row, minlength=256).argmax() for row in q])
+    ruled = (np.abs(q - modes[:, None]) <= 3).mean(1) >= 0.95  # full-width lines of any level ...
+    thick = ndimage.binary_opening(ruled, np.ones(9)) & (np.abs(modes[:, None] - levels).min(1) > 16)
+    ruled &= ~thick  # ... but no more than 8 rows thick
+    lossless, jpeg = 1, 16  # grey levels by which a background may vary
+    rows = max(_bar_start(np.abs(q - level), ruled, by) for level in levels for by in (lossless, jpeg))
+    start = len(q) - rows
+    return rows + _blurred_rows(q, start) if rows and start > 16 else rows
+
+# %% ../nbs/12_micrographs.ipynb #1c840bb8
+def find_bar(pixels: np.ndarray) -> int:  # [height, width], any real dtype
+    "Rows of data bar at the bottom of an image; 0 where there is none."
+    pixels = np.asarray(pixels)
+    height, width = pixels.shape
+    low, high = float(pixels.min()), float(pixels.max())
+    if min(height, width) < 48 or not high > low:
+        return 0
+    limit = int(0.42 * height)  # no bar takes more
+    lowest = pixels[height - limit :]
+    if pixels.dtype != np.uint8:
+        black, white = grey_range(pixels[: height - limit])
+        rows = _bar_rows(to_uint8(lowest, white, black).astype(np.int16), height) if white > black else 0
+        if rows and np.unique(pixels[height - rows :], return_counts=True)[1].max() > 0.3 * rows * width:
+            return rows
+    scaled = (lowest.astype(np.float32) - low) * (255 / (high - low))
+    return _bar_rows(np.rint(scaled).astype(np.int16), height)
 
 # %% ../nbs/12_micrographs.ipynb #d5e7b7e2
 def _values(pixels):
@@ -300,43 +284,111 @@ _FEW_LEVELS = 32
 
 def _tell_levels(micrograph, values):  # a Micrograph; how many distinct values it has, at least
     "Into its tags: the grey levels in use, the range they stand for, and a sentence where they are few."
-    image, tags = micrograph.image, micrograph.tags
-    if image.dtype != np.uint8:
-        tags["grey_range"] = list(grey_range(image))
-    tags["levels"] = (
-        values
-        if image.dtype == np.uint8
-        else int(np.count_nonzero(np.bincount(to_uint8(image, *tags["grey_range"][::-1]).ravel())))
-    )
+    image, tags, of = micrograph.image, micrograph.tags, ""
+    if image.dtype == np.uint8:
+        tags["levels"] = values
+    else:
+        black, white = tags["grey_range"] = list(grey_range(image))
+        tags["levels"] = int(np.count_nonzero(np.bincount(to_uint8(image, white, black).ravel())))
+        of = f" between its values {black:g} and {white:g}"
     if values > 16 and tags["levels"] < _FEW_LEVELS:
-        of = (
-            f" between its values {tags['grey_range'][0]:g} and {tags['grey_range'][1]:g}"
-            if "grey_range" in tags
-            else ""
-        )
         tags["warnings"].append(
             f"uses only {tags['levels']} of 256 grey levels{of}: a network would learn their steps, so export it again"
             " with more of its range, or take it out"
         )
 
 # %% ../nbs/12_micrographs.ipynb #6e8cf5f3
+def _read_any(path, page, print_density, orient, tags):
+    "Pixels, pixel size and stated rows of bar of a file of any kind; fills tags. What fails becomes one sentence."
+    try:
+        with open(path, "rb") as f:
+            magic = f.read(16)
+        with _quiet("tifffile"):
+            if magic[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+                return _read_tiff(path, page, print_density, orient, tags)
+            if magic.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")):
+                return _read_other(path, magic, page, print_density, orient, tags)
+        raise ValueError("its first bytes are of no image known here")
+    except BadInput:
+        raise
+    except PermissionError:
+        raise BadInput(f"{path}: may not be read: check its permissions")
+    except Exception as error:
+        if what := _what_is_it(path):
+            raise BadInput(f"{path}: {what}")
+        raise BadInput(
+            f"{path}: cannot be read as an image, it is damaged, cut off or of an unknown kind ({_short(error)}): copy"
+            " it again or export it as TIFF or PNG"
+        )
+
+# %% ../nbs/12_micrographs.ipynb #3738dabe
+def _finite(pixels, path):
+    "The pixels, black and white ones as 0 and 255; refuses NaN and infinity."
+    if pixels.dtype.kind == "b":
+        return pixels.astype(np.uint8) * 255
+    if pixels.dtype.kind == "f":
+        bad = sum(int((~np.isfinite(pixels[rows])).sum()) for rows in _row_blocks(pixels))
+        if bad:
+            raise BadInput(
+                f"{path}: {bad} of its values are not finite numbers (NaN or infinite): replace them and save it again"
+            )
+    return pixels
+
+# %% ../nbs/12_micrographs.ipynb #7dd08210
+def _bar_of(pixels, bar, stated, path, tags):  # [height, width]; asked for: rows or "auto"; rows by the record, or None
+    "Rows of data bar that are cut."
+    height = pixels.shape[0]
+    if bar != "auto":
+        if int(bar) >= height:
+            raise BadInput(f"{path}: a bar of {int(bar)} rows was asked for, the image has {height}: give fewer rows")
+        return int(bar)
+    found = find_bar(pixels)
+    if stated is None or stated < 0:
+        return found
+    if stated >= height:
+        tags["warnings"].append(f"its record states {stated} rows of data bar, which is all of it: not used")
+        return found
+    if abs(found - stated) > 2:
+        tags["warnings"].append(
+            f"its record states {stated or 'no'} rows of data bar and {found or 'none'} can be seen: the stated ones"
+            " were cut"
+        )
+    return stated
+
+# %% ../nbs/12_micrographs.ipynb #c15c3b38
+def _refuse_maps(micrograph, values, path):  # its distinct values
+    "BadInput where every pixel has one value, LabelMap where there are 16 values or fewer."
+    if len(values) == 1:
+        rows, size = micrograph.bar_rows, micrograph.pixel_size_nm
+        above = f" above the data bar of {rows} rows" if rows else ""
+        scale = f"; its pixel size is {size[1]:.4g} nm" if size else ""
+        raise BadInput(
+            f"{path}: every pixel{above} has the value {values[0]}, there is nothing to see{scale}: take it out of the"
+            " folder, or pass force to read it all the same"
+        )
+    if len(values) <= 16:
+        raise LabelMap(
+            f"{path}: has only {len(values)} distinct grey values, so it looks like a label map rather than a"
+            " micrograph: take it out, or pass force to use it all the same"
+        )
+
+# %% ../nbs/12_micrographs.ipynb #4251fb47
 @checked
 def read_micrograph(
-    path,  # TIFF, PNG, JPEG or BMP; the kind is told from its first bytes
+    path: Path | str,  # TIFF, PNG, JPEG or BMP; the kind is told from its first bytes
     bar: BAR = "auto",  # 'auto': as the file says, else as `find_bar` finds; or rows to cut; 0 = none
-    force=False,  # take label maps, colour images and blank ones too
+    force: bool = False,  # take label maps, colour images and blank ones too
     # of a file of several, counted from 0; 'auto': the one of most bits, then of most pixels, and the others are named
     page: PAGE = "auto",
-    print_density=False,  # take the dpi of a file without any record as its pixel size
-    orient=True,  # turn the pixels as the Orientation of the TIFF or EXIF says
-):
-    """Read a file into a `Micrograph`. Raises BadInput on anything that is no grey micrograph.
+    print_density: bool = False,  # take the dpi of a file without any record as its pixel size
+    orient: bool = True,  # turn the pixels as the Orientation of the TIFF or EXIF says
+) -> Micrograph:
+    """Read a file into a `Micrograph`. Raises BadInput where it is no grey micrograph.
 
     `tags` holds, where the file says so: format, bits, vendor, model, detector, magnification, voltage_kv,
-    working_distance_mm, date,
-    pixel_size_from, pages and page, inverted, orientation, lossy (JPEG and its quality); where it has more than 8
-    bits, grey_range, the values that become 0 and 255; and always levels, the grey levels in use
-    out of 256, and `warnings`, a list of sentences on what looked wrong."""
+    working_distance_mm, date, pixel_size_from, pages and page, inverted, orientation, lossy (JPEG and its quality);
+    where it has more than 8 bits, grey_range, the values that become 0 and 255; and always levels, the grey levels in
+    use out of 256, and `warnings`, a list of sentences on what looked wrong."""
     path = Path(path)
     if not path.exists():
         raise BadInput(f"{path}: there is no such file: check the path")
@@ -344,107 +396,51 @@ def read_micrograph(
         raise BadInput(f"{path}: is a folder, an image file is wanted: name a file in it")
     regular_file(path)
     tags = {"format": "TIFF", "warnings": []}
-    try:
-        with open(path, "rb") as f:
-            magic = f.read(16)
-        with _quiet("tifffile"):
-            if magic[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-                pixels, size, stated = _read_tiff(path, page, print_density, orient, tags)
-            elif magic.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")):
-                pixels, size, stated = _read_other(path, magic, page, print_density, orient, tags)
-            else:
-                raise ValueError("its first bytes are of no image known here")
-    except BadInput:
-        raise
-    except PermissionError:
-        raise BadInput(f"{path}: may not be read: check its permissions")
-    except Exception as error:
-        what = _what_is_it(path)
-        if what:
-            raise BadInput(f"{path}: {what}")
-        raise BadInput(
-            f"{path}: cannot be read as an image, it is damaged, cut off or of an unknown kind ({_short(error)}): copy"
-            " it again or export it as TIFF or PNG"
-        )
-    if pixels.dtype.kind == "b":
-        pixels = pixels.astype(np.uint8) * 255
-    if pixels.dtype.kind == "f" and (
-        bad := sum(int((~np.isfinite(pixels[rows])).sum()) for rows in _row_blocks(pixels))
-    ):
-        raise BadInput(
-            f"{path}: {bad} of its values are not finite numbers (NaN or infinite): replace them and save it again"
-        )
-    pixels, coloured = _grey(pixels, path, tags, tags["format"] == "JPEG", force)
+    pixels, size, stated = _read_any(path, page, print_density, orient, tags)
+    pixels, coloured = _grey(_finite(pixels, path), path, tags, tags["format"] == "JPEG", force)
     pixels = np.ascontiguousarray(pixels)
     tags["bits"] = pixels.dtype.itemsize * 8
-    if bar == "auto":
-        rows = found = find_bar(pixels)
-        if stated is not None and stated >= pixels.shape[0]:
-            tags["warnings"].append(f"its record states {stated} rows of data bar, which is all of it: not used")
-        elif stated is not None and stated >= 0:
-            rows = stated
-            if abs(found - stated) > 2:
-                tags["warnings"].append(
-                    f"its record states {stated or 'no'} rows of data bar and {found or 'none'} can be seen: the stated"
-                    " ones were cut"
-                )
-    else:
-        rows = int(bar)
-        if rows >= pixels.shape[0]:
-            raise BadInput(
-                f"{path}: a bar of {rows} rows was asked for, the image has {pixels.shape[0]}: give fewer rows"
-            )
+    rows = _bar_of(pixels, bar, stated, path, tags)
     result = Micrograph(pixels, size, rows, str(path), tags, coloured)
     values = _values(result.image)
-    if len(values) == 1 and not force:
-        above, scale = (
-            f" above the data bar of {rows} rows" if rows else "",
-            (f"; its pixel size is {size[1]:.4g} nm" if size else ""),
-        )
-        raise BadInput(
-            f"{path}: every pixel{above} has the value {values[0]}, there is nothing to see{scale}: take it out of the"
-            " folder, or pass force to read it all the same"
-        )
-    if len(values) <= 16 and not force:
-        raise LabelMap(
-            f"{path}: has only {len(values)} distinct grey values, so it looks like a label map rather than a"
-            " micrograph: take it out, or pass force to use it all the same"
-        )
+    if not force:
+        _refuse_maps(result, values, path)
     _tell_levels(result, len(values))
     return result
 
 # %% ../nbs/12_micrographs.ipynb #5292156f
+def _scale_path(image):  # an image or a folder
+    "The file that states the scale of an image: NAME.scale.json, or with its ending where two images share a stem."
+    if image.is_dir():
+        return image / "scale.json"
+    own, short, _ = scale_files(image)
+    others = (p for p in image.parent.iterdir() if p.stem == image.stem and p.name != image.name)
+    shared = any(p.suffix.lower() in IMAGE_ENDINGS for p in others)
+    return own if shared or own.exists() else short
+
+# %% ../nbs/12_micrographs.ipynb #2ce42e8c
 def write_scale(
-    image,  # the file it is about, or a folder: then for all its images that have no file of their own
-    pixel_size_nm=None,  # (y, x) or a number: nm per pixel; None = not stated
-    bar_rows=None,  # rows of data bar; None = not stated
-    by="",  # who says so, and from what
-):
-    "Write what somebody states about an image, for `read_micrograph` to believe; returns the path of the file."
+    image: Path | str,  # the file it is about, or a folder: then for all its images that have no file of their own
+    pixel_size_nm: float | Iterable | None = None,  # (y, x) or a number: nm per pixel; None = not stated
+    bar_rows: int | None = None,  # rows of data bar; None = not stated
+    by: str = "",  # who says so, and from what
+) -> Path:
+    """Write what somebody states about an image, for `read_micrograph` to believe; returns the path of the file.
+    Raises BadInput where there is no such image, or nothing is stated, or a value is absurd."""
     image = Path(image)
     if not image.exists():
         raise BadInput(f"{image}: there is no such file or folder: check the path")
     if pixel_size_nm is None and bar_rows is None:
         raise BadInput(f"{image}: neither pixel_size_nm nor bar_rows was given: state at least one")
-    own, short, _ = scale_files(image)
-    shared = not image.is_dir() and any(
-        p.stem == image.stem and p.name != image.name and p.suffix.lower() in IMAGE_ENDINGS
-        for p in image.parent.iterdir()
-    )
-    path = image / "scale.json" if image.is_dir() else own if shared or own.exists() else short
-    said = dict(
-        pixel_size_nm=(
-            pixel_size_nm if pixel_size_nm is None or np.ndim(pixel_size_nm) == 0 else [float(v) for v in pixel_size_nm]
-        ),
-        bar_rows=bar_rows,
-        by=by,
-    )
+    path, one_number = _scale_path(image), pixel_size_nm is None or np.ndim(pixel_size_nm) == 0
+    size = pixel_size_nm if one_number else [float(v) for v in pixel_size_nm]
+    said = dict(pixel_size_nm=size, bar_rows=bar_rows, by=by)
     checked_json(json.dumps(said), SCALE, str(path), "give other values")
     write_json(path, said)
     return path
 
 # %% ../nbs/12_micrographs.ipynb #3ddbb5ca
-def micrograph_line(path) -> str:
+def micrograph_line(path: Path | str) -> str:
     "A file of a folder in a line: the micrograph, or why it is none."
     try:
         m = read_micrograph(path)
@@ -453,44 +449,49 @@ def micrograph_line(path) -> str:
         return f"refused: {error}"
 
 # %% ../nbs/12_micrographs.ipynb #5bd11e78
-def _round_length(target):
-    "The largest of 1, 2, 5 times a power of ten that is at most `target`."
-    power = 10.0 ** math.floor(math.log10(target))
-    return max(k * power for k in (1, 2, 5) if k * power <= target * (1 + 1e-9))
+def _bar_length(limit):  # nm
+    "(length of a scale bar, nm, its label): the largest of 1, 2, 5 times a power of ten that is at most `limit`."
+    power = 10.0 ** math.floor(math.log10(limit))
+    length = max(k * power for k in (1, 2, 5) if k * power <= limit * (1 + 1e-9))
+    return length, f"{length / 1000:g} µm" if length >= 1000 else f"{length:g} nm"
 
 # %% ../nbs/12_micrographs.ipynb #19d0a83e
-def scale_bar(ax, pixel_size_nm, shape):  # a matplotlib axes showing an image of this shape; nm per pixel along x
+def scale_bar(
+    ax: "matplotlib.axes.Axes",  # shows an image
+    pixel_size_nm: float,  # along x
+    shape: tuple,  # (height, width) of the image, px
+) -> None:
     "Draw a scale bar of a round length, about a quarter of the image wide, into the lower right corner."
     from matplotlib.patches import Rectangle
 
     height, width = shape
-    length = _round_length(0.35 * width * pixel_size_nm)
-    text = f"{length / 1000:g} µm" if length >= 1000 else f"{length:g} nm"
+    length, text = _bar_length(0.35 * width * pixel_size_nm)
     pixels = length / pixel_size_nm
     x, y = width * 0.96 - pixels - 0.5, height * 0.955 - 0.5
-    ax.add_patch(
-        Rectangle((x, y - 0.015 * height), pixels, 0.025 * height, facecolor="white", edgecolor="black", linewidth=0.5)
-    )
+    box = dict(facecolor="white", edgecolor="black", linewidth=0.5)
+    ax.add_patch(Rectangle((x, y - 0.015 * height), pixels, 0.025 * height, **box))
+    style = dict(color="white", ha="center", va="bottom", fontsize=7)
     ax.text(
-        x + pixels / 2,
-        y - 0.035 * height,
-        text,
-        color="white",
-        ha="center",
-        va="bottom",
-        fontsize=7,
-        bbox=dict(facecolor="black", alpha=0.55, linewidth=0, pad=1),
+        x + pixels / 2, y - 0.035 * height, text, bbox=dict(facecolor="black", alpha=0.55, linewidth=0, pad=1), **style
     )
 
 # %% ../nbs/12_micrographs.ipynb #9aea6903
+def _shown_grey(image):  # an array or a Micrograph
+    "(array [height, width], value drawn black, value drawn white)."
+    pixels = image.image if isinstance(image, Micrograph) else np.asarray(image)
+    if pixels.dtype in (np.uint8, bool):
+        return pixels, 0, 255 if pixels.dtype == np.uint8 else 1
+    return pixels, *(grey_range(pixels) if isinstance(image, Micrograph) else (pixels.min(), pixels.max()))
+
+# %% ../nbs/12_micrographs.ipynb #465574e0
 def show(
-    images,  # one image or many: [height, width] arrays or Micrographs; boolean maps are drawn black and white
-    titles=None,  # a text per image
-    pixel_size_nm=None,  # nm per pixel, a number or a (y, x) pair; Micrographs bring their own
-    columns=None,  # images in a row; None = up to 6
-    width=1.7,  # of one image, inches
-    dpi=90,
-):
+    images: Any,  # one image or many: [height, width] arrays or Micrographs; boolean maps are drawn black and white
+    titles: str | Iterable[str] | None = None,  # a text per image
+    pixel_size_nm: float | tuple | None = None,  # nm per pixel, a number or a (y, x) pair; Micrographs bring their own
+    columns: int | None = None,  # images in a row; None = up to 6
+    width: float = 1.7,  # of one image, inches
+    dpi: float = 90,
+) -> "matplotlib.figure.Figure":
     "A matplotlib figure of grey images, 8-bit ones on the scale 0..255."
     import matplotlib.pyplot as plt
 
@@ -506,25 +507,13 @@ def show(
         rows, columns, figsize=(columns * width, rows * tall), dpi=dpi, squeeze=False, layout="constrained"
     )
     fig.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
-    for k, ax in enumerate(axes.flat):
+    for ax in axes.flat:
         ax.axis("off")
-        if k >= len(images):
-            continue
-        size, image = pixel_size_nm, images[k]
+    for k, (ax, image) in enumerate(zip(axes.flat, images)):
+        size = pixel_size_nm
         if isinstance(image, Micrograph):
-            size, image = size or image.pixel_size_nm, image.image
-        image = np.asarray(image)
-        low, high = (
-            (0, 255)
-            if image.dtype == np.uint8
-            else (
-                (0, 1)
-                if image.dtype == bool
-                else grey_range(image)
-                if isinstance(images[k], Micrograph)
-                else (image.min(), image.max())
-            )
-        )
+            size = size or image.pixel_size_nm
+        image, low, high = _shown_grey(image)
         ax.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
         if k < len(titles):
             ax.set_title(plain_label(titles[k]), fontsize=8, pad=2)
@@ -534,8 +523,8 @@ def show(
     return fig
 
 # %% ../nbs/12_micrographs.ipynb #70f7e36f
-def planes(images) -> np.ndarray:
-    "uint8 [N, H, W], [N, 1, H, W] or [N, 3, H, W] as [N, H, W] or [N, H, W, 3]."
+def planes(images: np.ndarray) -> np.ndarray:
+    "uint8 [H, W], [N, H, W], [N, 1, H, W] or [N, 3, H, W] as [N, H, W] or [N, H, W, 3]."
     images = np.asarray(images)
     if images.ndim == 2:
         images = images[None]
@@ -545,7 +534,7 @@ def planes(images) -> np.ndarray:
 
 # %% ../nbs/12_micrographs.ipynb #881e51e9
 def sheet(
-    images,  # uint8 [N, H, W] or [N, C, H, W]
+    images: np.ndarray,  # uint8 [N, H, W] or [N, C, H, W]
     columns: int,
     gap: int = 1,  # pixels between images
     fill: int = 255,  # grey level of gaps and of places that are left over

@@ -18,14 +18,15 @@ from .runs import is_metric_file, read_config, read_ladder, read_metrics, read_s
 
 # %% ../nbs/59_monitoring.ipynb #0bdd9b6f
 def _crc32c(data: bytes) -> int:
-    "The check sum of TensorBoard's records (Castagnoli's polynomial)."
+    "The checksum of TensorBoard's records (CRC-32C, Castagnoli's polynomial)."
     crc = 0xFFFFFFFF
     for byte in data:
         crc = _CRC[(crc ^ byte) & 0xFF] ^ (crc >> 8)
     return crc ^ 0xFFFFFFFF
 
 # %% ../nbs/59_monitoring.ipynb #dac51d8c
-def _crc_entry(n):
+def _crc_entry(n: int) -> int:
+    "The entry of the table for one byte."
     for _ in range(8):
         n = (n >> 1) ^ 0x82F63B78 if n & 1 else n >> 1
     return n
@@ -56,7 +57,7 @@ class EventFile:
     """The curves of a run as an event file of TensorBoard, in `tensorboard/` of the run directory; `update` adds
     what is new."""
 
-    def __init__(self, run):
+    def __init__(self, run: Path | str):
         self.run, self.path, self.written = Path(run), None, {}
 
     def _record(self, event: bytes) -> bytes:
@@ -156,7 +157,7 @@ def _train(config, data, out, progress: bool = True, tensorboard: bool = False, 
     return ticks
 
 # %% ../nbs/59_monitoring.ipynb #52130cbb
-def left_out(run) -> list[str]:
+def left_out(run: Path | str) -> list[str]:
     """A sentence on the files metric-*.jsonl of metrics that this version does not know, which no reader looks into;
     none where there are none."""
     names = [printable(path.name, 80) for path in sorted(Path(run).glob("metric-*.jsonl")) if not is_metric_file(path)]

@@ -10,8 +10,6 @@ import hashlib
 import inspect
 import json
 import math
-import pickletools
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import torch
 
 from .foundation import BadInput, atomic, keep, try_folder
 from .files import Refused, need, read_pt
+from .pickles import Call, Name, PickleReader
 from .networks import Discriminator, Generator, count_parameters
 from semgan_nb.checkpoints import (
     Networks,
@@ -31,195 +30,6 @@ from semgan_nb.checkpoints import (
     read_state,
     save_snapshot,
 )
-
-# %% ../nbs/52_official.ipynb #908ea359
-_OPCODES = {op.code.encode("latin-1")[0]: op for op in pickletools.opcodes}
-_LENGTH = {
-    pickletools.TAKEN_FROM_ARGUMENT1: 1,
-    pickletools.TAKEN_FROM_ARGUMENT4: 4,
-    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
-    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
-}
-_STEPS = 300_000  # opcodes in one file; an official pickle of 1024 px has about 60 000
-_USED = frozenset(
-    "PROTO FRAME STOP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE"
-    " BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_DICT EMPTY_LIST EMPTY_SET EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3"
-    " MARK TUPLE APPEND APPENDS ADDITEMS SETITEM SETITEMS BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL"
-    " STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID".split()
-)
-_LONG_TEXT = 1 << 16  # longer texts stay bytes: the only ones there are, are programs and (in protocol 2) tensors
-
-# %% ../nbs/52_official.ipynb #94f7278b
-@dataclass(frozen=True, eq=False, repr=False, slots=True)
-class _Call:
-    "A call that a pickle asks for: noted down, never made."
-
-    name: str  # of the allow-list
-    args: tuple
-
-# %% ../nbs/52_official.ipynb #9772f617
-@dataclass(frozen=True, eq=False, repr=False, slots=True)
-class _Name:
-    "A global that a pickle names: looked up in the allow-list, never imported."
-
-    name: str
-
-# %% ../nbs/52_official.ipynb #c222ef49
-class _Pickle:
-    """Reads pickles as data: every opcode makes at most one plain container or record, no object of another kind
-    ever comes into being."""
-
-    def __init__(self, data, allowed: dict[str, str], steps: int = _STEPS):
-        self.data, self.at, self.allowed, self.steps, self.protocol = memoryview(data), 0, allowed, steps, None
-
-    def take(self, n: int) -> memoryview:
-        if n > len(self.data) - self.at:
-            raise Refused(f"it is damaged: {n} bytes are announced where {len(self.data) - self.at} are left")
-        self.at += n
-        return self.data[self.at - n : self.at]
-
-    def line(self) -> str:
-        end = bytes(self.data[self.at : self.at + 256]).find(b"\n")
-        if end < 0:
-            raise Refused("it is damaged: a name has no end")
-        return str(self.take(end + 1)[:-1], "utf-8")
-
-    def argument(self, op) -> memoryview:
-        n = op.arg.n if op.arg else 0
-        return self.take(n if n >= 0 else int.from_bytes(self.take(_LENGTH[n]), "little"))
-
-    def find(self, module, name) -> _Name:
-        if not (isinstance(module, str) and isinstance(name, str)):
-            raise Refused("it is damaged: a global has no name")
-        if module.split(".")[0] in ("tfutil", "tensorflow") or module.startswith("dnnlib.tflib"):
-            raise Refused(
-                "it is a network of the TensorFlow era (dnnlib.tflib), which holds TensorFlow's program and not plain"
-                " weights: convert it with legacy.py of stylegan2-ada-pytorch, on a machine that you would let it run"
-                " on, and give the result"
-            )
-        if f"{module} {name}" not in self.allowed:
-            raise Refused(
-                f"it asks for {_quoted(module)}.{_quoted(name)}, which no network pickle needs: it would run as a"
-                " program elsewhere"
-            )
-        return _Name(self.allowed[f"{module} {name}"])
-
-    def call(self, function, args):
-        if not (isinstance(function, _Name) and isinstance(args, tuple)):
-            raise Refused("it calls something that is no function")
-        if function.name == "dict":
-            if args:
-                raise Refused("it makes a dictionary in an unknown way")
-            return {}
-        return _Call(function.name, args)
-
-    def read(self):
-        "The value of the next pickle in the data."
-        try:
-            return self._read()
-        except (IndexError, KeyError, UnicodeError):
-            raise Refused(f"it is damaged near byte {self.at}") from None
-
-    def _read(self):
-        stack, below, memo = [], [], {}
-        text = lambda raw: str(raw, "utf-8", "surrogatepass") if len(raw) <= _LONG_TEXT else raw
-        while True:
-            self.steps -= 1
-            if self.steps < 0:
-                raise Refused(f"it has more than {_STEPS} opcodes, no network pickle has")
-            op = _OPCODES.get(self.take(1)[0])
-            if op is None or op.name not in _USED:
-                raise Refused(
-                    f"it uses the opcode {op.name}, which no network pickle needs"
-                    if op
-                    else f"it is damaged near byte {self.at}"
-                )
-            name, arg = op.name, None if op.name == "GLOBAL" else self.argument(op)
-            match name:
-                case "PROTO":
-                    self.protocol = arg[0]
-                    if not 2 <= arg[0] <= 5:
-                        raise Refused(f"it is a pickle of protocol {arg[0]}: 2 to 5 are read")
-                case "FRAME":
-                    if int.from_bytes(arg, "little") > len(self.data) - self.at:
-                        raise Refused("it is damaged: a frame is longer than the file")
-                case "STOP":
-                    if len(stack) != 1 or below:
-                        raise Refused("it is damaged: it ends in the middle")
-                    return stack[0]
-                # plain values
-                case "NONE" | "NEWTRUE" | "NEWFALSE":
-                    stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
-                case "BININT":
-                    stack.append(int.from_bytes(arg, "little", signed=True))
-                case "BININT1" | "BININT2":
-                    stack.append(int.from_bytes(arg, "little"))
-                case "LONG1":
-                    if len(arg) > 16:
-                        raise Refused("it holds an absurdly large number")
-                    stack.append(int.from_bytes(arg, "little", signed=True))
-                case "BINFLOAT":
-                    stack.append(struct.unpack(">d", arg)[0])
-                case "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8":
-                    stack.append(text(arg))
-                case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8":
-                    stack.append(arg)
-                # containers; a set is a list here
-                case "EMPTY_DICT":
-                    stack.append({})
-                case "EMPTY_LIST" | "EMPTY_SET":
-                    stack.append([])
-                case "EMPTY_TUPLE":
-                    stack.append(())
-                case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                    n = int(name[-1])
-                    if len(stack) < n:
-                        raise IndexError
-                    stack[-n:] = [tuple(stack[-n:])]
-                case "MARK":
-                    below.append(stack)
-                    stack = []
-                case "TUPLE":
-                    items, stack = stack, below.pop()
-                    stack.append(tuple(items))
-                case "APPEND" | "APPENDS" | "ADDITEMS":
-                    items = [stack.pop()] if name == "APPEND" else stack
-                    stack = stack if name == "APPEND" else below.pop()
-                    if type(stack[-1]) is not list:
-                        raise Refused("it appends to something that is no list")
-                    stack[-1].extend(items)
-                case "SETITEM" | "SETITEMS":
-                    items = [stack.pop(-2), stack.pop()] if name == "SETITEM" else stack
-                    stack = stack if name == "SETITEM" else below.pop()
-                    if type(stack[-1]) is not dict or len(items) % 2:
-                        raise Refused("it fills something that is no dictionary")
-                    if not all(type(key) is str for key in items[::2]):
-                        raise Refused("it has a dictionary with keys that are no names")
-                    stack[-1].update(zip(items[::2], items[1::2]))
-                # what was said before
-                case "BINPUT" | "LONG_BINPUT":
-                    memo[int.from_bytes(arg, "little")] = stack[-1]
-                case "MEMOIZE":
-                    memo[len(memo)] = stack[-1]
-                case "BINGET" | "LONG_BINGET":
-                    stack.append(memo[int.from_bytes(arg, "little")])
-                # names and calls
-                case "GLOBAL":
-                    stack.append(self.find(self.line(), self.line()))
-                case "STACK_GLOBAL":
-                    module, wanted = stack.pop(-2), stack.pop()
-                    stack.append(self.find(module, wanted))
-                case "REDUCE" | "NEWOBJ":
-                    function, args = stack.pop(-2), stack.pop()
-                    stack.append(self.call(function, args))
-                case "BUILD":
-                    stack.pop()
-                    if not (isinstance(stack[-1], _Call) and stack[-1].name == "dtype"):
-                        raise Refused("it sets the inner state of an object")
-                case "BINPERSID":
-                    if "persistent" not in self.allowed:
-                        raise Refused("it refers to something outside of the file")
-                    stack.append(_Call("persistent", (stack.pop(),)))
 
 # %% ../nbs/52_official.ipynb #8b6c9793
 _GLOBALS = {
@@ -251,105 +61,137 @@ def _size(value) -> bool:
     "Whether a value is a whole number that can be a size."
     return type(value) is int and 0 <= value < 1 << 40
 
-# %% ../nbs/52_official.ipynb #5f116077
-class _OfficialFile:
-    "What the records of an official pickle mean: networks as names, shapes and numbers."
+# %% ../nbs/52_official.ipynb #3deca465
+def _layout(value) -> tuple:
+    "The notes of a tensor or parameter -> its storage, offset, shape and strides in it."
+    if isinstance(value, Call) and value.name == "parameter":
+        need(len(value.args) == 3, "a parameter is not what it should be")
+        value = value.args[0]
+    need(
+        isinstance(value, Call) and value.name == "tensor" and len(value.args) in (6, 7),
+        "a parameter is not what it should be",
+    )
+    storage, offset, shape, strides = value.args[:4]
+    need(len(value.args) == 6 or not value.args[6], "a tensor has unknown properties")
+    need(
+        isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) <= 6,
+        "a tensor's shape is not what it should be",
+    )
+    need(
+        _size(offset) and all(map(_size, shape)) and all(map(_size, strides)) and math.prod(shape) < 1 << 40,
+        "a tensor's shape is absurd",
+    )
+    extent = 1
+    for stride, n in sorted((s, n) for s, n in zip(strides, shape) if n > 1):
+        need(stride >= extent, "a tensor overlaps itself")
+        extent += stride * (n - 1)
+    return storage, offset, shape, strides
 
-    def __init__(self, data: bytes):
-        self.pickle = _Pickle(data, _GLOBALS)
-        self.bytes_left = 4 * len(data) + (1 << 24)  # nothing can become much larger than the file
-        self.names_left = 20_000
-        self.top = self.pickle.read()
+# %% ../nbs/52_official.ipynb #6ded9f46
+def _storage_format(reader: PickleReader) -> tuple[np.dtype, int]:
+    "The type of the numbers and how many there are; the reader then stands before them."
+    unknown = "a tensor's data have an unknown format"
+    magic, version, system, storage, keys = (reader.read() for _ in range(5))
+    need((magic, version) == _LEGACY and type(system) is dict and system.get("little_endian") is True, unknown)
+    need(isinstance(storage, Call) and storage.name == "persistent", unknown)
+    need(isinstance(storage.args[0], tuple) and len(storage.args[0]) in (5, 6), unknown)
+    word, kind, key, _, count, *view = storage.args[0]
+    need(word == "storage" and isinstance(kind, Name) and kind.name in ("<f4", "<f8", "<f2"), unknown)
+    need(view in ([], [None]) and type(key) is str, unknown)
+    need(type(keys) is list and len(keys) == 1 and keys[0] == key, unknown)
+    return np.dtype(kind.name), count
+
+# %% ../nbs/52_official.ipynb #24d476bc
+def _module_state(value) -> tuple[str, dict]:
+    "The note of a module -> its class name and its attributes."
+    wrong = "a network is not what it should be"
+    need(isinstance(value, Call) and value.name == "module" and len(value.args) == 1, wrong)
+    meta = value.args[0]
+    need(type(meta) is dict and meta.get("type") == "class", wrong)
+    need(type(meta.get("class_name")) is str and type(meta.get("state")) is dict, wrong)
+    version = meta.get("version")
+    need(
+        version == 6,
+        f"it has version {_quoted(version) if type(version) is int else 'unknown'} of the official format, 6 is read",
+    )
+    return meta["class_name"], meta["state"]
+
+# %% ../nbs/52_official.ipynb #66293ab3
+def _set_of_names(value) -> list[str]:
+    "A set of names, as any protocol writes it."
+    if isinstance(value, Call) and value.name == "set" and len(value.args) <= 1:
+        value = value.args[0] if value.args else []
+    need(type(value) is list and all(type(v) is str for v in value), "a set of names is not what it should be")
+    return value
+
+# %% ../nbs/52_official.ipynb #2060ae10
+@dataclass
+class _Budget:
+    "What all tensors and names of one file may still take, so that nothing becomes much larger than the file."
+
+    bytes_left: int
+    names_left: int = 20_000
 
     def spend(self, n: int) -> None:
+        "Take n bytes from it; Refused where they are not there."
         self.bytes_left -= n
         need(self.bytes_left >= 0, "it would take much more memory than it has bytes")
 
-    def bytes_of(self, value):
-        if isinstance(value, _Call) and value.name == "bytes":
-            if not value.args:
-                return b""
-            need(len(value.args) == 2 and value.args[1] in ("latin1", "latin-1"), "it encodes a text in an unknown way")
-            text = value.args[0]
-            need(isinstance(text, (str, memoryview)), "it encodes something that is no text")
-            self.spend(len(text))
-            try:
-                return (text if isinstance(text, str) else str(text, "utf-8")).encode("latin-1")
-            except UnicodeError:
-                raise Refused("it encodes a text in an unknown way") from None
+    def spend_names(self, n: int) -> None:
+        "Take n names from it; Refused where they are not there."
+        self.names_left -= n
+        need(self.names_left >= 0, "it has more names than any network")
+
+# %% ../nbs/52_official.ipynb #cf025c33
+def _bytes_of(value, budget: _Budget):
+    "Bytes, or the note of a text that protocol 2 writes in their place."
+    if not (isinstance(value, Call) and value.name == "bytes"):
         need(isinstance(value, memoryview), "a tensor has no data")
         return value
+    if not value.args:
+        return b""
+    need(len(value.args) == 2 and value.args[1] in ("latin1", "latin-1"), "it encodes a text in an unknown way")
+    text = value.args[0]
+    need(isinstance(text, (str, memoryview)), "it encodes something that is no text")
+    budget.spend(len(text))
+    try:
+        return (text if isinstance(text, str) else str(text, "utf-8")).encode("latin-1")
+    except UnicodeError:
+        raise Refused("it encodes a text in an unknown way") from None
 
-    def storage(self, value):
+# %% ../nbs/52_official.ipynb #326f50df
+class _OfficialFile:
+    "What the notes of an official pickle mean: networks as names, shapes and numbers."
+
+    def __init__(self, data: bytes):
+        self.pickle = PickleReader(data, _GLOBALS)
+        self.budget = _Budget(4 * len(data) + (1 << 24))
+        self.top = self.pickle.read()
+
+    def storage(self, value) -> tuple[np.dtype, memoryview]:
         "torch.storage._load_from_bytes(…): five pickles and the numbers -> dtype, bytes."
-        need(isinstance(value, _Call) and value.name == "storage" and len(value.args) == 1, "a tensor has no data")
-        inner = _Pickle(self.bytes_of(value.args[0]), _STORAGES, self.pickle.steps)
-        magic, version, system, storage, keys = (inner.read() for _ in range(5))
+        need(isinstance(value, Call) and value.name == "storage" and len(value.args) == 1, "a tensor has no data")
+        inner = PickleReader(_bytes_of(value.args[0], self.budget), _STORAGES, self.pickle.steps)
+        dtype, count = _storage_format(inner)
         self.pickle.steps = inner.steps
+        length = inner.take(8)
         need(
-            (magic, version) == _LEGACY and type(system) is dict and system.get("little_endian") is True,
-            "a tensor's data have an unknown format",
-        )
-        need(
-            isinstance(storage, _Call)
-            and storage.name == "persistent"
-            and isinstance(storage.args[0], tuple)
-            and len(storage.args[0]) in (5, 6),
-            "a tensor's data have an unknown format",
-        )
-        word, kind, key, _, count, *view = storage.args[0]
-        need(
-            word == "storage"
-            and isinstance(kind, _Name)
-            and kind.name in ("<f4", "<f8", "<f2")
-            and view in ([], [None])
-            and type(key) is str,
-            "a tensor's data have an unknown format",
-        )
-        need(type(keys) is list and len(keys) == 1 and keys[0] == key, "a tensor's data have an unknown format")
-        dtype = np.dtype(kind.name)
-        raw = inner.take(8)
-        need(
-            _size(count) and int.from_bytes(raw, "little") == count,
+            _size(count) and int.from_bytes(length, "little") == count,
             "a tensor's data have another length than announced",
         )
         raw = inner.take(len(inner.data) - inner.at)
         need(len(raw) == count * dtype.itemsize, "a tensor's data have another length than announced")
         return dtype, raw
 
-    def layout(self, value):
-        "A tensor or parameter -> its storage, offset, shape and strides in it."
-        if isinstance(value, _Call) and value.name == "parameter":
-            need(len(value.args) == 3, "a parameter is not what it should be")
-            value = value.args[0]
-        need(
-            isinstance(value, _Call) and value.name == "tensor" and len(value.args) in (6, 7),
-            "a parameter is not what it should be",
-        )
-        storage, offset, shape, strides = value.args[:4]
-        need(len(value.args) == 6 or not value.args[6], "a tensor has unknown properties")
-        need(
-            isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) <= 6,
-            "a tensor's shape is not what it should be",
-        )
-        need(
-            _size(offset) and all(map(_size, shape)) and all(map(_size, strides)) and math.prod(shape) < 1 << 40,
-            "a tensor's shape is absurd",
-        )
-        extent = 1
-        for stride, n in sorted((s, n) for s, n in zip(strides, shape) if n > 1):
-            need(stride >= extent, "a tensor overlaps itself")
-            extent += stride * (n - 1)
-        return storage, offset, shape, strides
-
     def shape(self, value) -> tuple:
-        "Declared shape; its size is taken off what the whole file may take."
-        shape = self.layout(value)[2]
-        self.spend(4 * math.prod(shape))
+        "Declared shape; its size is taken from what the whole file may take."
+        shape = _layout(value)[2]
+        self.budget.spend(4 * math.prod(shape))
         return shape
 
     def tensor(self, value) -> torch.Tensor:
-        storage, offset, shape, strides = self.layout(value)
+        "The numbers of a tensor, as float32."
+        storage, offset, shape, strides = _layout(value)
         dtype, raw = self.storage(storage)
         flat = np.frombuffer(raw, dtype)
         last = offset + sum((n - 1) * s for n, s in zip(shape, strides))
@@ -357,78 +199,47 @@ class _OfficialFile:
         view = np.lib.stride_tricks.as_strided(flat[offset:], shape, [s * dtype.itemsize for s in strides])
         return torch.from_numpy(np.array(view, dtype=np.float32, order="C"))
 
-    def names(self, value) -> list[str]:
-        "A set of names, as any protocol writes it."
-        if isinstance(value, _Call) and value.name == "set" and len(value.args) <= 1:
-            value = value.args[0] if value.args else []
-        need(type(value) is list and all(type(v) is str for v in value), "a set of names is not what it should be")
-        return value
+# %% ../nbs/52_official.ipynb #2c45ad09
+def _tensor_notes(value, budget: _Budget, prefix: str = "", depth: int = 0) -> dict[str, Call]:
+    "All parameters and buffers of a module under their dotted names."
+    need(depth < 8, "its networks are nested too deeply")
+    state = _module_state(value)[1]
+    skip, found = set(_set_of_names(state.get("_non_persistent_buffers_set", []))), {}
+    for kind in ("_parameters", "_buffers", "_modules"):
+        entries = state.get(kind)
+        need(type(entries) is dict, "a network is not what it should be")
+        budget.spend_names(len(entries))
+        for name, entry in entries.items():
+            need(len(name) <= 64 and name.isidentifier(), f"a part has the name {_quoted(name, 20)!r}")
+            if entry is None or kind == "_buffers" and name in skip:
+                continue
+            if kind == "_modules":
+                found.update(_tensor_notes(entry, budget, f"{prefix}{name}.", depth + 1))
+            else:
+                found[prefix + name] = entry
+    return found
 
-    def state(self, value) -> tuple[str, dict]:
-        "A module -> its class name and its attributes."
-        need(
-            isinstance(value, _Call)
-            and value.name == "module"
-            and len(value.args) == 1
-            and type(value.args[0]) is dict,
-            "a network is not what it should be",
-        )
-        meta = value.args[0]
-        need(
-            meta.get("type") == "class" and type(meta.get("class_name")) is str and type(meta.get("state")) is dict,
-            "a network is not what it should be",
-        )
-        need(
-            meta.get("version") == 6,
-            f"it has version {_quoted(meta.get('version')) if type(meta.get('version')) is int else 'unknown'} of the"
-            " official format, 6 is read",
-        )
-        return meta["class_name"], meta["state"]
+# %% ../nbs/52_official.ipynb #b8f6978d
+_PROPERTIES = (
+    "activation up down conv_clamp use_noise architecture group_size num_channels bias_gain".split()
+)  # of a layer, which decide what it computes
 
-    def tensors(self, value, prefix: str = "", depth: int = 0) -> dict[str, _Call]:
-        "All parameters and buffers of a module under their dotted names."
-        need(depth < 8, "its networks are nested too deeply")
-        state = self.state(value)[1]
-        skip, found = set(self.names(state.get("_non_persistent_buffers_set", []))), {}
-        for kind in ("_parameters", "_buffers", "_modules"):
-            entries = state.get(kind)
-            need(type(entries) is dict, "a network is not what it should be")
-            self.names_left -= len(entries)
-            need(self.names_left >= 0, "it has more names than any network")
-            for name, entry in entries.items():
-                need(len(name) <= 64 and name.isidentifier(), f"a part has the name {_quoted(name, 20)!r}")
-                if entry is None or kind == "_buffers" and name in skip:
-                    continue
-                found.update(
-                    self.tensors(entry, f"{prefix}{name}.", depth + 1) if kind == "_modules" else {prefix + name: entry}
-                )
-        return found
 
-    def differences(self, value, own: torch.nn.Module, prefix: str = "") -> list[str]:
-        """Properties of layers that a file gives other values than ours have: a fork whose program differs where its
-        arguments do not."""
-        state, plain = self.state(value)[1], (int, float, str, bool, type(None))
-        found = [
-            f"{attribute} of {prefix.rstrip('.')} is {_quoted(there, 40)} there and {here} here"
-            for attribute in (
-                "activation",
-                "up",
-                "down",
-                "conv_clamp",
-                "use_noise",
-                "architecture",
-                "group_size",
-                "num_channels",
-                "bias_gain",
-            )
-            if attribute in state
-            and type(there := state[attribute]) in plain
-            and there != (here := getattr(own, attribute, there))
-        ]
-        for name, child in own.named_children():
-            if state["_modules"].get(name) is not None:
-                found += self.differences(state["_modules"][name], child, f"{prefix}{name}.")
-        return found
+def _differences(value, own: torch.nn.Module, prefix: str = "") -> list[str]:
+    """Properties of layers that a file gives other values than ours have: a fork whose program differs where its
+    arguments do not."""
+    state, plain = _module_state(value)[1], (int, float, str, bool, type(None))
+    found = [
+        f"{attribute} of {prefix.rstrip('.')} is {_quoted(there, 40)} there and {here} here"
+        for attribute in _PROPERTIES
+        if attribute in state
+        and type(there := state[attribute]) in plain
+        and there != (here := getattr(own, attribute, there))
+    ]
+    for name, child in own.named_children():
+        if state["_modules"].get(name) is not None:
+            found += _differences(state["_modules"][name], child, f"{prefix}{name}.")
+    return found
 
 # %% ../nbs/52_official.ipynb #89938a44
 _COMMON = dict(c_dim="c_dim", img_resolution="img_resolution", img_channels="img_channels")
@@ -512,9 +323,44 @@ def _plain_entries(value) -> dict:
         else {}
     )
 
-# %% ../nbs/52_official.ipynb #19ad03ca
+# %% ../nbs/52_official.ipynb #6f1d2e76
+def _official_network(file: _OfficialFile, key: str, cls) -> torch.nn.Module:
+    "The network that a file has under G, D or G_ema; Refused where it is none of ours."
+    value = file.top[key]
+    kind, state = _module_state(value)
+    need(kind == cls.__name__, f"its {key} is a {_quoted(kind)}, not a {cls.__name__} of StyleGAN2")
+    arguments = official_arguments(kind, state.get("_init_args", ()), state.get("_init_kwargs"))
+    notes = _tensor_notes(value, file.budget)
+    net = _make_network(cls, arguments, {name: file.shape(note) for name, note in notes.items()}, key)
+    differences = _differences(value, net, f"{key}.")
+    need(not differences, f"it comes from a program that computes something else: {'; '.join(differences[:20])}")
+    with torch.no_grad():
+        for name, own in net.state_dict().items():
+            own.copy_(file.tensor(notes[name]))
+    return net.eval().requires_grad_(False)
+
+# %% ../nbs/52_official.ipynb #a4f3f0d6
+def _official_meta(file: _OfficialFile, data: bytes) -> dict:
+    "What a file says beside its networks."
+    top = file.top
+    meta = dict(
+        training_set=_plain_entries(top.get("training_set_kwargs")),
+        protocol=file.pickle.protocol,
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+    pipe = top.get("augment_pipe")
+    if isinstance(pipe, Call) and pipe.name == "module":
+        p = _tensor_notes(pipe, file.budget).get("p")
+        if p is not None:
+            need(file.shape(p) == (), "the p of its augment_pipe is no number")
+            meta["p"] = float(file.tensor(p))
+    known = ("G_ema", "G", "D", "training_set_kwargs", "augment_pipe")
+    meta["unread"] = [_quoted(name) for name in top if name not in known]
+    return meta
+
+# %% ../nbs/52_official.ipynb #27219b97
 def load_official(
-    path,  # a network pickle of the official PyTorch implementation, or of a fork that keeps its format
+    path: Path | str,  # a network pickle of the official PyTorch implementation, or of a fork that keeps its format
 ) -> Networks:
     """The networks of an official pickle; nothing that is in it is run or imported. Raises BadInput for everything
     else.
@@ -526,56 +372,34 @@ def load_official(
     try:
         if not path.is_file():
             raise BadInput(f"{path} is no file: give a network pickle (*.pkl)")
-        need(path.stat().st_size < 1 << 32, "it is larger than 4 GiB")
-        data = path.read_bytes()
+        data = path.read_bytes() if path.stat().st_size < 1 << 32 else None
     except OSError as e:
         raise BadInput(f"{path} cannot be read: {e.strerror}") from None
     try:
+        need(data is not None, "it is larger than 4 GiB")
         need(data[:4] != b"PK\x03\x04", "it is a ZIP, perhaps a state dict written by torch.save")
         need(data[:1] == b"\x80", "it is no pickle of protocol 2 to 5")
         file = _OfficialFile(data)
-        top = file.top
-        need(type(top) is dict and "G_ema" in top, "it holds no dictionary with a network G_ema")
-        nets = {}
-        for key, cls in (("G_ema", Generator), ("G", Generator), ("D", Discriminator)):
-            if top.get(key) is None:
-                continue
-            kind, state = file.state(top[key])
-            need(kind == cls.__name__, f"its {key} is a {_quoted(kind)}, not a {cls.__name__} of StyleGAN2")
-            arguments = official_arguments(kind, state.get("_init_args", ()), state.get("_init_kwargs"))
-            records = file.tensors(top[key])
-            net = _make_network(cls, arguments, {n: file.shape(r) for n, r in records.items()}, key)
-            differences = file.differences(top[key], net, f"{key}.")
-            need(
-                not differences, f"it comes from a program that computes something else: {'; '.join(differences[:20])}"
-            )
-            with torch.no_grad():
-                for name, own in net.state_dict().items():
-                    own.copy_(file.tensor(records[name]))
-            nets[key] = net.eval().requires_grad_(False)
-        meta = dict(
-            training_set=_plain_entries(top.get("training_set_kwargs")),
-            protocol=file.pickle.protocol,
-            sha256=hashlib.sha256(data).hexdigest(),
+        need(
+            type(file.top) is dict and file.top.get("G_ema") is not None, "it holds no dictionary with a network G_ema"
         )
-        pipe = top.get("augment_pipe")
-        if isinstance(pipe, _Call) and pipe.name == "module":
-            p = file.tensors(pipe).get("p")
-            if p is not None:
-                need(file.shape(p) == (), "the p of its augment_pipe is no number")
-                meta["p"] = float(file.tensor(p))
-        known = ("G_ema", "G", "D", "training_set_kwargs", "augment_pipe")
-        meta["unread"] = [_quoted(name) for name in top if name not in known]
+        nets = {
+            key: _official_network(file, key, cls)
+            for key, cls in (("G_ema", Generator), ("G", Generator), ("D", Discriminator))
+            if file.top.get(key) is not None
+        }
+        meta = _official_meta(file, data)
     except Refused as e:
         raise BadInput(f"{path} is not read as an official network pickle: {e}") from None
     return Networks(nets["G_ema"], nets.get("G"), nets.get("D"), meta, path)
 
 # %% ../nbs/52_official.ipynb #5fe9c5dd
 def load_networks(
-    path,  # an official network pickle, a snapshot, or a run directory (its newest snapshot)
+    path: Path | str,  # an official network pickle, a snapshot, or a run directory (its newest snapshot)
     best: str | None = None,  # of a run: the best by this metric
 ) -> Networks:
-    "The networks of any file that holds some, with `meta['kind']`."
+    """The networks of any file that holds some, with `meta['kind']`. Raises BadInput where there is none, or where the
+    file is damaged or something else."""
     path = find_snapshot(path, best)
     with open(path, "rb") as f:
         is_pickle = path.suffix != ".safetensors" and (f.read(1) == b"\x80" or path.suffix == ".pkl")
@@ -583,39 +407,29 @@ def load_networks(
     return Networks(found.G_ema, found.G, found.D, {**found.meta, "kind": kind}, path)
 
 # %% ../nbs/52_official.ipynb #5be6e674
+_SIZES = "img_resolution img_channels z_dim w_dim c_dim mapping_layers channel_base channel_max".split()
+
+
 def network_lines(networks: Networks) -> list[str]:
     "One line for each network: what it makes, its sizes, its parameters, and every option that is not the usual one."
-    lines = []
+    lines, plain = [], lambda v: list(v) if isinstance(v, tuple) else v
     for name in ("G_ema", "G", "D"):
         if (net := getattr(networks, name)) is None:
             continue
         usual = {k: p.default for k, p in inspect.signature(type(net)).parameters.items()}
-        shown = (
-            "img_resolution",
-            "img_channels",
-            "z_dim",
-            "w_dim",
-            "c_dim",
-            "mapping_layers",
-            "channel_base",
-            "channel_max",
-        )
-        plain = lambda v: list(v) if isinstance(v, tuple) else v
         other = [
             f"{k} {v}"
             for k, v in net.init_kwargs.items()
-            if k not in shown and plain(v) != plain(usual[k]) and not (isinstance(v, list) and v == [1, 3, 3, 1])
+            if k not in _SIZES and plain(v) != plain(usual[k]) and not (isinstance(v, list) and v == [1, 3, 3, 1])
         ]
-        colour = {1: "grey", 3: "RGB"}.get(net.img_channels, f"{net.img_channels} channels")
         sizes = [
             f"{k} {net.init_kwargs[k]}"
-            for k in shown[2:]
+            for k in _SIZES[2:]
             if net.init_kwargs.get(k) and (name != "D" or k != "mapping_layers" or net.c_dim)
         ]
-        lines.append(
-            f"{name}: {net.img_resolution} px, {colour}, {', '.join(sizes + other)}, {count_parameters(net):,}"
-            " parameters"
-        )
+        colour = {1: "grey", 3: "RGB"}.get(net.img_channels, f"{net.img_channels} channels")
+        about = f"{net.img_resolution} px, {colour}, {', '.join(sizes + other)}"
+        lines.append(f"{name}: {about}, {count_parameters(net):,} parameters")
     return lines
 
 # %% ../nbs/52_official.ipynb #790e0220
@@ -629,13 +443,31 @@ def _holds(path, networks: Networks, about: dict) -> bool:
     said = {name: value for name, value in there.meta.items() if name not in ("G", "D", "version")} if there else None
     return said == json.loads(json.dumps(about)) and states(there) == states(networks)
 
-# %% ../nbs/52_official.ipynb #0c9ed99d
+# %% ../nbs/52_official.ipynb #cfdb9851
+def _write_plain(dest: Path, networks: Networks, nets: dict) -> list[str]:
+    "A plain state dict of the networks; what was written, in lines."
+    with atomic(dest) as part:
+        torch.save({name: {k: v.clone() for k, v in net.state_dict().items()} for name, net in nets.items()}, part)
+    own = [name for name in ("block_channels", "noise_from") if name in networks.G_ema.init_kwargs]
+    lines = [
+        f"{dest}: plain state dicts of {', '.join(nets)}, for torch.load(..., weights_only=True)",
+        *network_lines(networks),
+    ]
+    if own:
+        lines.append(
+            f"other tools have no place for {' and '.join(own)}: they can read these tensors, and not build the network"
+            " that they belong to"
+        )
+    return lines
+
+# %% ../nbs/52_official.ipynb #1d355bed
 def convert(
-    source,  # an official network pickle, a snapshot, or a run directory
-    dest,  # *.safetensors: a snapshot; *.pt: a plain state dict with the official names
+    source: Path | str,  # an official network pickle, a snapshot, or a run directory
+    dest: Path | str,  # *.safetensors: a snapshot; *.pt: a plain state dict with the official names
     overwrite: bool = False,  # replace what is there; a snapshot of the same networks is replaced anyway
 ) -> list[str]:
-    "Write the networks of one file in another format; what was written, in lines."
+    """Write the networks of one file in another format; what was written, in lines. Raises BadInput where the source
+    holds no networks, or where `dest` is of another kind, is the source, or is something else already."""
     source, dest = Path(source), Path(dest)
     if dest.suffix not in (".safetensors", ".pt"):
         raise BadInput(
@@ -649,87 +481,68 @@ def convert(
     nets = {name: net for name in ("G_ema", "G", "D") if (net := getattr(networks, name)) is not None}
     if dest.suffix == ".pt":
         keep(dest, False, overwrite)  # a plain state dict does not say where it comes from
-        with atomic(dest) as part:
-            torch.save({name: {k: v.clone() for k, v in net.state_dict().items()} for name, net in nets.items()}, part)
-        own = [name for name in ("block_channels", "noise_from") if name in networks.G_ema.init_kwargs]
-        note = (
-            [
-                f"other tools have no place for {' and '.join(own)}: they can read these tensors, and not build the"
-                " network that they belong to"
-            ]
-            if own
-            else []
-        )
-        return [
-            f"{dest}: plain state dicts of {', '.join(nets)}, for torch.load(..., weights_only=True)",
-            *network_lines(networks),
-            *note,
-        ]
+        return _write_plain(dest, networks, nets)
     about = {k: v for k, v in networks.meta.items() if k not in ("G", "D", "version", "kind")}
     if networks.meta["kind"] != "snapshot":
-        about = dict(
-            cur_nimg=0,
-            data_fingerprint=None,
-            pixel_size_nm=None,
-            converted_from=dict(name=networks.path.name, **networks.meta),
-        )
+        origin = dict(name=networks.path.name, **networks.meta)
+        about = dict(cur_nimg=0, data_fingerprint=None, pixel_size_nm=None, converted_from=origin)
     keep(dest, _holds(dest, networks, about), overwrite)
     save_snapshot(dest, networks.G_ema, networks.D, networks.G, **about)
     return [f"{dest}: snapshot with {', '.join(nets)}", *network_lines(networks)]
 
-# %% ../nbs/52_official.ipynb #b0b9d934
-def file_lines(path) -> list[str]:  # an official network pickle, a snapshot, a state of a run, or plain state dicts
-    "What a file of weights is and holds: the first line says what, the others more."
+# %% ../nbs/52_official.ipynb #a9443392
+def _state_lines(path: Path, content: dict) -> list[str] | None:
+    "What a state of a run is; None where the file is none."
+    trainer = read_state(path).get("trainer")
+    if not isinstance(trainer, dict) or type(trainer.get("cur_nimg")) is not int:
+        return None
+    if not 0 <= trainer["cur_nimg"] < 1 << 53:
+        return None
+    return [
+        f"state of a run at {trainer['cur_nimg'] / 1000:g} kimg",
+        f"holds: {', '.join(_quoted(name) for name in trainer)}",
+        "its checksum is right" if "sha256" in content else "it has no checksum: an earlier version wrote it",
+        "the run goes on from it by itself: semgan train DATA --out RUN",
+    ]
+
+# %% ../nbs/52_official.ipynb #98e89374
+def _plain_lines(path: Path, content) -> list[str]:
+    "What a file of plain state dicts holds, group by group. BadInput where it holds no tensors by name."
+    several = isinstance(content, dict) and content and all(isinstance(v, dict) for v in content.values())
+    groups = content if several else {"": content}
+    counts = {
+        name: [t for t in v.values() if isinstance(t, torch.Tensor)]
+        for name, v in groups.items()
+        if isinstance(v, dict)
+    }
+    if not any(counts.values()):
+        raise BadInput(f"{path} holds no tensors by name: it is no file of weights")
+    return [
+        "plain state dict",
+        *(
+            f"{_quoted(name) or 'holds'}: {len(v)} tensors, {sum(t.numel() for t in v):,} numbers"
+            for name, v in counts.items()
+        ),
+    ]
+
+# %% ../nbs/52_official.ipynb #1fa820f6
+def file_lines(
+    path: Path | str,  # an official network pickle, a snapshot, a state of a run, or plain state dicts
+) -> list[str]:
+    """What a file of weights is and holds: the first line says what, the others more. Raises BadInput where it is
+    damaged or something else."""
     path = Path(path)
     if path.suffix in (".pt", ".pth"):
         content = read_pt(path)
-        if isinstance(content, dict) and ("trainer" in content or content.keys() == {"sha256", "state"}):
-            trainer = read_state(path).get("trainer")
-            if (
-                isinstance(trainer, dict)
-                and type(trainer.get("cur_nimg")) is int
-                and 0 <= trainer["cur_nimg"] < 1 << 53
-            ):
-                return [
-                    f"state of a run at {trainer['cur_nimg'] / 1000:g} kimg",
-                    f"holds: {', '.join(_quoted(name) for name in trainer)}",
-                    (
-                        "its checksum is right"
-                        if "sha256" in content
-                        else "it has no checksum: an earlier version wrote it"
-                    ),
-                    "the run goes on from it by itself: semgan train DATA --out RUN",
-                ]
-        groups = (
-            content
-            if isinstance(content, dict) and content and all(isinstance(v, dict) for v in content.values())
-            else {"": content}
-        )
-        counts = {
-            name: [t for t in v.values() if isinstance(t, torch.Tensor)]
-            for name, v in groups.items()
-            if isinstance(v, dict)
-        }
-        if not any(counts.values()):
-            raise BadInput(f"{path} holds no tensors by name: it is no file of weights")
-        return [
-            "plain state dict",
-            *(
-                f"{_quoted(name) or 'holds'}: {len(v)} tensors, {sum(t.numel() for t in v):,} numbers"
-                for name, v in counts.items()
-            ),
-        ]
+        of_a_run = isinstance(content, dict) and ("trainer" in content or content.keys() == {"sha256", "state"})
+        return of_a_run and _state_lines(path, content) or _plain_lines(path, content)
     networks = load_networks(path)
-    meta = networks.meta
-    lines = network_lines(networks)
+    meta, lines = networks.meta, network_lines(networks)
     if meta["kind"] == "snapshot":
         rest = {k: v for k, v in meta.items() if k not in ("G", "D", "kind")}
         return ["snapshot, whole", *lines, *(f"{_quoted(k)}: {_quoted(v, 300)}" for k, v in rest.items())]
-    lines += (
-        [f"training set: {', '.join(f'{k} {v}' for k, v in meta['training_set'].items())}"]
-        if meta["training_set"]
-        else []
-    )
+    if meta["training_set"]:
+        lines.append(f"training set: {', '.join(f'{k} {v}' for k, v in meta['training_set'].items())}")
     lines += [f"augmentation p: {meta['p']:g}"] if "p" in meta else []
     lines += [f"left unread: {', '.join(meta['unread'])}"] if meta["unread"] else []
     return [f"official network pickle, protocol {meta['protocol']}; nothing in it was run", *lines]

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import re
 import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -19,13 +20,13 @@ from PIL import Image
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from .micrographs import sheet
+from .micrographs import _bar_length, sheet
 from .foundation import printable
 
 # %% ../nbs/90_pages.ipynb #21761655
-def shown(text) -> Markup:
-    """A text for a page: markup in it is shown and not obeyed, as are characters without a shape. What is Markup
-    already stays."""
+def shown(text: object) -> Markup:
+    """A text for a page: the browser shows markup in it and does not obey it; characters without a shape become
+    escapes. What is Markup already stays."""
     return text if isinstance(text, Markup) else escape(printable(text, keep="\n\u202f\xa0"))
 
 # %% ../nbs/90_pages.ipynb #f2c66c2f
@@ -40,14 +41,12 @@ def policy(style: str) -> str:
 # %% ../nbs/90_pages.ipynb #91ebdd42
 def page(
     name: str,  # of a template in templates/, with its style beside it: NAME.html, NAME.css
-    filters: dict = None,  # further filters and functions of the template, by name
-    **values,
+    filters: Mapping[str, Callable] | None = None,  # further filters and functions of the template, by name
+    **values: object,
 ) -> str:
     "A page from a template of this package: all values are escaped but what is Markup."
     import jinja2
 
-    if filters is None:
-        filters = {}
     folder = Path(__file__).parent / "templates"
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
@@ -55,16 +54,20 @@ def page(
         undefined=jinja2.StrictUndefined,
         finalize=lambda value: shown(value) if type(value) is str else value,
     )
-    environment.filters.update(filters)
+    environment.filters.update(filters or {})
     style = (folder / f"{name}.css").read_text(encoding="utf-8")
     return environment.get_template(f"{name}.html").render(style=Markup(style), policy=Markup(policy(style)), **values)
 
 # %% ../nbs/90_pages.ipynb #8f888216
-def data_uri(content: bytes, kind: str) -> str:
+def data_uri(
+    content: bytes,
+    kind: str,  # such as image/png
+) -> str:
+    "Bytes as an address that holds them."
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 # %% ../nbs/90_pages.ipynb #381664c5
-def _sheet_png(images, columns: int, wide: int = 1000) -> tuple[bytes, tuple[int, int]]:
+def _sheet_png(images: np.ndarray, columns: int, wide: int = 1000) -> tuple[bytes, tuple[int, int]]:
     "Images in rows as a PNG of at least `wide` pixels (at most twice that), transparent between them; and its size."
     images = np.asarray(images)
     grey = images.shape[1] == 1
@@ -80,24 +83,23 @@ def _sheet_png(images, columns: int, wide: int = 1000) -> tuple[bytes, tuple[int
     return buffer.getvalue(), picture.size
 
 # %% ../nbs/90_pages.ipynb #5fa8a457
-def _scale_bar(pixel_size_nm, pixels: int) -> Markup:
+def _scale_bar(pixel_size_nm: float | Sequence[float] | None, pixels: int) -> Markup:
     "A bar of a round length for a picture that is `pixels` wide; nothing where the pixel size is not known."
     if pixel_size_nm is None:
         return Markup()
     wide = pixels * float(np.ravel(pixel_size_nm)[-1])
-    length = max((m * 10.0**e for e in range(-1, 8) for m in (1, 2, 5) if m * 10.0**e <= wide / 4), default=wide / 4)
-    text = f"{length / 1000:g} µm" if length >= 1000 else f"{length:g} nm"
+    length, text = _bar_length(wide / 4)
     return Markup('<div class="scale"><svg aria-hidden="true"><rect width="{}" height="100%"/></svg> {}</div>').format(
         f"{100 * length / wide:.2f}%", text
     )
 
 # %% ../nbs/90_pages.ipynb #a2c0331c
 def micrographs_html(
-    images,  # uint8 [N, C, H, W]
+    images: np.ndarray,  # uint8 [N, C, H, W]
     alt: str,  # what is to be seen, for those who cannot see it
-    caption: str = "",  # text, or Markup
+    caption: str | Markup = "",
     columns: int = 8,
-    pixel_size_nm=None,  # nm per pixel, a number or (y, x): adds a scale bar
+    pixel_size_nm: float | Sequence[float] | None = None,  # nm per pixel, a number or (y, x): adds a scale bar
 ) -> Markup:
     "Images in rows, as a figure of an HTML page."
     columns = min(columns, len(images))
@@ -143,7 +145,7 @@ def _fold_labels(figure: Figure) -> Figure:
 def chart_html(
     figure: Figure,  # as functions of plots make them; afterwards it has the narrow size
     alt: str,  # what the chart shows, in a sentence with numbers
-    caption: str = "",  # text, or Markup
+    caption: str | Markup = "",
     narrow: tuple[float, float] = (3.8, 2.8),  # inches, on a phone
 ) -> Markup:
     "A chart as a figure of an HTML page, in two widths."

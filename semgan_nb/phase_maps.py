@@ -8,6 +8,7 @@ __all__ = ['FORMATS', 'PHASE_FORMATS', 'PHASES_FORMAT', 'claim_phases', 'write_p
 # %% ../nbs/34_phase_maps.ipynb #c7f43fed
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -52,9 +53,11 @@ PHASE_FORMATS = ("tif", "vti", "npy")  # without being asked
 PHASES_FORMAT = "semgan phases 1"
 
 # %% ../nbs/34_phase_maps.ipynb #75bdd15c
-def claim_phases(dest, formats=PHASE_FORMATS, overwrite=False) -> list:  # path without ending
-    """The files of one phase map, the JSON last. BadInput for an unknown format, and where one is there that the
-    JSON beside it does not name as a phase map of ours."""
+def claim_phases(
+    dest: Path | str, formats: Sequence[str] = PHASE_FORMATS, overwrite: bool = False
+) -> list:  # path without ending
+    """The files of one phase map, the JSON last. Raises BadInput if a format is unknown, or where a file is there that
+    the JSON beside it does not name as a phase map of ours."""
     unknown = [f for f in formats if f not in FORMATS]
     if unknown or not formats:
         raise BadInput(f"formats: {', '.join(map(repr, unknown)) or 'none'} was given, known are {', '.join(FORMATS)}")
@@ -71,67 +74,65 @@ def claim_phases(dest, formats=PHASE_FORMATS, overwrite=False) -> list:  # path 
         keep(path, path.name in ours, overwrite)
     return paths
 
-# %% ../nbs/34_phase_maps.ipynb #a4f02355
-def write_phases(
-    dest,  # path without ending; its folder is made
-    labels,  # [H, W], whole numbers from 0 to 255
-    pixel_size_nm=None,  # a number or (y, x)
-    how: Segmentation | None = None,  # how they were found
-    formats=PHASE_FORMATS,
-    overwrite=False,  # True: replace what is there; a phase map of an earlier call is replaced anyway
-    **about,  # what else the JSON is to say: source, seed ...
-) -> list:
-    "Write a phase map and, beside it, a JSON on how it was made; returns the paths, the JSON last."
-    labels, dest = np.asarray(labels), Path(dest)
-    if (
-        labels.ndim != 2
-        or not (labels.dtype == bool or np.issubdtype(labels.dtype, np.integer))
-        or labels.size == 0
-        or labels.min() < 0
-        or labels.max() > 255
-    ):
+# %% ../nbs/34_phase_maps.ipynb #5e6ffeca
+def _labels(labels) -> np.ndarray:
+    "A label image as uint8 [H, W], or BadInput."
+    labels = np.asarray(labels)
+    whole = labels.dtype == bool or np.issubdtype(labels.dtype, np.integer)
+    if labels.ndim != 2 or not whole or labels.size == 0 or labels.min() < 0 or labels.max() > 255:
         raise BadInput(
             f"labels: an array of type {labels.dtype} and shape {list(labels.shape)} was given, whole numbers from 0 to"
             " 255 in two dimensions are wanted"
         )
-    labels = labels.astype(np.uint8)
+    return labels.astype(np.uint8)
+
+# %% ../nbs/34_phase_maps.ipynb #fb3846f8
+def _description(labels, nm, how: Segmentation | None, files: list[str]) -> dict:
+    "What the JSON beside a phase map says: labels uint8 [H, W], nm the (height, width) of a pixel or None."
+    share = np.bincount(labels.ravel()) / labels.size
+    return dict(
+        format=PHASES_FORMAT,
+        files=files,
+        height=labels.shape[0],
+        width=labels.shape[1],
+        pixel_size_nm=nm and list(nm),
+        spacing_unit="um" if nm else "px",
+        order="labels count from the darkest phase, 0; the first row is the top one, in .vti the last",
+        share={str(k): float(v) for k, v in enumerate(share) if v},
+        segmentation=None if how is None else asdict(how),
+    )
+
+# %% ../nbs/34_phase_maps.ipynb #a4f02355
+def write_phases(
+    dest: Path | str,  # path without ending; its folder is made
+    labels: np.ndarray,  # [H, W], whole numbers from 0 to 255
+    pixel_size_nm: float | Sequence[float] | None = None,  # a number or (y, x)
+    how: Segmentation | None = None,  # how they were found
+    formats: Sequence[str] = PHASE_FORMATS,
+    overwrite: bool = False,  # True: replace what is there; a phase map of an earlier call is replaced anyway
+    **about: object,  # what else the JSON is to say: source, seed ...
+) -> list:
+    """Write a phase map and, beside it, a JSON on how it was made; returns the paths, the JSON last. Raises BadInput
+    if the labels are no image of whole numbers, or a file cannot be claimed."""
+    labels, dest = _labels(labels), Path(dest)
     nm = None if pixel_size_nm is None else _pixel_nm(pixel_size_nm)
-    paths = claim_phases(dest, formats, overwrite)
     um = nm and (nm[0] / 1000, nm[1] / 1000)
+    paths = claim_phases(dest, formats, overwrite)
+    about = _description(labels, nm, how, [path.name for path in paths[:-1]]) | about
     for path in paths:
         with atomic(path) as part:
             kind = path.suffix[1:]
             if kind == "tif":
-                tifffile.imwrite(
-                    part,
-                    labels,
-                    imagej=True,
-                    **(dict(resolution=(1 / um[1], 1 / um[0]), metadata=dict(unit="um")) if um else {}),
-                )
+                scale = dict(resolution=(1 / um[1], 1 / um[0]), metadata=dict(unit="um")) if um else {}
+                tifffile.imwrite(part, labels, imagej=True, **scale)
             elif kind == "png":
-                Image.fromarray(labels).save(
-                    part, format="PNG", **(dict(dpi=(25.4e6 / nm[1], 25.4e6 / nm[0])) if nm else {})
-                )
+                scale = dict(dpi=(25.4e6 / nm[1], 25.4e6 / nm[0])) if nm else {}
+                Image.fromarray(labels).save(part, format="PNG", **scale)
             elif kind == "vti":
                 part.write_text(_vti(labels, um), encoding="ascii")
             elif kind == "npy":
                 with open(part, "wb") as f:
                     np.save(f, labels)
             else:
-                share = np.bincount(labels.ravel()) / labels.size
-                said = (
-                    dict(
-                        format=PHASES_FORMAT,
-                        files=[p.name for p in paths[:-1]],
-                        height=labels.shape[0],
-                        width=labels.shape[1],
-                        pixel_size_nm=nm and list(nm),
-                        spacing_unit="um" if nm else "px",
-                        order="labels count from the darkest phase, 0; the first row is the top one, in .vti the last",
-                        share={str(k): float(v) for k, v in enumerate(share) if v},
-                        segmentation=None if how is None else asdict(how),
-                    )
-                    | about
-                )
-                part.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+                part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return paths

@@ -8,10 +8,11 @@ __all__ = ['REAL', 'GENERATED', 'QUIET', 'PAPER_COLOURS', 'COLOURS', 'as_png', '
 
 # %% ../nbs/80_plots.ipynb #08f3e74a
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -79,7 +80,8 @@ def _figure(figure: Figure | None, size: tuple[float, float]) -> Figure:
     return figure
 
 # %% ../nbs/80_plots.ipynb #08b43594
-def _tidy(axes, xlabel: str = "", ylabel: str = "") -> None:
+def _tidy(axes: Axes, xlabel: str = "", ylabel: str = "") -> None:
+    "No frame on top and at the right, small labels."
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
     axes.set_xlabel(xlabel, fontsize=9)
@@ -91,6 +93,20 @@ def _plain_decades(axis) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+# %% ../nbs/80_plots.ipynb #94b4bd1c
+def _empty(axes: Axes, words: str = "not evaluated yet") -> None:
+    "Axes with nothing but words."
+    axes.set_yticks([])
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", color=QUIET, fontsize=9)
+
+# %% ../nbs/80_plots.ipynb #0f93c0be
+def _target_lines(axes: Axes, targets: Mapping[float, str]) -> None:
+    "Dotted lines at targets of r_t, each named at the right; target -> colour."
+    for target, colour in targets.items():
+        axes.axhline(target, color=colour, lw=1, ls=":")
+        place = dict(transform=axes.get_yaxis_transform(), va="center")
+        axes.text(1.01, target, f"target {target:g}", fontsize=7.5, color=QUIET, **place)
 
 # %% ../nbs/80_plots.ipynb #81341a26
 def colour_of(name: str, k: int) -> str:
@@ -124,11 +140,13 @@ def _width_note(images: np.ndarray, pixel_size_nm) -> str:
 
 # %% ../nbs/80_plots.ipynb #6346fe8d
 def image_grid(
-    images,  # uint8 [N, H, W] or [N, C, H, W]
+    images: np.ndarray,  # uint8 [N, H, W] or [N, C, H, W]
     columns: int = 10,
     zoom: int | None = None,  # screen pixels per image pixel; None: about 64 for an image
     title: str = "",
-    pixel_size_nm=None,  # nm per pixel, a number or (y, x); the title then says how wide an image is
+    pixel_size_nm: float
+    | Sequence[float]
+    | None = None,  # nm per pixel, a number or (y, x); the title then says how wide an image is
     figure: Figure | None = None,
 ) -> Figure:
     "Images in rows."
@@ -144,13 +162,13 @@ def image_grid(
 
 # %% ../nbs/80_plots.ipynb #037abfa7
 def real_and_generated(
-    real,  # uint8 [N, H, W] or [N, C, H, W]
-    generated,  # as real
+    real: np.ndarray,  # uint8 [N, H, W] or [N, C, H, W]
+    generated: np.ndarray,  # as real
     columns: int = 8,
     rows: int = 8,
     zoom: int | None = None,
     titles: tuple[str, str] = ("real", "generated"),
-    pixel_size_nm=None,  # as in image_grid
+    pixel_size_nm: float | Sequence[float] | None = None,  # as in image_grid
     figure: Figure | None = None,
 ) -> Figure:
     "Real images on the left, generated ones on the right, as many of each."
@@ -171,64 +189,53 @@ def value_of(record: dict, result: str | None = None) -> float:
     return float(record["results"][result or headline(record)])
 
 # %% ../nbs/80_plots.ipynb #84e352a4
+def _ladder_bars(ladder: dict, records: Sequence[dict], higher: bool) -> list[tuple[float, str, str]]:
+    "(value, name, colour) of the known sets and of the last and the best snapshot, the best on top."
+    bars = [(rung["value"], rung["name"], "0.75") for rung in ladder["rungs"]]
+    if records:
+        best, last = best_record(records), records[-1]
+        bars.append((value_of(last), f"generated, {last['kimg']:.3g} kimg", GENERATED))
+        if best and value_of(best) != value_of(last):
+            bars.append((value_of(best), f"generated, {best['kimg']:.3g} kimg (best)", "#F0B27A"))
+    return sorted(bars, key=lambda bar: -bar[0] if higher else bar[0])
+
+# %% ../nbs/80_plots.ipynb #e41b8af9
 def ladder_figure(
     ladder: dict,  # as ladder-{metric}.json
-    records: list[dict] = (),  # metric records of a run, in the order of training
+    records: Sequence[dict] = (),  # metric records of a run, in the order of training
     figure: Figure | None = None,
 ) -> Figure:
     """The known sets as grey bars, best on top, the generated images (last snapshot, and best if it is another)
     among them in colour."""
-    bars = [(rung["value"], rung["name"], "0.75") for rung in ladder["rungs"]]
-    records, higher, word = list(records), False, quantity(ladder["metric"])
-    if records:
-        best, last, higher = best_record(records), records[-1], higher_is_better(headline(records[0]))
-        word = quantity(headline(last))
-        bars.append((value_of(last), f"generated, {last['kimg']:.3g} kimg", GENERATED))
-        if best and value_of(best) != value_of(last):
-            bars.append((value_of(best), f"generated, {best['kimg']:.3g} kimg (best)", "#F0B27A"))
-    bars.sort(key=lambda bar: -bar[0] if higher else bar[0])
+    records, metric = list(records), ladder["metric"]
+    word = quantity(headline(records[-1])) if records else quantity(metric)
+    bars = _ladder_bars(ladder, records, bool(records and higher_is_better(headline(records[0]))))
     figure = _figure(figure, (5.6, 0.8 + 0.27 * len(bars)))
     axes = figure.add_subplot()
     if not bars:
         axes.set_axis_off()
-        axes.text(
-            0.5,
-            0.5,
-            plain_label(f"{ladder['metric']} has no known sets"),
-            ha="center",
-            va="center",
-            color=QUIET,
-            fontsize=9,
-        )
+        words = plain_label(f"{metric} has no known sets")
+        axes.text(0.5, 0.5, words, ha="center", va="center", color=QUIET, fontsize=9)
         return figure
     values, names, colours = zip(*bars)
     axes.barh(range(len(bars)), values, color=colours, height=0.7)
-    for k, (value, name, _colour) in enumerate(bars):
-        axes.text(value, k, f" {number_text(ladder['metric'], value, 3)}", va="center", fontsize=8)
-        axes.text(
-            -0.01,
-            k,
-            plain_label(name),
-            transform=axes.get_yaxis_transform(),
-            ha="right",
-            va="center",
-            fontsize=8,
-            weight="bold" if name.startswith("generated") else "normal",
-        )
+    beside = dict(transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=8)
+    for k, (value, name) in enumerate(zip(values, names)):
+        axes.text(value, k, f" {number_text(metric, value, 3)}", va="center", fontsize=8)
+        weight = "bold" if name.startswith("generated") else "normal"
+        axes.text(-0.01, k, plain_label(name), weight=weight, **beside)
     axes.invert_yaxis()
     axes.set_yticks([])
     axes.set_xlim(min(0, 1.1 * min(values)), 1.1 * max(*values, 1e-12))
-    _tidy(
-        axes,
-        f"{plain_label(ladder['metric'])}: {word} {'to' if word == 'distance' else 'of'} {ladder['num_real']}"
-        f" {'training' if word == 'share of copies' else 'real'} images",
-    )
+    kind = "training" if word == "share of copies" else "real"
+    to = "to" if word == "distance" else "of"
+    _tidy(axes, f"{plain_label(metric)}: {word} {to} {ladder['num_real']} {kind} images")
     return figure
 
 # %% ../nbs/80_plots.ipynb #3d0dc3e1
 def feature_clouds(
-    real,  # features [n, d] of the real images
-    others: dict,  # name -> features [m, d] of another set
+    real: np.ndarray,  # features [n, d] of the real images
+    others: Mapping[str, np.ndarray],  # name -> features [m, d] of another set
     figure: Figure | None = None,
 ) -> Figure:
     """Each set beside the real one, along the two directions in which all sets together are widest, with the
@@ -279,47 +286,23 @@ def _rung_value(rung: dict, result: str | None = None) -> float:
     return rung.get("values", {}).get(result, rung["value"])
 
 # %% ../nbs/80_plots.ipynb #7aa60da8
-def _rung_lines(axes, ladder: dict, result: str | None = None) -> None:
+def _rung_lines(axes: Axes, ladder: dict, result: str | None = None) -> None:
     "Horizontal lines at the rungs, each named at the right; the y limits must be set."
     along = axes.yaxis.get_transform().transform
     low, high = along(np.array(axes.get_ylim()))
-    places = [
-        float(
-            (
-                along(
-                    np.array(
-                        [
-                            (
-                                _rung_value(rung, result)
-                                if axes.get_yscale() == "linear"
-                                else max(_rung_value(rung, result), 1e-12)
-                            )
-                        ]
-                    )
-                )[0]
-                - low
-            )
-            / (high - low)
-        )
-        for rung in ladder["rungs"]
-    ]
-    for rung, place, label in zip(ladder["rungs"], places, _apart(places, 0.068)):
-        axes.axhline(_rung_value(rung, result), color="0.8", lw=0.8, zorder=0)
+    values = [_rung_value(rung, result) for rung in ladder["rungs"]]
+    drawn = values if axes.get_yscale() == "linear" else [max(value, 1e-12) for value in values]
+    places = [float((along(np.array([value]))[0] - low) / (high - low)) for value in drawn]
+    for rung, value, place, label in zip(ladder["rungs"], values, places, _apart(places, 0.068)):
+        axes.axhline(value, color="0.8", lw=0.8, zorder=0)
         axes.plot([1, 1.03], [place, label], transform=axes.transAxes, color="0.8", lw=0.8, clip_on=False)
-        axes.text(
-            1.04,
-            label,
-            f"{plain_label(rung['name'])}  {number_text(result or ladder['metric'], _rung_value(rung, result), 3)}",
-            transform=axes.transAxes,
-            va="center",
-            fontsize=7.5,
-            color=QUIET,
-        )
+        words = f"{plain_label(rung['name'])}  {number_text(result or ladder['metric'], value, 3)}"
+        axes.text(1.04, label, words, transform=axes.transAxes, va="center", fontsize=7.5, color=QUIET)
 
 # %% ../nbs/80_plots.ipynb #4088d83c
 def _labelled(runs) -> dict:
-    """A run directory, a list of them or a dict, as a dict: label -> run directory. Runs of one name are told apart
-    by their folders."""
+    """A run directory, a list of them or a dict, as a dict: label -> run directory. Where two runs have one name,
+    their folders are their labels."""
     if isinstance(runs, (str, Path)):
         runs = [runs]
     if isinstance(runs, Mapping):
@@ -363,76 +346,56 @@ def _draw_shares(axes, by_run: dict, colours: dict) -> None:
         axes.plot([], [], style, color=QUIET, lw=1.3, label=ending)
     axes.set_ylim(0, 1.3)
     axes.set_yticks([0, 0.5, 1])
-    axes.legend(
-        fontsize=7.5,
-        framealpha=1,
-        edgecolor="none",
-        loc="center left",
-        bbox_to_anchor=(1.0, 0.5),
-        borderpad=0.1,
-        handlelength=1.6,
-    )
+    beside = dict(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(fontsize=7.5, framealpha=1, edgecolor="none", borderpad=0.1, handlelength=1.6, **beside)
     _tidy(axes, "", "who decides")
 
 # %% ../nbs/80_plots.ipynb #8273f7d4
-def _draw_metric(axes, metric: str, result: str, by_run: dict, runs: dict, colours: dict) -> None:
-    """One result of a metric over kimg, of each run that has it, with the ladder; on a logarithmic scale where
-    smaller is better."""
-    ladder = next((found for label in by_run if (found := read_ladder(runs[label], metric))), None)
-    values = [value_of(record, result) for records in by_run.values() for record in records] + [
-        _rung_value(rung, result) for rung in (ladder or {}).get("rungs", [])
-    ]
-    values = [value for value in values if math.isfinite(value)]
-    share = higher_is_better(result) is not False
-    for label, records in by_run.items():
-        kimg, y = zip(*((record["kimg"], value_of(record, result)) for record in records))
-        axes.plot(kimg, y, "o-", color=colours[label], ms=3.5, lw=1.4, label=label)
-        if len(runs) == 1:
-            axes.annotate(
-                number_text(result, y[-1], 3),
-                (kimg[-1], y[-1]),
-                xytext=(-2, 6),
-                textcoords="offset points",
-                ha="right",
-                fontsize=8,
-                color=colours[label],
-                weight="bold",
-            )
-    if share or any(value <= 0 for value in values):  # precision, recall and copies; a kernel distance may be negative
+def _metric_limits(axes: Axes, values: Sequence[float], result: str) -> None:
+    "The scale and the limits of the axis of a result with these finite values."
+    if higher_is_better(result) is not False or any(value <= 0 for value in values):
         room = 0.05 * ((max(values) - min(values)) or 1) if values else 0
         axes.set_ylim(*((min(values) - room, max(values) + room) if values else (0, 1)))
         if quantity(result) in ("precision", "recall"):
             axes.set_ylim(-0.02, 1.02)
-    else:
-        axes.set_yscale("log")
-        if values:
-            axes.set_ylim(min(values) / 1.15, max(values) * 1.15)
-        _plain_decades(axes.yaxis)
+        return
+    axes.set_yscale("log")
+    if values:
+        axes.set_ylim(min(values) / 1.15, max(values) * 1.15)
+    _plain_decades(axes.yaxis)
+
+# %% ../nbs/80_plots.ipynb #7d2d3650
+def _draw_metric(axes: Axes, metric: str, result: str, by_run: dict, runs: dict, colours: dict) -> None:
+    """One result of a metric over kimg, of each run that has it, with the ladder; on a logarithmic scale where
+    smaller is better."""
+    ladder = next((found for label in by_run if (found := read_ladder(runs[label], metric))), None)
+    values = [value_of(record, result) for records in by_run.values() for record in records]
+    values += [_rung_value(rung, result) for rung in (ladder or {}).get("rungs", [])]
+    for label, records in by_run.items():
+        kimg, y = zip(*((record["kimg"], value_of(record, result)) for record in records))
+        colour = colours[label]
+        axes.plot(kimg, y, "o-", color=colour, ms=3.5, lw=1.4, label=label)
+        if len(runs) == 1:
+            place = dict(xytext=(-2, 6), textcoords="offset points", ha="right")
+            last = number_text(result, y[-1], 3)
+            axes.annotate(last, (kimg[-1], y[-1]), fontsize=8, color=colour, weight="bold", **place)
+    _metric_limits(axes, [value for value in values if math.isfinite(value)], result)
     _tidy(axes, "", f"{quantity(result)}\n({metric})")
     if ladder:
         _rung_lines(axes, ladder, result)
 
 # %% ../nbs/80_plots.ipynb #ba097ad6
-def strength_axis(axes) -> None:
+def strength_axis(axes: Axes) -> None:
     "The axis of p, from 0 on; where p has risen above 1, which is every transform on every image, a line marks 1."
     top = max(axes.get_ylim()[1], 0.05)
-    if (
-        max(
-            (
-                float(np.nanmax(y))
-                for line in axes.lines
-                if len(y := np.asarray(line.get_ydata(), float)) and np.isfinite(y).any()
-            ),
-            default=0,
-        )
-        > 1
-    ):
+    drawn = [np.asarray(line.get_ydata(), float) for line in axes.lines]
+    if max((float(np.nanmax(y)) for y in drawn if len(y) and np.isfinite(y).any()), default=0) > 1:
         axes.axhline(1, color=QUIET, lw=1, ls="--")
         axes.text(1.01, 1, "always", transform=axes.get_yaxis_transform(), va="center", fontsize=7.5, color=QUIET)
     axes.set_ylim(0, top)
 
 # %% ../nbs/80_plots.ipynb #ff69c478
-def _draw_augmentation(rt, p, runs: dict, colours: dict) -> None:
+def _draw_augmentation(rt: Axes, p: Axes, runs: dict, colours: dict) -> None:
     "r_t with its target, and p, over kimg: the last two axes of the figure."
     targets = {}
     for label, run in runs.items():
@@ -443,17 +406,7 @@ def _draw_augmentation(rt, p, runs: dict, colours: dict) -> None:
         series = lambda name: [line.get(name, {}).get("mean", np.nan) for line in stats]
         rt.plot(series("Progress/kimg"), series("Loss/signs/real"), color=colours[label], lw=1.2)
         p.plot(series("Progress/kimg"), series("Progress/augment"), color=colours[label], lw=1.2)
-    for target, colour in targets.items():
-        rt.axhline(target, color=QUIET if len(targets) == 1 else colour, lw=1, ls=":")
-        rt.text(
-            1.01,
-            target,
-            f"target {target:g}",
-            transform=rt.get_yaxis_transform(),
-            va="center",
-            fontsize=7.5,
-            color=QUIET,
-        )
+    _target_lines(rt, {target: QUIET for target in targets} if len(targets) == 1 else targets)
     rt.set_ylim(min(rt.get_ylim()[0], -0.05), 1.05)
     strength_axis(p)
     _tidy(rt, "", "$r_t$")
@@ -461,38 +414,37 @@ def _draw_augmentation(rt, p, runs: dict, colours: dict) -> None:
     p.set_xlim(left=0)
 
 # %% ../nbs/80_plots.ipynb #18c4d234
+def _panels(runs: dict, metrics: Sequence[str] | None) -> tuple[dict, dict]:
+    "((metric, result, …) -> label -> records) of the panels in their order, and (label -> records) of shares of z."
+    groups = {key: by_run for key, by_run in _metric_groups(runs).items() if metrics is None or key[0] in metrics}
+    decides = next((by_run for (metric, *_), by_run in groups.items() if is_latent_share(metric)), {})
+    groups = {key: by_run for key, by_run in groups.items() if not in_words(key[0])}
+    return dict(sorted(groups.items(), key=lambda item: quantity(item[0][1]) != "distance")), decides
+
+# %% ../nbs/80_plots.ipynb #fedf1b12
 def curves(
-    runs,  # a run directory, a list of them, or a dict: label -> run directory
-    metrics: list[str] | None = None,  # which metrics to draw; None: all there are
+    runs: Path | str | Iterable[Path | str] | Mapping,  # a run directory, a list, or a dict: label -> run directory
+    metrics: Sequence[str] | None = None,  # which metrics to draw; None: all there are
     figure: Figure | None = None,
 ) -> Figure:
     """Distance with the ladder, the shares of z and of noise where they were measured, r_t with its target, and p,
     over kimg. A run that has not written anything yet gives empty panels."""
     runs = _labelled(runs)
     colours = {label: GENERATED if len(runs) == 1 else colour_of(label, k) for k, label in enumerate(runs)}
-    groups = {key: by_run for key, by_run in _metric_groups(runs).items() if metrics is None or key[0] in metrics}
-    decides = next((by_run for (metric, *_), by_run in groups.items() if is_latent_share(metric)), {})
-    groups = {key: by_run for key, by_run in groups.items() if not in_words(key[0])}
-    groups = dict(sorted(groups.items(), key=lambda item: quantity(item[0][1]) != "distance"))
+    groups, decides = _panels(runs, metrics)
     heights = [2.2] * max(len(groups), 1) + [1.2] * bool(decides) + [1, 1]
     figure = _figure(figure, (7.6, 1.25 * sum(heights) + 0.4))
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
-
     for axes, ((metric, result, *_), by_run) in zip(panels, groups.items()):
         _draw_metric(axes, metric, result, by_run, runs, colours)
     if not groups:
         _tidy(panels[0], "", "distance")
-        panels[0].set_yticks([])
-        panels[0].text(
-            0.5, 0.5, "not evaluated yet", transform=panels[0].transAxes, ha="center", color=QUIET, fontsize=9
-        )
+        _empty(panels[0])
     if len(runs) > 1:
         for label, colour in colours.items():
             panels[-1].plot([], [], color=colour, label=plain_label(label))
-        panels[0].legend(
-            *panels[-1].get_legend_handles_labels(), fontsize=8, framealpha=1, edgecolor="none", loc="upper right"
-        )
-
+        lines = panels[-1].get_legend_handles_labels()
+        panels[0].legend(*lines, fontsize=8, framealpha=1, edgecolor="none", loc="upper right")
     if decides:
         _draw_shares(panels[-3], decides, colours)
     _draw_augmentation(*panels[-2:], runs, colours)
@@ -511,7 +463,7 @@ def _reduced(images: np.ndarray, limit: int = 128) -> np.ndarray:
 
 # %% ../nbs/80_plots.ipynb #8c401a05
 def samples(
-    runs,  # a run directory, a list of them, or a dict: label -> run directory
+    runs: Path | str | Iterable[Path | str] | Mapping,  # a run directory, a list, or a dict: label -> run directory
     kimg: float | None = None,  # the sheet nearest to this; None: each run's newest
     n: int = 16,  # images of each run
     columns: int | None = None,  # None: 4 for up to three runs, else 2
@@ -536,8 +488,8 @@ def samples(
 
 # %% ../nbs/80_plots.ipynb #d34dce90
 def walk_curve(
-    t,  # positions on the walk, 0 ... 1
-    fractions,  # the phase fraction measured at each
+    t: Sequence[float] | np.ndarray,  # positions on the walk, 0 ... 1
+    fractions: Sequence[float] | np.ndarray,  # the phase fraction measured at each
     at: float | None = None,  # a position to mark
     figure: Figure | None = None,
 ) -> Figure:

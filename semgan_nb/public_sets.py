@@ -13,15 +13,17 @@ import re
 import shutil
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from tqdm.auto import tqdm
 
-from .foundation import BadInput, atomic, file_hash, try_folder, writing
+from .foundation import BadInput, _write_text, atomic, file_hash, try_folder, writing
 from .files import TEXT, fields, read_json, table_of
-from .vendors import _short
+from .texts import _short
 from .micrographs import _quiet, embedded
 
 # %% ../nbs/13_public_sets.ipynb #b7d4bb38
@@ -36,9 +38,8 @@ class PublicSet:
     open: bool = True  # whether the licence is known to be open
     size: int = 0  # bytes in all, 0: not known
     base: str = ""  # the files are at base + name ...
-    files: dict = field(
-        default_factory=dict
-    )  # name -> (hash, or address and hash); hash: 64 hex digits of SHA-256, or md5:...
+    # name -> hash, or (address, hash); a hash is 64 hex digits of SHA-256, or md5:...
+    files: dict = field(default_factory=dict)
     manifest: str = ""  # ... or are listed, with their SHA-256, in this JSON file, which must agree with `files`
 
 # %% ../nbs/13_public_sets.ipynb #12b8e986
@@ -63,6 +64,8 @@ test/spot2_180d_3 b6f5eeb03d3600b9671e99400358cc6a747c86ee88e3fa7ed8020631504c10
 test/spot2_180d_5 15d555c67a8e564d12c177ae2404f626429724222f6a1dc1e2c33ada7140610a
 """.split()
 _NASA = "https://raw.githubusercontent.com/nasa/pretrained-microscopy-models/f50b5689a71cf6f86016fb4a5c5a2bb31e0397f3/benchmark_segmentation_data/Super1/"
+
+# %% ../nbs/13_public_sets.ipynb #d88507b3
 _UHCS_PAPER = (
     "B. L. DeCost, M. D. Hecht, T. Francis, B. A. Webler, Y. N. Picard, E. A. Holm: UHCSDB: UltraHigh Carbon Steel"
     " Micrograph DataBase, Integrating Materials and Manufacturing Innovation 6, 197-205 (2017),"
@@ -110,6 +113,10 @@ PUBLIC_SETS = {
             "metadata": ("https://ndownloader.figshare.com/files/25214927", "md5:f16113f032e6d984faac4836eb0cb0e1"),
         },
     ),
+}
+
+# %% ../nbs/13_public_sets.ipynb #3ad84824
+PUBLIC_SETS |= {
     "uhcs-labels": PublicSet(
         "24 of the uhcs images with label maps",
         "CC BY-SA 3.0 US, https://creativecommons.org/licenses/by-sa/3.0/us/",
@@ -162,7 +169,7 @@ PUBLIC_SETS = {
 }
 
 # %% ../nbs/13_public_sets.ipynb #df93e55f
-def public_sets():
+def public_sets() -> str:
     "A table of the sets in words: name, size, licence, what it is."
     lines = []
     for name, s in PUBLIC_SETS.items():
@@ -175,56 +182,62 @@ def public_sets():
 
 # %% ../nbs/13_public_sets.ipynb #6afab52b
 class _Unreachable(Exception):
-    pass
+    "A host that cannot be reached, or did not answer with a file: its text is part of a sentence."
 
 # %% ../nbs/13_public_sets.ipynb #deebf6f2
+_REASONS = {
+    "timed out": "no answer in time",
+    "Timeout": "no answer in time",
+    "resol": "its name is not found, is there a network?",
+    "Name or service": "its name is not found, is there a network?",
+    "refused": "connection refused",
+    "roxy": "the proxy does not let it through",
+    "certificate": "its certificate is not accepted",
+}  # sign in an error's text -> why the connection failed
+
+# %% ../nbs/13_public_sets.ipynb #b6786f8e
+def _request(url, part, session, moved):
+    "Append what is missing of a file; True where it is complete, else False. Raises _Unreachable where it is refused."
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
+    with session.get(url, headers=headers, stream=True, timeout=(15, 60)) as answer:
+        said = answer.headers.get("Content-Range", "")
+        if answer.status_code == 416:  # there is nothing more: complete, or another file
+            if not said.endswith(f"/{have}"):
+                part.unlink()
+                return None
+            return True
+        if answer.status_code not in (200, 206):
+            raise _Unreachable(f"{urlsplit(url).hostname} answered {answer.status_code} {answer.reason}")
+        goes_on = answer.status_code == 206 and said.startswith(f"bytes {have}-")
+        if not goes_on and have:
+            moved(-have)
+        length = int(answer.headers.get("Content-Length") or 0)
+        with writing(part), open(part, "ab" if goes_on else "wb") as f:
+            for piece in answer.iter_content(2**14):
+                f.write(piece)
+                moved(len(piece))
+    return not length or part.stat().st_size >= (have if goes_on else 0) + length
+
+# %% ../nbs/13_public_sets.ipynb #94a2bc9e
 def _transfer(url, part, session, moved, tries=4):
     "Fetch an address into the file `part`, going on where it ends; moved(bytes) reports progress. Raises _Unreachable."
     import requests
 
+    size = lambda: part.stat().st_size if part.exists() else 0
     with writing(part):
         part.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(tries):
-        have = part.stat().st_size if part.exists() else 0
+        have, reason = size(), "the connection was cut"
         try:
-            with session.get(
-                url,
-                headers={"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})},
-                stream=True,
-                timeout=(15, 60),
-            ) as answer:
-                if answer.status_code == 416:  # there is nothing more: complete, or another file
-                    if answer.headers.get("Content-Range", "").endswith(f"/{have}"):
-                        return
-                    part.unlink()
-                    continue
-                if answer.status_code not in (200, 206):
-                    raise _Unreachable(f"{urlsplit(url).hostname} answered {answer.status_code} {answer.reason}")
-                goes_on = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(
-                    f"bytes {have}-"
-                )
-                if not goes_on and have:
-                    moved(-have)
-                total = (have if goes_on else 0) + int(answer.headers.get("Content-Length") or 0)
-                with writing(part), open(part, "ab" if goes_on else "wb") as f:
-                    for piece in answer.iter_content(2**14):
-                        f.write(piece)
-                        moved(len(piece))
-            if not answer.headers.get("Content-Length") or part.stat().st_size >= total:
+            complete = _request(url, part, session, moved)
+            if complete:
                 return
-            reason = "the connection was cut"
+            if complete is None:  # what was here belonged to another file
+                continue
         except requests.RequestException as error:
-            known = {
-                "timed out": "no answer in time",
-                "Timeout": "no answer in time",
-                "resol": "its name is not found, is there a network?",
-                "Name or service": "its name is not found, is there a network?",
-                "refused": "connection refused",
-                "roxy": "the proxy does not let it through",
-                "certificate": "its certificate is not accepted",
-            }
-            reason = next((words for sign, words in known.items() if sign in str(error)), "the connection was cut")
-        if attempt and (part.stat().st_size if part.exists() else 0) <= have:
+            reason = next((words for sign, words in _REASONS.items() if sign in str(error)), reason)
+        if attempt and size() <= have:
             break  # no progress twice
     raise _Unreachable(f"{urlsplit(url).hostname} cannot be reached ({reason})")
 
@@ -264,27 +277,22 @@ def _hash_is(path, known):
 
 # %% ../nbs/13_public_sets.ipynb #38a8661e
 _LIST = fields(dict(files=table_of(fields(dict(sha256=TEXT)))))
+_NO_DATA = ("LICENSE", "README", "provenance")  # beginnings of names in a manifest
 
 
 def _wanted(name, chosen, folder, session):
     "name -> (address, hash) of all files of a set; fetches its manifest first, if it has one."
     if not chosen.manifest:
-        return {
-            file: where if isinstance(where, tuple) else (chosen.base + quote(file), where)
-            for file, where in chosen.files.items()
-        }
+        address = lambda file, where: where if isinstance(where, tuple) else (chosen.base + quote(file), where)
+        return {file: address(file, where) for file, where in chosen.files.items()}
     path = folder / chosen.manifest
     if not path.exists():
         _fetch_file(chosen.base + chosen.manifest, path, None, session, lambda n: None)
     try:
-        listed = {
-            file: about["sha256"]
-            for file, about in read_json(path, _LIST, "it is damaged")["files"].items()
-            if not file.startswith(("LICENSE", "README", "provenance"))
-        }
-        right = all(listed.get(file) == known for file, known in chosen.files.items()) and all(
-            re.fullmatch("[0-9a-f]{64}", h) for h in listed.values()
-        )
+        listed = read_json(path, _LIST, "it is damaged")["files"]
+        listed = {file: about["sha256"] for file, about in listed.items() if not file.startswith(_NO_DATA)}
+        right = all(listed.get(file) == known for file, known in chosen.files.items())
+        right = right and all(re.fullmatch("[0-9a-f]{64}", h) for h in listed.values())
     except BadInput:
         right = False
     if not right:
@@ -323,115 +331,126 @@ def _made_folders(folder):
     return [p for p in (folder, *folder.parents) if not p.exists()]
 
 # %% ../nbs/13_public_sets.ipynb #25973b59
-def fetch(
-    name,  # of the set; `public_sets()` lists them
-    dest=None,  # folder, made if it is missing; None: a folder of the set's name, here
-    progress=True,  # show a bar
-    licence_read=False,  # also fetch a set whose licence is not known to be open: you have read what its record says
-    say=print,  # where licence, citation and result go
-):
-    """Bring a public set of micrographs into a folder, or verify the folder that holds it; returns the folder.
-
-    Raises BadInput where the set is unknown or not open, a host cannot be reached, a hash is wrong, or a file of the
-    folder is another one.
-    """
+def _chosen(name, licence_read):
+    "The PublicSet of a name; BadInput where there is none, or where it is not to be downloaded."
     if name not in PUBLIC_SETS:
         near = difflib.get_close_matches(str(name), PUBLIC_SETS, 1)
-        raise BadInput(
-            f"no public set is called '{name}': "
-            + (f"did you mean '{near[0]}'?" if near else f"there are {', '.join(PUBLIC_SETS)}")
-        )
-    chosen, folder = PUBLIC_SETS[name], Path(dest or name)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(PUBLIC_SETS)}"
+        raise BadInput(f"no public set is called '{name}': {hint}")
+    chosen = PUBLIC_SETS[name]
     if not chosen.files:
+        why = "no address of its files is known" if chosen.open else "its licence: " + chosen.licence
         raise BadInput(
-            f"{name}: is not downloaded"
-            f" ({'no address of its files is known' if chosen.open else 'its licence: ' + chosen.licence}): see"
-            f" {chosen.page}, and put the images into a folder by hand if you may use them"
+            f"{name}: is not downloaded ({why}): see {chosen.page}, and put the images into a folder by hand if you may"
+            " use them"
         )
     if not chosen.open and not licence_read:
         raise BadInput(
             f"{name}: is not downloaded as it is (its licence: {chosen.licence}): see {chosen.page}, and if you may use"
             " it, ask again with licence_read (--licence-read)"
         )
-    if folder.exists() and not folder.is_dir():
-        raise BadInput(f"{folder}: is a file, a folder is wanted: name another")
+    return chosen
+
+# %% ../nbs/13_public_sets.ipynb #ac06311b
+def _missing(name, chosen, folder, wanted):  # wanted: file -> (address, hash)
+    "The part of `wanted` that is not in the folder yet; BadInput where a file is another one or there is no room."
+    if outside := [file for file in wanted if not (folder / file).resolve().is_relative_to(folder.resolve())]:
+        raise BadInput(
+            f"{folder / chosen.manifest}: names a file outside its folder ({outside[0]}): it is not the list of"
+            f" '{name}'"
+        )
+    there = {file for file in wanted if (folder / file).exists()}
+    right = lambda file: (folder / file).is_file() and _hash_is(folder / file, wanted[file][1])
+    if changed := [file for file in sorted(there) if not right(file)]:
+        more = f", and {len(changed) - 1} more are not" if changed[1:] else ""
+        raise BadInput(
+            f"{folder / changed[0]}: is not the published file{more}: nothing is written over: move it away, or choose"
+            " another folder"
+        )
+    todo = {file: where for file, where in wanted.items() if file not in there}
+    if todo and chosen.size and not there and shutil.disk_usage(folder).free < chosen.size:
+        raise BadInput(
+            f"{folder}: has no room for the {chosen.size / 1e6:,.0f} MB of '{name}': choose a folder on another disk"
+        )
+    return todo
+
+# %% ../nbs/13_public_sets.ipynb #3b32c059
+def _by_hand(name, chosen, folder, todo, error):  # todo: file -> (address, hash) of what is missing
+    "The BadInput for a host that cannot be reached: what to get from where by hand."
+    file, (url, _) = next(iter(todo.items()))
+    more = (
+        f", likewise the other {len(todo) - 1} files (they are also at {chosen.page})"
+        if len(todo) > 1
+        else f" (see also {chosen.page})"
+    )
+    return BadInput(
+        f"{name}: {error}; what is here already stays, and the same command goes on later: or get {url} by hand and put"
+        f" it into {(folder / file).parent} as {Path(file).name}{more}, and run the command again, which verifies them"
+    )
+
+# %% ../nbs/13_public_sets.ipynb #f149c104
+def _download(name, chosen, folder, progress):
+    "file -> (address, hash) of all files of a set, which are in the folder and right when this returns."
     import requests
 
+    todo = {chosen.manifest: (chosen.base + chosen.manifest, None)}  # named if the manifest itself cannot be had
+    try:
+        with requests.Session() as session:
+            wanted = todo = _wanted(name, chosen, folder, session)
+            todo = _missing(name, chosen, folder, wanted)
+            silent = not progress or not todo
+            with tqdm(total=chosen.size or None, unit="B", unit_scale=True, desc=name, disable=silent) as bar:
+                for file, (url, known) in list(todo.items()):
+                    _fetch_file(url, folder / file, known if ":" in known else f"sha256:{known}", session, bar.update)
+                    del todo[file]
+    except _Unreachable as error:
+        raise _by_hand(name, chosen, folder, todo, error) from None
+    return wanted
+
+# %% ../nbs/13_public_sets.ipynb #548a4299
+def _write_source(folder, notice, chosen, wanted):
+    "SOURCE.txt: terms, citation and hashes; one that is there stays."
+    path, terms = folder / "SOURCE.txt", ""
+    if path.exists():
+        return
+    if chosen.licence.startswith("MIT"):
+        licence = (embedded() / "LICENSE.txt").read_text(encoding="utf-8")
+        terms = "".join(licence.partition("Permission is")[1:]) + "\n"
+    _write_text(path, f"{notice}\n\n{terms}" + "".join(f"{known}  {file}\n" for file, (_, known) in wanted.items()))
+
+# %% ../nbs/13_public_sets.ipynb #415a5147
+def fetch(
+    name: str,  # of the set; `public_sets()` lists them
+    dest: Path | str | None = None,  # folder, made if it is missing; None: a folder of the set's name, here
+    progress: bool = True,  # show a bar
+    licence_read: bool = False,  # also fetch a set whose licence is not known to be open: you have read its record
+    say: Callable[[str], Any] = print,  # where licence, citation and result go
+) -> Path:
+    """Bring a public set of micrographs into a folder, or verify the folder that holds it; returns the folder.
+
+    Raises BadInput where the set is unknown or not open, a host cannot be reached, a hash is wrong, or a file of the
+    folder is another one.
+    """
+    chosen, folder = _chosen(name, licence_read), Path(dest or name)
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder}: is a file, a folder is wanted: name another")
     notice = f"{name}: {chosen.about}\nLicence: {chosen.licence}\nCite: {chosen.cite}\nFrom: {chosen.page}"
     say(notice)
     fresh = _made_folders(folder)
     try_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    todo = {chosen.manifest: (chosen.base + chosen.manifest, None)}  # named if the manifest itself cannot be had
     try:
-        with requests.Session() as session:
-            wanted = todo = _wanted(name, chosen, folder, session)
-            if outside := [file for file in wanted if not (folder / file).resolve().is_relative_to(folder.resolve())]:
-                raise BadInput(
-                    f"{folder / chosen.manifest}: names a file outside its folder ({outside[0]}): it is not the list of"
-                    f" '{name}'"
-                )
-            there = {file for file in wanted if (folder / file).exists()}
-            changed = [
-                file
-                for file in sorted(there)
-                if not (folder / file).is_file() or not _hash_is(folder / file, wanted[file][1])
-            ]
-            if changed:
-                raise BadInput(
-                    f"{folder / changed[0]}: is not the published file"
-                    + (f", and {len(changed) - 1} more are not" if changed[1:] else "")
-                    + ": nothing is written over: move it away, or choose another folder"
-                )
-            todo = {file: where for file, where in wanted.items() if file not in there}
-            if todo and chosen.size and not there and shutil.disk_usage(folder).free < chosen.size:
-                raise BadInput(
-                    f"{folder}: has no room for the {chosen.size / 1e6:,.0f} MB of '{name}': choose a folder on another"
-                    " disk"
-                )
-            with tqdm(
-                total=chosen.size or None, unit="B", unit_scale=True, desc=name, disable=not progress or not todo
-            ) as bar:
-                for file, (url, known) in list(todo.items()):
-                    _fetch_file(url, folder / file, known if ":" in known else f"sha256:{known}", session, bar.update)
-                    del todo[file]
-    except _Unreachable as error:
-        file, (url, _) = next(iter(todo.items()))
-        more = (
-            f", likewise the other {len(todo) - 1} files (they are also at {chosen.page})"
-            if len(todo) > 1
-            else f" (see also {chosen.page})"
-        )
-        raise BadInput(
-            f"{name}: {error}; what is here already stays, and the same command goes on later: or get {url} by hand and"
-            f" put it into {(folder / file).parent} as {Path(file).name}{more}, and run the command again, which"
-            " verifies them"
-        ) from None
+        wanted = _download(name, chosen, folder, progress)
     finally:
-        for made in fresh:  # nothing came of it: no empty folder stays
+        for made in fresh:
             with contextlib.suppress(OSError):
-                made.rmdir()
+                made.rmdir()  # nothing came of it, or this fails
     for file in wanted:
         if file.endswith(".zip") and zipfile.is_zipfile(folder / file):
             _unzip(folder / file, folder)
-    source = folder / "SOURCE.txt"
-    if not source.exists():
-        terms = (
-            (embedded() / "LICENSE.txt").read_text(encoding="utf-8").partition("Permission is")[1:]
-            if chosen.licence.startswith("MIT")
-            else ()
-        )
-        with atomic(source) as part:
-            part.write_text(
-                notice
-                + "\n\n"
-                + "".join(terms)
-                + "\n" * bool(terms)
-                + "".join(f"{known}  {file}\n" for file, (_, known) in wanted.items()),
-                encoding="utf-8",
-            )
+    _write_source(folder, notice, chosen, wanted)
     say(
         f"{folder}: all {len(wanted)} files are there and have the published hashes; licence and citation are in"
-        f" {source.name}"
+        " SOURCE.txt"
     )
     return folder

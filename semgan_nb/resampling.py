@@ -55,6 +55,19 @@ def _translation(tx, ty, n):
 def _rotation(theta, n):
     return _matrix(n, {(0, 0): (c := np.cos(theta)), (0, 1): -(s := np.sin(theta)), (1, 0): s, (1, 1): c})
 
+# %% ../nbs/22_resampling.ipynb #e379e7df
+def _corners(half: np.ndarray) -> np.ndarray:
+    "[3, 4] of a rectangle about the origin, from half its width and height."
+    x, y = half
+    return np.array([[-x, x, x, -x], [-y, -y, y, y], [1, 1, 1, 1]])
+
+# %% ../nbs/22_resampling.ipynb #f54683f3
+def _padding(inverse: np.ndarray, extent: np.ndarray) -> np.ndarray:
+    "[2, 2] pixels of mirrored border that a batch needs: (left, top), (right, bottom); extent is (width, height)."
+    at = (inverse @ _corners((extent - 1) / 2))[:, :2]  # of every image
+    reach = np.stack([-at, at]).max(axis=(1, 3))  # to the left and top, to the right and bottom
+    return np.ceil((reach + 2 * _MARGIN - (extent - 1) / 2).clip(0, extent - 1)).astype(int)
+
 # %% ../nbs/22_resampling.ipynb #4db601d0
 class _Resampling:
     """Wavelet resampling by two along one axis: output o takes input i times a tap that only the distance knows, so
@@ -181,9 +194,7 @@ def warp(
     "The images where the maps point, borders reflected, with wavelet resampling. As often differentiable as wanted."
     n, c, height, width = x.shape
     extent = np.array([width, height])
-    at = (inverse @ _corners((extent - 1) / 2))[:, :2]  # of every image
-    reach = np.stack([-at, at]).max(axis=(1, 3))  # to the left and top, to the right and bottom
-    pad = np.ceil((reach + 2 * _MARGIN - (extent - 1) / 2).clip(0, extent - 1)).astype(int)
+    pad = _padding(inverse, extent)
     whole = extent + pad.sum(axis=0)
     # -> column and row of the padded, doubled image, from those of the doubled output counted from its middle
     to_padded = _translation(*(extent - 1 + 2 * pad[0]), 1) @ _scaling(2, 2, 1)
@@ -213,12 +224,6 @@ def warp(
             )
         )
     return _Warped.apply(x, parts)
-
-# %% ../nbs/22_resampling.ipynb #e379e7df
-def _corners(half: np.ndarray) -> np.ndarray:
-    "[3, 4] of a rectangle about the origin, from half its width and height."
-    x, y = half
-    return np.array([[-x, x, x, -x], [-y, -y, y, y], [1, 1, 1, 1]])
 
 # %% ../nbs/22_resampling.ipynb #0df002ee
 def _grid(m: np.ndarray, begin: np.ndarray, size: np.ndarray, samples: np.ndarray, like: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-import typing
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,21 +29,20 @@ from .runs import Config, is_run, read_config
 from .distributed import ProcessGroup
 from .trainer import Trainer, iteration_generator, estimate_memory, set_arithmetic
 
-# %% ../nbs/56_resources.ipynb #9bb3fc51
+# %% ../nbs/56_resources.ipynb #8c022fac
+def _meminfo() -> int:
+    "Bytes that Linux says are available."
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+
+# %% ../nbs/56_resources.ipynb #6961fb1b
 def available_bytes(device: str = "cpu") -> int | None:
     "Memory that can be had now on a GPU or on this machine; None where the system does not say."
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[0]
     found = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
-        found.append(
-            1024
-            * int(
-                next(
-                    line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")
-                ).split()[1]
-            )
-        )
+        found.append(_meminfo())
     with contextlib.suppress(OSError, ValueError):  # of a container
         group = Path("/sys/fs/cgroup")
         found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
@@ -81,6 +80,7 @@ def _memory(peak: bool = False) -> int | None:
 
 # %% ../nbs/56_resources.ipynb #e1b276b0
 def _probe_here(settings: dict, resolution: int, channels: int, device: str, images: int) -> dict:
+    "What `probe` gives, measured in this process."
     config = Config.from_dict(
         {**settings, "batch_size": images, "batch_gpu": images, "p": max(settings["p"], 0.5), "init_from": None}
     )
@@ -95,20 +95,15 @@ def _probe_here(settings: dict, resolution: int, channels: int, device: str, ima
     weights = sum(p.numel() * p.element_size() for net in (trainer.G, trainer.D) for p in net.parameters())
     base = torch.cuda.memory_allocated(device) if cuda else _memory()
     real = [torch.from_numpy(trainer.dataset.images(range(images))).to(device).float() / 127.5 - 1]
-    phases = dict(
-        Greg=(trainer.G, trainer.G_opt, [images], trainer._greg),
-        Dreg=(trainer.D, trainer.D_opt, real, trainer._dreg),
-        Gmain=(trainer.G, trainer.G_opt, [images], trainer._gmain),
-        Dmain=(trainer.D, trainer.D_opt, real, trainer._dmain),
-    )
-    if not config.G_reg_interval or not config.pl_weight:
-        del phases["Greg"]
+    phases = trainer.phases([images], real)
     seconds = {}
-    for name, (net, optimizer, batches, loss) in phases.items():
+    for name in ("Greg", "Dreg", "Gmain", "Dmain"):
+        if name not in phases:
+            continue
         times = []
         while not times or len(times) < 3 and sum(times) < 3:
             began = time.perf_counter()
-            trainer._phase(name, net, optimizer, batches, loss, 1, [iteration_generator(0, 0, 0, device)])
+            trainer._phase(name, *phases[name][:4], 1, [iteration_generator(0, 0, 0, device)])
             if cuda:
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - began)
@@ -123,7 +118,7 @@ def _probe_here(settings: dict, resolution: int, channels: int, device: str, ima
 # %% ../nbs/56_resources.ipynb #153bc574
 def probe(
     config: Config,
-    resolution: int,
+    resolution: int,  # px
     channels: int = 1,
     device: str = "cpu",
     images: int | None = None,  # taken at once; None: batch_gpu where that is small, else less, but two at least
@@ -148,10 +143,34 @@ def probe(
         return None
     raise RuntimeError(f"the probe failed:\n{done.stderr}")
 
-# %% ../nbs/56_resources.ipynb #ec481906
+# %% ../nbs/56_resources.ipynb #210938b6
+def _possible_parts(config: Config, ranks: int) -> list[int]:
+    "Values of batch_gpu, largest first, at most what it is."
+    if config.batch_size % ranks:
+        raise BadInput(f"batch_size is {config.batch_size}: it must be a multiple of the number of processes ({ranks})")
+    share = config.batch_size // ranks
+    largest = min(config.batch_gpu, share)
+    return [n for n in range(largest, 0, -1) if share % n == 0 and n % min(config.mbstd_group_size, n) == 0]
+
+# %% ../nbs/56_resources.ipynb #9b6a34e4
+def _choose_part(allowed: list[int], measured: dict, limit: float, strict: bool) -> tuple[int, str]:
+    "The largest part of a batch that fits into so many bytes by a probe, and in words what it needs."
+    each = max(measured["peak"] - measured["base"], 0) / measured["images"]
+    takes = lambda n: measured["base"] + 1.2 * n * each
+    chosen = next((n for n in allowed if takes(n) <= limit), allowed[-1])
+    needs = f" ({format_bytes(takes(chosen))} of {format_bytes(limit)}; {format_bytes(each)} an image)"
+    if takes(chosen) > limit and strict:
+        raise BadInput(
+            f"{format_bytes(limit)} were given for a process (--memory), and with batch_gpu {chosen}, the least"
+            f" there is, it takes {format_bytes(takes(chosen))}: give more, or make the networks smaller"
+            " (--channel-max)"
+        )
+    return chosen, needs + ("; that is more than there is" if takes(chosen) > limit else "")
+
+# %% ../nbs/56_resources.ipynb #2c4ed2cb
 def fit_batch_gpu(
     config: Config,
-    resolution: int,
+    resolution: int,  # px
     channels: int = 1,
     device: str = "cpu",
     ranks: int = 1,
@@ -160,56 +179,31 @@ def fit_batch_gpu(
     strict: bool = False,  # BadInput where not even the smallest part of a batch fits
 ) -> tuple[Config, dict | None, str]:
     """A configuration whose batch_gpu fits into the memory and is at most what it was; what was measured for it
-    (None: the rough figure was enough), and the choice in words."""
+    (None: the rough figure was enough), and the choice in words. Raises BadInput where a batch cannot be shared out,
+    and with `strict` where nothing fits."""
     if limit is None:
         free = available_bytes(device)
         if free is None:
             return config, measured, ""
         limit = 0.8 * free / (ranks if device == "cpu" else 1)
-    share = config.batch_size // ranks
-    if config.batch_size % ranks:
-        raise BadInput(f"batch_size is {config.batch_size}: it must be a multiple of the number of processes ({ranks})")
-    allowed = [
-        n
-        for n in range(min(config.batch_gpu, share), 0, -1)
-        if share % n == 0 and n % min(config.mbstd_group_size, n) == 0
-    ]
-    if measured is None and estimate_memory(config, resolution, allowed[0]) <= limit:
-        chosen = allowed[0]
-        needs = ""
-    else:
-        measured = measured or probe(config.replace(batch_gpu=allowed[0]), resolution, channels, device)
-        if measured is None or not measured["peak"]:
-            chosen, needs = (allowed[-1], "; the probe ran out of memory") if measured is None else (allowed[0], "")
-        else:
-            each = max(measured["peak"] - measured["base"], 0) / measured["images"]
-            takes = lambda n: measured["base"] + 1.2 * n * each
-            chosen = next((n for n in allowed if takes(n) <= limit), allowed[-1])
-            needs = f" ({format_bytes(takes(chosen))} of {format_bytes(limit)}; {format_bytes(each)} an image)"
-            if takes(chosen) > limit and strict:
-                raise BadInput(
-                    f"{format_bytes(limit)} were given for a process (--memory), and with batch_gpu {chosen}, the least"
-                    f" there is, it takes {format_bytes(takes(chosen))}: give more, or make the networks smaller"
-                    " (--channel-max)"
-                )
-            if takes(chosen) > limit:
-                needs += "; that is more than there is"
+    allowed, needs = _possible_parts(config, ranks), ""
+    chosen = allowed[0]
+    if measured is not None or estimate_memory(config, resolution, chosen) > limit:
+        measured = measured or probe(config.replace(batch_gpu=chosen), resolution, channels, device)
+        if measured is None:
+            chosen, needs = allowed[-1], "; the probe ran out of memory"
+        elif measured["peak"]:
+            chosen, needs = _choose_part(allowed, measured, limit, strict)
     if chosen == config.batch_gpu:
         return config, measured, f"batch_gpu {chosen} fits{needs}"
-    groups = (
-        f", and the minibatch deviation compares {chosen} images instead of {config.mbstd_group_size}: another"
-        " training, not only a slower one"
-        if chosen < config.mbstd_group_size
-        else ""
-    )
-    return (
-        config.replace(batch_gpu=chosen),
-        measured,
-        (
-            f"batch_gpu {chosen} instead of {config.batch_gpu}{needs}: the batch is taken in"
-            f" {config.batch_size // chosen} parts{groups}"
-        ),
-    )
+    parts = config.batch_size // chosen
+    words = f"batch_gpu {chosen} instead of {config.batch_gpu}{needs}: the batch is taken in {parts} parts"
+    if chosen < config.mbstd_group_size:
+        words += (
+            f", and the minibatch deviation compares {chosen} images instead of {config.mbstd_group_size}: another"
+            " training, not only a slower one"
+        )
+    return config.replace(batch_gpu=chosen), measured, words
 
 # %% ../nbs/56_resources.ipynb #acf6a9c7
 V100_SECONDS = {
@@ -231,13 +225,42 @@ def seconds_per_kimg(config: Config, measured: dict, ranks: int = 1) -> float:
     )
     return 1000 * one / measured["images"] / ranks
 
-# %% ../nbs/56_resources.ipynb #b33e9b4c
+# %% ../nbs/56_resources.ipynb #e041ac7b
+def _v100_lines(config: Config, resolution: int) -> list[str]:
+    "The time on GPUs that others state for networks of this width; nothing for other networks."
+    c = config
+    if (c.channel_max, c.channel_base) != (
+        512,
+        32768 if resolution >= 512 else 16384,
+    ) or resolution not in V100_SECONDS:
+        return []
+    one, loss = V100_SECONDS[resolution], 73 / 4 / 19 if c.batch_size >= 4 else 1
+    times = {n: one / n / loss ** (math.log2(n) / 2) for n in (1, 4, 16)}
+    more = (
+        ", 19 on four, and on the same loss from 4 to 16)"
+        if resolution == 512
+        else "; more cards lose as much as at 512 px)"
+    )
+    lines = [
+        "time on NVIDIA V100 cards, never measured with this program: "
+        + ", ".join(f"{n}: {format_duration(s * c.total_kimg)}" for n, s in times.items())
+        + f" (rests on {one:g} s/kimg at {resolution} px that the reference implementation's"
+        f" authors state for one card{more}"
+    ]
+    if c.batch_size // 16 < c.mbstd_group_size:
+        lines.append(
+            f"on 16 cards each takes {c.batch_size / 16:g} images of a batch of {c.batch_size}, and the minibatch"
+            " deviation compares no more than these: another training"
+        )
+    return lines
+
+# %% ../nbs/56_resources.ipynb #2fb4c828
 def estimate(
     config: Config,
-    resolution: int,
-    measured: dict | None,
+    resolution: int,  # px
+    measured: dict | None,  # what `probe` found
     device: str = "cpu",
-    ranks: int = 1,  # what `probe` found
+    ranks: int = 1,
 ) -> list[str]:
     "What a run will take, in lines: memory, time here, energy, time on GPUs, and what each rests on."
     c = config
@@ -261,33 +284,12 @@ def estimate(
         f"energy: about {own * c.total_kimg * watts / 3.6e6:.3g} kWh at {watts:g} W"
         f" ({'as stated' if c.watts is not None else 'assumed'})"
     )
-    wide = (c.channel_max, c.channel_base) == (512, 32768 if resolution >= 512 else 16384)
-    if wide and resolution in V100_SECONDS:
-        one = V100_SECONDS[resolution]
-        loss = 73 / 4 / 19 if c.batch_size >= 4 else 1
-        times = {n: one / n / loss ** (math.log2(n) / 2) for n in (1, 4, 16)}
-        lines.append(
-            "time on NVIDIA V100 cards, never measured with this program: "
-            + ", ".join(f"{n}: {format_duration(s * c.total_kimg)}" for n, s in times.items())
-            + f" (rests on {one:g} s/kimg at {resolution} px that the reference implementation's authors state for one"
-            " card"
-            + (
-                ", 19 on four, and on the same loss from 4 to 16)"
-                if resolution == 512
-                else "; more cards lose as much as at 512 px)"
-            )
-        )
-        if c.batch_size // 16 < c.mbstd_group_size:
-            lines.append(
-                f"on 16 cards each takes {c.batch_size / 16:g} images of a batch of {c.batch_size}, and the minibatch"
-                " deviation compares no more than these: another training"
-            )
-    return lines
+    return lines + _v100_lines(c, resolution)
 
 # %% ../nbs/56_resources.ipynb #0d53d388
 def describe_bfloat16(
     config: Config,
-    resolution: int,
+    resolution: int,  # px
     channels: int = 1,
     measured: dict | None = None,  # what `probe` found for this configuration on a CPU; None: it is called
 ) -> str:
@@ -315,7 +317,7 @@ def describe_bfloat16(
     )
 
 # %% ../nbs/56_resources.ipynb #b3d80e5f
-def choose_threads(out) -> int:  # the run directory, there or not
+def choose_threads(out: Path | str) -> int:  # the run directory, there or not
     """Threads to train with on a CPU: as many as the run began with, a new one as many as PyTorch has; no more than
     there are cores. Where OMP_NUM_THREADS is set, it decides."""
     now = torch.get_num_threads()
@@ -324,7 +326,20 @@ def choose_threads(out) -> int:  # the run directory, there or not
     began = read_config(out).get("environment", {}).get("threads") if is_run(out) else None
     return min(began or now, cores())
 
-# %% ../nbs/56_resources.ipynb #e05b8a63
+# %% ../nbs/56_resources.ipynb #41a3727f
+def _processor_time() -> tuple[float, float] | None:
+    """Seconds on the clock, and processor seconds that others have had on the cores of this process; None where the
+    system does not say."""
+    kinds = ("user", "nice", "system", "irq", "softirq", "steal")
+    try:
+        each = psutil.cpu_times(percpu=True)
+        mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(each))
+        busy = sum(getattr(each[k], kind, 0.0) for k in mine for kind in kinds)
+    except (OSError, RuntimeError, NotImplementedError, IndexError, psutil.Error):
+        return None
+    return time.monotonic(), busy - time.process_time()
+
+# %% ../nbs/56_resources.ipynb #61f250b0
 class Neighbours:
     "What other programs take of the cores that this process may use, and what that means for training."
 
@@ -332,28 +347,13 @@ class Neighbours:
         self.threads, self.said, self.fastest = threads, "", 0.0
         self.restart()
 
-    def _now(self) -> tuple[float, float] | None:
-        """Seconds on the clock, and processor seconds that others have had on these cores; None where the system
-        does not say."""
-        try:
-            each = psutil.cpu_times(percpu=True)
-            mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(each))
-            busy = sum(
-                getattr(each[k], kind, 0.0)
-                for k in mine
-                for kind in ("user", "nice", "system", "irq", "softirq", "steal")
-            )
-        except (OSError, RuntimeError, NotImplementedError, IndexError, psutil.Error):
-            return None
-        return time.monotonic(), busy - time.process_time()
-
     def restart(self) -> None:
         "Begin to count anew."
-        self.last = self._now()
+        self.last = _processor_time()
 
     def taken(self) -> float | None:
         "Cores that others had since the last look; None after less than a second, which is too short to say."
-        now = self._now()
+        now = _processor_time()
         if now is None or self.last is None or now[0] - self.last[0] < 1:
             return None
         (since, before), self.last = self.last, now
@@ -365,8 +365,8 @@ class Neighbours:
 
     def look(
         self,
-        rate: float,
-        log,  # images per second since the last look  # called with a line where things have changed
+        rate: float,  # images per second since the last look
+        log: Callable[[str], None],  # called with a line where things have changed
     ) -> str:
         "For the progress bar: what training has to share; nothing where there is room."
         taken = self.taken()
@@ -454,7 +454,7 @@ def disk_use(trainer: Trainer) -> dict[str, int]:
     )
 
 # %% ../nbs/56_resources.ipynb #ade90fa3
-def describe_disk_use(use: dict[str, int], folder) -> str:
+def describe_disk_use(use: dict[str, int], folder: Path | str) -> str:
     "What `disk_use` found, in words, and whether there is room for it."
     free = free_bytes(folder)
     enough = "" if free > use["total"] else "; that may not be enough"
@@ -466,9 +466,9 @@ def describe_disk_use(use: dict[str, int], folder) -> str:
 # %% ../nbs/56_resources.ipynb #f84c29cc
 def power_meter(
     device: torch.device,
-    watts: float | None,
-    ranks: ProcessGroup = ProcessGroup(),  # as stated; None: ask
-) -> tuple[str, typing.Callable[[], float]]:
+    watts: float | None,  # as stated; None: ask
+    ranks: ProcessGroup = ProcessGroup(),
+) -> tuple[str, Callable[[], float]]:
     """Where the power of this rank is known from, in words, and a function that gives it in watts. On a CPU the
     machine is counted once, not once for each rank."""
     if device.type == "cuda" and watts is None:

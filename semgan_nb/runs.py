@@ -6,22 +6,17 @@
 __all__ = ['ADAPTATIONS', 'LISTS', 'SETTINGS', 'GPUS', 'FIRST_GPU', 'STATE_EVERY', 'STATE_SECONDS', 'PRESETS', 'FORMAT', 'STATES',
            'NEEDED', 'CONFIG', 'STATUS', 'Config', 'config_rules', 'auto', 'stylegan2', 'paper256', 'paper512',
            'paper1024', 'cifar', 'sem512', 'laptop', 'preset', 'idle_fields', 'STATS', 'check_settings', 'is_run',
-           'read_config', 'is_held', 'read_status', 'place_of', 'read_stats', 'is_metric_file', 'read_metrics',
-           'read_ladder', 'image_number', 'snapshots', 'request_stop', 'config_differences', 'requested', 'examine_run',
-           'RunWriter']
+           'read_config', 'is_held', 'read_status', 'read_stats', 'is_metric_file', 'read_metrics', 'read_ladder',
+           'image_number', 'snapshots', 'request_stop', 'config_differences']
 
 # %% ../nbs/50_runs.ipynb #f2e7d8d8
-import contextlib
 import dataclasses
 import difflib
 import functools
 import json
 import math
-import os
-import platform
 import re
 import socket
-import threading
 import time
 import typing
 from dataclasses import dataclass, field
@@ -30,18 +25,7 @@ from pathlib import Path
 import filelock
 import psutil
 
-from semgan_nb.foundation import (
-    SEED,
-    BadInput,
-    Rule,
-    _json,
-    _shown,
-    append_line,
-    atomic,
-    printable,
-    try_folder,
-    write_json,
-)
+from .foundation import SEED, BadInput, Rule, _shown, printable
 from .augment import PIPES
 from .scores import LADDER, RECORD, check_record, parse_metric
 from semgan_nb.files import (
@@ -84,13 +68,12 @@ ADAPTATIONS = (
     "mapping",
 )  # in what the source of a transfer may differ from the run, if it is said so
 
-# %% ../nbs/50_runs.ipynb #3646e42d
+# %% ../nbs/50_runs.ipynb #dd5991e2
 @dataclass(frozen=True)
-class Config:
-    "Everything that decides what a training run does, but for the data and the place where it is written."
+class _NetworkFields:
+    "Preset and networks."
 
     preset: str = _f("laptop", "the preset these values started from")
-    # networks
     z_dim: int = _f(512, "length of the latent vector z", 1, 1 << 14)
     w_dim: int = _f(512, "length of the intermediate latent w", 1, 1 << 14)
     mapping_layers: int = _f(2, "layers of the mapping network", 1, 64)
@@ -122,15 +105,24 @@ class Config:
     tf32: bool = _f(False, "on a GPU: faster products of less precision in the float32 parts")
     mbstd_group_size: int = _f(4, "images compared by the minibatch standard deviation", 1, 1 << 14, "images")
     freezed: int = _f(0, "Freeze-D: so many first layers of the discriminator stay as they are", 0, 100, "layers")
-    # transfer
+
+# %% ../nbs/50_runs.ipynb #88aec283
+@dataclass(frozen=True)
+class _DataFields(_NetworkFields):
+    "Where a run begins, and what it sees."
+
     init_from: str | None = _f(
         None, "begin a new run from the networks of this official pickle, snapshot or run; none for fresh ones"
     )
     init_adapt: tuple[str, ...] = _f((), "in what the source may differ: " + ", ".join(ADAPTATIONS) + " (with commas)")
-    # data
     subset: int | None = _f(None, "train on so many images, drawn by the seed", 1, 10**9, "images")
     mirror: bool = _f(False, "double the data by mirror images")
-    # schedule
+
+# %% ../nbs/50_runs.ipynb #67fede60
+@dataclass(frozen=True)
+class _ScheduleFields(_DataFields):
+    "Length, batch, learning rates, penalties, the average of the generator."
+
     total_kimg: float = _f(112.0, "length, in thousands of real images shown", 0, 1e7, "kimg", above=True, free=True)
     batch_size: int = _f(16, "images per iteration", 1, 1 << 14, "images")
     batch_gpu: int = _f(16, "images per pass; smaller ones need less memory and are averaged", 1, 1 << 14, "images")
@@ -151,7 +143,12 @@ class Config:
     ema_rampup: float | None = _f(
         0.05, "at first, half-life at most this share of the images seen; none for no ramp", 0, 1e6, above=True
     )
-    # augmentation
+
+# %% ../nbs/50_runs.ipynb #2d531554
+@dataclass(frozen=True)
+class _AugmentFields(_ScheduleFields):
+    "Augmentation and its control."
+
     aug: str = _f("ada", "noaug, fixed or ada", choices=("noaug", "fixed", "ada"))
     augpipe: str = _f("bg", "which augmentations: " + ", ".join(PIPES), choices=tuple(PIPES))
     p: float = _f(0.0, "strength at the start (ada), or all along (fixed)", 0, 1)
@@ -159,7 +156,12 @@ class Config:
     ada_kimg: float = _f(100.0, "kimg for p to go from 0 to 1", 0, 1e7, "kimg", above=True)
     ada_interval: int = _f(4, "iterations between two steps of p", 1, 10**6, "iterations")
     p_max: float | None = _f(None, "upper limit of p; none for none", 0, 100)
-    # reports
+
+# %% ../nbs/50_runs.ipynb #c8aae667
+@dataclass(frozen=True)
+class Config(_AugmentFields):
+    "Everything that decides what a training run does, but for the data and the place where it is written."
+
     kimg_per_tick: float = _f(0.8, "kimg between two lines of stats.jsonl", 0, 1e6, "kimg", above=True)
     snap: int = _f(20, "ticks between two snapshots", 1, 10**6, "ticks", free=True)
     keep_snapshots: int = _f(10, "snapshots kept, besides the best by each metric", 1, 10**6, "snapshots", free=True)
@@ -183,19 +185,17 @@ class Config:
         _check_fields(self)
 
     def replace(self, **changes) -> "Config":
-        "A copy with other values; an unknown name is refused with the nearest known one."
+        """A copy with other values. Raises BadInput for an unknown name, with the nearest known one, and for a value
+        that does not fit."""
         return Config.from_dict({**self.to_dict(), **changes})
 
     def to_dict(self) -> dict:
-        return {
-            **dataclasses.asdict(self),
-            "metrics": list(self.metrics),
-            "init_adapt": list(self.init_adapt),
-            "g_channels": list(self.g_channels),
-        }
+        "Name -> value, as JSON can hold it."
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict) -> "Config":
+        "A configuration from names and values. Raises BadInput as `replace` does."
         if not isinstance(values, dict):
             raise BadInput(f"the settings are {_shown(values)}: they must be a table of names and values")
         known = {f.name for f in dataclasses.fields(cls)}
@@ -283,92 +283,65 @@ def _check_fields(config: Config) -> None:
     )
 
 # %% ../nbs/50_runs.ipynb #43e57321
-def _official(preset, resolution, batch, ref_gpus, mbstd, fmaps, lr, gamma, ema, ramp, mapping, **more) -> Config:
+def _official(preset, resolution, batch, ref_gpus, mbstd, fmaps, lr, gamma, ema, ramp, mapping) -> Config:
+    "What the official presets share, and, in the order of their table, what they do not."
     return Config(
-        **{
-            **dict(
-                preset=preset,
-                mapping_layers=mapping,
-                channel_base=int(32768 * fmaps),
-                channel_max=512,
-                conv_clamp=256.0,
-                num_fp16_res=4,
-                mbstd_group_size=mbstd,
-                total_kimg=25000.0,
-                batch_size=batch,
-                batch_gpu=max(batch // ref_gpus, 1),
-                g_lr=lr,
-                d_lr=lr,
-                r1_gamma=gamma,
-                G_reg_interval=4,
-                ema_kimg=ema,
-                ema_rampup=ramp,
-                ada_kimg=500.0,
-                kimg_per_tick=4.0,
-                snap=50,
-            ),
-            **more,
-        }
+        preset=preset,
+        mapping_layers=mapping,
+        channel_base=int(32768 * fmaps),
+        channel_max=512,
+        conv_clamp=256.0,
+        num_fp16_res=4,
+        mbstd_group_size=mbstd,
+        total_kimg=25000.0,
+        batch_size=batch,
+        batch_gpu=max(batch // ref_gpus, 1),
+        g_lr=lr,
+        d_lr=lr,
+        r1_gamma=gamma,
+        G_reg_interval=4,
+        ema_kimg=ema,
+        ema_rampup=ramp,
+        ada_kimg=500.0,
+        kimg_per_tick=4.0,
+        snap=50,
     )
 
 # %% ../nbs/50_runs.ipynb #ac9aa158
 def auto(resolution: int, gpus: int = 1) -> Config:
-    "The official automatic choice for a resolution and a number of GPUs."
+    """The official automatic choice for a resolution in px and a number of GPUs.
+    Source: Karras et al. 2020 (ADA), its implementation."""
     batch = max(min(gpus * min(4096 // resolution, 32), 64), gpus)
-    return _official(
-        "auto",
-        resolution,
-        batch,
-        gpus,
-        min(batch // gpus, 4),
-        1 if resolution >= 512 else 0.5,
-        0.002 if resolution >= 1024 else 0.0025,
-        0.0002 * resolution**2 / batch,
-        batch * 10 / 32,
-        0.05,
-        2,
-    )
+    mbstd, fmaps = min(batch // gpus, 4), 1 if resolution >= 512 else 0.5
+    lr, gamma = 0.002 if resolution >= 1024 else 0.0025, 0.0002 * resolution**2 / batch
+    return _official("auto", resolution, batch, gpus, mbstd, fmaps, lr, gamma, batch * 10 / 32, 0.05, 2)
 
 # %% ../nbs/50_runs.ipynb #e857027f
 def stylegan2(resolution: int, gpus: int = 1) -> Config:
-    "The settings of the StyleGAN2 paper at 1024 px."
+    "The settings of the StyleGAN2 paper (Karras et al. 2020) at 1024 px."
     return _official("stylegan2", resolution, 32, 8, 4, 1, 0.002, 10.0, 10.0, None, 8)
 
 # %% ../nbs/50_runs.ipynb #3f2fe692
 def paper256(resolution: int, gpus: int = 1) -> Config:
-    "The ADA paper's settings at 256 px."
+    "The settings of the ADA paper (Karras et al. 2020) at 256 px."
     return _official("paper256", resolution, 64, 8, 8, 0.5, 0.0025, 1.0, 20.0, None, 8)
 
 # %% ../nbs/50_runs.ipynb #e4949c89
 def paper512(resolution: int, gpus: int = 1) -> Config:
-    "The ADA paper's settings at 512 px."
+    "The settings of the ADA paper (Karras et al. 2020) at 512 px."
     return _official("paper512", resolution, 64, 8, 8, 1, 0.0025, 0.5, 20.0, None, 8)
 
 # %% ../nbs/50_runs.ipynb #e5ab2371
 def paper1024(resolution: int, gpus: int = 1) -> Config:
-    "The ADA paper's settings at 1024 px."
+    "The settings of the ADA paper (Karras et al. 2020) at 1024 px."
     return _official("paper1024", resolution, 32, 8, 4, 1, 0.002, 2.0, 10.0, None, 8)
 
 # %% ../nbs/50_runs.ipynb #41505399
 def cifar(resolution: int, gpus: int = 1) -> Config:
     "The ADA paper's settings for 32-px photographs: no path length, no mixing, discriminator without short cuts."
-    return _official(
-        "cifar",
-        resolution,
-        64,
-        2,
-        32,
-        1,
-        0.0025,
-        0.01,
-        500.0,
-        0.05,
-        2,
-        total_kimg=100000.0,
-        pl_weight=0.0,
-        style_mixing_prob=0.0,
-        d_architecture="orig",
-    )
+    config = _official("cifar", resolution, 64, 2, 32, 1, 0.0025, 0.01, 500.0, 0.05, 2)
+    other = dict(total_kimg=100000.0, pl_weight=0.0, style_mixing_prob=0.0, d_architecture="orig")
+    return dataclasses.replace(config, **other)
 
 # %% ../nbs/50_runs.ipynb #b833006f
 def sem512(resolution: int = 512, gpus: int = 1) -> Config:
@@ -402,9 +375,9 @@ def preset(
     name: str,
     resolution: int,
     gpus: int = 1,
-    run=None,  # a directory: if a run began there with this preset, the preset as it was then
+    run: Path | str | None = None,  # a directory: if a run began there with this preset, the preset as it was then
 ) -> Config:
-    "A preset by name, for images of one resolution."
+    "A preset by name, for images of one resolution in px. Raises BadInput for a name that is none."
     if name not in PRESETS:
         raise BadInput(f"there is no preset {name!r}: choose one of {', '.join(PRESETS)}")
     now = PRESETS[name](resolution, gpus)
@@ -418,7 +391,7 @@ def preset(
 _ADA_FIELDS = ("ada_target", "ada_kimg", "ada_interval", "p_max")
 
 
-def idle_fields(config) -> dict[str, str]:
+def idle_fields(config: Config | dict) -> dict[str, str]:
     "Fields that have no effect beside the others -> because of what."
     get = config.get if isinstance(config, dict) else lambda name: getattr(config, name)
     idle = dict.fromkeys(
@@ -481,31 +454,35 @@ STATUS = fields(  # status.json
 )
 
 # %% ../nbs/50_runs.ipynb #69e045ac
-def STATS(value, field):  # a line of stats.jsonl
-    "The rule of a line of statistics: how far the run was, and numbers by name."
+def STATS(value: dict, field: str) -> None:
+    "The rule of a line of stats.jsonl: how far the run was, and numbers by name."
     fields({"Progress/kimg": fields(dict(mean=number(0)))}, dict(timestamp=number(0)))(value, field)
     for name, one in value.items():
         if name != "timestamp":
             _STATISTIC(one, name)
 
 # %% ../nbs/50_runs.ipynb #04e8c584
-def check_settings(settings: dict, where, then: str = DAMAGED) -> None:  # of a file that follows its table
-    """BadInput that names the file where settings do not fit each other; names that no Config has are left alone,
-    and so are metrics."""
+def check_settings(
+    settings: dict,  # of a file that follows its table
+    where: Path | str,  # the file
+    then: str = DAMAGED,  # what to do, at the end of the sentence
+) -> None:
+    """Raises BadInput, which names the file, where settings do not fit each other. Names that no Config has are left
+    alone, and so are metrics."""
     try:
         Config(**{name: value for name, value in settings.items() if name in SETTINGS and name != "metrics"})
     except BadInput as error:
         raise BadInput(f"{where}: {error}: {then}") from None
 
 # %% ../nbs/50_runs.ipynb #cec1aba5
-def is_run(run) -> bool:
+def is_run(run: Path | str) -> bool:
     "Whether a directory holds a run."
     return (Path(run) / "config.json").is_file()
 
 # %% ../nbs/50_runs.ipynb #6aaf8ca1
-def read_config(run) -> dict:
-    """config.json: format, version, requested, resolved, data, environment. BadInput where there is none, or where
-    it is damaged."""
+def read_config(run: Path | str) -> dict:
+    """config.json: format, version, requested, resolved, data, environment. Raises BadInput where there is none, or
+    where it is damaged."""
     config = read_json(Path(run) / "config.json", CONFIG, newest=FORMAT)
     if config is None:
         raise BadInput(
@@ -515,14 +492,13 @@ def read_config(run) -> dict:
     return config
 
 # %% ../nbs/50_runs.ipynb #6cdd0ce2
-def is_held(run) -> bool:
+def is_held(run: Path | str) -> bool:
     "Whether some process, this one included, trains or judges in a run directory."
+    lock = Path(run) / "lock"
     try:
-        with (
-            filelock.FileLock(str(Path(run) / "lock")).acquire(timeout=0)
-            if (Path(run) / "lock").exists()
-            else contextlib.nullcontext()
-        ):
+        if not lock.exists():
+            return False
+        with filelock.FileLock(str(lock)).acquire(timeout=0):
             return False
     except filelock.Timeout:
         return True
@@ -536,7 +512,7 @@ def _gone(status: dict) -> bool:
     return status.get("host") == socket.gethostname() and isinstance(pid, int) and not psutil.pid_exists(pid)
 
 # %% ../nbs/50_runs.ipynb #eab1ad26
-def read_status(run) -> dict:
+def read_status(run: Path | str) -> dict:
     """status.json; `state` is waiting, running, stopping, stopped, failed, done, or lost for a run that died without
     a word: its process is gone, or it has said nothing for a minute, and nobody holds its lock."""
     status = read_json(Path(run) / "status.json", STATUS) or dict(state="waiting", cur_nimg=0, kimg=0.0)
@@ -548,21 +524,9 @@ def read_status(run) -> dict:
         status["state"] = "lost"
     return status
 
-# %% ../nbs/50_runs.ipynb #98f1dedf
-_PLACES = ("path", "absolute", "relative")
-
-
-def place_of(data, run) -> dict:
-    """How a run names its archive: as it was given, and, so that it is found from anywhere and after both were moved
-    together, absolute and relative to the run."""
-    absolute, relative = os.path.abspath(data), None
-    with contextlib.suppress(ValueError):  # on another drive of Windows
-        relative = os.path.relpath(absolute, os.path.abspath(run))
-    return dict(path=str(data), absolute=absolute, relative=relative)
-
 # %% ../nbs/50_runs.ipynb #0348e48b
-def read_stats(run) -> list[dict]:
-    "stats.jsonl, one dict a tick: name -> {num, mean, std}, and timestamp."
+def read_stats(run: Path | str) -> list[dict]:
+    "stats.jsonl, one dict a tick: name -> {num, mean, std}, and timestamp in Unix seconds."
     return read_lines(Path(run) / "stats.jsonl", STATS)
 
 # %% ../nbs/50_runs.ipynb #c352369c
@@ -574,7 +538,7 @@ def is_metric_file(path: Path) -> bool:
         return False
 
 # %% ../nbs/50_runs.ipynb #24650196
-def read_metrics(run) -> dict[str, list[dict]]:
+def read_metrics(run: Path | str) -> dict[str, list[dict]]:
     """All metric-*.jsonl: metric name -> records in the order of training. Those of metrics that nobody knows are
     left out; `left_out` (chapter 59) names them."""
     found = {}
@@ -586,8 +550,9 @@ def read_metrics(run) -> dict[str, list[dict]]:
     return found
 
 # %% ../nbs/50_runs.ipynb #fc2bc50d
-def read_ladder(run, metric: str) -> dict | None:
-    "The distances of known sets for one metric, or None if it was never evaluated."
+def read_ladder(run: Path | str, metric: str) -> dict | None:
+    """The distances of known sets for one metric, or None if it was never evaluated. Raises BadInput where the file is
+    that of another metric."""
     parse_metric(metric)
     path = Path(run) / f"ladder-{metric}.json"
     ladder = read_json(path, LADDER)
@@ -599,35 +564,31 @@ def read_ladder(run, metric: str) -> dict | None:
     return ladder
 
 # %% ../nbs/50_runs.ipynb #d20522f3
-def image_number(path) -> int:
+def image_number(path: Path | str) -> int:
     """Image count in the name of a snapshot or picture: snapshot-000016.safetensors -> 16000,
-    snapshot-000000512i.safetensors -> 512."""
+    snapshot-000000512i.safetensors -> 512. Raises BadInput where the name has no number."""
     m = re.search(r"(\d+)(i?)$", Path(path).stem)
     if m is None:
         raise BadInput(f"{path} has no number in its name: expected something like snapshot-000016.safetensors")
     return int(m[1]) * (1 if m[2] else 1000)
 
 # %% ../nbs/50_runs.ipynb #ade3e16e
-def snapshots(run) -> list[Path]:
+def snapshots(run: Path | str) -> list[Path]:
     "The snapshots of a run, oldest first."
     return sorted(Path(run).glob("snapshot-*.safetensors"), key=image_number)
 
 # %% ../nbs/50_runs.ipynb #4232d373
-def request_stop(run) -> None:
-    "Ask a run, in whatever process, to finish its iteration, save and stop."
+def request_stop(run: Path | str) -> None:
+    """Ask a run, in whatever process, to finish its iteration, save and stop. Raises BadInput where the directory
+    holds no run."""
     read_config(run)
     control = Path(run) / "control"
     control.mkdir(exist_ok=True)
     (control / "stop").touch()
 
-# %% ../nbs/50_runs.ipynb #04a89cf5
-_LEFT_OVER = re.compile(
-    r"\.(config|status|stats|metric|ladder|snapshot|state|reals|fakes).*-[0-9a-f]{8}\.\w+"
-)  # what `atomic` leaves behind where the process is killed
-
-# %% ../nbs/50_runs.ipynb #5a918f21
+# %% ../nbs/50_runs.ipynb #0afe2505
 def config_differences(old: Config, new: Config) -> tuple[list[str], list[str]]:
-    """Fields in which two configurations differ: those that change the result, and those that may change when a run
+    """The fields in which two configurations differ: those that change the result, and those that may change when a run
     goes on. Each names both values."""
     hard, free = [], []
     for f in dataclasses.fields(Config):
@@ -635,252 +596,3 @@ def config_differences(old: Config, new: Config) -> tuple[list[str], list[str]]:
         if a != b:
             (free if f.metadata["free"] else hard).append(f"{f.name} is {a!r} there and {b!r} here")
     return hard, free
-
-# %% ../nbs/50_runs.ipynb #85ec527b
-def requested(config: Config, resolution: int) -> dict:
-    "What sets a configuration apart from its preset."
-    start = preset(config.preset, resolution).to_dict() if config.preset in PRESETS else {}
-    return {"preset": config.preset, **{k: v for k, v in config.to_dict().items() if start.get(k) != v}}
-
-# %% ../nbs/50_runs.ipynb #0c6a4bd2
-def examine_run(
-    out,
-    config: Config,
-    data: dict,  # a directory that may be there or not  # path and fingerprint of the archive
-) -> tuple[dict | None, list[str]]:
-    """The config.json of the run that a directory holds already (None: it may take a new one), and what differs from
-    it that may. BadInput where the directory belongs to something else, or to other settings or data."""
-    out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise BadInput(f"{out} is a file: give a directory for the run")
-    if not is_run(out):
-        foreign = (
-            [p.name for p in out.iterdir() if p.name not in ("lock", "control") and not _LEFT_OVER.fullmatch(p.name)]
-            if out.exists()
-            else []
-        )
-        if foreign:
-            raise BadInput(
-                f"{out} is not empty and holds no run (no config.json; it has {_shown(min(foreign))}): choose another"
-                " directory for --out"
-            )
-        return None, []
-    old = read_config(out)
-    hard, free = config_differences(Config.from_dict(old["resolved"]), config)
-    if old["data"]["fingerprint"] != data["fingerprint"]:
-        hard.append(f"the data are {old['data']['path']} there and {data['path']} here, with other content")
-    if hard:
-        raise BadInput(
-            f"{out} holds a run with other settings: {'; '.join(hard)}. Choose another directory for --out, or the same"
-            " settings to go on"
-        )
-    return old, free
-
-# %% ../nbs/50_runs.ipynb #e42baa03
-class RunWriter:
-    """A run directory held open by the process that trains.
-
-    `.resumed` says whether the directory held this run before, `.config` is what the run uses. Raises BadInput where
-    the directory belongs to something else, to another configuration or to
-    a running process."""
-
-    def __init__(
-        self,
-        out,  # the directory; made if absent
-        config: Config,
-        data: dict,  # path, fingerprint, count, resolution, channels, pixel_size_nm
-        device: str = "cpu",
-        asked: Config | None = None,  # what the user set, where `config` has choices written out; None: the same
-        init: dict | None = None,  # of a transfer: source, sha256, and what became of its parts
-        ranks: int = 1,  # processes that train together
-        threads: int | None = None,  # of each process; None: as many as PyTorch has now
-    ):
-        self.dir = Path(out)
-        data = data | place_of(data["path"], self.dir)
-        self._examine(config, data)
-        try_folder(self.dir)
-        self.dir.mkdir(parents=True, exist_ok=True)
-        self._lock = filelock.FileLock(str(self.dir / "lock"))
-        try:
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout:
-            s = read_json(self.dir / "status.json", STATUS) or {}
-            raise BadInput(
-                f"{self.dir} is being trained by process {s.get('pid', '?')} on {s.get('host', '?')}: stop it first, or"
-                " choose another directory for --out"
-            ) from None
-        try:
-            self._open(config, data, device, asked, init, ranks, threads)
-        except BaseException:
-            self._lock.release()
-            raise
-
-    def _examine(self, config, data):
-        "Whether the directory may be used, and the run that it holds already."
-        self._old, self._free = examine_run(self.dir, config, data)
-        self.resumed = self._old is not None
-
-    def _open(self, config, data, device, asked, init, ranks, threads):
-        import torch
-
-        import semgan_nb
-
-        self._examine(
-            config, data
-        )  # once more: another process may have begun a run and left it between the first look and the lock
-        old, free = self._old, self._free
-        for path in [
-            *self.dir.iterdir(),
-            *(self.dir / "state").glob(".*"),
-        ]:  # half-written files of a process that was killed; nobody else writes now
-            if _LEFT_OVER.fullmatch(path.name) and path.is_file():
-                path.unlink()
-        self.config = config
-        self._write_lock, self._last_stop_look = threading.Lock(), 0.0
-        self.status = dict(
-            state="waiting",
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            heartbeat=time.time(),
-            cur_nimg=0,
-            kimg=0.0,
-            total_kimg=config.total_kimg,
-            sec_per_kimg=None,
-            eta_sec=None,
-            message="",
-        )
-        if self.resumed:
-            self.status.update(
-                {
-                    k: v
-                    for k, v in (read_json(self.dir / "status.json", STATUS) or {}).items()
-                    if k in ("cur_nimg", "kimg", "sec_per_kimg", "warning")
-                }
-            )
-            if free:
-                self.log("going on with changed settings: " + "; ".join(free))
-        environment = dict(
-            torch=torch.__version__,
-            python=platform.python_version(),
-            system=f"{platform.system()} {platform.machine()}",
-            device=str(device),
-            threads=threads or torch.get_num_threads(),
-            ranks=ranks,
-        )
-        record = dict(
-            format=FORMAT,
-            version=semgan_nb.__version__,
-            requested=requested(asked or config, data["resolution"]),
-            resolved=config.to_dict(),
-            data=data,
-            environment=environment,
-            **(dict(init=init) if init else {}),
-        )
-        moved = self.resumed and {name: old["data"].get(name) for name in _PLACES} != {
-            name: data[name] for name in _PLACES
-        }
-        if not self.resumed or free or moved:
-            self.write_json(
-                "config.json",
-                (
-                    {
-                        **old,
-                        "resolved": config.to_dict() if free else old["resolved"],
-                        "data": {**old["data"], **{name: data[name] for name in _PLACES}},
-                    }
-                    if self.resumed
-                    else record
-                ),
-            )
-        if self.resumed and (
-            changed := [
-                k for k in ("torch", "device", "threads", "ranks") if old["environment"].get(k, 1) != environment[k]
-            ]
-        ):
-            self.log(
-                "going on in another environment ("
-                + ", ".join(f"{k} {old['environment'].get(k, 1)} -> {environment[k]}" for k in changed)
-                + "): not exact to the last bit"
-            )
-        (self.dir / "control").mkdir(exist_ok=True)
-        self.stop_file.unlink(missing_ok=True)
-        self._alive = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
-
-    @property
-    def stop_file(self) -> Path:
-        return self.dir / "control" / "stop"
-
-    def _beat(self):
-        while not self._alive.wait(5):
-            with contextlib.suppress(OSError):  # a full disk stops the run where it saves, not here
-                self.set_status()
-
-    def start(self) -> None:
-        "From here on status.json says running, with a heartbeat every five seconds."
-        self.set_status(state="running")
-        self._thread.start()
-
-    def set_status(self, **changes) -> None:
-        with self._write_lock:
-            self.status.update(changes, heartbeat=time.time())
-            self.write_json("status.json", self.status)
-
-    def close(self, state: str, message: str = "") -> None:
-        "Write the last status and let go of the lock."
-        self._alive.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        try:
-            try:
-                self.set_status(state=state, message=message, eta_sec=0 if state == "done" else None)
-            except OSError:  # the disk is full, perhaps: the room that the file has already is enough for the last word
-                with contextlib.suppress(OSError), open(self.dir / "status.json", "rb+") as f:
-                    f.write(_json(self.status).encode().ljust(os.fstat(f.fileno()).st_size))
-            self.stop_file.unlink(missing_ok=True)
-        finally:
-            self._lock.release()
-
-    def stop_requested(self) -> bool:
-        "Whether someone asked the run to stop; looks at most once a second."
-        if time.monotonic() - self._last_stop_look < 1:
-            return False
-        self._last_stop_look = time.monotonic()
-        return self.stop_file.exists()
-
-    def write_json(self, name: str, value: dict) -> None:
-        write_json(self.dir / name, value)
-
-    def append(self, name: str, record: dict) -> None:
-        append_line(self.dir / name, record)
-
-    def trim(self, keep) -> None:
-        "Drop the lines of all logs that came after the state a run goes on from; keep(kimg of the record) -> bool."
-        for path in [self.dir / "stats.jsonl", *filter(is_metric_file, self.dir.glob("metric-*.jsonl"))]:
-            records = read_lines(path, STATS if path.name == "stats.jsonl" else RECORD)
-            kept = [
-                r
-                for r in records
-                if keep(round(1000 * (r["Progress/kimg"]["mean"] if "Progress/kimg" in r else r["kimg"])))
-            ]
-            text = "".join(json.dumps(r) + "\n" for r in kept)
-            if path.exists() and path.read_text(encoding="utf-8") != text:
-                with atomic(path) as part:
-                    part.write_text(text, encoding="utf-8", newline="\n")
-
-    def log(self, line: str) -> None:
-        "One line of the console log."
-        with open(self.dir / "log.txt", "a", encoding="utf-8") as f:
-            f.write(line + "\n")
-
-    def name(self, stem: str, cur_nimg: int, suffix: str) -> str:
-        "File name by kimg, or by image count where snapshots are less than a kimg apart."
-        if self.config.snap * self.config.kimg_per_tick < 1:
-            return f"{stem}{cur_nimg:09d}i{suffix}"
-        return f"{stem}{cur_nimg // 1000:06d}{suffix}"
-
-    def prune(self, best: set[str] = frozenset()) -> None:
-        "Delete old snapshots, but for the last `keep_snapshots` and those named in `best`."
-        for path in snapshots(self.dir)[: -self.config.keep_snapshots]:
-            if path.name not in best:
-                path.unlink()

@@ -18,7 +18,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from .foundation import BadInput, _write_text
+from .foundation import BadInput, write_json
 from .files import TEXT, Unfit, fields, list_of, read_json, whole
 from .scores import best_record, higher_is_better, headline, metric_name
 from semgan_nb.runs import (
@@ -152,7 +152,7 @@ class _StudyFolder:
         return about
 
     def _write(self, about: dict) -> None:
-        _write_text(self._file, json.dumps(about, indent=1) + "\n")
+        write_json(self._file, about)
 
     def _edit(self):
         "Held while study.json is changed, so that two processes do not lose each other's lines."

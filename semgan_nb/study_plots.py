@@ -7,10 +7,11 @@ __all__ = ['AXIS_COLOURS', 'setting_colours', 'study_runs', 'bands', 'best_value
            'write_pairs']
 
 # %% ../nbs/81_study_plots.ipynb #c154014f
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -26,9 +27,11 @@ from semgan_nb.plots import (
     PAPER_COLOURS,
     QUIET,
     REAL,
+    _empty,
     _figure,
     _plain_decades,
     _rung_lines,
+    _target_lines,
     _tidy,
     strength_axis,
 )
@@ -43,8 +46,8 @@ AXIS_COLOURS = dict(
 
 # %% ../nbs/81_study_plots.ipynb #bc52f8ec
 def setting_colours(
-    values,
-    axis: str | None = None,  # of the axis, such as 0.3, 0.5, "noaug"  # a field of Config
+    values: Iterable,  # of the axis, such as 0.3, 0.5, "noaug"
+    axis: str | None = None,  # a field of Config
 ) -> dict:
     "value -> colour: the paper's where its figures have one, else a palette for all eyes."
     paper, colours = AXIS_COLOURS.get(axis, {}), {}
@@ -64,14 +67,11 @@ def setting_colours(
 class _Part(Study):
     "Some points of a study, grouped by an axis."
 
-    def __init__(self, study, axis=None, where=None, settings=None):
+    def __init__(self, study, axis: str | None = None, where: dict | None = None, settings: Iterable | None = None):
         whole = study if isinstance(study, Study) else Study(study)
         super().__init__(whole.path)
-        self._axis, self._where, self._settings = (
-            axis or whole.axis,
-            dict(where or {}),
-            None if settings is None else set(settings),
-        )
+        self._axis, self._where = axis or whole.axis, dict(where or {})
+        self._settings = None if settings is None else set(settings)
         self.colours = setting_colours(self.order(self.key(point) for point in whole.points), self._axis)
 
     @property
@@ -104,11 +104,11 @@ class _Part(Study):
 
 # %% ../nbs/81_study_plots.ipynb #daff4407
 def study_runs(
-    study,  # a study, its folder, or any folder of runs
+    study: Study | Path | str,  # a study, its folder, or any folder of runs
     seed: int | None = None,  # None: the first that a setting has
     axis: str | None = None,  # group by this field; None: by the study's own
     where: dict | None = None,  # other fields to hold fixed: field -> value
-    settings=None,  # values of the axis; None: all
+    settings: Iterable | None = None,  # values of the axis; None: all
 ) -> dict:
     "One run of each setting that has begun, as `samples` and `curves` take them: label -> run directory."
     part, runs = _Part(study, axis, where, settings), {}
@@ -118,12 +118,56 @@ def study_runs(
     return {value_text(value): runs[value] for value in part.order(runs)}
 
 # %% ../nbs/81_study_plots.ipynb #6b268b28
+def _draw_bands(axes: Axes, part: _Part, by_value: dict, style: str, lw: float) -> None:
+    "Each setting as a band with its median, in its colour; by_value: value -> (kimg, low, median, high)."
+    for value in part.order(by_value):
+        kimg, low, middle, high = by_value[value]
+        colour, label = part.colours[value], plain_label(value_text(value))
+        axes.fill_between(kimg, low, high, color=colour, alpha=0.2, lw=0)
+        axes.plot(kimg, middle, style, color=colour, ms=3, lw=lw, label=label)
+
+# %% ../nbs/81_study_plots.ipynb #d42acd83
+def _band_limits(axes: Axes, by_value: dict, ladder: dict | None, log: bool) -> None:
+    "Limits that hold all bands and all rungs, and the rungs."
+    values = [float(v) for band in by_value.values() for line in band[1:] for v in line]
+    values += [rung["value"] for rung in (ladder or {}).get("rungs", [])]
+    if log and min(values) > 0:
+        axes.set_yscale("log")
+        axes.set_ylim(min(values) / 1.15, max(values) * 1.15)
+        _plain_decades(axes.yaxis)
+    else:
+        axes.set_ylim(min(0, *values), max(values) * 1.05)
+    if ladder:
+        _rung_lines(axes, ladder)
+
+# %% ../nbs/81_study_plots.ipynb #9f75ae8e
+def _study_targets(part: _Part) -> dict[float, str]:
+    "The targets of r_t in a study -> their colours."
+    targets = {}
+    for point in part.points:
+        if is_run(point["run"]) and (about := read_config(point["run"])["resolved"])["aug"] == "ada":
+            colour = part.colours[part.key(point)] if part.axis == "ada_target" else QUIET
+            targets.setdefault(about["ada_target"], colour)
+    return targets
+
+# %% ../nbs/81_study_plots.ipynb #4e8ab28c
+def _seed_words(part: _Part) -> str:
+    "How many seeds the settings have; nothing where there is no run."
+    seeds = [{point["seed"] for point in part.points if part.key(point) == value} for value in part.colours]
+    counts = sorted({len(own) for own in seeds} - {0})
+    if not counts:
+        return ""
+    if counts == [1]:
+        return "one seed each"
+    return f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds each: minimum, median, maximum"
+
+# %% ../nbs/81_study_plots.ipynb #63f855a4
 def bands(
-    study,  # a study, its folder, or any folder of runs
+    study: Study | Path | str,  # a study, its folder, or any folder of runs
     metric: str | None = None,  # None: the one that most runs have
     axis: str | None = None,  # group by this field; None: by the study's own
     where: dict | None = None,  # other fields to hold fixed: field -> value
-    settings=None,  # values of the axis to show; None: all
+    settings: Iterable | None = None,  # values of the axis to show; None: all
     log: bool = True,  # a logarithmic axis for the distance
     at: float | None = None,  # kimg to mark
     figure: Figure | None = None,
@@ -135,90 +179,25 @@ def bands(
     figure = _figure(figure, (7.2, 5.6))
     panels = top, rt, p = figure.subplots(3, 1, sharex=True, height_ratios=(2.4, 1, 1))
     found = part.bands(metric) if metric else {}
-    for axes, by_value in (
-        (top, found),
-        (rt, part.stat_bands("Loss/signs/real")),
-        (p, part.stat_bands("Progress/augment")),
-    ):
-        for value in part.order(by_value):
-            kimg, low, middle, high = by_value[value]
-            axes.fill_between(kimg, low, high, color=part.colours[value], alpha=0.2, lw=0)
-            axes.plot(
-                kimg,
-                middle,
-                "o-" if axes is top else "-",
-                color=part.colours[value],
-                ms=3,
-                lw=1.4 if axes is top else 1.2,
-                label=plain_label(value_text(value)),
-            )
+    _draw_bands(top, part, found, "o-", 1.4)
+    _draw_bands(rt, part, part.stat_bands("Loss/signs/real"), "-", 1.2)
+    _draw_bands(p, part, part.stat_bands("Progress/augment"), "-", 1.2)
+    legend = dict(title=part.axis, title_fontsize=8, fontsize=8, framealpha=0.9, edgecolor="none")
     if found:
-        ladder = part.ladder(metric)
-        values = [float(v) for band in found.values() for line in band[1:] for v in line] + [
-            rung["value"] for rung in (ladder or {}).get("rungs", [])
-        ]
-        if log and min(values) > 0:
-            top.set_yscale("log")
-            top.set_ylim(min(values) / 1.15, max(values) * 1.15)
-            _plain_decades(top.yaxis)
-        else:
-            top.set_ylim(min(0, *values), max(values) * 1.05)
-        if ladder:
-            _rung_lines(top, ladder)
-        top.legend(
-            title=part.axis,
-            title_fontsize=8,
-            fontsize=8,
-            framealpha=0.9,
-            edgecolor="none",
-            loc="best",
-            ncols=1 if len(found) < 5 else 2,
-        )
+        _band_limits(top, found, part.ladder(metric), log)
+        top.legend(loc="best", ncols=1 if len(found) < 5 else 2, **legend)
     else:
-        top.set_yticks([])
-        top.text(0.5, 0.5, "not evaluated yet", transform=top.transAxes, ha="center", color=QUIET, fontsize=9)
+        _empty(top)
         if rt.lines:
-            rt.legend(
-                title=part.axis,
-                title_fontsize=8,
-                fontsize=8,
-                framealpha=0.9,
-                edgecolor="none",
-                loc="upper right",
-                ncols=4,
-            )
-    targets = {}
-    for point in part.points:
-        if is_run(point["run"]) and (about := read_config(point["run"])["resolved"])["aug"] == "ada":
-            targets.setdefault(
-                about["ada_target"], part.colours[part.key(point)] if part.axis == "ada_target" else QUIET
-            )
-    for target, colour in targets.items():
-        rt.axhline(target, color=colour, lw=1, ls=":")
-        rt.text(
-            1.01,
-            target,
-            f"target {target:g}",
-            transform=rt.get_yaxis_transform(),
-            va="center",
-            fontsize=7.5,
-            color=QUIET,
-        )
+            rt.legend(loc="upper right", ncols=4, **legend)
+    _target_lines(rt, _study_targets(part))
     rt.set_ylim(min(rt.get_ylim()[0], -0.05), 1.05)
     strength_axis(p)
     if at is not None:
         for axes in panels:
             axes.axvline(at, color="0.3", lw=0.8, ls="--")
-    seeds = sorted(
-        {len({point["seed"] for point in part.points if part.key(point) == value}) for value in part.colours} - {0}
-    )
-    if seeds:
-        count = (
-            "one seed each"
-            if seeds == [1]
-            else f"{' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds each: minimum, median, maximum"
-        )
-        top.set_title(count, fontsize=8, color=QUIET, loc="left")
+    if words := _seed_words(part):
+        top.set_title(words, fontsize=8, color=QUIET, loc="left")
     _tidy(top, "", metric or "distance")
     _tidy(rt, "", "$r_t$")
     _tidy(p, "thousand real images seen by the discriminator (kimg)", "$p$")
@@ -226,12 +205,20 @@ def bands(
     return figure
 
 # %% ../nbs/81_study_plots.ipynb #64dbd06b
+def _draw_best(axes: Axes, k: int, row: dict, colour: str) -> None:
+    "One setting at place k: the median as a dot with its number, the smallest and the largest value as caps."
+    axes.plot((k, k), (row["best_lo"], row["best_hi"]), "_-", color=colour, ms=14, mew=1.6, lw=1.6)
+    axes.plot(k, row["best_med"], "o", color=colour, ms=7)
+    place = dict(xytext=(9, 0), textcoords="offset points", va="center")
+    axes.annotate(f"{row['best_med']:.3g}", (k, row["best_med"]), fontsize=8, **place)
+
+# %% ../nbs/81_study_plots.ipynb #a28c630b
 def best_values(
-    study,  # a study, its folder, or any folder of runs
+    study: Study | Path | str,  # a study, its folder, or any folder of runs
     metric: str | None = None,  # None: the one that most runs have
     axis: str | None = None,  # group by this field; None: by the study's own
     where: dict | None = None,  # other fields to hold fixed: field -> value
-    settings=None,  # values of the axis to show; None: all
+    settings: Iterable | None = None,  # values of the axis to show; None: all
     log: bool = False,  # a logarithmic axis
     figure: Figure | None = None,
 ) -> Figure:
@@ -244,128 +231,114 @@ def best_values(
     figure = _figure(figure, (1.2 + 0.6 * max(len(rows), 3), 3.2))
     axes = figure.add_subplot()
     for k, row in enumerate(rows):
-        colour = part.colours[row["value"]]
-        axes.plot((k, k), (row["best_lo"], row["best_hi"]), "_-", color=colour, ms=14, mew=1.6, lw=1.6)
-        axes.plot(k, row["best_med"], "o", color=colour, ms=7)
-        axes.annotate(
-            f"{row['best_med']:.3g}",
-            (k, row["best_med"]),
-            xytext=(9, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
+        _draw_best(axes, k, row, part.colours[row["value"]])
     if not rows:
-        axes.set_yticks([])
-        axes.text(0.5, 0.5, "not evaluated yet", transform=axes.transAxes, ha="center", color=QUIET, fontsize=9)
+        _empty(axes)
     if log and rows:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xticks(range(len(rows)), [plain_label(value_text(row["value"]).replace(", ", "\n")) for row in rows])
     axes.set_xlim(-0.5, max(len(rows), 1) - 0.2)
-    which = "last" if metric and higher_is_better(metric) is None else "best"
+    higher = bool(metric) and higher_is_better(metric)
+    which = "last" if higher is None else "best"
     _tidy(axes, part.axis or "setting", f"{which} {metric or 'value'}")
     axes.tick_params(axis="y", which="minor", labelsize=7)
-    axes.set_title(
-        f"{which} of each run" + (", larger is better" if metric and higher_is_better(metric) else ""), fontsize=9
-    )
+    axes.set_title(f"{which} of each run" + (", larger is better" if higher else ""), fontsize=9)
     return figure
 
 # %% ../nbs/81_study_plots.ipynb #828bda45
-def leak_figure(found: list[dict], figure: Figure | None = None) -> Figure:  # of `run_leaks.leaks`
+def _draw_leaks(axes: Axes, found: Sequence[dict]) -> None:
+    "Each measure of a leak, in floors, over p."
+    for k, name in enumerate(found[0]["leaks"]):
+        measures = [one["leaks"][name] for one in found]
+        values = [max(each["value"] / max(each["floor"], 1e-3), 0.01) for each in measures]
+        colour = COLOURS[k % len(COLOURS)]
+        axes.plot([one["p"] for one in found], values, "o-", ms=4, lw=1.3, color=colour, label=name)
+    axes.axhline(2, color=QUIET, lw=1, ls="--")
+    axes.set_yscale("log")
+    _plain_decades(axes.yaxis)
+    axes.legend(fontsize=8, frameon=False)
+    _tidy(axes, "$p$", "times the floor")
+
+# %% ../nbs/81_study_plots.ipynb #bb4dcb66
+def _draw_directions(axes: Axes, found: Sequence[dict]) -> None:
+    "The directions of edges in real images, and in those of each run."
+    axes.plot(found[0]["angle"], found[0]["real"], color=REAL, lw=2, label="real")
+    for k, one in enumerate(found):
+        style = dict(alpha=0.35 + 0.65 * (k + 1) / len(found), ls=("-", "--", ":", "-.")[k % 4])
+        label = f"generated, p = {one['p']:.2g}"
+        axes.plot(one["angle"], one["generated"], color=GENERATED, lw=1.2, label=label, **style)
+    axes.set_ylim(0, None)
+    axes.set_xticks(range(0, 181, 45))
+    axes.legend(fontsize=7, frameon=False)
+    _tidy(axes, "direction of edges (°)", "share")
+
+# %% ../nbs/81_study_plots.ipynb #54042c3e
+def leak_figure(
+    found: Sequence[dict],  # of `run_leaks.leaks`
+    figure: Figure | None = None,
+) -> Figure:
     "Each measure of a leak over its floor against p, and the directions of edges of real and generated images."
     found = sorted(found, key=lambda one: one["p"])
     figure = _figure(figure, (8.2, 2.8))
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
-    for k, name in enumerate(found[0]["leaks"]):
-        left.plot(
-            [one["p"] for one in found],
-            [max(one["leaks"][name]["value"] / max(one["leaks"][name]["floor"], 1e-3), 0.01) for one in found],
-            "o-",
-            ms=4,
-            lw=1.3,
-            color=COLOURS[k % len(COLOURS)],
-            label=name,
-        )
-    left.axhline(2, color=QUIET, lw=1, ls="--")
-    left.set_yscale("log")
-    _plain_decades(left.yaxis)
-    left.legend(fontsize=8, frameon=False)
-    right.plot(found[0]["angle"], found[0]["real"], color=REAL, lw=2, label="real")
-    for k, one in enumerate(found):
-        right.plot(
-            one["angle"],
-            one["generated"],
-            color=GENERATED,
-            lw=1.2,
-            alpha=0.35 + 0.65 * (k + 1) / len(found),
-            ls=("-", "--", ":", "-.")[k % 4],
-            label=f"generated, p = {one['p']:.2g}",
-        )
-    right.set_ylim(0, None)
-    right.set_xticks(range(0, 181, 45))
-    right.legend(fontsize=7, frameon=False)
-    _tidy(left, "$p$", "times the floor")
-    _tidy(right, "direction of edges (°)", "share")
+    _draw_leaks(left, found)
+    _draw_directions(right, found)
     return figure
 
 # %% ../nbs/81_study_plots.ipynb #0995cfd6
-def baseline_figure(result: dict, figure: Figure | None = None) -> Figure:  # of `metrics.baselines`
+def _baseline_columns(result: dict, floor: dict) -> list[tuple[str, str, Callable[[dict], float]]]:
+    "(title, whether higher is better, row -> value) of each panel."
+    names = result.get("columns") or list(floor["values"])
+    columns = [(name, higher_is_better(name), lambda row, name=name: row["values"][name]) for name in names]
+    physics = {"physics, floors": "value", "two-point correlation": "two_point", "spectrum, decades": "spectrum"}
+    physics |= {} if result["matched"] else {"phase fraction": "fraction"}
+    columns += [(title, False, lambda row, key=key: row["physics"][key]) for title, key in physics.items()]
+    return [*columns, ("share of copies", False, lambda row: row["copies"])]
+
+# %% ../nbs/81_study_plots.ipynb #e0ba3023
+def _draw_column(axes: Axes, rows: Sequence[dict], floor: dict, column: tuple, named: bool) -> None:
+    "One panel; named: with the names of the sets at the left."
+    title, higher, get = column
+    values = [get(row) for row in rows]
+    colours = [GENERATED if row["kind"] == "network" else "0.75" for row in rows]
+    axes.barh(range(len(rows)), values, color=colours, height=0.7)
+    axes.axvline(get(floor), color=REAL, lw=1, ls="--")
+    for at, value in enumerate(values):
+        axes.text(max(value, 0), at, f" {value:.3g}", va="center", fontsize=6.5)
+    axes.set_yticks(range(len(rows)), [plain_label(row["name"]) if named else "" for row in rows], fontsize=7.5)
+    axes.invert_yaxis()
+    axes.set_xlim(min(0, *values), 1.3 * max(*values, get(floor), 1e-9))
+    _tidy(axes)
+    larger = " (larger is better)" if higher else ""
+    words = f"{quantity(title)}{larger}\n{metric_name(title)}" if title in floor["values"] else f"{title}{larger}"
+    axes.set_title(words, fontsize=7.5, loc="left")
+
+# %% ../nbs/81_study_plots.ipynb #b13f817d
+def baseline_figure(
+    result: dict,  # of `baselines`
+    figure: Figure | None = None,
+) -> Figure:
     "Bars of every column: networks in colour, known sets in grey, the floor (other real images) as a dashed line."
     rows = [row for row in result["rows"] if row["key"] != "floor"]
     floor = next(row for row in result["rows"] if row["key"] == "floor")
-    columns = [
-        (name, higher_is_better(name), lambda row, name=name: row["values"][name])
-        for name in result.get("columns") or list(floor["values"])
-    ]
-    columns += [
-        ("physics, floors", False, lambda row: row["physics"]["value"]),
-        ("two-point correlation", False, lambda row: row["physics"]["two_point"]),
-        ("spectrum, decades", False, lambda row: row["physics"]["spectrum"]),
-        ("share of copies", False, lambda row: row["copies"]),
-    ]
-    if not result["matched"]:
-        columns.insert(-1, ("phase fraction", False, lambda row: row["physics"]["fraction"]))
+    columns = _baseline_columns(result, floor)
     across = min(4, len(columns))
     down = -(-len(columns) // across)
     figure = _figure(figure, (2.1 * across + 1.4, down * (0.65 + 0.2 * len(rows))))
-    panels = figure.subplots(down, across, squeeze=False)
-    for k, axes in enumerate(panels.ravel()):
-        if k >= len(columns):
-            axes.set_visible(False)
-            continue
-        title, higher, get = columns[k]
-        values = [get(row) for row in rows]
-        axes.barh(
-            range(len(rows)),
-            values,
-            color=[GENERATED if row["kind"] == "network" else "0.75" for row in rows],
-            height=0.7,
-        )
-        axes.axvline(get(floor), color=REAL, lw=1, ls="--")
-        for at, value in enumerate(values):
-            axes.text(max(value, 0), at, f" {value:.3g}", va="center", fontsize=6.5)
-        axes.set_yticks(
-            range(len(rows)),
-            [plain_label(row["name"]) for row in rows] if k % across == 0 else [""] * len(rows),
-            fontsize=7.5,
-        )
-        axes.invert_yaxis()
-        axes.set_xlim(min(0, *values), 1.3 * max(*values, get(floor), 1e-9))
-        _tidy(axes)
-        larger, name = " (larger is better)" if higher else "", quantity(title)
-        axes.set_title(
-            f"{name}{larger}\n{metric_name(title)}" if title in floor["values"] else f"{title}{larger}",
-            fontsize=7.5,
-            loc="left",
-        )
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    for k, column in enumerate(columns):
+        _draw_column(panels[k], rows, floor, column, named=k % across == 0)
+    for axes in panels[len(columns) :]:
+        axes.set_visible(False)
     return figure
 
 # %% ../nbs/81_study_plots.ipynb #0144b2bb
 def copies(
-    generated,  # uint8 [n, C, H, H], or number -> [C, H, H]: those that a record of memorisation numbers
-    worst: list[dict],  # of the record: image, train (its name), group, likeness
+    generated: np.ndarray
+    | Mapping,  # uint8 [n, C, H, H], or number -> [C, H, H]: those that a record of memorisation numbers
+    worst: Sequence[dict],  # of the record: image, train (its name), group, likeness
     training: Mapping,  # name -> uint8 [C, H, H] or [H, H]
     n: int = 8,
     figure: Figure | None = None,
@@ -388,25 +361,12 @@ def copies(
     return figure
 
 # %% ../nbs/81_study_plots.ipynb #656303fb
-def write_pairs(
-    run,  # a run directory
-    records: list[dict],  # of its metrics, as `evaluate` returns them
-    data,  # the archive; None: where the run knows it to be
-    dest,  # *.png
-) -> str:
-    "The most alike pairs of the newest record of memorisation, as a picture in a file; a sentence on it."
-    from semgan_nb.checkpoints import data_of, load
-    from semgan_nb.dataset import Dataset
+def _pair_images(run: Path, record: dict, archive) -> tuple[dict, list[dict], dict]:
+    """(number -> generated image, the pairs, name -> training image) of a record of memorisation and the Dataset of
+    the run; images are uint8 [C, H, H]. BadInput where the archive lacks an image."""
+    from semgan_nb.checkpoints import load
     from semgan_nb.latent import judged_images
 
-    found = [record for record in records if quantity(record["metric"]) == "share of copies"]
-    if not found or not is_run(run):
-        raise BadInput(
-            f"--pairs {dest}:"
-            f" {'no metric of memorisation was asked for' if not found else f'{run} is no run directory'}: give a run"
-            " directory and --metrics aligned_memory500_subset or the like"
-        )
-    record, archive = found[-1], Dataset(data_of(run, data))
     place, worst = {name: k for k, name in enumerate(archive.names)}, alike_pairs(record)
     if strange := [pair["train"] for pair in worst if pair["train"] not in place]:
         raise BadInput(
@@ -414,12 +374,29 @@ def write_pairs(
             " does not have: the run directory is damaged"
         )
     training = {pair["train"]: archive.images([place[pair["train"]]])[0] for pair in worst}
-    generated = dict(
-        zip(
-            at := [pair["image"] for pair in worst],
-            judged_images(load(Path(run) / record["snapshot_pkl"]).G, record["num_gen"], at),
+    numbers = [pair["image"] for pair in worst]
+    made = judged_images(load(run / record["snapshot_pkl"]).G, record["num_gen"], numbers)
+    return dict(zip(numbers, made)), worst, training
+
+# %% ../nbs/81_study_plots.ipynb #4a5b51cb
+def write_pairs(
+    run: Path | str,  # a run directory
+    records: Sequence[dict],  # of its metrics, as `evaluate` returns them
+    data: Path | str | None,  # the archive; None: where the run knows it to be
+    dest: Path | str,  # *.png
+) -> str:
+    """The most alike pairs of the newest record of memorisation, as a picture in a file; a sentence on it.
+    Raises BadInput where there is no such record, no run, or where the archive lacks an image of a pair."""
+    from semgan_nb.checkpoints import data_of
+    from semgan_nb.dataset import Dataset
+
+    found = [record for record in records if quantity(record["metric"]) == "share of copies"]
+    if not found or not is_run(run):
+        fault = "no metric of memorisation was asked for" if not found else f"{run} is no run directory"
+        raise BadInput(
+            f"--pairs {dest}: {fault}: give a run directory and --metrics aligned_memory500_subset or the like"
         )
-    )
+    generated, worst, training = _pair_images(Path(run), found[-1], Dataset(data_of(run, data)))
     with atomic(dest) as part:
         copies(generated, worst, training).savefig(part, format="png", dpi=150, metadata=dict(Software=mark("metrics")))
-    return f"{dest}: the {len(worst)} most alike pairs of {record['snapshot_pkl']}"
+    return f"{dest}: the {len(worst)} most alike pairs of {found[-1]['snapshot_pkl']}"

@@ -8,24 +8,29 @@ __all__ = ['grf', 'dual_phase_islands', 'dual_phase_grains', 'dual_phase', 'iter
 
 # %% ../nbs/14_synthetic.ipynb #7b2341ed
 import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.fft import irfft2, next_fast_len
 from scipy.ndimage import gaussian_filter
 
-from .foundation import BadInput, WorkerPool, cores, stream
+from .foundation import BadInput, cores, stream
+from .workers import WorkerPool
 
 # %% ../nbs/14_synthetic.ipynb #a53b3eb1
 def grf(
-    rng,  # numpy Generator
-    shape,  # (height, width)
-    var_y,  # variance of the smearing Gaussian across, px^2
-    var_x=None,  # along, px^2; None = as var_y
-    angle=0.0,  # of the `along` direction to the rows, radians, clockwise as seen
-    tile=False,  # periodic
-    dtype=np.float64,  # or np.float32, twice as fast
-):
-    "Gaussian random field, [height, width], mean 0 and standard deviation 1."
+    rng: np.random.Generator,
+    shape: tuple[int, int],  # (height, width)
+    var_y: float,  # variance of the smoothing Gaussian across, px^2
+    var_x: float | None = None,  # along, px^2; None = as var_y
+    angle: float = 0.0,  # of the `along` direction to the rows, radians, clockwise as seen
+    tile: bool = False,  # periodic
+    dtype: Any = np.float64,  # or np.float32, twice as fast
+) -> np.ndarray:
+    """Gaussian random field, [height, width], mean 0 and standard deviation 1. Raises BadInput where the smoothing
+    leaves nothing of it. Source: the two-phase model of Shiraiwa et al., which the paper names as a baseline."""
     var_x = var_y if var_x is None else var_x
     margin = 0 if tile else int(np.ceil(4 * np.sqrt(max(var_x, var_y))))
     h, w = (next_fast_len(s + margin, True) if margin else s for s in shape)
@@ -52,40 +57,35 @@ def grf(
         )
     return field / spread
 
-# %% ../nbs/14_synthetic.ipynb #dfcfcc3b
-def _cells(rng, shape, pitch, uneven=0.0, tile=False, borders=False):
-    """label int32 [h, w] of the cell of each pixel, parent [cells], centres (y, x) [cells, 2]; cells of one parent
-    are one, repeated (`tile`). With `borders` also the label beyond the nearest border, and the distance to it, px,
-    at most 0.4 * pitch."""
+# %% ../nbs/14_synthetic.ipynb #17c71163
+def _centres(rng, shape, pitch, uneven, tile):
+    """One centre (y, x) in each square of a grid: positions [cells, 2], the parent of each, weights [parents], and the
+    sides of a square, px. Cells of one parent are one, repeated (`tile`)."""
     pitches = [s / max(1, round(s / pitch)) for s in shape] if tile else [pitch, pitch]
     first = 0 if tile else -2
     rows, cols = (np.arange(first, round(s / p) if tile else int(np.ceil(s / p)) + 2) for s, p in zip(shape, pitches))
     y = (rows[:, None] + rng.uniform(0, 1, (len(rows), len(cols)))) * pitches[0]
     x = (cols + rng.uniform(0, 1, (len(rows), 1)) + rng.uniform(0, 1, (len(rows), len(cols)))) * pitches[1]
-    centres, weight = (
-        np.stack([y.ravel(), x.ravel()], 1),
-        (rng.uniform(0, uneven * pitch**2, y.size) if uneven else np.zeros(y.size)),
-    )
-    parent = np.arange(y.size)
+    weight = rng.uniform(0, uneven * pitch**2, y.size) if uneven else np.zeros(y.size)
+    centres, parent = np.stack([y.ravel(), x.ravel()], 1), np.arange(y.size)
     if tile:
         copies = np.array([(a, b) for a in (-1, 0, 1) for b in (-2, -1, 0, 1)]) * shape
         centres, parent = (centres[:, None] + copies).reshape(-1, 2), np.repeat(parent, len(copies))
-    reach = np.sqrt((1.5 if borders else 1) * np.square(pitches).sum() + weight[parent])[
-        :, None
-    ]  # no pixel farther away is of this cell: the centre in its own square beats it
-    near = ((centres > -reach) & (centres < np.add(shape, reach))).all(1)
-    centres, parent, reach = centres[near], parent[near], reach[near]
+    return centres, parent, weight, pitches
+
+# %% ../nbs/14_synthetic.ipynb #e7438fe2
+def _nearest(shape, centres, weight, reach, borders):  # reach: px, no pixel farther away is of this cell
+    """Of each pixel the label of the nearest centre and the distance to it, squared and less its weight, float32; with
+    `borders` the same of the second-nearest, else None."""
     label, nearest = np.zeros(shape, np.int32), np.full(shape, 1e12, np.float32)
     beyond, second = (label.copy(), nearest.copy()) if borders else (None, None)
     at = [np.arange(s, dtype=np.float32) for s in shape]
     low, high = np.maximum(centres - reach, 0).astype(int), np.maximum(centres + reach + 2, 0).astype(int)
-    for k, ((cy, cx), w, (top, left), (bottom, right)) in enumerate(
-        zip(centres.tolist(), weight[parent].tolist(), low.tolist(), high.tolist())
-    ):
+    windows = zip(centres.tolist(), weight.tolist(), low.tolist(), high.tolist())
+    for k, ((cy, cx), w, (top, left), (bottom, right)) in enumerate(windows):
         win = slice(top, bottom), slice(left, right)
-        distance = ((at[0][win[0]] - np.float32(cy)) ** 2 - np.float32(w))[:, None] + (
-            at[1][win[1]] - np.float32(cx)
-        ) ** 2
+        down = (at[0][win[0]] - np.float32(cy)) ** 2 - np.float32(w)
+        distance = down[:, None] + (at[1][win[1]] - np.float32(cx)) ** 2
         closer = distance < nearest[win]
         if borders:
             between = distance < second[win]
@@ -95,17 +95,25 @@ def _cells(rng, shape, pitch, uneven=0.0, tile=False, borders=False):
             np.copyto(beyond[win], label[win], where=closer)
         np.copyto(nearest[win], distance, where=closer)
         np.copyto(label[win], k, where=closer)
+    return label, nearest, beyond, second
+
+# %% ../nbs/14_synthetic.ipynb #dfcfcc3b
+def _cells(rng, shape, pitch, uneven=0.0, tile=False, borders=False):
+    """label int32 [h, w] of the cell of each pixel, parent [cells], centres (y, x) [cells, 2]; cells of one parent
+    are one, repeated (`tile`). With `borders` also the label beyond the nearest border, and the distance to it, px,
+    at most 0.4 * pitch."""
+    centres, parent, weight, pitches = _centres(rng, shape, pitch, uneven, tile)
+    diagonal = (1.5 if borders else 1) * np.square(pitches).sum()
+    reach = np.sqrt(diagonal + weight[parent])[:, None]  # the centre in a pixel's own square beats all farther ones
+    near = ((centres > -reach) & (centres < np.add(shape, reach))).all(1)
+    centres, parent, reach = centres[near], parent[near], reach[near]
+    label, nearest, beyond, second = _nearest(shape, centres, weight[parent], reach, borders)
     if not borders:
         return label, parent, centres
     c = centres.astype(np.float32)
     apart = np.hypot(c[label, 0] - c[beyond, 0], c[label, 1] - c[beyond, 1])
-    return (
-        label,
-        parent,
-        centres,
-        beyond,
-        np.minimum((second - nearest) / (2 * np.maximum(apart, 1e-3)), np.float32(0.4 * pitch)),
-    )
+    border = (second - nearest) / (2 * np.maximum(apart, 1e-3))
+    return label, parent, centres, beyond, np.minimum(border, np.float32(0.4 * pitch))
 
 # %% ../nbs/14_synthetic.ipynb #6cda7f42
 class _Canvas:
@@ -177,55 +185,55 @@ def _expose(canvas, image, beam, shading, noise):
     image = image + np.float32(rng.normal(0, 4)) + np.float32(noise) * rng.standard_normal((size, size), np.float32)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
+# %% ../nbs/14_synthetic.ipynb #0a3f2a90
+def _lamellae(canvas, packet_um, period_um):
+    "Sine lamellae, float32 [n, n]; a function that gives each pixel the value of its packet; the number of packets."
+    rng, px = canvas.rng, np.float32(canvas.px)
+    shape, (packet, parent, centres) = canvas.cells(packet_um)
+    at, turn = canvas.warp(shape, (np.float32(0.2) / px * canvas.field(0.6), np.float32(0)))
+    packet, count = packet.ravel()[at], parent.max() + 1
+    direction = rng.uniform(0, np.pi, count)
+    period = rng.uniform(*period_um, count) / canvas.px
+    start = rng.uniform(0, 2 * np.pi, count)
+    along_y, along_x = (2 * np.pi * f(direction) / period for f in (np.sin, np.cos))  # radians per px
+    start = start[parent] - (centres * np.stack([along_y, along_x], 1)[parent]).sum(1)
+    pick = lambda values: values.astype(np.float32)[packet]
+    x = pick(along_x[parent]) * (canvas.x + turn[1])
+    y = pick(along_y[parent]) * (canvas.y + turn[0])
+    return np.sin(x + y + pick(np.mod(start, 2 * np.pi))), lambda values: pick(values[parent]), count
+
 # %% ../nbs/14_synthetic.ipynb #3848457d
 def dual_phase_islands(
-    rng,  # numpy Generator
-    size,  # side of the image, px
-    fraction,  # of martensite, 0..1, exact to a pixel
-    field_um=6.4,  # side of the image, µm
-    tile=False,  # periodic: no margin, no shading
+    rng: np.random.Generator,
+    size: int,  # side of the image, px
+    fraction: float,  # of martensite, 0..1, exact to a pixel
+    field_um: float = 6.4,  # side of the image, µm
+    tile: bool = False,  # periodic: no margin, no shading
     # standard deviation of the Gaussian that makes the islands; they come out three to four times as wide
-    island_um=0.65,
-    stretch=1.25,  # of the islands along the rolling direction, and 1/stretch across
-    angle=None,  # of the rolling direction to the rows, radians; None = drawn around 0
-    roughness=0.15,  # share of the finer field in the borders
-    period_um=(0.65, 0.85),  # of the lamellae, drawn per packet
-    packet_um=5.0,  # mean distance of packets
-    grain_um=6.0,  # mean distance of ferrite grains
-    boundary=10.0,  # mean height of the lines between them, grey levels; 0 = none
-    contrast=25.0,  # amplitude of the lamellae, grey levels
-    noise=4.0,  # standard deviation per pixel, grey levels
-    shading=8.0,  # across half the image, grey levels
-):
+    island_um: float = 0.65,
+    stretch: float = 1.25,  # of the islands along the rolling direction, and 1/stretch across
+    angle: float | None = None,  # of the rolling direction to the rows, radians; None = drawn around 0
+    roughness: float = 0.15,  # share of the finer field in the borders
+    period_um: tuple[float, float] = (0.65, 0.85),  # of the lamellae, drawn per packet
+    packet_um: float = 5.0,  # mean distance of packets
+    grain_um: float = 6.0,  # mean distance of ferrite grains
+    boundary: float = 10.0,  # mean height of the lines between them, grey levels; 0 = none
+    contrast: float = 25.0,  # amplitude of the lamellae, grey levels
+    noise: float = 4.0,  # standard deviation per pixel, grey levels
+    shading: float = 8.0,  # across half the image, grey levels
+) -> tuple[np.ndarray, np.ndarray]:
     """A dual-phase micrograph of a cut random field: uint8 [size, size], and its phase map, bool [size, size], True
     = martensite."""
     canvas = _Canvas(rng, size, field_um, 1.5 * island_um * stretch, tile)
-    px, field = np.float32(canvas.px), canvas.field
+    field = canvas.field
     fine, turned = field(0.18), rng.normal(0, 0.15)
     height = field(island_um, stretch, turned if angle is None else angle) + np.float32(roughness) * fine
     phase, level = _cut(height[canvas.window], fraction)
     slope = np.hypot(*np.gradient(height)) + np.float32(1e-3)
     martensite = np.clip((height - np.float32(level)) / slope + np.float32(0.5), 0, 1)  # share of each pixel
 
-    shape, (packet, parent, centres) = canvas.cells(packet_um)
-    at, turn = canvas.warp(shape, (np.float32(0.2) / px * field(0.6), np.float32(0)))
-    packet = packet.ravel()[at]
-    count = parent.max() + 1
-    direction, period, start = (
-        rng.uniform(0, np.pi, count),
-        rng.uniform(*period_um, count) / canvas.px,
-        rng.uniform(0, 2 * np.pi, count),
-    )
-    along_y, along_x = (2 * np.pi * f(direction) / period for f in (np.sin, np.cos))  # radians per px
-    start = start[parent] - (centres * np.stack([along_y, along_x], 1)[parent]).sum(1)
-    pick = lambda values: values.astype(np.float32)[packet]
-    lamellae = np.sin(
-        pick(along_x[parent]) * (canvas.x + turn[1])
-        + pick(along_y[parent]) * (canvas.y + turn[0])
-        + pick(np.mod(start, 2 * np.pi))
-    )
-
-    light = 180 + pick(rng.normal(0, 6, count)[parent]) + np.float32(contrast) * lamellae
+    lamellae, of_packet, packets = _lamellae(canvas, packet_um, period_um)
+    light = 180 + of_packet(rng.normal(0, 6, packets)) + np.float32(contrast) * lamellae
     dark = 60 + 5 * field(0.6)
     if boundary:
         _, (grain, parent, _, beyond, border) = canvas.cells(grain_um, uneven=0.5, borders=True)
@@ -249,93 +257,130 @@ def _laths(rng, px, lath_um, side=256):
     )
     return (texture - texture.mean()) / texture.std(), texel
 
-# %% ../nbs/14_synthetic.ipynb #626c382a
-def dual_phase_grains(
-    rng,  # numpy Generator
-    size,  # side of the image, px
-    fraction,  # of martensite, 0..1, exact to a pixel
-    field_um=50.8,  # side of the image, µm
-    tile=False,  # periodic: no margin, no shading
-    grain_um=6.0,  # mean distance of ferrite grains
-    packet_um=3.0,  # mean distance of martensite packets
-    lath_um=0.06,  # standard deviation of the Gaussian that makes the laths; they come out about four times as wide
-    stretch=1.1,  # of grains and packets along the rows, and 1/stretch across
-    decoration=1.7,  # weight of ferrite boundaries in where martensite is
-    whole=0.7,  # weight of whole grains
-    blocks=0.8,  # weight of whole packets
-    roughness=0.3,  # weight of the random fields
-    boundary=0.4,  # mean height of the ridges at ferrite boundaries, of the step between the phases
-    contrast=0.24,  # standard deviation of the laths, of the step between the phases
-    edge=115.0,  # brightness of the relief, grey levels
-    noise=5.0,  # standard deviation per pixel, grey levels
-    shading=8.0,  # across half the image, grey levels
-):
-    """A dual-phase micrograph of grains, packets and laths: uint8 [size, size], and its phase map, bool [size,
-    size], True = martensite."""
-    one = np.float32
-    canvas = _Canvas(rng, size, field_um, 1.6, tile)
-    px, field, n = canvas.px, canvas.field, canvas.n
+# %% ../nbs/14_synthetic.ipynb #5b1c3461
+@dataclass
+class _Structure:
+    "Grains and packets of a canvas [n, n]."
 
-    # grains and packets
-    sway = one(0.35 / px) * field(1.2) + one(0.05 / px) * field(0.3)
+    grain: np.ndarray  # of each pixel, [n, n]
+    grains: np.ndarray  # parent of each grain
+    beyond: np.ndarray  # grain beyond the nearest boundary, [n, n]
+    border: np.ndarray  # distance to that boundary, px, [n, n]
+    packet: np.ndarray  # of each pixel, [n, n]
+    packets: np.ndarray  # parent of each packet
+    centres: np.ndarray  # of packets (y, x), [packets, 2]
+    y: np.ndarray  # place of each pixel in the plane of the packets, px, [n, n]
+    x: np.ndarray
+
+    @property
+    def counts(self):
+        "Numbers of grains and of packets, repeated ones counted once."
+        return self.grains.max() + 1, self.packets.max() + 1
+
+    def of_grain(self, values):  # [grains]
+        return values.astype(np.float32)[self.grains][self.grain]
+
+    def of_packet(self, values):  # [packets]
+        return values.astype(np.float32)[self.packets][self.packet]
+
+# %% ../nbs/14_synthetic.ipynb #9cf3bd4c
+def _structure(canvas, grain_um, packet_um, stretch):
+    "Grains and packets with warped borders."
+    one, px, n = np.float32, canvas.px, canvas.n
+    sway = one(0.35 / px) * canvas.field(1.2) + one(0.05 / px) * canvas.field(0.3)
     sway = sway, np.roll(sway, (n // 2, n // 3), (0, 1))
     shape, (grain, grains, _, beyond, border) = canvas.cells(grain_um, stretch, uneven=1.2, borders=True)
     _, (packet, packets, centres) = canvas.cells(packet_um, stretch, uneven=1.2)
     at, turn = canvas.warp(shape, sway)
     grain, beyond, border, packet = (a.ravel()[at] for a in (grain, beyond, border, packet))
-    n_grains, n_packets = grains.max() + 1, packets.max() + 1
-    of_grain = lambda values: values.astype(np.float32)[grains][grain]
-    of_packet = lambda values: values.astype(np.float32)[packets][packet]
-
-    # where martensite is
-    height = (
-        one(decoration) * np.exp(border * one(-px / 0.8))
-        + of_grain(rng.normal(0, whole, n_grains))
-        + of_packet(rng.normal(0, blocks, n_packets))
-    )
-    height += one(roughness) * (field(0.45, stretch) + one(0.2) * field(0.16))
-    phase, level = _cut(height[canvas.window], fraction)
-    martensite = gaussian_filter((height > level).astype(np.float32), 0.6, mode="wrap")
-
-    # laths
-    texture, texel = _laths(rng, px, lath_um)
-    angle, start = rng.uniform(0, np.pi, n_packets), rng.integers(0, 256, (2, n_packets))
-    scale = px / texel
-    c, s = np.cos(angle)[packets] * scale, np.sin(angle)[packets] * scale
-    u0, v0 = (
-        start[:, packets]
-        + 2**14
-        - np.stack([c * centres[:, 1] + s * centres[:, 0], c * centres[:, 0] - s * centres[:, 1]])
-    )
     y = canvas.y * one(shape[0] / n) + one(0.3) * sway[0] + turn[0]
     x = canvas.x * one(shape[1] / n) + turn[1]
-    c, s, u0, v0 = (a.astype(np.float32)[packet] for a in (c, s, u0, v0))
-    lath = texture[(c * y - s * x + v0).astype(np.int32) & 255, (c * x + s * y + u0).astype(np.int32) & 255]
-    lath = np.where(lath < 0, one(0.65) * lath, lath) * (1 + one(0.5) * field(0.5))
-    lath *= one(lath_um / np.hypot(lath_um, px / 12**0.5))  # what the pixel averages away
+    return _Structure(grain, grains, beyond, border, packet, packets, centres, y, x)
 
-    # relief
-    groove = np.zeros((n, n), np.float32)
+# %% ../nbs/14_synthetic.ipynb #ec0a6c22
+def _lath_relief(canvas, structure, lath_um):
+    "Height of the laths, float32 [n, n], mostly between -1 and 2."
+    one, rng, px, packets = np.float32, canvas.rng, canvas.px, structure.packets
+    count, centres = structure.counts[1], structure.centres
+    texture, texel = _laths(rng, px, lath_um)
+    angle, start = rng.uniform(0, np.pi, count), rng.integers(0, 256, (2, count))
+    scale = px / texel
+    c, s = np.cos(angle)[packets] * scale, np.sin(angle)[packets] * scale
+    middle = np.stack([c * centres[:, 1] + s * centres[:, 0], c * centres[:, 0] - s * centres[:, 1]])
+    u0, v0 = start[:, packets] + 2**14 - middle
+    c, s, u0, v0 = (a.astype(np.float32)[structure.packet] for a in (c, s, u0, v0))
+    y, x = structure.y, structure.x
+    lath = texture[(c * y - s * x + v0).astype(np.int32) & 255, (c * x + s * y + u0).astype(np.int32) & 255]
+    lath = np.where(lath < 0, one(0.65) * lath, lath) * (1 + one(0.5) * canvas.field(0.5))
+    lath *= one(lath_um / np.hypot(lath_um, px / 12**0.5))  # what the pixel averages away
+    return lath
+
+# %% ../nbs/14_synthetic.ipynb #28011881
+def _relief(canvas, structure, martensite, lath, boundary, contrast):
+    "Height, float32 [n, n], in steps from ferrite to martensite."
+    one, packet, border = np.float32, structure.packet, structure.border
+    groove = np.zeros((canvas.n, canvas.n), np.float32)
     groove[:, 1:] = packet[:, 1:] != packet[:, :-1]
     groove[1:] = np.maximum(groove[1:], packet[1:] != packet[:-1])
-    line, strength = (
-        _line(border, 0.13, px),
-        one(boundary) * (one(0.3) + np.abs(rng.standard_normal(1024, np.float32))) / one(1.1),
-    )
+    line = _line(border, 0.13, canvas.px)
+    strength = one(boundary) * (one(0.3) + np.abs(canvas.rng.standard_normal(1024, np.float32))) / one(1.1)
     relief = martensite * (1 + one(contrast) * lath - one(0.25) * groove - one(0.3) * line)
-    relief += (1 - martensite) * (
-        of_grain(rng.normal(0, 0.06, n_grains)) + strength[grains[grain] * grains[beyond] % 1024] * line
-    )
-    around = gaussian_filter(relief, 0.25 / px, mode="wrap", truncate=3)
+    ridge = strength[structure.grains[structure.grain] * structure.grains[structure.beyond] % 1024] * line
+    relief += (1 - martensite) * (structure.of_grain(canvas.rng.normal(0, 0.06, structure.counts[0])) + ridge)
+    return relief
 
-    # brightness
-    light = 174 + of_packet(rng.normal(0, 7, n_packets)) + 4 * lath
-    dark = 60 + of_grain(rng.normal(0, 4, n_grains)) + 3 * field(0.7) + one(2.5) * field(0.11)
+# %% ../nbs/14_synthetic.ipynb #0eac0f3f
+def _brightness(canvas, structure, martensite, lath, relief, edge):
+    "Grey levels before the microscope, float32 [n, n]."
+    one, rng, px, field = np.float32, canvas.rng, canvas.px, canvas.field
+    around = gaussian_filter(relief, 0.25 / px, mode="wrap", truncate=3)
+    light = 174 + structure.of_packet(rng.normal(0, 7, structure.counts[1])) + 4 * lath
+    dark = 60 + structure.of_grain(rng.normal(0, 4, structure.counts[0])) + 3 * field(0.7) + one(2.5) * field(0.11)
     image = dark + (light - dark) * martensite + one(edge) * (relief - around)
     detector = rng.uniform(0, 2 * np.pi)
     tilt = one(0.07 * edge * min(0.1 / px, 2))
     image += tilt * one(np.sin(detector)) * (np.roll(relief, -1, 0) - np.roll(relief, 1, 0))
     image += tilt * one(np.cos(detector)) * (np.roll(relief, -1, 1) - np.roll(relief, 1, 1))
+    return image
+
+# %% ../nbs/14_synthetic.ipynb #626c382a
+def dual_phase_grains(
+    rng: np.random.Generator,
+    size: int,  # side of the image, px
+    fraction: float,  # of martensite, 0..1, exact to a pixel
+    field_um: float = 50.8,  # side of the image, µm
+    tile: bool = False,  # periodic: no margin, no shading
+    grain_um: float = 6.0,  # mean distance of ferrite grains
+    packet_um: float = 3.0,  # mean distance of martensite packets
+    # standard deviation of the Gaussian that makes the laths; they come out about four times as wide
+    lath_um: float = 0.06,
+    stretch: float = 1.1,  # of grains and packets along the rows, and 1/stretch across
+    decoration: float = 1.7,  # weight of ferrite boundaries in where martensite is
+    whole: float = 0.7,  # weight of whole grains
+    blocks: float = 0.8,  # weight of whole packets
+    roughness: float = 0.3,  # weight of the random fields
+    boundary: float = 0.4,  # mean height of the ridges at ferrite boundaries, of the step between the phases
+    contrast: float = 0.24,  # standard deviation of the laths, of the step between the phases
+    edge: float = 115.0,  # brightness of the relief, grey levels
+    noise: float = 5.0,  # standard deviation per pixel, grey levels
+    shading: float = 8.0,  # across half the image, grey levels
+) -> tuple[np.ndarray, np.ndarray]:
+    """A dual-phase micrograph of grains, packets and laths: uint8 [size, size], and its phase map, bool [size,
+    size], True = martensite."""
+    one, canvas = np.float32, _Canvas(rng, size, field_um, 1.6, tile)
+    structure = _structure(canvas, grain_um, packet_um, stretch)
+    grains, packets = structure.counts
+    height = (
+        one(decoration) * np.exp(structure.border * one(-canvas.px / 0.8))
+        + structure.of_grain(rng.normal(0, whole, grains))
+        + structure.of_packet(rng.normal(0, blocks, packets))
+    )
+    height += one(roughness) * (canvas.field(0.45, stretch) + one(0.2) * canvas.field(0.16))
+    phase, level = _cut(height[canvas.window], fraction)
+    martensite = gaussian_filter((height > level).astype(np.float32), 0.6, mode="wrap")
+    lath = _lath_relief(canvas, structure, lath_um)
+    relief = _relief(canvas, structure, martensite, lath, boundary, contrast)
+    image = _brightness(canvas, structure, martensite, lath, relief, edge)
     return _expose(canvas, image, 0.55, shading, noise), phase
 
 # %% ../nbs/14_synthetic.ipynb #6df9a613
@@ -343,14 +388,15 @@ _KINDS = {"islands": dual_phase_islands, "grains": dual_phase_grains}
 
 # %% ../nbs/14_synthetic.ipynb #ca119907
 def dual_phase(
-    rng,  # numpy Generator
-    size,  # side of the image, px, at least 8
-    fraction,  # of martensite, 0..1, exact to a pixel
-    field_um=6.4,  # side of the image, µm
-    kind="islands",  # or grains
-    **look,  # further arguments of `dual_phase_islands` or `dual_phase_grains`
-):
-    "A dual-phase micrograph, uint8 [size, size], and its phase map, bool [size, size], True = martensite."
+    rng: np.random.Generator,
+    size: int,  # side of the image, px, at least 8
+    fraction: float,  # of martensite, 0..1, exact to a pixel
+    field_um: float = 6.4,  # side of the image, µm
+    kind: str = "islands",  # or grains
+    **look: Any,  # further arguments of `dual_phase_islands` or `dual_phase_grains`
+) -> tuple[np.ndarray, np.ndarray]:
+    """A dual-phase micrograph, uint8 [size, size], and its phase map, bool [size, size], True = martensite. Raises
+    BadInput where an argument is out of its range or not known to the model."""
     if kind not in _KINDS:
         raise BadInput(f"kind: {kind!r} was given, one of {', '.join(_KINDS)} is wanted")
     if not 0 <= fraction <= 1:
@@ -387,19 +433,20 @@ def _some(job):
 
 # %% ../nbs/14_synthetic.ipynb #693aa3c0
 def iter_specimens(
-    n_images,
-    size,  # side of an image, px
-    seed=0,
-    n_specimens=30,
-    fractions=(0.37, 0.90),  # martensite of the first and the last specimen
-    field_um=6.4,  # side of an image, µm
+    n_images: int,
+    size: int,  # side of an image, px
+    seed: int = 0,
+    n_specimens: int = 30,
+    fractions: tuple[float, float] = (0.37, 0.90),  # martensite of the first and the last specimen
+    field_um: float = 6.4,  # side of an image, µm
     # standard deviation of the fraction between images of one specimen of half martensite, for fields up to 6.4 µm
-    jitter=0.025,
-    workers=1,  # processes; None = one per core
-    **options,  # further arguments of `dual_phase`
-):
+    jitter: float = 0.025,
+    workers: int | None = 1,  # processes; None = one per core
+    **options: Any,  # further arguments of `dual_phase`
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
     """Yield (image uint8 [size, size], phase map bool [size, size], specimen int) of seeded dual-phase steel, in
-    order; the same for any number of workers, and never more than a few images in memory."""
+    order; the same for any number of workers, and never more than a few images in memory. Raises BadInput where an
+    argument is out of its range."""
     if n_images < 1 or n_specimens < 1:
         raise BadInput(
             f"specimens: {n_images} images of {n_specimens} specimens were asked for: at least one of each is wanted"
@@ -425,22 +472,20 @@ def _one_by_one(jobs, workers):
             yield from zip(*part)
 
 # %% ../nbs/14_synthetic.ipynb #6635ab41
-def specimens(n_images, size, *args, **options):
+def specimens(n_images: int, size: int, *args: Any, **options: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(images uint8 [n, size, size], phase maps bool [n, size, size], specimen int64 [n]): what `iter_specimens`
     yields, all at once; same arguments."""
     made = iter_specimens(n_images, size, *args, **options)
-    images, maps, specimen = (
-        np.empty((n_images, size, size), np.uint8),
-        np.empty((n_images, size, size), bool),
-        np.empty(n_images, np.int64),
-    )
+    images, maps = (np.empty((n_images, size, size), dtype) for dtype in (np.uint8, bool))
+    specimen = np.empty(n_images, np.int64)
     for k, one in enumerate(made):
         images[k], maps[k], specimen[k] = one
     return images, maps, specimen
 
 # %% ../nbs/14_synthetic.ipynb #e1fe8125
-def otsu_threshold(image):  # uint8, any shape
-    "Otsu's threshold, int: pixels above it are the light phase."
+def otsu_threshold(image: np.ndarray) -> int:  # uint8, any shape
+    """Otsu's threshold, a grey level: pixels above it are the light phase. Source: Otsu 1979, IEEE Transactions on
+    Systems, Man, and Cybernetics 9, 62-66."""
     share = np.bincount(np.ravel(image), minlength=256) / np.size(image)
     below, moment = np.cumsum(share), np.cumsum(share * np.arange(256))
     spread = below * (1 - below)
@@ -448,7 +493,7 @@ def otsu_threshold(image):  # uint8, any shape
     return int(between.argmax())
 
 # %% ../nbs/14_synthetic.ipynb #1f4ba3ec
-def phase_fraction(image):  # uint8 [height, width]
-    "Share of pixels above Otsu's threshold, float in 0..1 (0 for a constant image)."
+def phase_fraction(image: np.ndarray) -> float:  # uint8 [height, width]
+    "Share of pixels above Otsu's threshold, from 0 to 1 (0 for a constant image)."
     image = np.asarray(image)
     return 0.0 if image.min() == image.max() else float((image > otsu_threshold(image)).mean())

@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 
 from .foundation import BadInput, _shown
 from .files import PIXEL_SIZE, TEXT, fields, optional, read_json, whole
+from .texts import _KV, _NM, _number, _positive, _read_text, _sections, _short, _text, _xml
 
 # %% ../nbs/10_vendors.ipynb #77520798
 @dataclass
@@ -74,58 +75,6 @@ class _Record:
         )
         self.sizes = []
 
-# %% ../nbs/10_vendors.ipynb #4a5a82ac
-_NM = {
-    "fm": 1e-6,
-    "pm": 1e-3,
-    "å": 0.1,
-    "angstrom": 0.1,
-    "nm": 1,
-    "um": 1e3,
-    "µm": 1e3,
-    "micron": 1e3,
-    "mm": 1e6,
-    "cm": 1e7,
-    "dm": 1e8,
-    "m": 1e9,
-    "in": 25.4e6,
-    "inch": 25.4e6,
-    "inches": 25.4e6,
-}
-_NM |= {
-    f"{prefix}met{ending}": _NM[short]
-    for prefix, short in (("nano", "nm"), ("micro", "um"), ("milli", "mm"), ("centi", "cm"), ("", "m"))
-    for ending in ("er", "re", "ers", "res")
-} | {"microns": 1e3}
-_KV = {"v": 1e-3, "volt": 1e-3, "volts": 1e-3, "kv": 1}
-
-# %% ../nbs/10_vendors.ipynb #ce9ff679
-def _pointed(digits):  # digits with points and commas among them
-    """The same with a point before the decimals and nothing between thousands. One comma alone is a decimal comma,
-    several of a kind part thousands, and of both kinds the last one parts the decimals."""
-    digits = digits.rstrip(".,")
-    points, commas = digits.count("."), digits.count(",")
-    if points and commas:
-        digits = digits.replace("," if digits.rfind(".") > digits.rfind(",") else ".", "").replace(",", ".")
-        return digits if digits.count(".") < 2 else ".".join(digits.split(".")[:2])
-    if commas:
-        return digits.replace(",", ".") if commas == 1 else digits.replace(",", "")
-    return digits if points < 2 else ".".join(digits.split(".")[:2])
-
-# %% ../nbs/10_vendors.ipynb #32900b53
-def _number(text, units=None, unit=""):
-    """The number at the beginning of a text, with a point or a comma, times its unit (`unit` where none is written);
-    None where there is none that is finite."""
-    found = re.match(
-        r"\s*([-+]?(?:\d[\d.,]*|[.,]\d+))((?:[eE][-+]?\d+)?)\s*([^\W\d]+)?",
-        str(text).replace("\u03bc", "µ").replace("ƒÊ", "µ"),
-    )
-    if not found:
-        return None
-    factor = 1 if units is None else units.get((found[3] or unit).lower())
-    value = float(_pointed(found[1]) + found[2]) * factor if factor else math.nan
-    return value if math.isfinite(value) else None
-
 # %% ../nbs/10_vendors.ipynb #1d84ee7f
 _NO_LENGTH = ("", "pixel", "pixels", "px", "reference frame", "none", "(null)")
 
@@ -146,63 +95,12 @@ def _unit(record, text, otherwise=""):  # a unit as it is written; what it is wh
         )
     return factor
 
-# %% ../nbs/10_vendors.ipynb #66159815
-def _positive(text, units=None, unit=""):
-    value = _number(text, units, unit)
-    return value if value and value > 0 else None
-
-# %% ../nbs/10_vendors.ipynb #1da1e67b
-def _text(data):  # bytes of a record or side-car
-    """Text in whatever encoding: by its byte-order mark, else UTF-16 where every second byte is 0, else UTF-8, else
-    Windows-1252."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", "replace")
-    if data[:3] == b"\xef\xbb\xbf":
-        return data[3:].decode("utf-8", "replace")
-    if data[1:64:2].count(0) > 20 and not data[:64:2].count(0):
-        return data.decode("utf-16-le", "replace")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data.decode("cp1252", "replace")
-
-# %% ../nbs/10_vendors.ipynb #02f4c20c
-def _sections(text):  # [Section] lines and key=value lines
-    "Keys and values by section ('' before the first); a value ends with its line and begins after the first '='."
-    found, section = {}, ""
-    for line in text.replace("\0", "\n").splitlines():
-        line = line.strip()
-        if line[:1] == "[" and line[-1:] == "]":
-            section = line[1:-1]
-        elif "=" in line:
-            key, value = line.split("=", 1)
-            found.setdefault(section, {}).setdefault(key.strip(), value.strip())
-    return found
-
-# %% ../nbs/10_vendors.ipynb #6443e896
-def _xml(text):
-    """Root of an XML record, its namespaces off; None where it is broken. One that defines entities is not read:
-    they can grow without bounds."""
-    if "<!" in text.replace("<!--", ""):
-        return None
-    try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError:
-        return None
-    for element in root.iter():
-        element.tag = str(element.tag).rpartition("}")[2]
-    return root
-
 # %% ../nbs/10_vendors.ipynb #28901d09
-def _fei(text, shape):
-    "Record of an FEI or Thermo Fisher file."
-    record = _Record("FEI")
-    ini, _, xml = text.partition("<?xml") if "<?xml" in text else text.partition("<Metadata")
-    said = _sections(ini)
-    get = lambda section, key: said.get(section, {}).get(key, "")
-    beam = get("Beam", "Beam") or "EBeam"
-    columns, rows = _positive(get("Image", "ResolutionX")), _positive(get("Image", "ResolutionY"))
-    for scan in dict.fromkeys(("Scan", get("Beam", "Scan") or beam[:-4] + "Scan")):
+def _fei_sizes(record, get, beam, recorded):  # get(section, key); name of the beam's section; recorded (columns, rows)
+    "Note the pixel sizes that the sections of an FEI record state."
+    columns, rows = recorded
+    scans = ("Scan", get("Beam", "Scan") or beam[:-4] + "Scan")
+    for scan in dict.fromkeys(scans):
         width, height = (_positive(get(scan, key)) for key in ("PixelWidth", "PixelHeight"))
         if width:
             record.size("PixelWidth", width * 1e9, height and height * 1e9)
@@ -210,21 +108,29 @@ def _fei(text, shape):
     if field_width and columns:
         record.size("HFW / ResolutionX", field_width / columns * 1e9)
     if not record.sizes and columns:  # older files state the width of the field only
-        for scan in dict.fromkeys(("Scan", get("Beam", "Scan") or beam[:-4] + "Scan", beam)):
+        for scan in dict.fromkeys((*scans, beam)):
             wide, high = (_positive(get(scan, key)) for key in ("HorFieldsize", "VerFieldsize"))
             if wide:
                 record.size("HorFieldsize / ResolutionX", wide / columns * 1e9, high and rows and high / rows * 1e9)
+
+# %% ../nbs/10_vendors.ipynb #de02a3ed
+def _fei(text, shape):  # of the tag; (height, width) of the image
+    "Record of an FEI or Thermo Fisher file."
+    record = _Record("FEI")
+    ini, _, xml = text.partition("<?xml") if "<?xml" in text else text.partition("<Metadata")
+    said = _sections(ini)
+    get = lambda section, key: said.get(section, {}).get(key, "")
+    beam = get("Beam", "Beam") or "EBeam"
+    columns, rows = _positive(get("Image", "ResolutionX")), _positive(get("Image", "ResolutionY"))
+    _fei_sizes(record, get, beam, (columns, rows))
     root = _xml(text[len(ini) :].strip("\0 \r\n")) if text[len(ini) :] else None
     for size in [] if root is None else root.iter("PixelSize"):
         axes = [size.find(axis) if size.find(axis) is not None else size for axis in "XY"]
-        record.size(
-            "BinaryResult PixelSize",
-            *(_positive(axis.text, {"": _unit(record, axis.get("unit"), "m")}) for axis in axes),
-        )
-    volts, distance = (
-        _number(get("Beam", "HV") or get(beam, "HV"), _KV, "v"),
-        _positive(get(beam, "WD") or get("Stage", "WorkingDistance")),
-    )
+        factors = [{"": _unit(record, axis.get("unit"), "m")} for axis in axes]
+        record.size("BinaryResult PixelSize", *(_positive(a.text, factor) for a, factor in zip(axes, factors)))
+    volts = _number(get("Beam", "HV") or get(beam, "HV"), _KV, "v")
+    distance = _positive(get(beam, "WD") or get("Stage", "WorkingDistance"))
+    field_width = _positive(get(beam, "HFW"))
     zoomed = _positive(get("Image", "MagCanvasRealWidth")) if get("Image", "MagnificationMode") == "3" else None
     record.tag(
         model=get("System", "SystemType"),
@@ -390,69 +296,77 @@ def _hitachi(text, shape):
     return record
 
 # %% ../nbs/10_vendors.ipynb #3214466f
+def _jeol_bar(record, marker, bar, zoom, columns):  # nm, whole pixels or None; magnification or None; columns recorded
+    "Note the pixel size from a stated scale bar: by the 120 mm print where the two agree, else the quotient."
+    if not marker or not bar:
+        return
+    exact = 120e6 / (zoom * columns) if zoom else 0
+    if exact and math.floor(marker / exact + 1e-9) == bar:
+        record.size("CM_MAG (120 mm rule, agrees with SM_MICRON_BAR)", exact)
+        return
+    record.size("SM_MICRON_MARKER / SM_MICRON_BAR", marker / bar)
+    if not record.sizes[1:]:
+        record.warnings.append(
+            f"its scale bar is stated in whole pixels ({bar:g}), so the pixel size may be {1 / bar:.1%} too large"
+        )
+
+# %% ../nbs/10_vendors.ipynb #db36ed60
+def _jeol_rescaled(record, shape, recorded, by_print):  # (height, width); (columns, rows); nm by the density, or None
+    "The size (columns, rows) at which a whole scan was saved, its pixel sizes scaled; as recorded where it is no such."
+    (height, width), (columns, rows) = shape, recorded
+    ratio, bar = columns / width, round(width / 20)  # ratio: above 1 in an image saved smaller
+    whole = rows and round(rows / ratio)
+    if by_print:  # right for images saved smaller, too
+        same = abs(by_print / (record.sizes[0][1][1] * ratio) - 1) < 0.02
+    else:
+        same = whole and (height == whole + bar or ratio < 1 and whole <= height <= 1.2 * whole)
+    if not same:
+        return recorded
+    record.sizes = [
+        (f"{entry}, scaled from {columns:g} to {width} columns", (y * ratio, x * ratio))
+        for entry, (y, x) in record.sizes
+    ]
+    return width, whole
+
+# %% ../nbs/10_vendors.ipynb #13386f63
+def _pair(text, *unit):  # such as '2560 1920'
+    "The two positive numbers of a text, None in the place of one that is missing."
+    found = re.findall(r"\d[\d.,]*(?:[eE][-+]?\d+)?\s*[^\W\d]*", text)
+    return [_positive(number, *unit) for number in (found + ["", ""])[:2]]
+
+# %% ../nbs/10_vendors.ipynb #288b02c6
 def _jeol(text, shape, print_nm=None):  # print_nm(magnification): pixel size by the density field, or None
     "Record of a JEOL side-car."
     record, said = _Record("JEOL side-car"), {}
     for key, value in re.findall(r"(?m)^\s*\$+(\w+)[ \t]*(.*?)\s*$", text):
         said.setdefault(key, value)
     get = lambda *keys: next((said[key] for key in keys if said.get(key)), "")
-    pair = lambda text, *unit: [
-        _positive(t, *unit) for t in (re.findall(r"\d[\d.,]*(?:[eE][-+]?\d+)?\s*[^\W\d]*", text) + ["", ""])[:2]
-    ]
-    (width, height), zoom = shape[::-1], _positive(get("CM_MAG"))
-    full, newer = pair(get("CM_FULL_SIZE")), pair(get("CM_IMAGE_SIZE"))
+    width, zoom = shape[1], _positive(get("CM_MAG"))
+    full, newer = _pair(get("CM_FULL_SIZE")), _pair(get("CM_IMAGE_SIZE"))
     columns, rows = newer if newer[0] else full
     columns = columns or width
-    ratio = columns / width  # above 1 in an image saved smaller
     record.size("CM_PIXEL_SIZE", _positive(get("CM_PIXEL_SIZE"), _NM, "nm"))
-    fields = pair(get("CM_FIELD_OF_VIEW"), _NM, "um")
+    fields = _pair(get("CM_FIELD_OF_VIEW"), _NM, "um")
     if fields[0]:
         record.size("CM_FIELD_OF_VIEW", fields[0] / columns, fields[1] and rows and fields[1] / rows)
     if zoom and _positive(get("SM_STANDARD_FIELD_SIZE")):
         record.size("SM_STANDARD_FIELD_SIZE", _positive(get("SM_STANDARD_FIELD_SIZE")) * 1e6 / zoom / columns)
-    marker, bar = _positive(get("SM_MICRON_MARKER"), _NM), _positive(get("SM_MICRON_BAR"))
-    if marker and bar:
-        exact = 120e6 / (zoom * columns) if zoom else 0
-        if exact and math.floor(marker / exact + 1e-9) == bar:
-            record.size("CM_MAG (120 mm rule, agrees with SM_MICRON_BAR)", exact)
-        else:
-            record.size("SM_MICRON_MARKER / SM_MICRON_BAR", marker / bar)
-            if not record.sizes[1:]:
-                record.warnings.append(
-                    f"its scale bar is stated in whole pixels ({bar:g}), so the pixel size may be {1 / bar:.1%} too"
-                    " large"
-                )
+    _jeol_bar(record, _positive(get("SM_MICRON_MARKER"), _NM), _positive(get("SM_MICRON_BAR")), zoom, columns)
     if _positive(get("EM_PIXELSPERMETER_X")):
         record.size("EM_PIXELSPERMETER_X", 1e9 / _positive(get("EM_PIXELSPERMETER_X")))
-    volts, distance = (
-        _number(get("CM_ACCEL_VOLT", "CM_ACCEL_VOLTAGE"), _KV, "kv"),
-        _positive(get("SM_WD"), {"": 1, "mm": 1, "um": 1e-3, "µm": 1e-3}),
-    )
+    volts = _number(get("CM_ACCEL_VOLT", "CM_ACCEL_VOLTAGE"), _KV, "kv")
     record.tag(
         model=get("CM_INSTRUMENT"),
         detector=get("CM_SIGNAL", "SM_DETECTOR", "FE_DETECTOR_NAME", "CM_DETECTOR"),
         magnification=zoom,
         voltage_kv=volts and abs(volts),
-        working_distance_mm=distance,
+        working_distance_mm=_positive(get("SM_WD"), {"": 1, "mm": 1, "um": 1e-3, "µm": 1e-3}),
         date=f"{get('CM_DATE')} {get('CM_TIME')}".strip(),
     )
-    whole = rows and round(rows / ratio)
     stated = _positive(get("SM_PNU_HEIGHT")) if newer[0] else round(width / 20)
-    if ratio != 1 and record.sizes and not newer[0]:
-        scaled = record.sizes[0][1][1] * ratio
-        by_print = print_nm and zoom and print_nm(zoom)  # right for images saved smaller, too
-        agrees = by_print and abs(by_print / scaled - 1) < 0.02
-        if (
-            agrees
-            or not by_print
-            and whole
-            and (height == whole + round(width / 20) or ratio < 1 and whole <= height <= 1.2 * whole)
-        ):
-            record.sizes = [
-                (f"{entry}, scaled from {columns:g} to {width} columns", (y * ratio, x * ratio))
-                for entry, (y, x) in record.sizes
-            ]
-            columns, rows, stated = width, whole, round(width / 20)
+    if columns != width and record.sizes and not newer[0]:
+        by_print = print_nm and zoom and print_nm(zoom)
+        columns, rows = _jeol_rescaled(record, shape, (columns, rows), by_print)
     record.recorded(shape, columns, rows, stated or 0)
     return record
 
@@ -524,21 +438,14 @@ def _sis(said):  # what tifffile finds behind tag 33560: a dict with pixelsizex 
     )
     return record
 
-# %% ../nbs/10_vendors.ipynb #bd532f9a
-def _short(error):
-    return re.sub(r"\s+", " ", str(error)).strip().rstrip(".")[:120] or type(error).__name__
-
-# %% ../nbs/10_vendors.ipynb #e007203c
-def _read_text(path):
-    "A side-car's text; empty where it is no reasonable text file."
+# %% ../nbs/10_vendors.ipynb #274dade8
+def _guarded(parse, *args):
+    "A record, or a warning in its place: a broken one never makes a readable image unreadable."
     try:
-        if not os.path.isfile(path):
-            return ""  # a named pipe would be waited for
-        with open(path, "rb") as f:
-            data = f.read(2**20 + 1)
-    except OSError:
-        return ""
-    return _text(data) if len(data) <= 2**20 else ""
+        return parse(*args)
+    except Exception as error:
+        name = parse.__name__.strip("_")
+        return _Record(name, warnings=[f"has a record ({name}) that is damaged ({_short(error)}): not used"])
 
 # %% ../nbs/10_vendors.ipynb #e70e2622
 @functools.lru_cache(maxsize=8)
@@ -578,21 +485,12 @@ def _side_cars(path, shape, print_nm=None):
         elif re.search(r"(?m)^PixelSizeX=", text):
             yield _guarded(_tescan, text, shape)
 
-# %% ../nbs/10_vendors.ipynb #274dade8
-def _guarded(parse, *args):
-    "A record, or a warning in its place: a broken one never makes a readable image unreadable."
-    try:
-        return parse(*args)
-    except Exception as error:
-        name = parse.__name__.strip("_")
-        return _Record(name, warnings=[f"has a record ({name}) that is damaged ({_short(error)}): not used"])
-
 # %% ../nbs/10_vendors.ipynb #9b884916
 SCALE = fields({}, dict(pixel_size_nm=PIXEL_SIZE, bar_rows=optional(whole()), by=optional(TEXT)))
 
 
-def scale_files(path):  # of an image
-    "The files that may state its scale, the most trusted first."
+def scale_files(path: Path) -> list[Path]:  # of an image
+    "The three files that may state its scale, the most trusted first."
     return [
         path.with_name(f"{path.name}.scale.json"),
         path.with_name(f"{path.stem}.scale.json"),

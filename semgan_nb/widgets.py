@@ -13,8 +13,10 @@ import html
 import io
 import json
 import threading
+from collections.abc import Callable, Iterator, Sequence
 
 import ipywidgets as W
+from matplotlib.figure import Figure
 from PIL import Image
 
 from . import plots
@@ -24,7 +26,7 @@ from .foundation import BadInput, printable
 class _Worker(threading.Thread):
     "Calls `work` soon after `ask`, and every `every()` seconds; all that is asked during one call is one more call."
 
-    def __init__(self, work, every=lambda: None, name: str = "dashboard"):
+    def __init__(self, work: Callable[[], None], every: Callable = lambda: None, name: str = "dashboard"):
         super().__init__(name=name, daemon=True)
         self._work, self._every = work, every
         self._news = threading.Condition()
@@ -119,9 +121,9 @@ begin();
 """  # noqa: E501
 
 # %% ../nbs/83_widgets.ipynb #794dd5c9
-def safe(text) -> str:
+def safe(text: object) -> str:
     """A text for a panel: markup in it is shown and not obeyed, as are characters without a shape. All texts of
-    panels come by here."""
+    panels pass through here."""
     return html.escape(printable(text, keep="\n"))
 
 # %% ../nbs/83_widgets.ipynb #56576573
@@ -135,7 +137,7 @@ def _aids(words: dict[str, str]) -> W.HTML:
     )
 
 # %% ../nbs/83_widgets.ipynb #fd9e7c29
-def _family(widget: W.Widget):
+def _family(widget: W.Widget) -> Iterator[W.Widget]:
     "A widget and all that belongs to it alone: children, layout, style."
     for child in getattr(widget, "children", ()):
         yield from _family(child)
@@ -145,22 +147,38 @@ def _family(widget: W.Widget):
     yield widget
 
 # %% ../nbs/83_widgets.ipynb #317cea96
-class Dashboard(W.VBox):
-    """A box of widgets that a thread keeps up to date; closing it ends the thread and closes every widget in it.
+def _update(widget: W.HTML, text: str) -> None:
+    "Let a widget show this HTML."
+    if widget.value != text:
+        widget.value = text
 
-    `controls` are the widgets by name, `code` the lines of Python that draw the same pictures."""
+# %% ../nbs/83_widgets.ipynb #6f269832
+def _stacked(pictures: Sequence[W.Image]) -> bytes | None:
+    "Pictures of widgets at their width on the screen, one below the other, as a JPEG; None where there is none."
+    found = []
+    for widget in pictures:
+        if widget.value:
+            picture = Image.open(io.BytesIO(widget.value)).convert("RGB")
+            width = int(widget.width)
+            method = Image.Resampling.NEAREST if width > picture.width else Image.Resampling.LANCZOS
+            found.append(picture.resize((width, round(picture.height * width / picture.width)), method))
+    if not found:
+        return None
+    sheet = Image.new("RGB", (max(p.width for p in found), sum(p.height + 12 for p in found) - 12), "white")
+    y = 0
+    for picture in found:
+        sheet.paste(picture, (0, y))
+        y += picture.height + 12
+    file = io.BytesIO()
+    sheet.save(file, "JPEG", quality=80, optimize=True)
+    return file.getvalue()
 
-    def __init__(
-        self,
-        kind: str,  # of which only one is open
-        children,
-        controls: dict,  # name -> widget
-        pictures: dict,  # an image widget's name -> what it shows, in words
-        refresh,  # brings everything up to date; called in the thread
-        every=lambda: None,  # seconds until the next look at the files; None: only when asked
-    ):
-        self.kind, self.controls, self.code, self._refresh, self._drawn = kind, controls, "", refresh, {}
-        self.closing = lambda: None  # what else is to be ended
+# %% ../nbs/83_widgets.ipynb #f64b2141
+class _Panel(W.VBox):
+    "A box of widgets with pictures that have names, the code that draws the same, and room for a notice."
+
+    def __init__(self, children: Sequence[W.Widget], controls: dict[str, W.Widget], pictures: dict[str, str]):
+        self.controls, self.code = controls, ""
         for name in pictures:
             controls[name].add_class(f"semgan-{name}")
         controls["code"], controls["notice"] = W.HTML(), W.HTML()
@@ -168,16 +186,43 @@ class Dashboard(W.VBox):
         super().__init__([*children, controls["code"], controls["notice"], _aids(words)])
         self.add_class("semgan-dashboard")
         self.pictures = [controls[name] for name in pictures]
-        self._worker = _Worker(self._work, every, f"semgan {kind}")
-        self._work()  # the first pictures are there before the box is shown
 
-    def begin(self) -> "Dashboard":
-        "Close the former one of this kind, and start the thread."
-        if self.kind in _OPEN:
-            _OPEN[self.kind].close()
-        _OPEN[self.kind] = self
-        self._worker.start()
-        return self
+    def say(self, text: str) -> None:
+        "Show a notice; an empty text takes it away."
+        notice = f'<span class="semgan-notice" role="alert">{safe(text)}</span>' if text else ""
+        _update(self.controls["notice"], notice)
+
+    def put(self, name: str, png: bytes, width: int) -> None:
+        "Show a PNG in the picture of that name, so many screen pixels wide."
+        image = self.controls[name]
+        with image.hold_sync():
+            image.value, image.width = png, str(width)
+
+    def show_code(self, code: str) -> None:
+        "Show the lines of Python that draw the same."
+        self.code = code
+        folded = f'<details><summary>the same in code</summary><pre tabindex="0">{safe(code)}</pre></details>'
+        _update(self.controls["code"], folded)
+
+    def still(self) -> bytes | None:
+        "The pictures as they are now, one below the other, as a JPEG; None where there is none yet."
+        return _stacked(self.pictures)
+
+    def _repr_mimebundle_(self, **kwargs):
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if picture := self.still():
+            bundle["image/jpeg"] = base64.b64encode(picture).decode()
+        return bundle
+
+# %% ../nbs/83_widgets.ipynb #f53b5801
+class _Updated(_Panel):
+    "A panel that a thread keeps up to date."
+
+    def __init__(self, children, controls, pictures, refresh: Callable, every: Callable, name: str):
+        self._refresh, self._drawn = refresh, {}
+        super().__init__(children, controls, pictures)
+        self._worker = _Worker(self._work, every, name)
+        self._work()  # the first pictures are there before the box is shown
 
     def ask(self, *_) -> None:
         "A control was moved."
@@ -190,7 +235,7 @@ class Dashboard(W.VBox):
     def _work(self) -> None:
         self.do(lambda: self._refresh(self) or self.say(""), then_ask=False)
 
-    def do(self, action, then_ask: bool = True) -> None:
+    def do(self, action: Callable[[], object], then_ask: bool = True) -> None:
         "Call `action`; what goes wrong is shown in the box."
         try:
             action()
@@ -199,15 +244,6 @@ class Dashboard(W.VBox):
         else:
             if then_ask:
                 self.ask()
-
-    def say(self, text: str) -> None:
-        self._set(
-            self.controls["notice"], f'<span class="semgan-notice" role="alert">{safe(text)}</span>' if text else ""
-        )
-
-    def _set(self, widget: W.HTML, text: str) -> None:
-        if widget.value != text:
-            widget.value = text
 
     @property
     def stale(self) -> bool:
@@ -220,9 +256,10 @@ class Dashboard(W.VBox):
         return self._worker.context
 
     def pause(self, seconds: float) -> None:
+        "Sleep, but not past the end."
         self._worker.pause(seconds)
 
-    def draw(self, name: str, key, figure, always: bool = False) -> None:
+    def draw(self, name: str, key: object, figure: Callable[[], Figure], always: bool = False) -> None:
         """Draw a figure, `figure()`, into the image of that name, unless it was drawn for the same key, or is stale
         and not to be drawn always."""
         if self._drawn.get(name) == key or self.stale and not always:
@@ -231,17 +268,34 @@ class Dashboard(W.VBox):
         self.put(name, plots.as_png(drawn, scale=2), round(drawn.get_figwidth() * drawn.dpi))
         self._drawn[name] = key
 
-    def put(self, name: str, png: bytes, width: int) -> None:
-        image = self.controls[name]
-        with image.hold_sync():
-            image.value, image.width = png, str(width)
+# %% ../nbs/83_widgets.ipynb #7a382e11
+class Dashboard(_Updated):
+    """A box of widgets that a thread keeps up to date; closing it ends the thread and closes every widget in it.
 
-    def show_code(self, code: str) -> None:
-        self.code = code
-        self._set(
-            self.controls["code"],
-            f'<details><summary>the same in code</summary><pre tabindex="0">{safe(code)}</pre></details>',
-        )
+    `controls` are the widgets by name, `code` the lines of Python that draw the same pictures."""
+
+    def __init__(
+        self,
+        kind: str,  # of which only one is open
+        children: Sequence[W.Widget],
+        controls: dict[str, W.Widget],
+        pictures: dict[str, str],  # an image widget's name -> what it shows, in words
+        refresh: Callable[["Dashboard"], None],  # brings everything up to date; called in the thread
+        every: Callable[[], float | None] = lambda: None,  # seconds between two readings of files; None: when asked
+    ):
+        self.kind = kind
+        self.closing = lambda: None  # what else is to be ended
+        super().__init__(children, controls, pictures, refresh, every, f"semgan {kind}")
+
+    def begin(self, *followed: W.Widget) -> "Dashboard":
+        "Follow these controls, close the former dashboard of this kind, and start the thread."
+        for control in followed:
+            control.observe(self.ask, "value")
+        if self.kind in _OPEN:
+            _OPEN[self.kind].close()
+        _OPEN[self.kind] = self
+        self._worker.start()
+        return self
 
     def end(self) -> None:
         "End the threads; what is shown stays."
@@ -249,6 +303,7 @@ class Dashboard(W.VBox):
         self._worker.end()
 
     def close(self) -> None:
+        "End the threads and close every widget."
         if "_worker" in self.__dict__:
             self.end()
             if _OPEN.get(self.kind) is self:
@@ -257,41 +312,27 @@ class Dashboard(W.VBox):
                 widget.close()
         super().close()
 
-    def still(self) -> bytes | None:
-        "The pictures as they are now, one below the other, as a JPEG; None where there is none yet."
-        found = []
-        for widget in self.pictures:
-            if widget.value:
-                picture = Image.open(io.BytesIO(widget.value)).convert("RGB")
-                width = int(widget.width)
-                method = Image.Resampling.NEAREST if width > picture.width else Image.Resampling.LANCZOS
-                found.append(picture.resize((width, round(picture.height * width / picture.width)), method))
-        if not found:
-            return None
-        sheet = Image.new("RGB", (max(p.width for p in found), sum(p.height + 12 for p in found) - 12), "white")
-        y = 0
-        for picture in found:
-            sheet.paste(picture, (0, y))
-            y += picture.height + 12
-        file = io.BytesIO()
-        sheet.save(file, "JPEG", quality=80, optimize=True)
-        return file.getvalue()
-
-    def _repr_mimebundle_(self, **kwargs):
-        bundle = super()._repr_mimebundle_(**kwargs)
-        if picture := self.still():
-            bundle["image/jpeg"] = base64.b64encode(picture).decode()
-        return bundle
-
     def __repr__(self):
         return f"<dashboard: {self.kind}>"
 
+# %% ../nbs/83_widgets.ipynb #ac0c766c
+_WIDE = dict(style=dict(description_width="90px"))
+
 # %% ../nbs/83_widgets.ipynb #52cfde24
-def _row(*children, **layout) -> W.HBox:
+def _row(*children: W.Widget, **layout) -> W.HBox:
+    "Controls side by side, folded where the window is narrow."
     return W.HBox(children, layout=W.Layout(flex_flow="row wrap", align_items="flex-start", **layout))
 
 # %% ../nbs/83_widgets.ipynb #ce06f42f
-_WIDE = dict(style=dict(description_width="90px"))
+def _control(kind: type[W.Widget], description: str, tooltip: str, width: str | None = None, **more) -> W.Widget:
+    "A control with a label, words for the pointer, and a width such as 30em; None: as wide as its kind is."
+    layout = {} if width is None else dict(layout=W.Layout(width=width))
+    return kind(description=description, tooltip=tooltip, **layout, **{**_WIDE, **more})
+
+# %% ../nbs/83_widgets.ipynb #828aa582
+def _button(description: str, icon: str, tooltip: str, kind: type[W.Widget] = W.Button) -> W.Widget:
+    "A button with an icon."
+    return kind(description=description, icon=icon, tooltip=tooltip, layout=W.Layout(width="9em"))
 
 # %% ../nbs/83_widgets.ipynb #23531e3c
 def close_dashboards() -> None:
@@ -302,6 +343,6 @@ def close_dashboards() -> None:
 # %% ../nbs/83_widgets.ipynb #5039a274
 @atexit.register
 def _end_threads() -> None:
-    "No thread draws while Python ends; the widgets go with the kernel."
+    "No thread draws while Python ends; the kernel takes the widgets with it."
     for box in _OPEN.values():
         box.end()

@@ -11,7 +11,8 @@ from PIL import Image
 from semgan_nb.checkpoints import save_snapshot
 from semgan_nb.dataset import Dataset
 from semgan_nb.networks import Generator
-from semgan_nb.runs import RunWriter, laptop, read_stats
+from semgan_nb.opening import RunWriter
+from semgan_nb.runs import laptop, read_stats
 from semgan_nb.studies import Study
 from semgan_nb.study_run import run_study
 from semgan_nb.training import Tick

@@ -4,7 +4,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from semgan_nb.dataset import write_archive
+from semgan_nb.archives import write_archive
 from semgan_nb.micrographs import embedded, list_images
 from semgan_nb.synthetic import dual_phase, specimens
 

@@ -13,27 +13,15 @@ import forked
 import torch
 from safetensors import safe_open
 
+import tiny
+
 from semgan_nb.checkpoints import digest, load_state
 from semgan_nb.foundation import append_line
 from semgan_nb.runs import Config, read_metrics, read_stats, request_stop, snapshots
 from semgan_nb.trainer import Trainer
 from semgan_nb.training import train
 
-TINY = Config(
-    z_dim=16,
-    w_dim=16,
-    channel_base=64,
-    channel_max=8,
-    batch_size=8,
-    batch_gpu=4,
-    G_reg_interval=4,
-    total_kimg=0.16,
-    kimg_per_tick=0.016,
-    snap=2,
-    keep_snapshots=2,
-    ada_kimg=0.5,
-    metrics=("random_fd10_full",),
-)
+TINY = tiny.TINY.replace(kimg_per_tick=0.016, keep_snapshots=2, metrics=("random_fd10_full",))
 PLACES = {
     "loop": "a tick is in hand, outside of the package",
     "iteration": "G has taken its step, D has not",

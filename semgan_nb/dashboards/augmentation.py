@@ -16,84 +16,79 @@ from .. import material_plots, plots
 from ..micrographs import embedded, list_images, read_micrograph, to_uint8
 from ..augment import PIPES, SENSE, replay
 from ..runs import read_config
-from ..widgets import Dashboard, _WIDE, _row, safe
+from ..widgets import Dashboard, _control, _row, _update, safe
 
 # %% ../../nbs/88_dashboards_augmentation.ipynb #6939edcd
-def augment_gallery(images=None):  # uint8 [N, H, W] or [N, 1, H, W]; None: parts of five micrographs that are shipped
+def _example_images() -> np.ndarray:
+    "The corners of five micrographs that are shipped, uint8 [5, 128, 128]."
+    files = list_images(embedded())
+    return np.stack([to_uint8(read_micrograph(file).image)[:128, :128] for file in files[:: len(files) // 4][:5]])
+
+# %% ../../nbs/88_dashboards_augmentation.ipynb #8b34d158
+def _gallery_controls() -> dict[str, W.Widget]:
+    "The controls of the gallery by name."
+    sets = [(f"all of {name}", name) for name, transforms in PIPES.items() if len(transforms) > 1]
+    offered = [*((name, name) for name in SENSE), *sets]
+    chance, whole = "The probability with which each micrograph is transformed", dict(min=0, max=2**31 - 1)
+    return dict(
+        transform=_control(W.Dropdown, "transform", "Which augmentation is shown", options=offered),
+        strength=_control(
+            W.FloatSlider, "strength", "Times the usual strength", "30em", value=1, min=0, max=3, step=0.1
+        ),
+        p=_control(W.FloatSlider, "p", chance, "30em", value=1, min=0, max=1, step=0.05),
+        seed=_control(W.BoundedIntText, "seed", "Another seed draws other values", "15em", value=0, **whole),
+        sense=W.HTML(),
+        effect=W.Image(),
+    )
+
+# %% ../../nbs/88_dashboards_augmentation.ipynb #12db099f
+def augment_gallery(
+    images: np.ndarray
+    | None = None,  # uint8 [N, H, W] or [N, 1, H, W]; None: parts of five micrographs that are shipped
+) -> tuple[Dashboard, dict[str, W.Widget]]:
     """One augmentation on a few micrographs: (box, widgets).
 
     Widgets: `transform`, `strength` (times the usual one), `p`, `seed`, `sense`, and the picture `effect`."""
-    if images is None:
-        files = list_images(embedded())
-        images = np.stack([to_uint8(read_micrograph(file).image)[:128, :128] for file in files[:: len(files) // 4][:5]])
-    transform = W.Dropdown(
-        options=[
-            *((name, name) for name in SENSE),
-            *((f"all of {name}", name) for name, on in PIPES.items() if len(on) > 1),
-        ],
-        description="transform",
-        tooltip="Which augmentation is shown",
-        **_WIDE,
-    )
-    strength = W.FloatSlider(
-        value=1,
-        min=0,
-        max=3,
-        step=0.1,
-        description="strength",
-        tooltip="Times the usual strength",
-        layout=W.Layout(width="30em"),
-        **_WIDE,
-    )
-    p = W.FloatSlider(
-        value=1,
-        min=0,
-        max=1,
-        step=0.05,
-        description="p",
-        tooltip="The probability with which each micrograph is transformed",
-        layout=W.Layout(width="30em"),
-        **_WIDE,
-    )
-    seed = W.BoundedIntText(
-        value=0,
-        min=0,
-        max=2**31 - 1,
-        description="seed",
-        tooltip="Another seed draws other values",
-        layout=W.Layout(width="15em"),
-        **_WIDE,
-    )
-    controls = dict(transform=transform, strength=strength, p=p, seed=seed, sense=W.HTML(), effect=W.Image())
+    images = _example_images() if images is None else images
+    controls = _gallery_controls()
+    transform, strength, p, seed = (controls[name] for name in ("transform", "strength", "p", "seed"))
 
     def refresh(box):
         how = dict(strength=strength.value, p=p.value, seed=seed.value)
         names = PIPES[transform.value] if transform.value not in SENSE else (transform.value,)
-        box._set(controls["sense"], "<br>".join(f"<b>{name}</b>. {SENSE[name]}" for name in names))
-        box.draw(
-            "effect",
-            (transform.value, *how.values()),
-            lambda: material_plots.augmentation_effect(images, transform.value, **how),
-        )
-        box.show_code(
-            "from semgan_nb import material_plots\n\n# images: uint8 [N, H, W]\n"
-            + f"material_plots.augmentation_effect(images, {transform.value!r},"
-            f" {', '.join(f'{k}={v!r}' for k, v in how.items())})\nmaterial_plots.augmentation_gallery(images)"
-        )
+        _update(controls["sense"], "<br>".join(f"<b>{name}</b>. {SENSE[name]}" for name in names))
+        draw = lambda: material_plots.augmentation_effect(images, transform.value, **how)
+        box.draw("effect", (transform.value, *how.values()), draw)
+        given = ", ".join(f"{name}={value!r}" for name, value in how.items())
+        box.show_code(f"""from semgan_nb import material_plots
 
-    box = Dashboard(
-        "augmentation",
-        [_row(transform, seed), _row(strength, p), controls["sense"], controls["effect"]],
-        controls,
-        dict(effect="Micrographs as they are and augmented, with their grey levels and power spectra"),
-        refresh,
-    )
-    for control in (transform, strength, p, seed):
-        control.observe(box.ask, "value")
-    return box.begin(), controls
+# images: uint8 [N, H, W]
+material_plots.augmentation_effect(images, {transform.value!r}, {given})
+material_plots.augmentation_gallery(images)""")
+
+    children = [_row(transform, seed), _row(strength, p), controls["sense"], controls["effect"]]
+    words = dict(effect="Micrographs as they are and augmented, with their grey levels and power spectra")
+    box = Dashboard("augmentation", children, controls, words, refresh)
+    return box.begin(transform, strength, p, seed), controls
 
 # %% ../../nbs/88_dashboards_augmentation.ipynb #7ae7dcfb
-def controller_panel(run=None):  # a run directory; None: one without augmentation that is shipped
+def _controller_controls(used: dict, last: int) -> dict[str, W.Widget]:
+    "The controls by name; used: the settings of the run; last: its length in kimg."
+    horizon = "Thousand images for p to go from 0 to 1"
+    window = "kimg from and to, over which the distribution of r_t is drawn"
+    unit, kimg = dict(min=0, max=1, step=0.05), dict(min=10, max=500, step=10)
+    return dict(
+        target=_control(W.FloatSlider, "target", "The r_t that is wanted", "30em", value=used["ada_target"], **unit),
+        ada_kimg=_control(W.IntSlider, "ada_kimg", horizon, "30em", value=int(used["ada_kimg"]), **kimg),
+        window=_control(W.IntRangeSlider, "window", window, "30em", value=(0, last), min=0, max=last),
+        caption=W.HTML(),
+        figure=W.Image(),
+    )
+
+# %% ../../nbs/88_dashboards_augmentation.ipynb #879dd1ed
+def controller_panel(
+    run: Path | str | None = None,  # a run directory; None: one without augmentation that is shipped
+) -> tuple[Dashboard, dict[str, W.Widget]]:
     """The r_t of a run, and p for another target: (box, widgets).
 
     Widgets: `target`, `ada_kimg`, `window` (kimg from and to, of the distribution), `caption`, and the picture
@@ -101,68 +96,26 @@ def controller_panel(run=None):  # a run directory; None: one without augmentati
     """
     run = Path(plots.__file__).parent / "records" / "sweep" / "aug=noaug-seed0" if run is None else Path(run)
     kimg, rt, _ = material_plots.controller_series(run)
-    used = read_config(run)["resolved"]
-    last = max(math.ceil(kimg[-1]), 1)
-    target = W.FloatSlider(
-        value=used["ada_target"],
-        min=0,
-        max=1,
-        step=0.05,
-        description="target",
-        tooltip="The r_t that is wanted",
-        layout=W.Layout(width="30em"),
-        **_WIDE,
-    )
-    horizon = W.IntSlider(
-        value=int(used["ada_kimg"]),
-        min=10,
-        max=500,
-        step=10,
-        description="ada_kimg",
-        tooltip="Thousand images for p to go from 0 to 1",
-        layout=W.Layout(width="30em"),
-        **_WIDE,
-    )
-    window = W.IntRangeSlider(
-        value=(0, last),
-        min=0,
-        max=last,
-        description="window",
-        tooltip="kimg from and to, over which the distribution of r_t is drawn",
-        layout=W.Layout(width="30em"),
-        **_WIDE,
-    )
-    controls = dict(target=target, ada_kimg=horizon, window=window, caption=W.HTML(), figure=W.Image())
+    controls = _controller_controls(read_config(run)["resolved"], max(math.ceil(kimg[-1]), 1))
+    target, horizon, window = (controls[name] for name in ("target", "ada_kimg", "window"))
 
     def refresh(box):
         p = replay(kimg, rt, target.value, horizon.value)
-        box._set(
+        _update(
             controls["caption"],
             f"{safe(run.name)}: p would be {p[-1]:.3f} at the end, at most {p.max():.3f}. With another p the"
             " discriminator would have given another r_t; this shows the controller, not the network.",
         )
-        box.draw(
-            "figure",
-            (target.value, horizon.value, window.value),
-            lambda: material_plots.controller_figure(run, target.value, horizon.value, window.value),
-        )
-        box.show_code(
-            f"from semgan_nb import material_plots\n\nmaterial_plots.controller_figure({str(run)!r}, {target.value!r},"
-            f" {horizon.value!r}, {window.value!r})"
-        )
+        asked = target.value, horizon.value, window.value
+        box.draw("figure", asked, lambda: material_plots.controller_figure(run, *asked))
+        given = ", ".join(map(repr, (str(run), *asked)))
+        box.show_code(f"from semgan_nb import material_plots\n\nmaterial_plots.controller_figure({given})")
 
-    box = Dashboard(
-        "controller",
-        [_row(target, horizon), window, controls["caption"], controls["figure"]],
-        controls,
-        dict(
-            figure=(
-                "r_t of the run with its target, p as it was and as the controller would have moved it, and the"
-                " distribution of r_t"
-            )
-        ),
-        refresh,
+    words = dict(
+        figure=(
+            "r_t of the run with its target, p as it was and as the controller would have moved it, and the"
+            " distribution of r_t"
+        )
     )
-    for control in (target, horizon, window):
-        control.observe(box.ask, "value")
-    return box.begin(), controls
+    children = [_row(target, horizon), window, controls["caption"], controls["figure"]]
+    return Dashboard("controller", children, controls, words, refresh).begin(target, horizon, window), controls

@@ -7,6 +7,7 @@ __all__ = ['material_images', 'material_panel']
 
 # %% ../../nbs/89_dashboards_compare.ipynb #6d068ede
 from pathlib import Path
+from types import SimpleNamespace
 
 import ipywidgets as W
 import numpy as np
@@ -14,17 +15,35 @@ import torch
 
 from .. import material_plots
 from ..foundation import BadInput, stream
-from ..dataset import Dataset, is_archive
+from ..archives import is_archive
+from ..dataset import Dataset
 from ..latent import random_images
 from ..descriptors import Segmentation
-from ..microstructure import DESCRIPTORS, TOPOLOGY, compare_microstructures, measure
+from ..microstructure import DESCRIPTORS, TOPOLOGY, measure
+from ..same_material import compare_microstructures
 from ..runs import is_run
 from ..checkpoints import data_of, load
-from ..widgets import _WIDE, Dashboard, _row, safe
+from ..widgets import Dashboard, _control, _row, _update, safe
 
 # %% ../../nbs/89_dashboards_compare.ipynb #ecae004b
+def _archive_images(path: Path, count: int, seed: int) -> dict:
+    "A random part of an archive, as `material_images` gives it."
+    data = Dataset(path)
+    chosen = np.sort(stream(seed, "compared images").permutation(len(data))[:count])
+    step = data.manifest.get("settings", {}).get("intensity")
+    groups = [data.groups[i] for i in chosen]
+    return dict(
+        images=data.images(chosen),
+        pixel_size_nm=data.pixel_size_nm,
+        groups=groups if len(set(groups)) < len(groups) else None,
+        matched=None if step is None else step == "match",
+        name=data.name,
+        archive=True,
+    )
+
+# %% ../../nbs/89_dashboards_compare.ipynb #0b30b26e
 def material_images(
-    source,  # an archive, a run or a snapshot
+    source: Path | str,  # an archive, a run or a snapshot
     count: int = 100,  # images
     seed: int = 0,  # of the draw, or of the latent vectors
 ) -> dict:
@@ -32,26 +51,13 @@ def material_images(
     (True, False, or None where it is not known), name, archive (whether it is one)."""
     path = Path(source)
     if is_archive(path):
-        data = Dataset(path)
-        chosen = np.sort(stream(seed, "compared images").permutation(len(data))[:count])
-        step = data.manifest.get("settings", {}).get("intensity")
-        groups = [data.groups[i] for i in chosen]
-        return dict(
-            images=data.images(chosen),
-            pixel_size_nm=data.pixel_size_nm,
-            groups=groups if len(set(groups)) < len(groups) else None,
-            matched=None if step is None else step == "match",
-            name=data.name,
-            archive=True,
-        )
+        return _archive_images(path, count, seed)
     loaded = load(path)
     G = loaded.G
     labels = torch.eye(G.c_dim) if getattr(G, "c_dim", 0) else None
-    images = np.concatenate(
-        list(random_images(G, count, seed, batch=max(min(50, 50 * 128**2 // G.img_resolution**2), 1), c=labels))
-    )
+    batch = max(min(50, 50 * 128**2 // G.img_resolution**2), 1)
     return dict(
-        images=images,
+        images=np.concatenate(list(random_images(G, count, seed, batch=batch, c=labels))),
         pixel_size_nm=loaded.meta.get("pixel_size_nm"),
         groups=None,
         matched=None,
@@ -63,13 +69,154 @@ def material_images(
 _BY_IMAGE, _BY_GROUP = "halves of the images", "whole groups"
 
 # %% ../../nbs/89_dashboards_compare.ipynb #f3936a8a
+def _same_size(sides: list[dict], sources: tuple) -> None:
+    "Raises BadInput where the images of two sides differ in size."
+    real, other = (side["images"].shape[-2:] for side in sides)
+    if real != other:
+        raise BadInput(
+            f"{sources[1]}: has images of {other[1]} x {other[0]} px, {sources[0]} of {real[1]} x {real[0]} px:"
+            " compare images of one size"
+        )
+
+# %% ../../nbs/89_dashboards_compare.ipynb #519da1fa
+def _compare_controls(by_groups: bool) -> dict[str, W.Widget]:
+    "The controls of the panel by name; by_groups: whether the real images come from several groups."
+    floors = [_BY_IMAGE, *([_BY_GROUP] if by_groups else [])]
+    ways, phases = ["otsu", "kmeans", "multiotsu, 3 phases"], ["light", "dark"]
+    return dict(
+        descriptor=_control(W.Dropdown, "descriptor", "What is shown", "34em", options=_offered(False)),
+        method=_control(W.Dropdown, "phases by", "How the phases are told apart", "20em", options=ways),
+        phase=_control(W.Dropdown, "phase", "Which phase is measured", "14em", options=phases),
+        floor=_control(W.Dropdown, "floor", "What the distance is held against", "22em", options=floors),
+        persistence=W.Checkbox(
+            value=False,
+            description="persistence",
+            tooltip="Measure persistence too, which takes much longer and the library gudhi",
+            indent=False,
+            layout=W.Layout(width="9em"),
+        ),
+        state=W.HTML(),
+        sentence=W.HTML(),
+        sentences=W.HTML(),
+        distributions=W.Image(),
+        extremes=W.Image(),
+        overview=W.Image(),
+    )
+
+# %% ../../nbs/89_dashboards_compare.ipynb #54d5ac55
+def _offered(persistence: bool) -> list[tuple[str, str]]:
+    "(title, key) of the descriptors that the menu offers."
+    simple = [(d.title, key) for key, d in DESCRIPTORS.items() if key not in TOPOLOGY]
+    return simple + [(DESCRIPTORS[key].title, key) for key in TOPOLOGY if persistence]
+
+# %% ../../nbs/89_dashboards_compare.ipynb #f46add93
+class _Comparison:
+    "Two sets of images, what was measured of them, and their comparisons."
+
+    def __init__(self, sources: tuple, count: int, seed: int):
+        self.sources, self.count, self.seed = sources, count, seed
+        self.sides = [material_images(source, count, seed) for source in sources]
+        _same_size(self.sides, sources)
+        first, second = self.sides
+        self.matched = True if first["matched"] or second["matched"] else first["matched"]
+        kinds = ("real", "generated")
+        self.labels = (first["name"], second["name"]) if first["name"] != second["name"] else kinds
+        self.names = self.labels if second["archive"] else kinds
+        self._measured, self._compared = {}, {}
+
+    @property
+    def by_groups(self) -> bool:
+        "Whether the real images come from several groups."
+        groups = self.sides[0]["groups"]
+        return bool(groups) and len(set(groups)) > 1
+
+    def measured(self, how: Segmentation, persistence: bool, say=lambda text: None) -> list:
+        "Both sides measured."
+        key = (how, persistence)
+        if key not in self._measured:
+            say("measuring …")
+            self._measured[key] = [
+                measure(side["images"], side["pixel_size_nm"], how, persistent=persistence, workers=1)
+                for side in self.sides
+            ]
+        return self._measured[key]
+
+    def compared(self, how: Segmentation, persistence: bool, floor: str) -> dict:
+        "What `compare_microstructures` says of both sides."
+        key = (how, persistence, floor)
+        if key not in self._compared:
+            groups = self.sides[0]["groups"] if floor == _BY_GROUP else None
+            two = self.measured(how, persistence)
+            self._compared[key] = compare_microstructures(*two, self.matched, groups, names=self.names)
+        return self._compared[key]
+
+    def extremes(self, how: Segmentation, persistence: bool, key: str):
+        "The micrographs at both ends of a descriptor, as a figure."
+        images, two = [side["images"] for side in self.sides], self.measured(how, persistence)
+        return material_plots.extremes(*images, two, key, labels=self.labels)
+
+# %% ../../nbs/89_dashboards_compare.ipynb #95ae10da
+def _state_words(found: dict, labels: tuple[str, str]) -> str:
+    "Both sides, their scale and the answer of all descriptors together, as HTML."
+    scale = (
+        "lengths in px, for the pixel size is not known"
+        if found["pixel_um"] is None
+        else f"a pixel is {1000 * found['pixel_um']:.4g} nm"
+    )
+    return (
+        f"<b>{safe(labels[0])}</b> ({found['num_real']} images) and <b>{safe(labels[1])}</b> ({found['num_gen']});"
+        f" {scale}.<br>{safe(found['text'].splitlines()[0].capitalize())}."
+    )
+
+# %% ../../nbs/89_dashboards_compare.ipynb #c1dd6c3c
+def _show_words(w: SimpleNamespace, found: dict, key: str, labels: tuple[str, str]) -> None:
+    "The answer for one descriptor, and those of all, folded."
+    _update(w.state, _state_words(found, labels))
+    sentence = safe(found["descriptors"][key]["sentence"])
+    _update(w.sentence, f'<p><b>Is it the same material?</b> <span role="status">{sentence}.</span></p>')
+    listed = "".join(f"<li>{safe(each['sentence'])}</li>" for each in found["descriptors"].values())
+    _update(w.sentences, f"<details><summary>all descriptors in words</summary><ul>{listed}</ul></details>")
+
+# %% ../../nbs/89_dashboards_compare.ipynb #66cd0560
+def _compare_code(pair: _Comparison, how: Segmentation, persistence: bool, floor: str, key: str) -> str:
+    "The lines of Python that measure, compare and draw."
+    sources = [f"material_images({str(source)!r}, {pair.count}, {pair.seed})" for source in pair.sources]
+    lasting = ", persistent=True" if persistence else ""
+    groups = ", groups=real['groups']" if floor == _BY_GROUP else ""
+    names = f", names={pair.names!r}" if pair.sides[1]["archive"] else ""
+    return f"""from semgan_nb import material_plots
+from semgan_nb.dashboards.compare import material_images
+from semgan_nb.descriptors import Segmentation
+from semgan_nb.microstructure import measure
+from semgan_nb.same_material import compare_microstructures
+
+real, other = {", ".join(sources)}
+how = Segmentation({how.method!r}, {how.classes}, {how.phase!r})
+sides = [measure(side['images'], side['pixel_size_nm'], how{lasting}) for side in (real, other)]
+found = compare_microstructures(*sides, {pair.matched!r}{groups}{names})
+material_plots.descriptor_figure(found, {key!r}, {pair.labels!r})
+material_plots.extremes(real['images'], other['images'], sides, {key!r}, labels={pair.labels!r})
+material_plots.material_figure(found)"""
+
+# %% ../../nbs/89_dashboards_compare.ipynb #531e0194
+_COMPARE_WORDS = dict(
+    distributions=(
+        "The distributions of the descriptor in both sets, and their distance beside what halves of the real images"
+        " are apart"
+    ),
+    extremes="The micrographs with the lowest and the highest values in both sets, with the boundary of the phase",
+    overview="The distances of all descriptors in units of their floor",
+)
+
+# %% ../../nbs/89_dashboards_compare.ipynb #a5e832a8
 def material_panel(
-    real,  # an archive; or a run, whose archive is taken and the run itself for `other`
-    other=None,  # a run, a snapshot or another archive
+    real: Path | str,  # an archive; or a run, whose archive is taken and the run itself for `other`
+    other: Path | str | None = None,  # a run, a snapshot or another archive
     count: int = 100,  # images of each side
     seed: int = 0,
-):
-    """Two sets of micrographs, one descriptor at a time: (box, widgets).
+) -> tuple[Dashboard, dict[str, W.Widget]]:
+    """Two sets of micrographs, one descriptor at a time: (box, widgets). Raises BadInput where there is only one
+    side, or where their images differ in size.
 
     Widgets: `descriptor`, `method`, `phase`, `floor`, `persistence`, `state`, `sentence`, `sentences`, and the
     pictures `distributions`, `extremes` and `overview`.
@@ -78,149 +225,27 @@ def material_panel(
         real, other = data_of(real), other or real
     if other is None:
         raise BadInput(f"{real}: there is nothing to compare it with: name a run, a snapshot or another archive too")
-    sides = [material_images(source, count, seed) for source in (real, other)]
-    shapes = [side["images"].shape[-2:] for side in sides]
-    if shapes[0] != shapes[1]:
-        raise BadInput(
-            f"{other}: has images of {shapes[1][1]} x {shapes[1][0]} px, {real} of {shapes[0][1]} x {shapes[0][0]} px:"
-            " compare images of one size"
-        )
-    matched = True if any(side["matched"] for side in sides) else sides[0]["matched"]
-    labels = tuple(side["name"] for side in sides) if sides[0]["name"] != sides[1]["name"] else ("real", "generated")
-    names = labels if sides[1]["archive"] else ("real", "generated")
-    method = W.Dropdown(
-        options=["otsu", "kmeans", "multiotsu, 3 phases"],
-        description="phases by",
-        tooltip="How the phases are told apart",
-        layout=W.Layout(width="20em"),
-        **_WIDE,
-    )
-    phase = W.Dropdown(
-        options=["light", "dark"],
-        description="phase",
-        tooltip="Which phase is measured",
-        layout=W.Layout(width="14em"),
-        **_WIDE,
-    )
-    floor = W.Dropdown(
-        options=[_BY_IMAGE, *([_BY_GROUP] if sides[0]["groups"] and len(set(sides[0]["groups"])) > 1 else [])],
-        description="floor",
-        tooltip="What the distance is held against",
-        layout=W.Layout(width="22em"),
-        **_WIDE,
-    )
-    persistent = W.Checkbox(
-        value=False,
-        description="persistence",
-        tooltip="Measure persistence too, which takes much longer and the library gudhi",
-        indent=False,
-        layout=W.Layout(width="9em"),
-    )
-    offered = [(d.title, key) for key, d in DESCRIPTORS.items() if key not in TOPOLOGY]
-    descriptor = W.Dropdown(
-        options=offered, description="descriptor", tooltip="What is shown", layout=W.Layout(width="34em"), **_WIDE
-    )
-    controls = dict(
-        descriptor=descriptor,
-        method=method,
-        phase=phase,
-        floor=floor,
-        persistence=persistent,
-        state=W.HTML(),
-        sentence=W.HTML(),
-        sentences=W.HTML(),
-        distributions=W.Image(),
-        extremes=W.Image(),
-        overview=W.Image(),
-    )
-    known = {}
-
-    def measured(box, how, lasting):
-        key = (how, lasting)
-        if key not in known:
-            box._set(controls["state"], "measuring …")
-            known[key] = [
-                measure(side["images"], side["pixel_size_nm"], how, persistent=lasting, workers=1) for side in sides
-            ]
-        return known[key]
+    pair = _Comparison((real, other), count, seed)
+    controls = _compare_controls(pair.by_groups)
+    w = SimpleNamespace(**controls)
 
     def refresh(box):
-        name, classes = (method.value.split(",")[0], 3 if "," in method.value else 2)
-        how = Segmentation(name, classes, phase.value)
-        two = measured(box, how, persistent.value)
-        wanted = offered + [(DESCRIPTORS[key].title, key) for key in TOPOLOGY if persistent.value]
-        if len(descriptor.options) != len(wanted):
-            chosen = descriptor.value
-            descriptor.options = wanted
-            descriptor.value = chosen if chosen in dict(map(reversed, wanted)) else "fraction"
-        groups = sides[0]["groups"] if floor.value == _BY_GROUP else None
-        asked = (how, persistent.value, floor.value)
-        if asked not in known:
-            known[asked] = compare_microstructures(*two, matched, groups, names=names)
-        found, key = known[asked], descriptor.value
-        one = found["descriptors"][key]
-        scale = (
-            "lengths in px, for the pixel size is not known"
-            if found["pixel_um"] is None
-            else f"a pixel is {1000 * found['pixel_um']:.4g} nm"
-        )
-        box._set(
-            controls["state"],
-            f"<b>{safe(labels[0])}</b> ({found['num_real']} images) and <b>{safe(labels[1])}</b> ({found['num_gen']});"
-            f" {scale}.<br>{safe(found['text'].splitlines()[0].capitalize())}.",
-        )
-        box._set(
-            controls["sentence"],
-            f'<p><b>Is it the same material?</b> <span role="status">{safe(one["sentence"])}.</span></p>',
-        )
-        listed = "".join(f"<li>{safe(each['sentence'])}</li>" for each in found["descriptors"].values())
-        box._set(
-            controls["sentences"], f"<details><summary>all descriptors in words</summary><ul>{listed}</ul></details>"
-        )
-        box.draw("distributions", (asked, key), lambda: material_plots.descriptor_figure(found, key, labels))
-        box.draw(
-            "extremes",
-            (how, persistent.value, key),
-            lambda: material_plots.extremes(*(side["images"] for side in sides), two, key, labels=labels),
-        )
+        method, classes = w.method.value.split(",")[0], 3 if "," in w.method.value else 2
+        how, persistence, floor = Segmentation(method, classes, w.phase.value), w.persistence.value, w.floor.value
+        pair.measured(how, persistence, lambda text: _update(w.state, text))
+        wanted = _offered(persistence)
+        if len(w.descriptor.options) != len(wanted):
+            chosen = w.descriptor.value
+            w.descriptor.options = wanted
+            w.descriptor.value = chosen if chosen in dict(map(reversed, wanted)) else "fraction"
+        found, key, asked = pair.compared(how, persistence, floor), w.descriptor.value, (how, persistence, floor)
+        _show_words(w, found, key, pair.labels)
+        box.draw("distributions", (asked, key), lambda: material_plots.descriptor_figure(found, key, pair.labels))
+        box.draw("extremes", (how, persistence, key), lambda: pair.extremes(how, persistence, key))
         box.draw("overview", asked, lambda: material_plots.material_figure(found))
-        more = (", groups=real['groups']" if groups else "") + (f", names={names!r}" if sides[1]["archive"] else "")
-        box.show_code(
-            "from semgan_nb import material_plots\nfrom semgan_nb.dashboards.compare import material_images\nfrom"
-            " semgan_nb.descriptors import Segmentation\nfrom semgan_nb.microstructure import compare_microstructures,"
-            f" measure\n\nreal, other = material_images({str(real)!r}, {count}, {seed}),"
-            f" material_images({str(other)!r}, {count}, {seed})\nhow = Segmentation({name!r}, {classes},"
-            f" {phase.value!r})\nsides = [measure(side['images'], side['pixel_size_nm'],"
-            f" how{', persistent=True' if persistent.value else ''}) for side in (real, other)]\nfound ="
-            f" compare_microstructures(*sides, {matched!r}{more})\nmaterial_plots.descriptor_figure(found, {key!r},"
-            f" {labels!r})\nmaterial_plots.extremes(real['images'], other['images'], sides, {key!r},"
-            f" labels={labels!r})\nmaterial_plots.material_figure(found)"
-        )
+        box.show_code(_compare_code(pair, how, persistence, floor, key))
 
-    about = dict(
-        distributions=(
-            "The distributions of the descriptor in both sets, and their distance beside what halves of the real images"
-            " are apart"
-        ),
-        extremes="The micrographs with the lowest and the highest values in both sets, with the boundary of the phase",
-        overview="The distances of all descriptors in units of their floor",
-    )
-    box = Dashboard(
-        "material",
-        [
-            controls["state"],
-            _row(descriptor),
-            _row(method, phase, floor, persistent),
-            controls["sentence"],
-            controls["distributions"],
-            controls["extremes"],
-            controls["overview"],
-            controls["sentences"],
-        ],
-        controls,
-        about,
-        refresh,
-    )
-    for control in (descriptor, method, phase, floor, persistent):
-        control.observe(box.ask, "value")
-    return box.begin(), controls
+    choices = [_row(w.descriptor), _row(w.method, w.phase, w.floor, w.persistence)]
+    children = [w.state, *choices, w.sentence, w.distributions, w.extremes, w.overview, w.sentences]
+    box = Dashboard("material", children, controls, _COMPARE_WORDS, refresh)
+    return box.begin(w.descriptor, w.method, w.phase, w.floor, w.persistence), controls

@@ -8,6 +8,7 @@ __all__ = ['FAILED', 'file_steps', 'data_steps']
 # %% ../../nbs/84_dashboards_data.ipynb #1c52136b
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +18,13 @@ from PIL import Image
 
 from .. import material_plots
 from ..foundation import BadInput, file_hash
-from ..micrographs import read_micrograph
+from ..micrographs import Micrograph, read_micrograph
 from ..synthetic import phase_fraction
 from ..descriptors import Segmentation, phase_of, segment
 from ..dataset import Dataset
 from ..preparation import source_file
 from ..preprocess import Recipe, histogram, steps
-from ..widgets import Dashboard, _WIDE, _row, safe
+from ..widgets import Dashboard, _control, _row, _update, safe
 
 # %% ../../nbs/84_dashboards_data.ipynb #b9688790
 _EVERYTHING, _LEFT_OUT = "all steps", "left out"
@@ -69,35 +70,37 @@ def _fraction_text(one: dict) -> str:
     )
 
 # %% ../../nbs/84_dashboards_data.ipynb #ba36efb8
-def file_steps(
-    manifest: dict,  # of a Dataset made by `prepare`
-    folder,  # of the micrographs
-    file: str,  # as the manifest names it
-    crop=None,  # (y, x, height, width) of one image in it; None: the first
-) -> dict:
-    """Step -> dict(image: a thumbnail, levels: 256 counts of the whole, fraction: share of the light phase, above
-    Otsu's threshold, clipped: the same without the extreme 1 % of the pixels, failed: whether these are far apart,
-    pixel_size_nm of the thumbnail or None, detail: the middle at true pixels, detail_nm), in order. BadInput where
-    the file is gone or another."""
-    source = next(s for s in manifest["sources"] if s["file"] == file)
+def _read_again(manifest: dict, folder: Path, source: dict) -> Micrograph:
+    "A source of the manifest, read as `prepare` read it. BadInput where the file is gone or another."
     name, page = source_file(source)
-    path = Path(folder) / name
+    path = folder / name
     if not path.is_file():
         raise BadInput(f"{path}: there is no such file: name the folder that the archive was prepared from")
     if file_hash(path) != source["sha256"]:
         raise BadInput(f"{path}: is not the file that was prepared, its content has changed: prepare the archive again")
-    recipe = Recipe.of(manifest)
-    own = [image["crop"] for image in manifest["images"] if image["source"] == file]
-    how = {
-        name: manifest["settings"][name] for name in ("page", "print_density") if name in manifest["settings"]
-    } | dict(orient=manifest["settings"].get("orient", False))
+    settings = manifest["settings"]
+    how = {name: settings[name] for name in ("page", "print_density") if name in settings}
+    how["orient"] = settings.get("orient", False)
     if how.get("page") == "all":
         how["page"] = "auto" if page is None else page
     size = source.get("pixel_size_nm")  # as it was known then
-    micrograph = replace(
-        read_micrograph(path, source["bar_rows"], force=True, **how),
-        pixel_size_nm=None if size is None else tuple(np.broadcast_to(size, 2).tolist()),
-    )
+    micrograph = read_micrograph(path, source["bar_rows"], force=True, **how)
+    return replace(micrograph, pixel_size_nm=None if size is None else tuple(np.broadcast_to(size, 2).tolist()))
+
+# %% ../../nbs/84_dashboards_data.ipynb #a4cb2ac0
+def file_steps(
+    manifest: dict,  # of a Dataset made by `prepare`
+    folder: Path | str,  # of the micrographs
+    file: str,  # as the manifest names it
+    crop: Sequence[int] | None = None,  # (y, x, height, width) of one image in it, in px; None: the first
+) -> dict[str, dict]:
+    """Step -> dict(image: a thumbnail, levels: 256 counts of the whole, fraction: share of the light phase, above
+    Otsu's threshold, clipped: the same without the extreme 1 % of the pixels, failed: whether these are far apart,
+    pixel_size_nm of the thumbnail or None, detail: the middle at true pixels, detail_nm), in order. Images are uint8
+    [H, W]. Raises BadInput where the file is gone or another."""
+    source = next(s for s in manifest["sources"] if s["file"] == file)
+    micrograph, recipe = _read_again(manifest, Path(folder), source), Recipe.of(manifest)
+    own = [image["crop"] for image in manifest["images"] if image["source"] == file]
     found, size = {}, micrograph.pixel_size_nm
     for name, image in steps(micrograph, recipe, crop or (own[0] if own else None)).items():
         if size is not None and name == "one scale":
@@ -108,178 +111,152 @@ def file_steps(
     return found
 
 # %% ../../nbs/84_dashboards_data.ipynb #a0d7bce6
-def data_steps(
-    archive,  # an archive made by `semgan prepare`
-    folder,  # of the micrographs it was made from
-    per_page: int = 6,  # micrographs
-):
-    """The steps from micrographs to training images: (box, widgets).
+def _step_names(recipe: Recipe, refused: list[dict]) -> list[str]:
+    "What the menu of steps offers."
+    scale = ["one scale"] if recipe.pixel_size else []
+    intensity = ["intensity"] if recipe.intensity != "none" else []
+    return [_EVERYTHING, "bar off", "median", *scale, *intensity, "crop", *([_LEFT_OUT] if refused else [])]
 
-    Widgets: `step`, `page`, `state`, `table`, and the pictures `sheet` and `levels`."""
-    manifest = Dataset(archive).manifest
-    recipe = Recipe.of(manifest)
-    sources, refused = manifest["sources"], manifest.get("rejected_images", [])
-    names = [
-        "bar off",
-        "median",
-        *(["one scale"] if recipe.pixel_size else []),
-        *(["intensity"] if recipe.intensity != "none" else []),
-        "crop",
-    ]
-    step = W.Dropdown(
-        options=[_EVERYTHING, *names, *([_LEFT_OUT] if refused else [])],
-        description="step",
-        tooltip="Which step is shown before and after",
-        **_WIDE,
+# %% ../../nbs/84_dashboards_data.ipynb #0447cbdf
+def _pair(found: dict[str, dict], name: str) -> tuple[dict, dict]:
+    "What was before a step and what is after it; of a step that the file did not need, the median filter twice."
+    if name == _EVERYTHING:
+        return found["8-bit grey"], found["intensity"]
+    if name == _LEFT_OUT:
+        return found["bar off"], found["crop"]
+    order = list(found)
+    if name not in order:
+        return found["median"], found["median"]
+    return found[order[order.index(name) - 1]], found[name]
+
+# %% ../../nbs/84_dashboards_data.ipynb #45d14478
+def _draw_pairs(box: Dashboard, key: tuple, pairs: list[tuple], titles: list[str], reference: list | None) -> None:
+    "Draw the pairs of a step and their grey levels; key: (step, page); reference: 256 counts."
+    image, size = ("detail", "detail_nm") if key[0] == "median" else ("image", "pixel_size_nm")
+    note = lambda one: f"light phase {one['fraction']:.3f}" + (" (failed)" if one["failed"] else "")
+    notes = [tuple(note(one) for one in pair) for pair in pairs]
+    sizes = [tuple(one[size] for one in pair) for pair in pairs]
+    before, after = ([pair[side] for pair in pairs] for side in (0, 1))
+    images = [one[image] for one in before], [one[image] for one in after]
+    levels = [one["levels"] for one in before], [one["levels"] for one in after]
+    box.draw("sheet", key, lambda: material_plots.before_after(*images, titles, notes, sizes))
+    box.draw("levels", key, lambda: material_plots.grey_levels(*levels, reference))
+
+# %% ../../nbs/84_dashboards_data.ipynb #b2b396bf
+_COLUMNS = ("file", "group", "bar, rows", "pixel size", "images", "left out", "light phase before", "light phase after")
+
+
+def _table_html(manifest: dict, found: dict[str, dict[str, dict]]) -> str:
+    "A row for each file; found: file -> its steps. The share of burnt-in marks only where any file has some."
+    marked = any(source.get("marks") for source in manifest["sources"])
+    images, refused = (
+        Counter(image["source"] for image in manifest.get(name, [])) for name in ("images", "rejected_images")
     )
-    page = W.IntSlider(
-        value=1,
-        min=1,
-        max=max(math.ceil(len(sources) / per_page), 1),
-        description="page",
-        tooltip="Which micrographs are shown",
-        layout=W.Layout(width="30em"),
-        **_WIDE,
-    )
-    controls = dict(step=step, page=page, state=W.HTML(), table=W.HTML(), sheet=W.Image(), levels=W.Image())
-    known, target = {}, (manifest.get("reference") or {}).get("histogram")
-    images, marked = (
-        Counter(image["source"] for image in manifest["images"]),
-        any(source.get("marks") for source in sources),
-    )
-    unused = Counter(image["source"] for image in refused)
+    rows = [[f"<th>{text}</th>" for text in (*_COLUMNS, *(["marks burnt in"] if marked else []))]]
+    for source in manifest["sources"]:
+        file = source["file"]
+        if file in found:
+            size = f"{source['pixel_size_nm'][1]:.4g} nm" if source["pixel_size_nm"] else "unknown"
+            cells = [file, source["group"], source["bar_rows"], size, images[file], refused[file]]
+            cells += [_fraction_text(found[file][name]) for name in ("bar off", "intensity")]
+            cells += [f"{source['marks']:.1%}" if source.get("marks") else ""] if marked else []
+            rows.append([f"<td>{safe(cell)}</td>" for cell in cells])
+    table = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    return f'<div class="semgan-scroll" tabindex="0"><table>{table}</table></div>' if found else ""
 
-    def look(file, crop=None):
-        key = (file, None if crop is None else tuple(crop))
-        if key not in known:
-            known[key] = file_steps(manifest, folder, file, crop)
-        return known[key]
-
-    def pair(found, name):
-        "What was before a step and what is after it."
-        if name == _EVERYTHING:
-            return found["8-bit grey"], found["intensity"]
-        order = list(found)
-        after = order.index(name) if name in order else order.index("median")
-        return found[order[after - 1] if name in order else order[after]], found[order[after]]
-
-    def refresh(box):
-        name = step.value
-        items = refused if name == _LEFT_OUT else sources
-        page.max = max(math.ceil(len(items) / per_page), 1)
-        chosen = items[(page.value - 1) * per_page : page.value * per_page]
-        pairs, rows = [], []
-        for item in chosen:
-            if box.stale:
-                return
-            if name == _LEFT_OUT:
-                found = look(item["source"], item["crop"])
-                pairs.append((found["bar off"], found["crop"]))
-            else:
-                found = look(item["file"])
-                pairs.append(pair(found, name))
-                size = f"{item['pixel_size_nm'][1]:.4g} nm" if item["pixel_size_nm"] else "unknown"
-                cells = (
-                    item["file"],
-                    item["group"],
-                    item["bar_rows"],
-                    size,
-                    images[item["file"]],
-                    unused[item["file"]],
-                    _fraction_text(found["bar off"]),
-                    _fraction_text(found["intensity"]),
-                    *([f"{item['marks']:.1%}" if item.get("marks") else ""] if marked else []),
-                )
-                rows.append("<tr>" + "".join(f"<td>{safe(str(cell))}</td>" for cell in cells) + "</tr>")
-        titles = [item["why"] if name == _LEFT_OUT else Path(item["file"]).stem for item in chosen]
-        notes = [
-            tuple(f"light phase {one['fraction']:.3f}" + (" (failed)" if one["failed"] else "") for one in two)
-            for two in pairs
-        ]
-        seen, nm = (
-            ("detail", "detail_nm") if name == "median" else ("image", "pixel_size_nm")
-        )  # what a filter of 3 px does is not seen in a thumbnail
-        sizes = [tuple(one[nm] for one in two) for two in pairs]
-        key = (name, page.value)
-        box.draw(
-            "sheet",
-            key,
-            lambda: material_plots.before_after(
-                [a[seen] for a, _ in pairs], [b[seen] for _, b in pairs], titles, notes, sizes
-            ),
-        )
-        box.draw(
-            "levels",
-            key,
-            lambda: material_plots.grey_levels(
-                [a["levels"] for a, _ in pairs], [b["levels"] for _, b in pairs], target
-            ),
-        )
-        head = "".join(
-            f"<th>{text}</th>"
-            for text in (
-                "file",
-                "group",
-                "bar, rows",
-                "pixel size",
-                "images",
-                "left out",
-                "light phase before",
-                "light phase after",
-                *(["marks burnt in"] if marked else []),
-            )
-        )
-        box._set(
-            controls["table"],
-            (
-                f'<div class="semgan-scroll" tabindex="0"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
-                if rows
-                else ""
-            ),
-        )
-        box.show_code(
-            "from semgan_nb.dashboards.data import file_steps\nfrom semgan_nb.dataset import Dataset\n\nmanifest ="
-            f" Dataset({str(archive)!r}).manifest\nfound = file_steps(manifest, {str(folder)!r},"
-            f" {(chosen[0].get('file') or chosen[0]['source'])!r})\nfound['bar off']['image'],"
-            " found['intensity']['image'], found['crop']['image']"
-        )
-
-    spread = manifest.get("fraction_spread") or {}
+# %% ../../nbs/84_dashboards_data.ipynb #88161682
+def _summary_html(manifest: dict, name: str) -> str:
+    "An archive in a few lines."
+    images, refused, files = (manifest.get(key, []) for key in ("images", "rejected_images", "rejected"))
     words = [
-        f"<b>{safe(Path(archive).name)}</b>: {len(manifest['images'])} image{'s' * (len(manifest['images']) != 1)} of"
-        f" {recipe.size} px from {len(sources)} micrographs"
+        f"<b>{safe(name)}</b>: {len(images)} image{'s' * (len(images) != 1)} of {Recipe.of(manifest).size} px from"
+        f" {len(manifest['sources'])} micrographs"
     ]
     if manifest.get("reference"):
         words[0] += f"; reference {safe(manifest['reference']['file'])}"
+    spread = manifest.get("fraction_spread") or {}
     if spread.get("removed") is not None:
         words.append(
             f"between the groups the phase fraction had a standard deviation of {spread['before']:.3f} before the"
             f" grey-level step and {spread['after']:.3f} after it"
         )
-    reasons = [f"{one['file']}: {one['why']}" for one in manifest.get("rejected", [])] + [
-        f"{n} images {why}" for why, n in Counter(one["why"] for one in refused).items()
-    ]
+    reasons = [f"{one['file']}: {one['why']}" for one in files]
+    reasons += [f"{n} images {why}" for why, n in Counter(one["why"] for one in refused).items()]
     if reasons:
         listed = "".join(f"<li>{safe(reason)}</li>" for reason in reasons)
-        words.append(
-            f"<details><summary>left out: {len(manifest.get('rejected', []))} files, {len(refused)}"
-            f" images</summary><ul>{listed}</ul></details>"
-        )
-    controls["state"].value = "<br>".join(words)
-    about = dict(
+        heading = f"left out: {len(files)} files, {len(refused)} images"
+        words.append(f"<details><summary>{heading}</summary><ul>{listed}</ul></details>")
+    return "<br>".join(words)
+
+# %% ../../nbs/84_dashboards_data.ipynb #fd0f50f1
+class _Steps:
+    "The steps of a prepared archive's files, and the page of them that a panel shows."
+
+    def __init__(self, archive: Path | str, folder: Path | str, per_page: int):
+        self.archive, self.folder, self.per_page = archive, folder, per_page
+        self.manifest = Dataset(archive).manifest
+        self.sources, self.refused = self.manifest["sources"], self.manifest.get("rejected_images", [])
+        self.reference, self._known = (self.manifest.get("reference") or {}).get("histogram"), {}
+
+    def of(self, file: str, crop: list | None = None) -> dict[str, dict]:
+        "`file_steps` of a file, computed once."
+        key = (file, None if crop is None else tuple(crop))
+        if key not in self._known:
+            self._known[key] = file_steps(self.manifest, self.folder, file, crop)
+        return self._known[key]
+
+    def pages(self, step: str) -> int:
+        items = self.refused if step == _LEFT_OUT else self.sources
+        return max(math.ceil(len(items) / self.per_page), 1)
+
+    def refresh(self, box: Dashboard) -> None:
+        "Show a page of a step; called in the thread."
+        step, page = box.controls["step"].value, box.controls["page"]
+        page.max = self.pages(step)
+        left_out = step == _LEFT_OUT
+        begin = (page.value - 1) * self.per_page
+        chosen = (self.refused if left_out else self.sources)[begin : begin + self.per_page]
+        found = []
+        for item in chosen:
+            if box.stale:
+                return
+            found.append(self.of(item["source"], item["crop"]) if left_out else self.of(item["file"]))
+        titles = [item["why"] if left_out else Path(item["file"]).stem for item in chosen]
+        _draw_pairs(box, (step, page.value), [_pair(one, step) for one in found], titles, self.reference)
+        files = {} if left_out else {item["file"]: one for item, one in zip(chosen, found)}
+        _update(box.controls["table"], _table_html(self.manifest, files))
+        box.show_code(self.code(chosen[0]["source"] if left_out else chosen[0]["file"]))
+
+    def code(self, file: str) -> str:
+        return f"""from semgan_nb.dashboards.data import file_steps
+from semgan_nb.dataset import Dataset
+
+manifest = Dataset({str(self.archive)!r}).manifest
+found = file_steps(manifest, {str(self.folder)!r}, {file!r})
+found['bar off']['image'], found['intensity']['image'], found['crop']['image']"""
+
+# %% ../../nbs/84_dashboards_data.ipynb #12726852
+def data_steps(
+    archive: Path | str,  # an archive made by `semgan prepare`
+    folder: Path | str,  # of the micrographs it was made from
+    per_page: int = 6,  # micrographs
+) -> tuple[Dashboard, dict[str, W.Widget]]:
+    """The steps from micrographs to training images: (box, widgets).
+
+    Widgets: `step`, `page`, `state`, `table`, and the pictures `sheet` and `levels`."""
+    shown = _Steps(archive, folder, per_page)
+    names, pages = _step_names(Recipe.of(shown.manifest), shown.refused), shown.pages(_EVERYTHING)
+    step = _control(W.Dropdown, "step", "Which step is shown before and after", options=names)
+    page = _control(W.IntSlider, "page", "Which micrographs are shown", "30em", value=1, min=1, max=pages)
+    controls = dict(step=step, page=page, state=W.HTML(), table=W.HTML(), sheet=W.Image(), levels=W.Image())
+    controls["state"].value = _summary_html(shown.manifest, Path(archive).name)
+    words = dict(
         sheet=(
             "Micrographs before the step above and after it below, with the fraction of the light phase; for the median"
             " filter the middle of each at true pixels"
         ),
         levels="Cumulative grey levels of these micrographs before and after the step, with those of the reference",
     )
-    box = Dashboard(
-        "data",
-        [controls["state"], _row(step, page), controls["sheet"], _row(controls["levels"], controls["table"])],
-        controls,
-        about,
-        refresh,
-    )
-    for control in (step, page):
-        control.observe(box.ask, "value")
-    return box.begin(), controls
+    charts = _row(controls["levels"], controls["table"])
+    children = [controls["state"], _row(step, page), controls["sheet"], charts]
+    return Dashboard("data", children, controls, words, shown.refresh).begin(step, page), controls

@@ -9,7 +9,9 @@ __all__ = ['NOISE', 'walk_image', 'latent_walk']
 import io
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import ipywidgets as W
 import numpy as np
@@ -19,10 +21,10 @@ from PIL import Image
 from .. import plots
 from ..foundation import BadInput, atomic, torch_stream
 from ..latent import has_noise, latents, slerp, to_uint8_images
-from ..films import _noise_between, noise_maps, walk_frames
+from ..films import _noise_between, noise_maps, walk_frames, write_film
 from ..descriptors import phase_fractions
 from ..checkpoints import find_snapshot, load
-from ..widgets import Dashboard, _WIDE, _row, safe
+from ..widgets import Dashboard, _button, _control, _row, _update, safe
 
 # %% ../../nbs/87_dashboards_explorer.ipynb #a5782115
 NOISE = {"fixed": "const", "walks": "walk", "random": "random", "off": "none"}  # as `walk_frames` calls them
@@ -71,257 +73,252 @@ class _Stopped(Exception):
     "The film was called off."
 
 # %% ../../nbs/87_dashboards_explorer.ipynb #ae863b7d
+class _Film:
+    "A film that a thread writes, with its button and a bar of progress."
+
+    def __init__(self, button: W.Button, progress: W.HTML, say: Callable[[str], None]):
+        self._button, self._progress, self._say = button, progress, say
+        self._thread, self._called_off = None, threading.Event()
+
+    @property
+    def running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, context, frames: Callable[[], Iterable[np.ndarray]], count: int, target: Path) -> None:
+        "Write `count` frames to `target`, in this context of Python."
+        self._called_off.clear()
+        self._button.description, self._button.icon = "Cancel film", "times"
+        self._say("")
+        work = (self._write, frames, count, target)
+        self._thread = threading.Thread(target=context.copy().run, args=work, name="semgan film", daemon=True)
+        self._thread.start()
+
+    def call_off(self) -> None:
+        self._called_off.set()
+
+    def end(self) -> None:
+        "Call it off and wait for its thread."
+        self.call_off()
+        if self._thread is not None:
+            self._thread.join(10)
+
+    def _counted(self, frames: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
+        for k, frame in enumerate(frames):
+            if self._called_off.is_set():
+                raise _Stopped
+            if k % 8 == 0 or k == count - 1:
+                bar = f'<progress value="{(k + 1) / count:.3f}" aria-label="progress of the film"></progress>'
+                _update(self._progress, f"{bar} {k + 1} of {count} frames")
+            yield frame
+
+    def _write(self, frames, count: int, target: Path) -> None:
+        try:
+            written = write_film(self._counted(frames(), count), target, progress=False)
+            self._say(f"written: {target}, {written} frames")
+        except _Stopped:
+            self._say("the film was called off; nothing is left of it")
+        except (BadInput, OSError) as error:
+            self._say(str(error))
+        finally:
+            _update(self._progress, "")
+            self._button.description, self._button.icon = "Save film", "film"
+
+# %% ../../nbs/87_dashboards_explorer.ipynb #9cd3fd9a
+class _FractionCurve:
+    "The phase fraction along a walk, measured as long as nobody asks for something else."
+
+    def __init__(self, G: torch.nn.Module, points: int):
+        self.G, self.points = G, points
+        self.walk, self.values, self._frames, self._drawn = None, [], None, 0.0
+
+    def follow(self, walk: dict) -> None:
+        "Begin anew where the walk is another."
+        if self.walk != walk:
+            self.walk, self.values = walk, []
+            how = {name: value for name, value in walk.items() if name != "seeds"}
+            self._frames = walk_frames(self.G, walk["seeds"], self.points, batch=4, **how)
+
+    def measure(self, box: Dashboard, t: float, playing: bool) -> None:
+        "Measure what is missing; four images at a time while the walk plays."
+        while len(self.values) < self.points and not box.stale:
+            self.values.append(_fraction(next(self._frames)))
+            self.draw(box, t, 1.0)
+            if playing and len(self.values) % 4 == 0:
+                break
+        self.draw(box, t, 0.5 if playing else 0.0)
+
+    def draw(self, box: Dashboard, t: float, seconds: float) -> None:
+        "Draw the curve as far as it is measured, at most once in so many seconds."
+        if time.monotonic() - self._drawn >= seconds:
+            values = list(self.values)
+            places = np.linspace(0, 1, self.points)[: len(values)]
+            key = (str(self.walk), t, len(values))
+            box.draw("curve", key, lambda: plots.walk_curve(places, values, at=t))
+            self._drawn = time.monotonic()
+
+# %% ../../nbs/87_dashboards_explorer.ipynb #83afcae2
+_FILMS = [("film, MP4", ".mp4"), ("film, GIF", ".gif"), ("folder of PNG", "")]
+_PSI_WORDS = "1: as trained; towards 0: ever closer to the mean image"
+_WALK_WORDS = dict(
+    image="The generated micrograph at this position of the walk",
+    curve="Thresholded phase fraction along the walk, with the position marked",
+)
+
+
+def _walk_controls(seeds: tuple[int, int], frames: int, noises: list[str]) -> dict[str, W.Widget]:
+    "The controls and pictures of the panel by name."
+    whole = dict(min=0, max=2**32 - 1)
+    label = dict(description_width="40px")
+    return dict(
+        seed_a=_control(W.BoundedIntText, "from seed", "Seed of the image at t = 0", "15em", value=seeds[0], **whole),
+        seed_b=_control(W.BoundedIntText, "to seed", "Seed of the image at t = 1", "15em", value=seeds[1], **whole),
+        position=_control(W.IntSlider, "position", f"Frame of the walk, 0 to {frames - 1}", "30em", max=frames - 1),
+        play=_button("Play", "play", "Move along the walk, or pause", W.ToggleButton),
+        psi=_control(W.FloatSlider, "truncation ψ", _PSI_WORDS, "30em", value=1, max=1.5, step=0.05),
+        noise=_control(W.Dropdown, "noise", "The noise inputs of the network, if it has any", "15em", options=noises),
+        name=_control(W.Text, "save as", "Name of the files that are written, without ending", "22em"),
+        film_kind=_control(W.Dropdown, "kind", "What save film writes", "15em", options=_FILMS, style=label),
+        save_image=_button("Save image", "picture-o", "Write the image that is shown as PNG"),
+        save_film=_button("Save film", "film", f"Write the walk, {frames} frames"),
+        progress=W.HTML(),
+        message=W.HTML(),
+        caption=W.HTML(),
+        image=W.Image(),
+        curve=W.Image(),
+    )
+
+# %% ../../nbs/87_dashboards_explorer.ipynb #5eafc746
+def _walk_layout(w: SimpleNamespace) -> W.HBox:
+    "The controls in two columns."
+    w.image.add_class("semgan-pixels")
+    files = [_row(w.name, w.film_kind), _row(w.save_image, w.save_film), w.progress, w.message]
+    walk = [_row(w.seed_a, w.seed_b), _row(w.play, w.position), w.psi, w.noise, w.curve]
+    return _row(W.VBox([w.image, w.caption]), W.VBox([*walk, *files]))
+
+# %% ../../nbs/87_dashboards_explorer.ipynb #bbf2e069
+def _walk_code(path: Path, walk: dict, k: int, frames: int, points: int) -> str:
+    "The lines of Python that draw image k of `frames`, and the curve."
+    how, at = {name: value for name, value in walk.items() if name != "seeds"}, f"{k} / {frames - 1}"
+    seeds, how = walk["seeds"], ", ".join(f"{name}={value!r}" for name, value in how.items())
+    return f"""import numpy as np
+
+from semgan_nb import descriptors, films, plots
+from semgan_nb.checkpoints import load
+from semgan_nb.dashboards import explorer
+
+G, walk = load({str(path)!r}).G, dict({how})
+image = explorer.walk_image(G, {seeds}, {at}, noise_seed={k}, **walk)
+frames = films.walk_frames(G, {seeds}, {points}, batch=4, **walk)
+fractions = [descriptors.phase_fractions(frame)[0] for frame in frames]
+plots.walk_curve(np.linspace(0, 1, {points}), fractions, at={at})"""
+
+# %% ../../nbs/87_dashboards_explorer.ipynb #debcbe94
+def _save_png(image: np.ndarray, target: Path, pixel_size_nm: object) -> None:
+    "Write uint8 [H, W] or [H, W, 3] as PNG; pixel_size_nm: a number, (y, x) or None."
+    tag = {}
+    if pixel_size_nm:
+        sizes = np.broadcast_to(np.ravel(pixel_size_nm), 2).tolist()
+        tag = dict(dpi=tuple(25.4e6 / nm for nm in reversed(sizes)))
+    with atomic(target) as part:
+        Image.fromarray(image).save(part, format="PNG", **tag)
+
+# %% ../../nbs/87_dashboards_explorer.ipynb #349fa3c4
+class _Walk:
+    "What the controls of the panel set going."
+
+    def __init__(self, G: torch.nn.Module, path: Path, pixel_size_nm, w: SimpleNamespace, frames: int, points: int):
+        self.G, self.path, self.pixel_size_nm, self.w, self.frames = G, path, pixel_size_nm, w, frames
+        self.curve, self.shown, self._own_name = _FractionCurve(G, points), {}, ""
+        self.width = G.img_resolution * max(320 // G.img_resolution, 1)  # on the screen, a whole factor
+
+    def setting(self) -> dict:
+        "The walk that the controls describe, as `walk_frames` takes it."
+        w = self.w
+        seeds = (w.seed_a.value, w.seed_b.value)
+        return dict(seeds=seeds, truncation_psi=w.psi.value, noise_mode=NOISE[w.noise.value])
+
+    def refresh(self, box: Dashboard) -> None:
+        "Bring image, curve and code up to date; called in the thread."
+        began = time.monotonic()
+        walk, k, playing = self.setting(), self.w.position.value, self.w.play.value
+        if (walk, k) != self.shown.get("key"):
+            self.show_image(box, walk, k)
+        self.curve.follow(walk)
+        self.curve.measure(box, k / (self.frames - 1), playing)
+        box.show_code(_walk_code(self.path, walk, k, self.frames, self.curve.points))
+        if playing and not box.stale:
+            self.step(box, k, began)
+
+    def show_image(self, box: Dashboard, walk: dict, k: int) -> None:
+        "Show image k of the walk, with its caption."
+        t = k / (self.frames - 1)
+        image = walk_image(self.G, t=t, noise_seed=k, **walk)
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG")
+        box.put("image", file.getvalue(), self.width)
+        words = [f"t = {t:.3f}", f"frame {k} of {self.frames - 1}", f"phase fraction {_fraction(image):.3f}"]
+        if self.pixel_size_nm:
+            words.append(f"{image.shape[1] * float(np.ravel(self.pixel_size_nm)[-1]) / 1000:.3g} µm wide")
+        _update(self.w.caption, " · ".join(words))
+        self.shown.update(key=(walk, k), image=image)
+        if self.w.name.value == self._own_name:
+            self.w.name.value = self._own_name = f"walk-{self.w.seed_a.value}-{self.w.seed_b.value}"
+
+    def step(self, box: Dashboard, k: int, began: float) -> None:
+        "Move to the next frame, 1/24 s after the last one; at the end, pause."
+        if k == self.frames - 1:
+            self.w.play.value = False
+            return
+        box.pause(1 / 24 - (time.monotonic() - began))
+        if self.w.position.value == k and self.w.play.value:
+            self.w.position.value = k + 1
+
+# %% ../../nbs/87_dashboards_explorer.ipynb #dc41f9c5
 def latent_walk(
     # a snapshot, a run directory (its newest snapshot), a name of `shipped_snapshots`, or None: superalloy
-    snapshot=None,
+    snapshot: Path | str | None = None,
     seeds: tuple[int, int] = (0, 1),
     frames: int = 241,  # positions of the slider, and frames of the film; 10 s at 24 frames per second
     points: int = 61,  # images measured for the curve
-    folder=".",  # where images and films are written
-):
+    folder: Path | str = ".",  # where images and films are written
+) -> tuple[Dashboard, dict[str, W.Widget]]:
     """The walk between two seeds: (box, widgets).
 
     Widgets: `seed_a`, `seed_b`, `position` (frame 0 ... frames - 1), `play`, `psi`, `noise`, `name`, `film_kind`,
     `save_image`, `save_film`, `progress`, `message`, `caption`, and the
     pictures `image` and `curve`."""
     path = find_snapshot("superalloy" if snapshot is None else snapshot)
-    loaded = load(path)
-    G, size = loaded.G, loaded.meta.get("pixel_size_nm")
-    whole = dict(min=0, max=2**32 - 1, layout=W.Layout(width="15em"), **_WIDE)
-    seed_a = W.BoundedIntText(value=seeds[0], description="from seed", tooltip="Seed of the image at t = 0", **whole)
-    seed_b = W.BoundedIntText(value=seeds[1], description="to seed", tooltip="Seed of the image at t = 1", **whole)
-    position = W.IntSlider(
-        value=0,
-        max=frames - 1,
-        description="position",
-        tooltip=f"Frame of the walk, 0 to {frames - 1}",
-        layout=W.Layout(width="30em"),
-        **_WIDE,
-    )
-    play = W.ToggleButton(
-        description="Play", icon="play", tooltip="Move along the walk, or pause", layout=W.Layout(width="9em")
-    )
-    psi = W.FloatSlider(
-        value=1,
-        max=1.5,
-        step=0.05,
-        description="truncation ψ",
-        tooltip="1: as trained; towards 0: ever closer to the mean image",
-        layout=W.Layout(width="30em"),
-        **_WIDE,
-    )
-    noise = W.Dropdown(
-        options=list(NOISE) if has_noise(G) else ["off"],
-        description="noise",
-        tooltip="The noise inputs of the network, if it has any",
-        layout=W.Layout(width="15em"),
-        **_WIDE,
-    )
-    name = W.Text(
-        description="save as",
-        tooltip="Name of the files that are written, without ending",
-        layout=W.Layout(width="22em"),
-        **_WIDE,
-    )
-    kind = W.Dropdown(
-        options=[("film, MP4", ".mp4"), ("film, GIF", ".gif"), ("folder of PNG", "")],
-        description="kind",
-        tooltip="What save film writes",
-        layout=W.Layout(width="15em"),
-        style=dict(description_width="40px"),
-    )
-    save_image = W.Button(
-        description="Save image",
-        icon="picture-o",
-        tooltip="Write the image that is shown as PNG",
-        layout=W.Layout(width="9em"),
-    )
-    save_film = W.Button(
-        description="Save film", icon="film", tooltip=f"Write the walk, {frames} frames", layout=W.Layout(width="9em")
-    )
-    progress = W.HTML()
-    controls = dict(
-        seed_a=seed_a,
-        seed_b=seed_b,
-        position=position,
-        play=play,
-        psi=psi,
-        noise=noise,
-        name=name,
-        film_kind=kind,
-        save_image=save_image,
-        save_film=save_film,
-        progress=progress,
-        message=W.HTML(),
-        caption=W.HTML(),
-        image=W.Image(),
-        curve=W.Image(),
-    )
-    shown, measured, film = (
-        {},
-        dict(path=None, values=[], stream=None, drawn=0.0),
-        dict(thread=None, stop=threading.Event(), auto=""),
-    )
-    width = G.img_resolution * max(320 // G.img_resolution, 1)  # on the screen, a whole factor
-
-    def setting():
-        return dict(seeds=(seed_a.value, seed_b.value), truncation_psi=psi.value, noise_mode=NOISE[noise.value])
-
-    def draw_curve(box, way, t, seconds=0.0):
-        "The curve as far as it is measured, at most once in so many seconds."
-        if time.monotonic() - measured["drawn"] >= seconds:
-            values = list(measured["values"])
-            box.draw(
-                "curve",
-                (str(way), t, len(values)),
-                lambda: plots.walk_curve(np.linspace(0, 1, points)[: len(values)], values, at=t),
-            )
-            measured["drawn"] = time.monotonic()
-
-    def refresh(box):
-        began = time.monotonic()
-        way, k, playing = setting(), position.value, play.value
-        t = k / (frames - 1)
-        if (way, k) != shown.get("key"):
-            image = walk_image(G, t=t, noise_seed=k, **way)
-            file = io.BytesIO()
-            Image.fromarray(image).save(file, "PNG")
-            box.put("image", file.getvalue(), width)
-            extent = "" if not size else f" · {image.shape[1] * float(np.ravel(size)[-1]) / 1000:.3g} µm wide"
-            box._set(
-                controls["caption"],
-                f"t = {t:.3f} · frame {k} of {frames - 1} · phase fraction {_fraction(image):.3f}{extent}",
-            )
-            shown.update(key=(way, k), image=image)
-            stem = f"walk-{seed_a.value}-{seed_b.value}"
-            if name.value == film["auto"]:
-                name.value = film["auto"] = stem
-        if measured["path"] != way:
-            measured.update(
-                path=way,
-                values=[],
-                stream=walk_frames(
-                    G, way["seeds"], points, truncation_psi=psi.value, noise_mode=way["noise_mode"], batch=4
-                ),
-            )
-        while len(measured["values"]) < points and not box.stale:
-            measured["values"].append(_fraction(next(measured["stream"])))
-            draw_curve(box, way, t, 1.0)
-            if playing and len(measured["values"]) % 4 == 0:
-                break
-        draw_curve(box, way, t, 0.5 if playing else 0.0)
-        box.show_code(
-            "import numpy as np\n\nfrom semgan_nb import descriptors, films, plots\nfrom semgan_nb.checkpoints import"
-            f" load\nfrom semgan_nb.dashboards import explorer\n\nG, walk = load({str(path)!r}).G,"
-            f" dict(truncation_psi={psi.value!r}, noise_mode={way['noise_mode']!r})\nimage = explorer.walk_image(G,"
-            f" {way['seeds']!r}, {k} / {frames - 1}, noise_seed={k}, **walk)\nfractions ="
-            f" [descriptors.phase_fractions(frame)[0] for frame in films.walk_frames(G, {way['seeds']!r}, {points},"
-            f" batch=4, **walk)]\nplots.walk_curve(np.linspace(0, 1, {points}), fractions, at={k} / {frames - 1})"
-        )
-        if playing and not box.stale:
-            if k == frames - 1:
-                play.value = False
-            else:
-                box.pause(1 / 24 - (time.monotonic() - began))
-                if position.value == k and play.value:
-                    position.value = k + 1
+    loaded, folder = load(path), Path(folder)
+    controls = _walk_controls(seeds, frames, list(NOISE) if has_noise(loaded.G) else ["off"])
+    w = SimpleNamespace(**controls)
+    walk = _Walk(loaded.G, path, loaded.meta.get("pixel_size_nm"), w, frames, points)
+    say = lambda text: _update(w.message, safe(text))
+    film = _Film(w.save_film, w.progress, say)
 
     def toggle_play(change):
-        play.icon, play.description = ("pause", "Pause") if change["new"] else ("play", "Play")
-        if change["new"] and position.value == frames - 1:
-            position.value = 0
+        w.play.icon, w.play.description = ("pause", "Pause") if change["new"] else ("play", "Play")
+        if change["new"] and w.position.value == frames - 1:
+            w.position.value = 0
         box.ask()
 
-    def tell(text):
-        box._set(controls["message"], safe(text))
-
-    def write_image():
-        if not play.value:
+    def save_image():
+        if not w.play.value:
             box.wait()
-        image, (_, k) = shown["image"], shown["key"]
-        target = _unused(Path(folder) / f"{name.value}-{k:04d}.png")
-        tag = (
-            {}
-            if not size
-            else dict(dpi=tuple(25.4e6 / nm for nm in reversed(np.broadcast_to(np.ravel(size), 2).tolist())))
-        )
-        with atomic(target) as part:
-            Image.fromarray(image).save(part, format="PNG", **tag)
-        tell(f"written: {target}")
-
-    def film_frames(way):
-        for k, frame in enumerate(
-            walk_frames(G, way["seeds"], frames, truncation_psi=way["truncation_psi"], noise_mode=way["noise_mode"])
-        ):
-            if film["stop"].is_set():
-                raise _Stopped
-            if k % 8 == 0 or k == frames - 1:
-                box._set(
-                    progress,
-                    f'<progress value="{(k + 1) / frames:.3f}" aria-label="progress of the film"></progress> {k + 1} of'
-                    f" {frames} frames",
-                )
-            yield frame
-
-    def make_film(way, target):
-        from semgan_nb.films import write_film
-
-        try:
-            count = write_film(film_frames(way), target, progress=False)
-            tell(f"written: {target}, {count} frames")
-        except _Stopped:
-            tell("the film was called off; nothing is left of it")
-        except (BadInput, OSError) as error:
-            tell(str(error))
-        finally:
-            box._set(progress, "")
-            save_film.description, save_film.icon = "Save film", "film"
+        image, (_, k) = walk.shown["image"], walk.shown["key"]
+        target = _unused(folder / f"{w.name.value}-{k:04d}.png")
+        _save_png(image, target, walk.pixel_size_nm)
+        say(f"written: {target}")
 
     def film_clicked(_):
-        if film["thread"] is not None and film["thread"].is_alive():
-            film["stop"].set()
+        if film.running:
+            film.call_off()
             return
-        film["stop"].clear()
-        save_film.description, save_film.icon = "Cancel film", "times"
-        tell("")
-        film["thread"] = threading.Thread(
-            target=box.context.copy().run,
-            args=(make_film, setting(), _unused(Path(folder) / f"{name.value}{kind.value}")),
-            name="semgan film",
-            daemon=True,
-        )
-        film["thread"].start()
+        setting, target = walk.setting(), _unused(folder / f"{w.name.value}{w.film_kind.value}")
+        film.start(box.context, lambda: walk_frames(loaded.G, frames=frames, **setting), frames, target)
 
-    controls["image"].add_class("semgan-pixels")
-    left = W.VBox([controls["image"], controls["caption"]])
-    right = W.VBox(
-        [
-            _row(seed_a, seed_b),
-            _row(play, position),
-            psi,
-            noise,
-            controls["curve"],
-            _row(name, kind),
-            _row(save_image, save_film),
-            progress,
-            controls["message"],
-        ]
-    )
-    words = dict(
-        image="The generated micrograph at this position of the walk",
-        curve="Thresholded phase fraction along the walk, with the position marked",
-    )
-    box = Dashboard("walk", [_row(left, right)], controls, words, refresh)
-
-    def end_film():
-        film["stop"].set()
-        if film["thread"] is not None:
-            film["thread"].join(10)
-
-    box.closing = end_film
-    for control in (seed_a, seed_b, position, psi, noise):
-        control.observe(box.ask, "value")
-    play.observe(toggle_play, "value")
-    save_image.on_click(lambda _: box.do(write_image, then_ask=False))
-    save_film.on_click(film_clicked)
-    return box.begin(), controls
+    box = Dashboard("walk", [_walk_layout(w)], controls, _WALK_WORDS, walk.refresh)
+    box.closing = film.end
+    w.play.observe(toggle_play, "value")
+    w.save_image.on_click(lambda _: box.do(save_image, then_ask=False))
+    w.save_film.on_click(film_clicked)
+    return box.begin(w.seed_a, w.seed_b, w.position, w.psi, w.noise), controls

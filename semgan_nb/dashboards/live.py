@@ -7,6 +7,7 @@ __all__ = ['run_state', 'live_run']
 
 # %% ../../nbs/85_dashboards_live.ipynb #bad7a59b
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import ipywidgets as W
@@ -15,41 +16,28 @@ from .. import plots
 from ..foundation import BadInput
 from ..runs import image_number, is_run, read_config, read_metrics, read_stats, read_status, request_stop
 from ..studies import sample_files
-from ..widgets import Dashboard, _WIDE, _row, safe
+from ..widgets import Dashboard, _button, _control, _row, _update, safe
 
 # %% ../../nbs/85_dashboards_live.ipynb #dec547e4
-def run_state(run) -> dict:
+def run_state(run: Path | str) -> dict:
     """`state` (as in status.json, or `nothing` and `kept`), `kimg`, `total_kimg`, `speed` (images per second or
     None), `left` (seconds or None) and `text`, a sentence."""
     try:
         return _run_state(Path(run))
     except BadInput as error:
-        return dict(state="unreadable", kimg=0.0, total_kimg=None, speed=None, left=None, text=str(error))
+        return _state("unreadable", str(error))
 
-# %% ../../nbs/85_dashboards_live.ipynb #a5d75c63
-def _run_state(run: Path) -> dict:
-    if not is_run(run):
-        return dict(
-            state="nothing", kimg=0.0, total_kimg=None, speed=None, left=None, text="there is no run in this folder yet"
-        )
-    total = read_config(run)["resolved"]["total_kimg"]
-    if not (run / "status.json").exists():
-        stats = read_stats(run)
-        kimg = stats[-1]["Progress/kimg"]["mean"] if stats else 0.0
-        return dict(
-            state="kept" if stats else "waiting",
-            kimg=kimg,
-            total_kimg=total,
-            speed=None,
-            left=None,
-            text="the record of a run" if stats else "it has not begun",
-        )
-    status = read_status(run)
-    state, message = status["state"], str(status.get("message") or "")
-    if state == "running" and (run / "control" / "stop").exists():
-        state = "stopping"
+# %% ../../nbs/85_dashboards_live.ipynb #65ebac1b
+def _state(name: str, text: str, kimg: float = 0.0, total: float | None = None, speed=None, left=None) -> dict:
+    "A state as a record."
+    return dict(state=name, kimg=kimg, total_kimg=total, speed=speed, left=left, text=text)
+
+# %% ../../nbs/85_dashboards_live.ipynb #80bc8688
+def _state_words(state: str, status: dict) -> str:
+    "What a state means and what to do, from the content of status.json."
+    message = str(status.get("message") or "")
     ago = _duration(time.time() - status.get("heartbeat", time.time()))
-    text = {
+    words = {
         "waiting": "it has not begun",
         "running": message or "training",
         "stopping": "it finishes what it is at, saves its state and stops",
@@ -61,16 +49,31 @@ def _run_state(run: Path) -> dict:
         "done": "",
     }.get(state, message)
     if status.get("warning"):
-        text += f"{'; ' if text else ''}warning: {status['warning']}"
+        words += f"{'; ' if words else ''}warning: {status['warning']}"
+    return words
+
+# %% ../../nbs/85_dashboards_live.ipynb #a5d75c63
+def _run_state(run: Path) -> dict:
+    if not is_run(run):
+        return _state("nothing", "there is no run in this folder yet")
+    total = read_config(run)["resolved"]["total_kimg"]
+    if not (run / "status.json").exists():
+        if stats := read_stats(run):
+            return _state("kept", "the record of a run", stats[-1]["Progress/kimg"]["mean"], total)
+        return _state("waiting", "it has not begun", 0.0, total)
+    status = read_status(run)
+    state = status["state"]
+    if state == "running" and (run / "control" / "stop").exists():
+        state = "stopping"
     running = state in ("running", "stopping")
     seconds = status.get("sec_per_kimg") if running else None
-    return dict(
-        state=state,
-        kimg=status.get("kimg") or 0.0,
-        total_kimg=status.get("total_kimg") or total,
+    return _state(
+        state,
+        _state_words(state, status),
+        status.get("kimg") or 0.0,
+        status.get("total_kimg") or total,
         speed=1000 / seconds if seconds else None,
         left=status.get("eta_sec") if running else None,
-        text=text,
     )
 
 # %% ../../nbs/85_dashboards_live.ipynb #ed86e38d
@@ -98,7 +101,7 @@ def _state_html(label: str, now: dict) -> str:
     return " · ".join(parts) + (f"<br>{safe(now['text'])}" if now["text"] else "")
 
 # %% ../../nbs/85_dashboards_live.ipynb #ee6cbe6f
-def _mark(path: Path):
+def _mark(path: Path) -> tuple[str, int, int] | None:
     "What changes when a file is written to."
     try:
         stat = path.stat()
@@ -107,7 +110,8 @@ def _mark(path: Path):
     return path.name, stat.st_mtime_ns, stat.st_size
 
 # %% ../../nbs/85_dashboards_live.ipynb #ee00bc1f
-def _marks(run, *patterns: str) -> tuple:
+def _marks(run: Path | str, *patterns: str) -> tuple:
+    "The marks of all files of a run directory with such names."
     return tuple(_mark(path) for pattern in patterns for path in sorted(Path(run).glob(pattern)))
 
 # %% ../../nbs/85_dashboards_live.ipynb #c66ef256
@@ -131,77 +135,83 @@ def _offer(control, options: list, follow_last: bool = False) -> None:
     control.value = values[-1] if follow_last and at_end else chosen if chosen in values else values[0]
 
 # %% ../../nbs/85_dashboards_live.ipynb #b89bc501
+def _live_controls(labels: Iterable[str]) -> dict[str, W.Widget]:
+    "The controls of the panel by name; `state_0`, `stop_0` … for each run."
+    controls = dict(
+        metric=_control(W.Dropdown, "metric", "Which metric the upper panel shows", options=[("all", "")]),
+        kimg=_control(W.Dropdown, "samples at", "At which kimg the samples are shown", options=[("the newest", -1)]),
+        curves=W.Image(),
+        samples=W.Image(),
+    )
+    for k, label in enumerate(labels):
+        controls[f"state_{k}"] = W.HTML(layout=W.Layout(min_width="min(28em, 100%)", flex="1 1 auto"))
+        controls[f"stop_{k}"] = _button("Stop", "stop", f"Ask {label} to save its state and stop")
+    controls["state"], controls["stop"] = controls["state_0"], controls["stop_0"]
+    return controls
+
+# %% ../../nbs/85_dashboards_live.ipynb #4feec781
+def _metrics_of(runs: Iterable[Path]) -> list[str]:
+    "The metrics of any of the runs, each once."
+    return list(dict.fromkeys(name for run in runs for name in read_metrics(run)))
+
+# %% ../../nbs/85_dashboards_live.ipynb #7ef03153
+def _sampled(runs: Iterable[Path]) -> list[float]:
+    "The kimg at which any of the runs has samples, the newest first."
+    return sorted({image_number(path) / 1000 for run in runs for path in sample_files(run)}, reverse=True)
+
+# %% ../../nbs/85_dashboards_live.ipynb #97b6c8d0
+class _Live:
+    "Run directories that a panel watches."
+
+    def __init__(self, runs: dict[str, Path]):
+        self.runs, self.active = runs, True
+
+    def refresh(self, box: Dashboard) -> None:
+        "Bring states, menus and pictures up to date; called in the thread."
+        self.show_states(box)
+        there = {label: run for label, run in self.runs.items() if is_run(run)}
+        metric, kimg = box.controls["metric"], box.controls["kimg"]
+        _offer(metric, [("all", ""), *((name, name) for name in _metrics_of(there.values()))])
+        _offer(kimg, [("the newest", -1), *((f"{number:g} kimg", number) for number in _sampled(there.values()))])
+        metrics = [metric.value] if metric.value else None
+        at = None if kimg.value < 0 else kimg.value
+        written = [_marks(run, *_CURVES) for run in there.values()]
+        box.draw("curves", (metrics, written), lambda: plots.curves(there, metrics))
+        written = [_marks(run, "fakes*.png") for run in there.values()]
+        box.draw("samples", (at, written), lambda: plots.samples(there, at), always=True)
+        given = {label: str(run) for label, run in there.items()} if len(there) != 1 else str(*there.values())
+        box.show_code(f"""from semgan_nb import plots
+
+runs = {given!r}
+plots.curves(runs, metrics={metrics!r})
+plots.samples(runs, kimg={at!r})""")
+
+    def show_states(self, box: Dashboard) -> None:
+        "Say what each run does; a run that trains can be stopped."
+        states = [run_state(run) for run in self.runs.values()]
+        self.active = any(now["state"] in ("running", "stopping", "waiting", "nothing") for now in states)
+        for k, (label, now) in enumerate(zip(self.runs, states)):
+            _update(box.controls[f"state_{k}"], _state_html(label, now))
+            button = box.controls[f"stop_{k}"]
+            button.disabled = now["state"] != "running"
+            button.description = "Stopping" if now["state"] == "stopping" else "Stop"
+
+# %% ../../nbs/85_dashboards_live.ipynb #528d4e8c
 def live_run(
-    *runs,
-    every: float = 1.0,  # run directories; one that is not there yet is waited for  # seconds between two looks
-):
-    """Curves, samples, speed and state of runs as they go on: (box, widgets).
+    *runs: Path | str,  # run directories; one that is not there yet is waited for
+    every: float = 1.0,  # seconds between two readings of the files
+) -> tuple[Dashboard, dict[str, W.Widget]]:
+    """Curves, samples, speed and state of runs as they go on: (box, widgets). Raises BadInput where no run is given.
 
     Widgets: `metric`, `kimg` (of the samples), `stop` (also `stop_0`, `stop_1` … for several), `state` (`state_0`
     …), and the pictures `curves` and `samples`.
     """
     if not runs:
         raise BadInput("live_run: give a run directory, or several")
-    named = {label: Path(run) for label, run in plots._labelled(runs).items()}
-    metric = W.Dropdown(
-        options=[("all", "")], description="metric", tooltip="Which metric the upper panel shows", **_WIDE
-    )
-    kimg = W.Dropdown(
-        options=[("the newest", -1)], description="samples at", tooltip="At which kimg the samples are shown", **_WIDE
-    )
-    controls = dict(metric=metric, kimg=kimg, curves=W.Image(), samples=W.Image())
-    rows = []
-    for k, label in enumerate(named):
-        controls[f"state_{k}"] = W.HTML(layout=W.Layout(min_width="min(28em, 100%)", flex="1 1 auto"))
-        controls[f"stop_{k}"] = W.Button(
-            description="Stop",
-            icon="stop",
-            tooltip=f"Ask {label} to save its state and stop",
-            layout=W.Layout(width="9em"),
-        )
-        rows.append(_row(controls[f"stop_{k}"], controls[f"state_{k}"]))
-    controls["state"], controls["stop"] = controls["state_0"], controls["stop_0"]
-    active = [True]
-
-    def refresh(box):
-        states = [run_state(run) for run in named.values()]
-        active[0] = any(now["state"] in ("running", "stopping", "waiting", "nothing") for now in states)
-        for k, (label, now) in enumerate(zip(named, states)):
-            box._set(controls[f"state_{k}"], _state_html(label, now))
-            button = controls[f"stop_{k}"]
-            button.disabled = now["state"] != "running"
-            button.description = "Stopping" if now["state"] == "stopping" else "Stop"
-        there = {label: run for label, run in named.items() if is_run(run)}
-        _offer(
-            metric,
-            [
-                ("all", ""),
-                *((name, name) for name in dict.fromkeys(name for run in there.values() for name in read_metrics(run))),
-            ],
-        )
-        numbers = sorted(
-            {image_number(path) / 1000 for run in there.values() for path in sample_files(run)}, reverse=True
-        )
-        _offer(kimg, [("the newest", -1), *((f"{number:g} kimg", number) for number in numbers)])
-        metrics = [metric.value] if metric.value else None
-        at = None if kimg.value < 0 else kimg.value
-        box.draw(
-            "curves", (metrics, [_marks(run, *_CURVES) for run in there.values()]), lambda: plots.curves(there, metrics)
-        )
-        box.draw(
-            "samples",
-            (at, [_marks(run, "fakes*.png") for run in there.values()]),
-            lambda: plots.samples(there, at),
-            always=True,
-        )
-        given = (
-            repr({label: str(run) for label, run in there.items()}) if len(there) != 1 else repr(str(*there.values()))
-        )
-        box.show_code(
-            f"from semgan_nb import plots\n\nruns = {given}\nplots.curves(runs,"
-            f" metrics={metrics!r})\nplots.samples(runs, kimg={at!r})"
-        )
-
+    live = _Live({label: Path(run) for label, run in plots._labelled(runs).items()})
+    controls = _live_controls(live.runs)
+    metric, kimg = controls["metric"], controls["kimg"]
+    rows = [_row(controls[f"stop_{k}"], controls[f"state_{k}"]) for k in range(len(live.runs))]
     children = [*rows, _row(metric, kimg), _row(controls["curves"], controls["samples"])]
     words = dict(
         curves=(
@@ -210,9 +220,8 @@ def live_run(
         ),
         samples="Samples of each run, always of the same latent vectors",
     )
-    box = Dashboard("live run", children, controls, words, refresh, lambda: every if active[0] else 5 * every)
-    for control in (metric, kimg):
-        control.observe(box.ask, "value")
-    for k, run in enumerate(named.values()):
+    pace = lambda: every if live.active else 5 * every
+    box = Dashboard("live run", children, controls, words, live.refresh, pace)
+    for k, run in enumerate(live.runs.values()):
         controls[f"stop_{k}"].on_click(lambda button, run=run: box.do(lambda: request_stop(run)))
-    return box.begin(), controls
+    return box.begin(metric, kimg), controls

@@ -7,13 +7,15 @@ __all__ = ['target_sweep']
 
 # %% ../../nbs/86_dashboards_study.ipynb #aa3c9f00
 import json
+from collections import Counter
+from pathlib import Path
 
 import ipywidgets as W
 
 from .. import plots, study_plots
 from ..runs import image_number, request_stop
 from ..studies import Study, sample_files, value_text
-from ..widgets import Dashboard, _WIDE, _row, safe
+from ..widgets import Dashboard, _button, _control, _row, _update, safe
 from .live import _CURVES, _marks, _offer, _state_html, run_state
 
 # %% ../../nbs/86_dashboards_study.ipynb #3d3b9997
@@ -28,151 +30,6 @@ def _study_axes(study: Study) -> dict:
         for name, value in fields.items():
             axes.setdefault(name, {})[json.dumps(value)] = value
     return {name: study_plots._Part.order(values.values()) for name, values in axes.items()}
-
-# %% ../../nbs/86_dashboards_study.ipynb #81542573
-def target_sweep(study, every: float = 2.0):  # a study, its folder, or any folder of runs  # seconds between two looks
-    """A study's bands, best values and samples, while it is made or afterwards: (box, widgets).
-
-    Widgets: `metric`, `axis`, `settings`, `log`, `kimg`, `seed` (of the samples), `hold_FIELD` for every further
-    field, `stop`, `state`, and the pictures `bands`, `best` and `samples`.
-    """
-    study = study if isinstance(study, Study) else Study(study)
-    axes = _study_axes(study)
-    metric = W.Dropdown(options=[("none yet", "")], description="metric", tooltip="Which metric is compared", **_WIDE)
-    axis = W.Dropdown(
-        options=[*((name, name) for name in axes)] or [("setting", "")],
-        description="axis",
-        tooltip="The field whose values are told apart by colour",
-        **_WIDE,
-    )
-    if len(axes) > 1:
-        axis.options = [*axis.options, ("each setting", "")]
-    holds = {
-        name: W.Dropdown(
-            options=[("all", ""), *((value_text(v), json.dumps(v)) for v in values)],
-            description=name,
-            tooltip=f"Hold {name} fixed",
-            **_WIDE,
-        )
-        for name, values in axes.items()
-        if len(axes) > 1
-    }
-    settings = W.SelectMultiple(
-        description="settings", tooltip="Which settings are shown; with Ctrl or Shift, several", rows=2, **_WIDE
-    )
-    log = W.Checkbox(
-        value=True, description="logarithmic axis", tooltip="A logarithmic axis for the metric", indent=False
-    )
-    kimg = W.SelectionSlider(
-        options=[("none", -1)],
-        description="samples at",
-        tooltip="The kimg at which samples are compared",
-        layout=W.Layout(width="34em"),
-        **_WIDE,
-    )
-    seed = W.Dropdown(options=[("any", -1)], description="seed", tooltip="The seed whose samples are shown", **_WIDE)
-    stop = W.Button(
-        description="Stop",
-        icon="stop",
-        tooltip="Ask what is running to save its state and stop",
-        layout=W.Layout(width="9em"),
-    )
-    state = W.HTML(layout=W.Layout(flex="1 1 auto", min_width="min(28em, 100%)"))
-    controls = dict(
-        metric=metric,
-        axis=axis,
-        settings=settings,
-        log=log,
-        kimg=kimg,
-        seed=seed,
-        stop=stop,
-        state=state,
-        bands=W.Image(),
-        best=W.Image(),
-        samples=W.Image(),
-        **{f"hold_{name}": hold for name, hold in holds.items()},
-    )
-    active = [True]
-
-    def refresh(box):
-        points = study.points
-        states = _point_states(study, points)
-        running = [p["run"] for p, now in zip(points, states) if now["state"] == "running"]
-        active[0] = any(now["state"] in ("running", "stopping", "waiting", "nothing") for now in states)
-        stop.disabled = not running
-        box._set(state, _study_html(points, states))
-        _offer(metric, [(name, name) for name in study.metrics()] or [("none yet", "")])
-        for field, hold in holds.items():
-            hold.disabled = field == axis.value
-        where = {name: json.loads(hold.value) for name, hold in holds.items() if hold.value and name != axis.value}
-        part = study_plots._Part(study, axis.value or None, where)
-        _offer(settings, [(value_text(value), value) for value in part.order(part.key(point) for point in part.points)])
-        shown = (
-            None
-            if len(settings.value) == len(settings.options)
-            else [value for _, value in settings.options if value in settings.value]
-        )
-        _offer(seed, [("any", -1), *((str(s), s) for s in sorted({p["seed"] for p in part.points}))])
-        numbers = sorted({image_number(path) / 1000 for point in part.points for path in sample_files(point["run"])})
-        _offer(kimg, [(f"{number:g} kimg", number) for number in numbers] or [("none", -1)], follow_last=True)
-        name, at, of = (
-            metric.value or None,
-            None if kimg.value < 0 else kimg.value,
-            None if seed.value < 0 else seed.value,
-        )
-        common = dict(axis=axis.value or None, where=where or None, settings=shown)
-        marks = [_marks(point["run"], *_CURVES) for point in points]
-        box.draw(
-            "samples",
-            (common, of, at, [_marks(point["run"], "fakes*.png") for point in points]),
-            lambda: plots.samples(study_plots.study_runs(study, of, **common), at),
-            always=True,
-        )
-        box.draw(
-            "bands",
-            (name, common, log.value, at, marks),
-            lambda: study_plots.bands(study, name, **common, log=log.value, at=at),
-        )
-        box.draw(
-            "best",
-            (name, common, log.value, marks),
-            lambda: study_plots.best_values(study, name, **common, log=log.value),
-        )
-        box.show_code(
-            f"from semgan_nb import plots, study_plots\n\nstudy, chosen = {str(study.path)!r},"
-            f" {common!r}\nstudy_plots.bands(study, {name!r}, **chosen, log={log.value},"
-            f" at={at!r})\nstudy_plots.best_values(study, {name!r}, **chosen,"
-            f" log={log.value})\nplots.samples(study_plots.study_runs(study, {of!r}, **chosen), {at!r})"
-        )
-
-    def ask_to_stop():
-        if (study.path / "study.json").exists():
-            study.request_stop()
-        for point in study.points:
-            if run_state(point["run"])["state"] == "running":
-                request_stop(point["run"])
-
-    choices = W.VBox([metric, axis, *holds.values(), seed, log])
-    children = [
-        _row(stop, state),
-        _row(choices, settings),
-        _row(controls["bands"], controls["best"]),
-        kimg,
-        controls["samples"],
-    ]
-    words = dict(
-        bands=(
-            "Minimum, median and maximum over the seeds, of the metric, of r_t and of p, over thousand images seen;"
-            " each setting in its colour"
-        ),
-        best="Best value of each run for each setting: median, minimum and maximum over the seeds",
-        samples="Samples of each setting at the chosen kimg, side by side",
-    )
-    box = Dashboard("sweep", children, controls, words, refresh, lambda: every if active[0] else 5 * every)
-    for control in (metric, axis, settings, log, kimg, seed, *holds.values()):
-        control.observe(box.ask, "value")
-    stop.on_click(lambda _: box.do(ask_to_stop))
-    return box.begin(), controls
 
 # %% ../../nbs/86_dashboards_study.ipynb #b74c2de6
 def _point_states(study: Study, points: list[dict]) -> list[dict]:
@@ -189,19 +46,153 @@ def _point_states(study: Study, points: list[dict]) -> list[dict]:
 
 # %% ../../nbs/86_dashboards_study.ipynb #a79556ac
 def _study_html(points: list[dict], states: list[dict]) -> str:
-    "How many runs are in which state; those that go on, and those that went wrong, one by one."
+    "How many runs are in which state; those that train, and those that went wrong, one by one."
     words = dict(nothing="not begun", kept="kept as a record", done="done", running="running", waiting="waiting")
-    count = {}
-    for now in states:
-        count[now["state"]] = count.get(now["state"], 0) + 1
-    lines = [
-        f"<b>{len(points)} runs</b>: "
-        + ", ".join(
-            f'<span class="semgan-state semgan-{safe(state)}">{n} {safe(words.get(state, state))}</span>'
-            for state, n in count.items()
-        )
-    ]
+    counts = ", ".join(
+        f'<span class="semgan-state semgan-{safe(state)}">{n} {safe(words.get(state, state))}</span>'
+        for state, n in Counter(now["state"] for now in states).items()
+    )
+    lines = [f"<b>{len(points)} runs</b>: {counts}"]
     for point, now in zip(points, states):
         if now["state"] in ("running", "stopping", "failed", "lost", "refused", "stopped"):
             lines.append(_state_html(f"{point['label']}, seed {point['seed']}", now))
     return "<br>".join(lines)
+
+# %% ../../nbs/86_dashboards_study.ipynb #d61bd79b
+def _hold_controls(axes: dict[str, list]) -> dict[str, W.Dropdown]:
+    "For each field of several, a menu that holds it at one of its values."
+    if len(axes) < 2:
+        return {}
+    offered = {name: [("all", ""), *((value_text(v), json.dumps(v)) for v in values)] for name, values in axes.items()}
+    return {name: _control(W.Dropdown, name, f"Hold {name} fixed", options=offered[name]) for name in axes}
+
+# %% ../../nbs/86_dashboards_study.ipynb #7e8fa52d
+def _sweep_controls(axes: dict[str, list]) -> dict[str, W.Widget]:
+    "The controls of the panel by name."
+    fields = [*((name, name) for name in axes)] or [("setting", "")]
+    fields += [("each setting", "")] if len(axes) > 1 else []
+    several, colour = (
+        "Which settings are shown; with Ctrl or Shift, several",
+        "The field whose values are told apart by colour",
+    )
+    seen = "The kimg at which samples are compared"
+    holds = _hold_controls(axes)
+    return dict(
+        metric=_control(W.Dropdown, "metric", "Which metric is compared", options=[("none yet", "")]),
+        axis=_control(W.Dropdown, "axis", colour, options=fields),
+        settings=_control(W.SelectMultiple, "settings", several, rows=2),
+        log=W.Checkbox(
+            value=True, description="logarithmic axis", tooltip="A logarithmic axis for the metric", indent=False
+        ),
+        kimg=_control(W.SelectionSlider, "samples at", seen, "34em", options=[("none", -1)]),
+        seed=_control(W.Dropdown, "seed", "The seed whose samples are shown", options=[("any", -1)]),
+        stop=_button("Stop", "stop", "Ask what is running to save its state and stop"),
+        state=W.HTML(layout=W.Layout(flex="1 1 auto", min_width="min(28em, 100%)")),
+        bands=W.Image(),
+        best=W.Image(),
+        samples=W.Image(),
+        **{f"hold_{name}": hold for name, hold in holds.items()},
+    )
+
+# %% ../../nbs/86_dashboards_study.ipynb #ce5d1f25
+def _sweep_layout(w: dict[str, W.Widget]) -> list[W.Widget]:
+    "The controls as rows."
+    holds = [widget for name, widget in w.items() if name.startswith("hold_")]
+    choices = W.VBox([w["metric"], w["axis"], *holds, w["seed"], w["log"]])
+    rows = [_row(w["stop"], w["state"]), _row(choices, w["settings"]), _row(w["bands"], w["best"])]
+    return [*rows, w["kimg"], w["samples"]]
+
+# %% ../../nbs/86_dashboards_study.ipynb #9b198d88
+class _Sweep:
+    "A study that a panel shows."
+
+    def __init__(self, study: Study, controls: dict[str, W.Widget]):
+        self.study, self.w, self.active = study, controls, True
+        self.holds = {name[5:]: widget for name, widget in controls.items() if name.startswith("hold_")}
+
+    def show_states(self, points: list[dict]) -> None:
+        "Say what the runs do; those that train can be stopped."
+        states = _point_states(self.study, points)
+        self.active = any(now["state"] in ("running", "stopping", "waiting", "nothing") for now in states)
+        self.w["stop"].disabled = not any(now["state"] == "running" for now in states)
+        _update(self.w["state"], _study_html(points, states))
+
+    def chosen(self) -> dict:
+        "axis, where and settings, as `study_plots.bands` takes them; the menus offer what there is by now."
+        axis, settings = self.w["axis"].value, self.w["settings"]
+        _offer(self.w["metric"], [(name, name) for name in self.study.metrics()] or [("none yet", "")])
+        for field, hold in self.holds.items():
+            hold.disabled = field == axis
+        where = {name: json.loads(hold.value) for name, hold in self.holds.items() if hold.value and name != axis}
+        part = study_plots._Part(self.study, axis or None, where)
+        values = part.order(part.key(point) for point in part.points)
+        _offer(settings, [(value_text(value), value) for value in values])
+        _offer(self.w["seed"], [("any", -1), *((str(s), s) for s in sorted({p["seed"] for p in part.points}))])
+        numbers = sorted({image_number(path) / 1000 for point in part.points for path in sample_files(point["run"])})
+        kimgs = [(f"{number:g} kimg", number) for number in numbers] or [("none", -1)]
+        _offer(self.w["kimg"], kimgs, follow_last=True)
+        whole = len(settings.value) == len(settings.options)
+        shown = None if whole else [value for _, value in settings.options if value in settings.value]
+        return dict(axis=axis or None, where=where or None, settings=shown)
+
+    def refresh(self, box: Dashboard) -> None:
+        "Bring states, menus and pictures up to date; called in the thread."
+        points, study = self.study.points, self.study
+        self.show_states(points)
+        chosen, metric, log = self.chosen(), self.w["metric"].value or None, self.w["log"].value
+        at, seed = (None if self.w[name].value < 0 else self.w[name].value for name in ("kimg", "seed"))
+        curves = [_marks(point["run"], *_CURVES) for point in points]
+        images = [_marks(point["run"], "fakes*.png") for point in points]
+        samples = lambda: plots.samples(study_plots.study_runs(study, seed, **chosen), at)
+        bands = lambda: study_plots.bands(study, metric, **chosen, log=log, at=at)
+        best = lambda: study_plots.best_values(study, metric, **chosen, log=log)
+        box.draw("samples", (chosen, seed, at, images), samples, always=True)
+        box.draw("bands", (metric, chosen, log, at, curves), bands)
+        box.draw("best", (metric, chosen, log, curves), best)
+        box.show_code(_sweep_code(study.path, chosen, metric, log, at, seed))
+
+# %% ../../nbs/86_dashboards_study.ipynb #9b3f3a45
+def _sweep_code(path: Path, chosen: dict, metric: str | None, log: bool, at: float | None, seed: int | None) -> str:
+    "The lines of Python that draw the same."
+    return f"""from semgan_nb import plots, study_plots
+
+study, chosen = {str(path)!r}, {chosen!r}
+study_plots.bands(study, {metric!r}, **chosen, log={log}, at={at!r})
+study_plots.best_values(study, {metric!r}, **chosen, log={log})
+plots.samples(study_plots.study_runs(study, {seed!r}, **chosen), {at!r})"""
+
+# %% ../../nbs/86_dashboards_study.ipynb #52e4ff27
+def _stop_all(study: Study) -> None:
+    "Ask whoever makes the study, and each run that trains, to stop."
+    if (study.path / "study.json").exists():
+        study.request_stop()
+    for point in study.points:
+        if run_state(point["run"])["state"] == "running":
+            request_stop(point["run"])
+
+# %% ../../nbs/86_dashboards_study.ipynb #9b218b91
+def target_sweep(
+    study: Study | Path | str,  # a study, its folder, or any folder of runs
+    every: float = 2.0,  # seconds between two readings of the files
+) -> tuple[Dashboard, dict[str, W.Widget]]:
+    """A study's bands, best values and samples, while it is made or afterwards: (box, widgets).
+
+    Widgets: `metric`, `axis`, `settings`, `log`, `kimg`, `seed` (of the samples), `hold_FIELD` for every further
+    field, `stop`, `state`, and the pictures `bands`, `best` and `samples`.
+    """
+    study = study if isinstance(study, Study) else Study(study)
+    w = _sweep_controls(_study_axes(study))
+    sweep = _Sweep(study, w)
+    words = dict(
+        bands=(
+            "Minimum, median and maximum over the seeds, of the metric, of r_t and of p, over thousand images seen;"
+            " each setting in its colour"
+        ),
+        best="Best value of each run for each setting: median, minimum and maximum over the seeds",
+        samples="Samples of each setting at the chosen kimg, side by side",
+    )
+    pace = lambda: every if sweep.active else 5 * every
+    box = Dashboard("sweep", _sweep_layout(w), w, words, sweep.refresh, pace)
+    w["stop"].on_click(lambda _: box.do(lambda: _stop_all(study)))
+    followed = [w[name] for name in ("metric", "axis", "settings", "log", "kimg", "seed")]
+    return box.begin(*followed, *sweep.holds.values()), w

@@ -131,9 +131,7 @@ def test_every_module_that_a_text_names_exists():
     )
 
 
-LARGE = """cli 945 dataset 901 extractors 766 foundation 681 image_files 827 microstructure 775 networks 732
-official 735 preparation 1032 report 677 runs 886 training 639 vendors 639""".split()
-LARGE = dict(zip(LARGE[::2], map(int, LARGE[1::2])))  # rooms that still have to be taken apart, none may grow
+LARGE = {}  # module -> lines, of rooms that still have to be taken apart; none may grow
 
 
 def test_rooms_are_small_enough_to_live_in():
@@ -151,21 +149,8 @@ def exported(path):
     ]
 
 
-LONG = """10_vendors 1 11_image_files 3 12_micrographs 1 13_public_sets 2 14_synthetic 1 16_dataset 3 17_preprocess 1
-19_preparation 3 21_networks 5 23_augment 1 26_films 2 30_features 2 31_extractors 2 33_microstructure 3
-34_phase_maps 1 35_leak 1
-50_runs 2 52_official 2 53_transfer 1 55_trainer 1 56_resources 2 57_training 3 58_launch 2
-81_study_plots 1 82_material_plots 1 83_widgets 1 84_dashboards_data 1 85_dashboards_live 1
-86_dashboards_study 1 87_dashboards_explorer 1 88_dashboards_augmentation 2 89_dashboards_compare 1 92_demo
-1 94_cli 3""".split()
-# notebook -> exported cells of over 60 lines that still have to be taken apart
-LONG = dict(zip(LONG[::2], map(int, LONG[1::2])))
-
-COARSE = {
-    "88_dashboards_augmentation",
-    "89_dashboards_compare",
-    "81_study_plots",
-}  # half of their exported cells have over 25 lines
+LONG = {}  # notebook -> exported cells of over 60 lines that still have to be taken apart
+COARSE = set()  # notebooks half of whose exported cells have over 25 lines
 
 
 def test_cells_are_short():
@@ -247,3 +232,28 @@ def test_numbers_of_chapters_are_changed_everywhere_at_once():
     for wrong, words in ((["33=34"], "two chapters"), (["99=98"], "no chapter 99"), (["33"], "OLD=NEW")):
         with pytest.raises(SystemExit, match=words):
             renumber.asked(wrong, chapters)
+
+
+def links_in(text):
+    "(file, anchor) of the links of a text that lead to a file of the project."
+    return [
+        (file, anchor)
+        for file, anchor in re.findall(r"\]\((?!https?:|#|data:|attachment:)([^)\s#]+)#?([^)\s]*)\)", text)
+    ]
+
+
+def test_every_link_of_the_book_leads_somewhere():
+    count = 0
+    for path, cell in cells():
+        if cell.cell_type != "markdown":
+            continue
+        for file, anchor in links_in(cell.source):
+            base = ROOT if path.stem == "index" and not (path.parent / file).exists() else path.parent
+            assert (base / file).is_file(), f"{path.name}: {file}"
+            if anchor:
+                titles = re.findall(
+                    r"^#+ (.+)$", "\n".join(c.source for c in nbformat.read(base / file, 4).cells), re.M
+                )
+                assert anchor in [title.replace(" ", "-") for title in titles], f"{path.name}: {file}#{anchor}"
+            count += 1
+    assert count > 60  # or nothing was looked at

@@ -31,11 +31,13 @@ from semgan_nb.dashboards.study import target_sweep
 from semgan_nb.dashboards.explorer import latent_walk, walk_image
 from semgan_nb.dashboards.augmentation import augment_gallery, controller_panel
 from semgan_nb.dashboards.compare import material_images, material_panel
-from semgan_nb.dataset import Dataset, write_archive
+from semgan_nb.archives import write_archive
+from semgan_nb.dataset import Dataset
 from semgan_nb.films import walk_frames
 from semgan_nb.foundation import BadInput
 from semgan_nb.descriptors import phase_fractions
-from semgan_nb.microstructure import compare_microstructures, measure
+from semgan_nb.microstructure import measure
+from semgan_nb.same_material import compare_microstructures
 from semgan_nb.preparation import prepare
 from semgan_nb.synthetic import dual_phase, specimens
 

@@ -22,6 +22,8 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
+import tiny
+
 import semgan_nb.trainer as trainer
 from made_up_runs import logs
 from semgan_nb.resampling import warp
@@ -33,13 +35,14 @@ from semgan_nb.extractors import get_extractor
 from semgan_nb.latent import random_images, sample
 from semgan_nb.films import walk_frames
 from semgan_nb.losses import loss_as_generated, loss_as_real, path_lengths, path_penalty, r1_penalty
-from semgan_nb.foundation import prefetch
+from semgan_nb.workers import prefetch
 from semgan_nb.evaluation import Judge
 from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Discriminator, Generator, use_half
-from semgan_nb.runs import Config, read_config, read_stats, read_status
+from semgan_nb.runs import read_config, read_stats, read_status
 from semgan_nb.latent import judged_images
 from semgan_nb.trainer import Trainer, iteration_generator
+from semgan_nb.transfer import make_networks
 from semgan_nb.resources import available_bytes, estimate, fit_batch_gpu, power_meter, probe, seconds_per_kimg
 from semgan_nb.training import judge_snapshot, train
 from semgan_nb.launch import launch
@@ -56,21 +59,7 @@ pytestmark = [
 on_a_gpu = pytest.mark.skipif(not GPU, reason="needs a real GPU: a CPU has no such thing to rehearse")
 FORWARD, GRADIENT, SECOND = 1e-4, 5e-4, 1e-3
 SIZE = dict(img_resolution=32, channel_base=1024, channel_max=64)
-TINY = Config(
-    z_dim=16,
-    w_dim=16,
-    channel_base=64,
-    channel_max=8,
-    batch_size=8,
-    batch_gpu=4,
-    G_reg_interval=4,
-    total_kimg=0.16,
-    kimg_per_tick=0.032,
-    snap=2,
-    ada_kimg=0.5,
-    metrics=(),
-    p=0.3,
-)
+TINY = tiny.TINY.replace(p=0.3)
 
 
 @pytest.fixture(autouse=True)
@@ -442,7 +431,7 @@ def test_a_run_goes_on(archive, tmp_path):
         and len(logs(tmp_path / "a")) == len(logs(tmp_path / "b"))
     )
     assert "another environment" not in (tmp_path / "b" / "log.txt").read_text()
-    start = trainer.make_networks(TINY, 16, 1)[0].state_dict()
+    start = make_networks(TINY, 16, 1)[0].state_dict()
     way = lambda x: way_apart([x["G"][k] for k in start], [a["G"][k] for k in start], start.values())
     print(f"twin {way(twin):.1e}, gone on {way(b):.1e} of the way")
     assert way(b) <= max(5 * way(twin), 0.05 if GPU else 0)
@@ -629,7 +618,7 @@ def test_two_cards_by_nccl(archive, tmp_path):
     launch(config, archive, tmp_path / "two", 2)
     list(train(config, archive, tmp_path / "one", device="cuda"))
     two, one = (load_state(tmp_path / name / "state")["trainer"] for name in ("two", "one"))
-    start = trainer.make_networks(config, 16, 1)[0].state_dict()
+    start = make_networks(config, 16, 1)[0].state_dict()
     assert (
         way_apart([two["G"][k] for k in start], [one["G"][k] for k in start], start.values()) <= 0.1
         and two["sampler"] == one["sampler"]

@@ -29,7 +29,8 @@ from semgan_nb.distances import path_length
 from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Discriminator, Generator, use_half
 from semgan_nb.runs import Config
-from semgan_nb.trainer import Trainer, make_networks
+from semgan_nb.trainer import Trainer
+from semgan_nb.transfer import make_networks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*to a meta parameter", "ignore:Converting a tensor with requires_grad")
 AWAY = torch.device("meta")  # the name under which the second device goes

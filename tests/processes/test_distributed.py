@@ -1,4 +1,4 @@
-"""Chapters 54 and 58, several processes: two ranks of one round against one process of two rounds, going on with
+"""Chapters 09 and 58, several processes: two ranks of one round against one process of two rounds, going on with
 another number, a rank that dies."""
 
 import json
@@ -15,29 +15,17 @@ import pytest
 import torch
 
 from made_up_runs import logs
+import tiny
+
 from semgan_nb.checkpoints import load_state
 from semgan_nb.foundation import BadInput
 from semgan_nb.foundation import RunFailed
-from semgan_nb.runs import Config, read_config, read_stats, read_status, request_stop
+from semgan_nb.runs import read_config, read_stats, read_status, request_stop
 from semgan_nb.training import train
 from semgan_nb.launch import launch
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available() or sys.platform == "win32", reason="needs gloo")
-TINY = Config(
-    z_dim=16,
-    w_dim=16,
-    channel_base=64,
-    channel_max=8,
-    batch_size=8,
-    batch_gpu=4,
-    G_reg_interval=4,
-    total_kimg=0.16,
-    kimg_per_tick=0.032,
-    snap=2,
-    ada_kimg=0.5,
-    metrics=(),
-    p=0.3,
-)
+TINY = tiny.TINY.replace(p=0.3)
 
 
 def ranks_of(script, n, folder, *args, **environment):

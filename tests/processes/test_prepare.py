@@ -1,4 +1,4 @@
-"""Chapter 17: preparing in several processes, from a script, interrupted and killed."""
+"""Chapter 19: preparing in several processes, from a script, interrupted and killed."""
 
 import os
 import signal

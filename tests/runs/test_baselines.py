@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import multivariate_normal, norm
 
 from semgan_nb.dataset import Dataset
-from semgan_nb.microstructure import compare
+from semgan_nb.same_material import compare
 from semgan_nb.memorisation import best_alignment, aligned_ncc
 from semgan_nb.random_field import (
     RandomField,

@@ -17,7 +17,8 @@ from semgan_nb import plots
 from semgan_nb.checkpoints import data_of
 from semgan_nb.dashboards.live import run_state
 from semgan_nb.foundation import BadInput
-from semgan_nb.runs import Config, RunWriter, read_config, read_status, snapshots
+from semgan_nb.opening import RunWriter
+from semgan_nb.runs import Config, read_config, read_status, snapshots
 from semgan_nb.studies import Study
 from semgan_nb.training import strength_warning
 

@@ -1,4 +1,4 @@
-"""Chapters 92 to 94: the command's faults and help, and the demo from end to end with a training of a few hundred
+"""Chapters 93 to 98: the command's faults and help, and the demo from end to end with a training of a few hundred
 images."""
 
 import contextlib
@@ -239,7 +239,7 @@ def test_demo_interrupted_in_every_stage_goes_on(finished, micrographs, tmp_path
         "semgan_nb.training._Reporter.begin",
         "semgan_nb.training._Reporter.evaluate",
         "semgan_nb.films._encode",
-        "semgan_nb.report.read_demo",
+        "semgan_nb.demo_result.read_demo",
         "semgan_nb.report.write_report",
     ):
         with monkeypatch.context() as patch:

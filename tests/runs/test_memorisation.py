@@ -1,7 +1,6 @@
 """Copies: what `aligned_ncc` sees through, what is planted and must be found, what is fresh and must not be accused."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +13,8 @@ from semgan_nb import study_plots
 from semgan_nb.checkpoints import find_snapshot
 from semgan_nb.launch import summary_lines
 from semgan_nb.studies import study_text
-from semgan_nb.dataset import Dataset, subset_indices, write_archive
+from semgan_nb.archives import write_archive
+from semgan_nb.dataset import Dataset, subset_indices
 from semgan_nb.scores import best_record, higher_is_better, parse_metric, summary
 from semgan_nb.memorisation import (
     MemorisationTest,
@@ -33,7 +33,7 @@ from semgan_nb.judges import MemoryJudge, get_judge
 from semgan_nb.foundation import BadInput
 from semgan_nb.runs import read_metrics
 from semgan_nb.studies import Study
-from semgan_nb.training import _Reporter
+from semgan_nb.training import best_snapshots
 from semgan_nb.synthetic import dual_phase_islands, specimens
 
 RNG = np.random.default_rng(0)
@@ -358,9 +358,7 @@ def test_no_snapshot_is_the_best_for_copying_nothing(tmp_path):
         "best" in text for text in texts(study_plots.best_values(run.dir.parent, name))
     )
     (row,) = Study(run.dir.parent).best_table(name)
-    assert _Reporter._best_snapshots(SimpleNamespace(writer=run.writer)) == {
-        "snapshot-000032.safetensors"
-    }  # of the distance
+    assert best_snapshots(run.dir) == {"snapshot-000032.safetensors"}  # of the distance
     assert (
         row["best"] == row["end"] == [0.2]
         and "last: median" in study_text(run.dir.parent, [name])

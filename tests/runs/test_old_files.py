@@ -24,9 +24,11 @@ from semgan_nb.checkpoints import digest, load, load_state, snapshot_info
 from semgan_nb.official import load_networks
 from semgan_nb.launch import evaluate
 from semgan_nb.cli import info
-from semgan_nb.dataset import Dataset, is_archive
+from semgan_nb.archives import is_archive
+from semgan_nb.dataset import Dataset
 from semgan_nb.latent import random_images, sample
-from semgan_nb.report import read_demo, write_report
+from semgan_nb.demo_result import read_demo
+from semgan_nb.report import write_report
 from semgan_nb.runs import (
     Config,
     config_differences,

@@ -1,4 +1,4 @@
-"""Chapter 17: whole folders made into archives. The parts: tests/unit/test_preprocess.py; in several processes,
+"""Chapter 19: whole folders made into archives. The parts: tests/unit/test_preprocess.py; in several processes,
 interrupted: tests/processes/test_prepare.py."""
 
 import random
@@ -15,7 +15,8 @@ from semgan_nb.dataset import Dataset
 from semgan_nb.foundation import BadInput
 from semgan_nb.micrographs import embedded, list_images
 from semgan_nb.preprocess import feature_width, median_filter, reduce_to, suggest_window
-from semgan_nb.preparation import details, prepare, prepare_synthetic
+from semgan_nb.synthetic_sets import prepare_synthetic
+from semgan_nb.preparation import details, prepare
 from semgan_nb.synthetic import phase_fraction
 
 

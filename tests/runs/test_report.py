@@ -1,4 +1,4 @@
-"""Chapters 90 and 91: the report of a small demo is one file that opens offline and says what was found and what was
+"""Chapters 90, 91 and 92: the report of a small demo is one file that opens offline and says what was found and what was
 not."""
 
 import base64
@@ -16,11 +16,13 @@ from PIL import Image
 
 from semgan_nb.launch import evaluate
 from semgan_nb.cli import main
-from semgan_nb.dataset import write_archive
+from semgan_nb.archives import write_archive
 from semgan_nb.reference_sets import REFERENCE_SETS
 from semgan_nb.foundation import BadInput
-from semgan_nb.preparation import prepare_synthetic
-from semgan_nb.report import RUNG_WORDS, read_demo, write_report, write_walk
+from semgan_nb.synthetic_sets import prepare_synthetic
+from semgan_nb.report import RUNG_WORDS, write_report
+from semgan_nb.demo_result import write_walk
+from semgan_nb.demo_result import read_demo
 from semgan_nb.runs import Config, read_metrics
 from semgan_nb.training import train
 

@@ -13,6 +13,8 @@ import pytest
 import stops
 import torch
 
+import tiny
+
 import semgan_nb.trainer as trainer
 import semgan_nb.training as training
 import semgan_nb.foundation as foundation
@@ -21,26 +23,12 @@ from semgan_nb.checkpoints import load_state
 from semgan_nb.dataset import Dataset
 from semgan_nb.foundation import BadInput
 from semgan_nb.foundation import RunFailed
-from semgan_nb.runs import Config, read_metrics, read_stats, read_status, snapshots
+from semgan_nb.runs import read_metrics, read_stats, read_status, snapshots
 from semgan_nb.trainer import Trainer
 from semgan_nb.resources import disk_use
-from semgan_nb.training import Diverged, train
+from semgan_nb.training import Diverged, Run, ticks, train
 
-TINY = Config(
-    z_dim=16,
-    w_dim=16,
-    channel_base=64,
-    channel_max=8,
-    batch_size=8,
-    batch_gpu=4,
-    G_reg_interval=4,
-    total_kimg=0.32,
-    kimg_per_tick=0.032,
-    snap=2,
-    keep_snapshots=2,
-    ada_kimg=0.5,
-    metrics=("random_fd10_full",),
-)
+TINY = tiny.TINY.replace(total_kimg=0.32, keep_snapshots=2, metrics=("random_fd10_full",))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -253,13 +241,11 @@ def test_losses_that_are_not_finite_stop_at_the_last_good_state(archive, tmp_pat
 
 
 def test_weights_that_are_not_finite_are_never_saved(archive, tmp_path):
-    run = train(TINY.replace(metrics=()), archive, tmp_path / "r")
-    next(run)
-    trainer = run.gi_frame.f_locals["trainer"]
-    with torch.no_grad():
-        next(trainer.G_ema.parameters()).fill_(float("inf"))
     with pytest.raises(Diverged, match="a weight is no longer"):
-        run.close()
+        with Run(TINY.replace(metrics=()), archive, tmp_path / "r") as run:
+            next(ticks(run))
+            next(run.trainer.G_ema.parameters()).data.fill_(float("inf"))
+    assert read_status(tmp_path / "r")["state"] == "failed"
     assert [p.name for p in (tmp_path / "r" / "state").glob("*.pt")] == [
         "state-000000000000.pt"
     ]  # of the beginning, before anything went wrong

@@ -6,12 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from semgan_nb.dataset import Dataset, write_archive
+from semgan_nb.archives import write_archive
+from semgan_nb.dataset import Dataset
 from semgan_nb.distances import blur
 from semgan_nb.scores import parse_metric
 from semgan_nb.evaluation import Judge
 from semgan_nb.foundation import BadInput
-from semgan_nb.microstructure import compare_microstructures, measure
+from semgan_nb.microstructure import measure
+from semgan_nb.same_material import compare_microstructures
 from semgan_nb.runs import laptop, read_ladder, read_metrics
 from semgan_nb.synthetic import specimens
 from semgan_nb.launch import run_training

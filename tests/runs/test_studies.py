@@ -10,27 +10,17 @@ import pytest
 from made_up_runs import fake_train, study_with_fake_training
 from PIL import Image
 
-from semgan_nb.dataset import write_archive
+import tiny
+
+from semgan_nb.archives import write_archive
 from semgan_nb.scores import higher_is_better, metric_name
 from semgan_nb.foundation import BadInput
-from semgan_nb.runs import Config, read_config, read_stats
+from semgan_nb.runs import read_config, read_stats
 from semgan_nb.run_leaks import leaks
 from semgan_nb.studies import Study, point_label, read_samples, run_name, table_text, value_text
 from semgan_nb.study_run import run_study
 
-TINY = Config(
-    z_dim=16,
-    w_dim=16,
-    channel_base=64,
-    channel_max=8,
-    batch_size=8,
-    batch_gpu=8,
-    total_kimg=0.064,
-    kimg_per_tick=0.032,
-    snap=1,
-    ada_kimg=0.5,
-    metrics=(),
-)
+TINY = tiny.TINY.replace(batch_gpu=8, total_kimg=0.064, snap=1, G_reg_interval=None)
 TARGETS = {"ada_target": [0.3, 0.5]}
 NOAUG = [{"aug": "noaug"}]
 QUIET = dict(progress=False)

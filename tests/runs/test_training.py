@@ -13,29 +13,19 @@ import pytest
 import torch
 
 from made_up_runs import logs
+import tiny
+
 from semgan_nb.checkpoints import load, load_state
-from semgan_nb.dataset import write_archive
+from semgan_nb.archives import write_archive
 from semgan_nb.foundation import BadInput
 from semgan_nb.runs import Config, auto, image_number, laptop, read_config, read_stats, read_status, sem512, snapshots
-from semgan_nb.trainer import Statistics, Trainer, ema_beta, iteration_generator, lazy_adam, make_networks
+from semgan_nb.trainer import Statistics, Trainer, ema_beta, iteration_generator, lazy_adam
+from semgan_nb.transfer import make_networks
 from semgan_nb.training import train
 from semgan_nb.dataset import Dataset
 
 gold = np.load(Path(__file__).parents[1] / "data" / "ada_controller.npz")
-TINY = Config(
-    z_dim=16,
-    w_dim=16,
-    channel_base=64,
-    channel_max=8,
-    batch_size=8,
-    batch_gpu=4,
-    G_reg_interval=4,
-    total_kimg=0.16,
-    kimg_per_tick=0.032,
-    snap=2,
-    ada_kimg=0.5,
-    metrics=(),
-)
+TINY = tiny.TINY
 
 
 def weights(run):
@@ -397,7 +387,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run(archive, tmp_path, no_number):
 
 
 def test_metric_names_are_written_out(archive):
-    from semgan_nb.training import choose_metrics
+    from semgan_nb.opening import choose_metrics
 
     ds = Dataset(archive)
     assert choose_metrics(TINY.replace(metrics=["random_fd1000_full", "none"]), archive, ds) == ("random_fd1k_full",)

@@ -11,27 +11,16 @@ from command import said
 from made_up_runs import logs
 from official_files import same
 
+import tiny
+
 from semgan_nb.checkpoints import load, save_snapshot
 from semgan_nb.official import load_networks
 from semgan_nb.transfer import transfer_config
 from semgan_nb.cli import info, main
-from semgan_nb.runs import Config, laptop, read_config, read_status, snapshots
+from semgan_nb.runs import laptop, read_config, read_status, snapshots
 from semgan_nb.training import train
 
-TINY = Config(
-    z_dim=8,
-    w_dim=8,
-    channel_base=64,
-    channel_max=8,
-    batch_size=8,
-    batch_gpu=4,
-    G_reg_interval=4,
-    total_kimg=0.08,
-    kimg_per_tick=0.016,
-    snap=2,
-    ada_kimg=0.5,
-    metrics=(),
-)
+TINY = tiny.TINY.replace(z_dim=8, w_dim=8, total_kimg=0.08, kimg_per_tick=0.016)
 
 
 # -- conversion and info

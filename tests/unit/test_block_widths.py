@@ -9,7 +9,7 @@ from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Discriminator, Generator
 from semgan_nb.official import convert, file_lines, load_networks
 from semgan_nb.runs import PRESETS, Config, laptop, preset
-from semgan_nb.trainer import make_networks
+from semgan_nb.transfer import make_networks
 from semgan_nb.transfer import transfer_config
 
 OURS = dict(z_dim=16, w_dim=16, img_resolution=32, mapping_layers=1, block_channels=[24, 24, 16, 8], noise_from=32)

@@ -16,8 +16,9 @@ from official_files import same
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import tiny
+
 import semgan_nb
-from semgan_nb import trainer
 from semgan_nb.checkpoints import (
     load,
     load_state,
@@ -29,28 +30,14 @@ from semgan_nb.checkpoints import (
     snapshot_info,
 )
 from semgan_nb.official import convert, load_networks
-from semgan_nb.transfer import transfer, transfer_config
+from semgan_nb.transfer import make_networks, transfer, transfer_config
 from semgan_nb.cli import info, main
 from semgan_nb.layers import upsample2d
 from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Discriminator
-from semgan_nb.runs import Config
 
 PACKAGE = Path(semgan_nb.__file__).parent
-TINY = Config(
-    z_dim=8,
-    w_dim=8,
-    channel_base=64,
-    channel_max=8,
-    batch_size=8,
-    batch_gpu=4,
-    G_reg_interval=4,
-    total_kimg=0.08,
-    kimg_per_tick=0.016,
-    snap=2,
-    ada_kimg=0.5,
-    metrics=(),
-)
+TINY = tiny.TINY.replace(z_dim=8, w_dim=8, total_kimg=0.08, kimg_per_tick=0.016)
 
 
 # -- snapshots
@@ -330,7 +317,7 @@ def test_info_says_what_a_file_is(pickled, snapshot, tmp_path):
 
 
 def nets(config, resolution=16, channels=1):
-    return trainer.make_networks(config, resolution, channels)
+    return make_networks(config, resolution, channels)
 
 
 def test_grey_from_rgb_is_the_mean_of_the_colours(pickled):

@@ -1,4 +1,4 @@
-"""Chapter 16: archive, hold-out, subset, mirror, sampler."""
+"""Chapters 05, 06 and 16: archive, hold-out, subset, mirror, sampler."""
 
 import io
 import itertools
@@ -10,8 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from semgan_nb import dataset
-from semgan_nb.dataset import Dataset, InfiniteSampler, choose_holdout, subset_indices, write_archive
+from semgan_nb import archives, dataset
+from semgan_nb.archives import write_archive
+from semgan_nb.sources import choose_holdout
+from semgan_nb.dataset import Dataset, InfiniteSampler, subset_indices
 from semgan_nb.foundation import BadInput
 
 
@@ -393,7 +395,7 @@ def test_the_part_may_be_decided_after_the_last_image(tmp_path):
     written = write_archive(tmp_path / "a.zip", (i for i in items()), {}, finish)
     data = Dataset(tmp_path / "a.zip", "holdout")
     assert data.manifest == json.loads(json.dumps(written)) and written["seen"] == 20 and set(data.groups) == {"g4"}
-    ready = [{k: v for k, v in i.items() if k != "image"} | {"png": dataset.png(i["image"])} for i in items()]
+    ready = [{k: v for k, v in i.items() if k != "image"} | {"png": archives.png(i["image"])} for i in items()]
     write_archive(tmp_path / "b.zip", ready, {}, finish)
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     for odd in (np.zeros((16, 16, 4), np.uint8), np.zeros((16, 16), np.uint16), np.zeros((16, 8), np.uint8)):
@@ -420,10 +422,10 @@ def test_many_groups_are_chosen_quickly():
 
 def test_scales_that_agree_to_two_per_cent_are_one():
     assert (
-        dataset.one_scale([(50, 50), (50.4, 50.2), (50.1, 50)]) == (50.1, 50.0)
-        and dataset.one_scale([(50, 50), None]) is None
+        archives.one_scale([(50, 50), (50.4, 50.2), (50.1, 50)]) == (50.1, 50.0)
+        and archives.one_scale([(50, 50), None]) is None
     )
-    assert dataset.one_scale([(50, 50), (51.5, 51.5)]) is None and dataset.one_scale([]) is None
+    assert archives.one_scale([(50, 50), (51.5, 51.5)]) is None and archives.one_scale([]) is None
 
 
 def test_an_archive_is_decoded_once_while_somebody_holds_it(tmp_path, monkeypatch):
@@ -434,10 +436,8 @@ def test_an_archive_is_decoded_once_while_somebody_holds_it(tmp_path, monkeypatc
     from made_up_sets import noise_archive
 
     noise_archive(tmp_path / "a.zip")
-    decoded, decode = [], Dataset._decode
-    monkeypatch.setattr(
-        Dataset, "_decode", lambda self, store, name: (decoded.append(name), decode(self, store, name))[1]
-    )
+    decoded, decode = [], dataset.decode_image
+    monkeypatch.setattr(dataset, "decode_image", lambda store, name: (decoded.append(name), decode(store, name))[1])
     whole = Dataset(tmp_path / "a.zip")
     assert len(decoded) == len(whole)
     train, few = Dataset(tmp_path / "a.zip", part="train"), Dataset(tmp_path / "a.zip", part="train", subset=5, seed=1)

@@ -16,7 +16,7 @@ from command import said
 from made_up_weights import LAYOUT, made_up_state, made_up_vgg
 from reference_tools import tool
 
-from semgan_nb import extractors
+from semgan_nb import extractors, weights
 from semgan_nb.features import (
     LITE0_SHA256,
     Lite0,
@@ -30,13 +30,14 @@ from semgan_nb.extractors import (
     EXTRACTORS,
     Inception,
     Vgg16,
-    find_weights,
     get_extractor,
     inception,
     inception_layers,
+    inception_layout,
     tf1_resize_matrix,
 )
 from semgan_nb.foundation import BadInput
+from semgan_nb.weights import find_weights
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +212,7 @@ def nowhere(monkeypatch, tmp_path):
 def test_the_layout_of_inception_is_that_of_the_genuine_file():
     keys = {line.split("\t")[0]: line.split("\t")[2] for line in LAYOUT.read_text().splitlines()}
     assert len(keys) == 566
-    wanted = Inception._layout(inception_layers(), False, 2048)
+    wanted = inception_layout()
     assert all(str(tuple(shape)) == keys[key] for key, shape in wanted.items())
     assert {key for key in keys if not key.endswith("num_batches_tracked")} == set(wanted)
     with pytest.raises(BadInput, match="no layer of 100 features"):
@@ -342,13 +343,13 @@ def test_files_of_other_content_are_told_apart(made_up, tmp_path, nowhere):
 
 def test_known_hashes_make_a_file_genuine(made_up, monkeypatch):
     sha256 = hashlib.sha256(made_up.read_bytes()).hexdigest()
-    known = extractors.WEIGHTS["inception"][0]
-    monkeypatch.setitem(extractors.WEIGHTS, "inception", (known._replace(sha256=sha256),))
+    known = weights.WEIGHTS["inception"][0]
+    monkeypatch.setitem(weights.WEIGHTS, "inception", (known._replace(sha256=sha256),))
     assert inception(path=made_up).genuine and Inception(path=made_up, dim=768).genuine
 
 
 def test_where_weights_are_looked_for(nowhere, monkeypatch):
-    name = extractors.WEIGHTS["inception768"][0].file
+    name = weights.WEIGHTS["inception768"][0].file
 
     def put(folder):
         (nowhere / folder).mkdir(parents=True, exist_ok=True)
@@ -393,13 +394,13 @@ def test_a_download_must_have_the_known_hash(monkeypatch, tmp_path):
             monkeypatch.delenv(variable, raising=False)
         monkeypatch.setenv("SEMGAN_CACHE", str(tmp_path / "cache"))
         url = f"http://127.0.0.1:{server.server_address[1]}/w.pth"
-        file = extractors.WeightsFile("w.pth", 7, "0" * 64, url, "made up")
-        monkeypatch.setitem(extractors.WEIGHTS, "inception", (file,))
+        file = weights.WeightsFile("w.pth", 7, "0" * 64, url, "made up")
+        monkeypatch.setitem(weights.WEIGHTS, "inception", (file,))
         with pytest.raises(BadInput, match="holds something else"):
             find_weights("inception")
         assert not (tmp_path / "cache" / "weights" / "w.pth").exists()
         monkeypatch.setitem(
-            extractors.WEIGHTS, "inception", (file._replace(sha256=hashlib.sha256(b"weights").hexdigest()),)
+            weights.WEIGHTS, "inception", (file._replace(sha256=hashlib.sha256(b"weights").hexdigest()),)
         )
         assert find_weights("inception").read_bytes() == b"weights"
         server.shutdown()
@@ -452,7 +453,7 @@ def test_torchscript_is_run_where_its_hash_is_known_or_named(name, dim, known, t
     with pytest.raises(BadInput, match=f"weight is missing.*SEMGAN_TRUST={sha256} if you trust this program"):
         get_extractor(name, weights=path)
     if known:
-        monkeypatch.setitem(extractors.WEIGHTS, name, (extractors.WEIGHTS[name][-1]._replace(sha256=sha256),))
+        monkeypatch.setitem(weights.WEIGHTS, name, (weights.WEIGHTS[name][-1]._replace(sha256=sha256),))
     else:
         monkeypatch.setenv("SEMGAN_TRUST", f"{'0' * 64},{sha256.upper()}")
     network = get_extractor(name, weights=path)
@@ -648,7 +649,7 @@ def test_weights_of_others_are_read_within_limits(tmp_path, name, words):
     else:
         torch.save(dict(w=torch.zeros(1000)), path)
         path.write_bytes(path.read_bytes()[:3000] if name == "cut.pth" else b"my thesis\n" * 100)
-    text = said(extractors.read_weights, path)
+    text = said(weights.read_weights, path)
     assert (
         text.startswith(f"{path}: holds no weights that can be read (")
         and words in text
@@ -668,5 +669,5 @@ def test_weights_that_are_right_are_read_in_every_format(tmp_path):
     torch.save(torch.nn.Linear(3, 2).state_dict() | state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     np.savez_compressed(tmp_path / "a.npz", **{name: value.numpy() for name, value in state.items()})
     for path in tmp_path.iterdir():
-        found, sha256 = extractors.read_weights(path)
+        found, sha256 = weights.read_weights(path)
         assert all(torch.equal(found[name], value) for name, value in state.items()) and len(sha256) == 64

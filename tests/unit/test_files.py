@@ -18,12 +18,15 @@ from command import said, say
 from semgan_nb import plots
 from semgan_nb.checkpoints import digest, load, load_state, save_state
 from semgan_nb.dashboards.study import _study_html
-from semgan_nb.dataset import Dataset, png, write_archive
-from semgan_nb.foundation import BadInput, plain_label
+from semgan_nb import files
+from semgan_nb.archives import png, write_archive
+from semgan_nb.dataset import Dataset
+from semgan_nb.foundation import BadInput, Rule, plain_label
 from semgan_nb.latent import judged_images
 from semgan_nb.official import file_lines
 from semgan_nb.files import DAMAGED
-from semgan_nb.runs import Config, RunWriter, read_config, read_metrics, read_status
+from semgan_nb.opening import RunWriter
+from semgan_nb.runs import Config, read_config, read_metrics, read_status
 from semgan_nb.scores import alike_pairs
 from semgan_nb.studies import Study, study_text
 from semgan_nb.widgets import safe
@@ -43,6 +46,71 @@ def goes_on(run):
     writer = RunWriter(run, Config.from_dict(about["resolved"]), about["data"])
     yield writer
     writer.close("done")
+
+
+def refused(rule, value):
+    try:
+        rule(value, "x")
+    except files.Unfit as wrong:
+        return f"{wrong.args[0]} is {files.in_words(wrong.args[1])}, it must be {wrong.args[2]}"
+
+
+def test_a_rule_says_what_is_wrong():
+    table = files.fields(
+        dict(kimg=files.number(0), state=files.one_of("running", "done")),
+        dict(pid=files.whole(), worst=files.list_of(files.TEXT), results=files.table_of(files.number(finite=False), 1)),
+    )
+    assert refused(table, dict(kimg=1, state="done", results=dict(fd=float("nan")), more=[])) is None
+    assert refused(table, dict(kimg=float("nan"), state="done")) == "x.kimg is NaN, it must be a number of 0 or more"
+    assert (
+        refused(table, dict(kimg=True, state="done")).startswith("x.kimg is true")
+        and refused(table, []) == "x is a list of 0, it must be an object"
+    )
+    assert refused(table, dict(kimg=1, state="<b>")) == "x.state is '<b>', it must be running or done"
+    assert (
+        refused(table, dict(kimg=1, state="done", worst=["a", "\ud800"]))
+        == "x.worst[1] is '\\ud800', it must be a text without halves of characters"
+    )
+    assert refused(table, dict(kimg=1, state="done", results={})) and refused(
+        table, dict(kimg=1, state="done", pid=10**250)
+    ).startswith("x.pid is a number of 251 digits")
+    assert (
+        refused(files.optional(files.whole()), -1) == "x is -1, it must be a whole number of 0 or more, or null"
+        and refused(files.PIXEL_SIZE, [1, 0])
+        and not refused(files.PIXEL_SIZE, 20.5)
+    )
+    assert (
+        refused(table, dict(kimg=1e300, state="done"))
+        == "x.kimg is 1e+300, it must be a number of 0 or more, at most 1e+15"
+        and refused(files.number(), -1e16).endswith("a number, at least -1e+15")
+        and refused(files.number(0, 1), 2) == "x is 2, it must be a number from 0 to 1"
+    )
+    assert refused(files.number(finite=False), 10**301).endswith(
+        "it must be a number, at most 9.22337e+18"
+    ) and not refused(files.number(finite=False), float("inf"))
+    assert (
+        refused(files.text(3), "abcd").endswith("a text of at most 3 characters")
+        and refused(files.table_of(files.TEXT), {"\ud800": ""})
+        == "a name in x is '\\ud800', it must be a text without halves of characters"
+    )
+    assert (
+        refused(files.either(files.TEXT, files.table_of(files.number())), dict(a="b"))
+        == "x.a is 'b', it must be a number"
+        and refused(files.either(files.TEXT, files.table_of(files.number())), 3)
+        == "x is 3, it must be a text or an object"
+    )
+    side = files.of_rule(Rule(int, 8, 64, "px", only="power of two", also=(None,)))
+    assert (
+        not refused(side, 16)
+        and not refused(side, None)
+        and refused(side, 24)
+        == "x is 24, it must be a power of two from 8 to 64 px, or none; the nearest are 16 and 32"
+        and refused(side, 16.0)
+    )
+    deep = 1
+    for _ in range(100):
+        deep = [deep]
+    assert "less deeply" in refused(files.PLAIN, deep) and refused(files.PLAIN, dict(a=[1, None, "b"])) is None
 
 
 def put(value, path, new):
@@ -302,7 +370,7 @@ def test_what_becomes_too_long_is_refused_before_it_is_unpacked(tmp_path, monkey
         "read",
         lambda self, n=-1, old=zipfile.ZipExtFile.read: read.append(old(self, n)) or read[-1],
     )
-    for name, files in {
+    for name, members in {
         "manifest": {"a.png": image(), "manifest.json": b" " * 2_000_000 + b"{}"},
         "labels": {"a.png": image(), "dataset.json": b" " * 2_000_000 + b"{}"},
         "image": {"a.png": image() + bytes(2_000_000)},
@@ -310,7 +378,7 @@ def test_what_becomes_too_long_is_refused_before_it_is_unpacked(tmp_path, monkey
     }.items():
         read.clear()
         with pytest.raises(BadInput, match="more than|damaged"):
-            Dataset(packed(tmp_path / f"{name}.zip", files))
+            Dataset(packed(tmp_path / f"{name}.zip", members))
         assert name == "image" or max(map(len, read), default=0) < 1_000_000, name
     with pytest.raises(BadInput, match="packed by a method|damaged"):
         Dataset(packed(tmp_path / "lzma.zip", {"a.png": image()}, zipfile.ZIP_LZMA))

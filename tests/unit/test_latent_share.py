@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from semgan_nb.dataset import Dataset, write_archive
+from semgan_nb.archives import write_archive
+from semgan_nb.dataset import Dataset
 from semgan_nb.evaluation import judge_together, score
 from semgan_nb.foundation import BadInput
 from semgan_nb.judges import LatentJudge, get_judge

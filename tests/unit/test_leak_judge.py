@@ -5,14 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from semgan_nb.dataset import Dataset, write_archive
+from semgan_nb.archives import write_archive
+from semgan_nb.dataset import Dataset
 from semgan_nb.evaluation import judge_together, score
 from semgan_nb.foundation import BadInput
 from semgan_nb.judges import LeakJudge, get_judge
 from semgan_nb.leak import TRANSFORMS
 from semgan_nb.runs import laptop, read_metrics
 from semgan_nb.scores import higher_is_better, check_record, in_words, metric_name, parse_metric
-from semgan_nb.training import choose_metrics, leak_warning
+from semgan_nb.opening import choose_metrics
+from semgan_nb.training import _KINDS, leak_warning
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,7 @@ def test_a_record_names_the_augmentation(lit):
             metric_name(name) == judge.metric for name in record["results"]
         )
         warning = leak_warning([dict(metric="lite0_fd50_full"), record])
+        assert not warning or warning.startswith(_KINDS["leak"])
         assert bool(warning) == bool(leaking) and all(TRANSFORMS[name][1] in warning for name in leaking)
     assert judge.ladder()["rungs"] == [] and judge.floor() is None
     with pytest.raises(BadInput, match="needs 80 generated images, there were 40"):

@@ -15,8 +15,9 @@ from reference_tools import tool
 
 import semgan_nb.distances as distances
 from semgan_nb import foundation, plots
-from semgan_nb.extractors import Inception, find_weights, get_extractor
-from semgan_nb.microstructure import compare
+from semgan_nb.extractors import Inception, get_extractor
+from semgan_nb.weights import find_weights
+from semgan_nb.same_material import compare
 from semgan_nb.distances import (
     FeatureSet,
     blur,

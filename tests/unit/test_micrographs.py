@@ -1634,6 +1634,19 @@ def test_truncated_strips(tmp_path, image):
             read(tmp_path / "wrong.png")
 
 
+def test_a_strip_without_a_length_is_missing(tmp_path, image):
+    "Eight strips and the length of one: the other seven would be memory that nobody wrote."
+    path = tmp_path / "short.tif"
+    tifffile.imwrite(path, image, rowsperstrip=64)
+    with tifffile.TiffFile(path) as tif:
+        at = tif.pages[0].tags[279].offset
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<HHII", data, at, 279, 4, 1, 64 * image.shape[1])
+    path.write_bytes(data)
+    with pytest.raises(BadInput, match="strips are missing"):
+        read_micrograph(path)
+
+
 def whole_files(folder, image):
     """One small valid file of each kind."""
     small, deep = image[:120, :128], image[:120, :128].astype(np.uint16) * 255

@@ -17,7 +17,7 @@ from scipy.stats import wasserstein_distance
 from skimage import measure as measure_labels
 
 from semgan_nb import material_plots
-from semgan_nb.microstructure import compare
+from semgan_nb.same_material import compare, compare_microstructures, image_values, wasserstein
 from semgan_nb.foundation import BadInput
 from semgan_nb.micrographs import read_micrograph
 from semgan_nb.descriptors import (
@@ -44,7 +44,7 @@ from semgan_nb.descriptors import (
     two_point,
     two_point_map,
 )
-from semgan_nb.microstructure import DESCRIPTORS, compare_microstructures, image_values, measure, unit_of, wasserstein
+from semgan_nb.microstructure import DESCRIPTORS, measure, unit_of
 from semgan_nb.phase_maps import write_phases
 from semgan_nb.leak import LeakMeter, characteristic_length, directions, leak_meter
 from semgan_nb.synthetic import dual_phase, dual_phase_islands, grf, specimens

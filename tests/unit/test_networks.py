@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from semgan_nb.layers import Conv2dLayer, FullyConnected
+from semgan_nb.layers import Conv2dLayer, FullyConnected, SynthesisLayer, ToRGB
 from semgan_nb.losses import path_lengths, r1_penalty
 from semgan_nb.networks import (
     ARCHITECTURES,
@@ -15,8 +15,6 @@ from semgan_nb.networks import (
     DiscriminatorBlock,
     Generator,
     SynthesisBlock,
-    SynthesisLayer,
-    ToRGB,
     count_parameters,
     first_half_resolution,
     use_half,

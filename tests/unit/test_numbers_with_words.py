@@ -9,7 +9,8 @@ from semgan_nb.evaluation import score
 from semgan_nb.reference_sets import warnings_of
 from semgan_nb.launch import record_lines
 from semgan_nb.memorisation import memorisation_text
-from semgan_nb.microstructure import compare_microstructures, measure
+from semgan_nb.microstructure import measure
+from semgan_nb.same_material import compare_microstructures
 from semgan_nb.scores import number_text, parse_metric
 from semgan_nb.synthetic import specimens
 

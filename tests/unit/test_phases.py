@@ -11,7 +11,8 @@ from made_up_runs import random_snapshot
 from PIL import Image
 
 from semgan_nb.checkpoints import load
-from semgan_nb.dataset import Dataset, write_archive
+from semgan_nb.archives import write_archive
+from semgan_nb.dataset import Dataset
 from semgan_nb.latent import sample
 from semgan_nb.foundation import file_hash
 from semgan_nb.micrographs import embedded, list_images, read_micrograph

@@ -1,4 +1,4 @@
-"""Chapters 17 to 19: the paper's pipeline, tiles, groups, prepare."""
+"""Chapters 16 to 19: the paper's pipeline, tiles, groups, prepare."""
 
 import os
 import shutil
@@ -18,20 +18,20 @@ from semgan_nb.micrographs import embedded, list_images
 from semgan_nb.preprocess import (
     Recipe,
     centre_crop,
-    group_files,
     histogram,
     match_histogram,
     median_filter,
+    nanometres,
     normalise,
-    read_table,
     reduce_to,
     resample,
     steps,
     stretch_levels,
     tiles,
 )
+from semgan_nb.sources import group_files, read_table
 from semgan_nb.quality import find_marks, pick_reference, sharpness, rejection_reasons
-from semgan_nb.preparation import details, nanometres, prepare, source_file
+from semgan_nb.preparation import details, prepare, source_file
 from semgan_nb.micrographs import read_micrograph
 from semgan_nb.synthetic import phase_fraction
 
