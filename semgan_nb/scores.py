@@ -145,7 +145,7 @@ STATISTICS |= {
     ),
 }
 
-# %% ../nbs/41_scores.ipynb #9c9507f6
+# %% ../nbs/41_scores.ipynb #b83b0339
 OFFICIAL_PPL = {
     "ppl2_wend": "wend",
     "ppl_wend": "wendcrop",
@@ -155,7 +155,7 @@ OFFICIAL_PPL = {
 }
 LATENT_PAIRS = 64  # pairs of latent vectors behind `latent_share`; latent_share16 takes 16
 
-
+# %% ../nbs/41_scores.ipynb #9c9507f6
 class Metric(NamedTuple):
     "What a metric's name says."
 
