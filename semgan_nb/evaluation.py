@@ -84,9 +84,8 @@ def score(
     weights: Path | str | None = None,  # file or folder of the extractor's weights
     progress: Callable | None = None,  # called as progress(done, total, text), in images
 ) -> dict:
-    """Judge one source of images against another: the fields of a MetricRecord that need no archive. The path length
-    does not look at `real`. Raises BadInput where two sets of images are not enough for the metric, or are too small,
-    or of different sizes."""
+    """Judge one source of images against another: the fields of a MetricRecord that need no archive. Raises BadInput
+    where two sets of images are not enough for the metric, too small, or of different sizes."""
     metric = parse_metric(metric) if isinstance(metric, str) else metric
     if metric.statistic.not_alone:
         raise BadInput(f"{metric.name} {metric.statistic.not_alone}")
@@ -395,8 +394,7 @@ class ArchiveJudge:
         return self.dataset.channels, self.dataset.resolution, self.dataset.resolution
 
     def floor(self, progress: Callable | None = None) -> dict | None:
-        "Real against real, where the metric has such a thing."
-        return None
+        "Real against real; None where the metric has no such thing."
 
     def ladder(self, progress: Callable | None = None) -> dict:  # called as progress(done, total, text), in images
         """The known sets and their values: dict(metric, extractor, extractor_sha256, real, num_real, num_gen, seed,

@@ -276,7 +276,7 @@ def _draw_directions(axes: Axes, found: Sequence[dict]) -> None:
 
 # %% ../nbs/81_study_plots.ipynb #54042c3e
 def leak_figure(
-    found: Sequence[dict],  # of `studies.leaks`
+    found: Sequence[dict],  # of `run_leaks.leaks`
     figure: Figure | None = None,
 ) -> Figure:
     "Each measure of a leak over its floor against p, and the directions of edges of real and generated images."
