@@ -187,8 +187,7 @@ class Metric(NamedTuple):
 
     @property
     def fewest(self) -> int:
-        """Images that a side needs: a point and its neighbours for precision and recall, ten parts of one for the
-        inception score, else 2."""
+        "Images that a side needs: one more than neighbours, ten for the inception score, else 2."
         return 10 if self.stat == "is" else max(2, int(self.digit or 0) + 1)
 
     @property
@@ -266,8 +265,7 @@ def parse_metric(name: str) -> Metric:  # such as 'lite0_fd500_holdout' or 'fid5
 # %% ../nbs/41_scores.ipynb #44c2b161
 def _counted(name, metric):
     if metric.count < metric.fewest:
-        images = "image" if metric.count == 1 else "images"
-        raise BadInput(f"The metric {name!r} asks for {metric.count} {images}: it takes at least {metric.fewest}")
+        raise BadInput(f"The metric {name!r} asks for {metric.count}: at least {metric.fewest} images are needed")
     if metric.count > 1_000_000:
         raise BadInput(f"The metric {name!r} asks for {metric.count} images: at most 1000000 are made")
     return metric

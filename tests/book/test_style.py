@@ -1,5 +1,6 @@
 """Lint and format of notebooks, tests and tools, as ruff.toml has them."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -42,3 +43,35 @@ def test_the_citation_is_of_this_version():
     settings.read(ROOT / "settings.ini", encoding="utf-8")
     assert str(cited["version"]) == settings["DEFAULT"]["version"]
     assert cited["references"][0]["doi"] in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def public(tree):
+    "(name, function) of every function and method without a leading underscore, and of every `__init__`."
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield node.name, node, ast.get_docstring(node) or ""
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef) and (method.name == "__init__" or method.name[0] != "_"):
+                    about = ast.get_docstring(method) or ""
+                    yield f"{node.name}.{method.name}", method, about + (ast.get_docstring(node) or "")
+
+
+MODULES = [path for path in sorted((ROOT / "semgan_nb").rglob("*.py")) if path.name != "_modidx.py"]
+
+
+def test_public_parameters_have_types_and_refusals_are_documented():
+    untyped, unsaid, count = [], [], 0
+    for path in MODULES:
+        for name, function, about in public(ast.parse(path.read_text(encoding="utf-8"))):
+            arguments = function.args
+            named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+            given = [argument for argument in named if argument.arg not in ("self", "cls")]
+            count += len(given)
+            untyped += [f"{path.stem}.{name}: {argument.arg}" for argument in given if argument.annotation is None]
+            raised = [node.exc for node in ast.walk(function) if isinstance(node, ast.Raise)]
+            kinds = {exc.func.id for exc in raised if isinstance(exc, ast.Call) and isinstance(exc.func, ast.Name)}
+            if "BadInput" in kinds and "BadInput" not in about:
+                unsaid.append(f"{path.stem}.{name}")
+    assert not untyped and not unsaid, (untyped, unsaid)
+    assert count > 1500  # or nothing was looked at
