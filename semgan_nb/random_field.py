@@ -100,7 +100,7 @@ def _whole_spectrum(half, shape):
     columns = np.arange(shape[1])
     there = np.minimum(columns, shape[1] - columns)
     mirrored = half[..., -np.arange(shape[0]), :][..., there]
-    power = np.where(columns < half.shape[1], half[..., there], mirrored)
+    power = np.where(columns < half.shape[-1], half[..., there], mirrored)
     total = power.sum((-2, -1), keepdims=True)
     return np.where(total > 0, power / np.where(total > 0, total, 1), 1 / np.prod(shape))
 

@@ -131,14 +131,10 @@ def test_every_module_that_a_text_names_exists():
     )
 
 
-LARGE = {}  # rooms that still have to be taken apart, none may grow
-
-
 def test_rooms_are_small_enough_to_live_in():
     sizes = {path.stem: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
-    large = {name: lines for name, lines in sizes.items() if lines > LARGE.get(name, 600)}
-    assert not large, f"more than 600 lines, or more than before: {large}"
-    assert not (done := [name for name in LARGE if sizes[name] <= 600]), f"small by now, take it from the list: {done}"
+    large = {name: lines for name, lines in sizes.items() if lines > 600}
+    assert not large, f"more than 600 lines: {large}"
 
 
 def exported(path):
@@ -149,18 +145,11 @@ def exported(path):
     ]
 
 
-LONG = {}  # notebook -> exported cells of over 60 lines that still have to be taken apart
-COARSE = set()  # half of their exported cells have over 25 lines
-
-
 def test_cells_are_short():
-    long = {path.stem: sum(len(cell.source.splitlines()) > 60 for cell in exported(path)) for path in CHAPTERS.values()}
-    long = {name: count for name, count in long.items() if count}
-    assert long == LONG, f"exported cells of over 60 lines; the list is {LONG}"
     for path in CHAPTERS.values():
         sizes = [len(cell.source.splitlines()) for cell in exported(path)]
-        if path.stem not in COARSE:
-            assert statistics.median(sizes) <= 25, f"{path.name}: half of its exported cells have over 25 lines"
+        assert max(sizes) <= 60, f"{path.name}: an exported cell has {max(sizes)} lines"
+        assert statistics.median(sizes) <= 25, f"{path.name}: half of its exported cells have over 25 lines"
 
 
 @pytest.mark.parametrize("path", CHAPTERS.values(), ids=lambda path: path.stem)

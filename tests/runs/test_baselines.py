@@ -312,3 +312,12 @@ def test_the_verb(archive, tmp_path, capsys, monkeypatch):
     assert main(["baselines", str(archive), "--metrics", "random_fd40_holdout", "--with", "small.safetensors"]) == 2
     assert "makes images of 16 px" in capsys.readouterr().err and not (tmp_path / "steel-baselines").exists()
     assert main(["baselines", str(archive), "--metrics", "micro40_full"]) == 2
+
+
+def test_a_stack_of_oblique_fields_has_the_spectra_of_each():
+    "An oblique texture has another spectrum mirrored: the half that is not computed must come from the right side."
+    y, x = np.mgrid[-15:16, -15:16]
+    oblique = np.exp(-(((x + y) / 8) ** 2) - ((x - y) / 3) ** 2)
+    one, other = nearest_valid_spectrum(oblique, 60), nearest_valid_spectrum(oblique[:, ::-1], 60)
+    together = nearest_valid_spectrum(np.stack([oblique, oblique[:, ::-1]]), 60)
+    assert np.allclose(together, [one, other], atol=1e-12) and abs(one - other).max() > 1e-4
