@@ -158,8 +158,8 @@ def rejection_reasons(
 # %% ../nbs/18_quality.ipynb #f2af07d7
 def _margins(image, even=0):  # uint8 [height, width]; the levels that a margin may spread over
     """bool map of rows and columns at the borders that are of one level: three at least, at most two fifths of the
-    image."""
-    marked = np.zeros(image.shape, bool)
+    image. In JPEG, where `even` is above 0, a margin ends in a block of 8 that is no longer even."""
+    marked, far = np.zeros(image.shape, bool), 8 if even else 0
     for turned, part in (
         (image, marked),
         (image[::-1], marked[::-1]),
@@ -168,11 +168,12 @@ def _margins(image, even=0):  # uint8 [height, width]; the levels that a margin 
     ):
         plain = np.ptp(turned, axis=1) <= even
         rows = 0 if plain.all() else int(np.argmin(plain))
-        if (
-            3 <= rows <= 0.42 * len(turned)
-            and (np.abs(turned[rows].astype(int) - turned[rows - 1, 0]) <= even).mean() < 0.4
-        ):
-            part[:rows] = True
+        if not 3 <= rows <= 0.42 * len(turned):
+            continue
+        apart = np.abs(turned[rows : rows + far + 1].astype(int) - turned[rows - 1, 0])
+        if (apart[-1] <= even).mean() < 0.4:
+            blurred = (apart[:far] <= 32).mean(1) > 0.5
+            part[: rows + int(np.argmin(np.append(blurred, False)))] = True
     return marked
 
 # %% ../nbs/18_quality.ipynb #9df1b2c7
@@ -214,13 +215,33 @@ def _stretches(rows, least):
     parts = np.split(np.array(rows), np.flatnonzero(np.diff(rows) > 1) + 1)
     return [(part[0], part[-1] + 1) for part in parts if len(part) >= least]
 
+# %% ../nbs/18_quality.ipynb #cd8b9793
+def _foreign(image, level, lossy, most=0.05):
+    """bool map of the pixels of a level (in JPEG: to four levels) that an image does not reach by itself; of none
+    where it does: where other pixels come near to it, specks of it are many, or it takes more than a share of it."""
+    apart, (even, blur) = np.abs(image.astype(np.int16) - level), (4, 4) if lossy else (0, 2)
+    pure = apart <= even
+    if not 0 < pure.mean() <= most:
+        return np.zeros(image.shape, bool)
+    near = (apart <= even + 10) & ~ndimage.binary_dilation(pure, np.ones((3, 3)), blur)
+    areas = np.bincount(ndimage.label(pure, np.ones((3, 3)))[0].ravel())[1:]
+    return pure & (near.mean() <= 2e-4 and np.count_nonzero(areas < 6) <= 12)
+
+# %% ../nbs/18_quality.ipynb #a1b7a178
+def _edge(image, label, k, place, level, blur=1):  # number of a shape in `label`; pixels beside it that are not asked
+    "How many levels away from that of a shape four fifths of the pixels beside it are, at least."
+    around = tuple(slice(max(s.start - blur - 2, 0), s.stop + blur + 2) for s in place)
+    near = ndimage.binary_dilation(label[around] == k, np.ones((3, 3)), blur)
+    ring = ndimage.binary_dilation(near, np.ones((3, 3))) & ~near
+    return float(np.percentile(np.abs(image[around][ring].astype(int) - level), 20)) if ring.any() else 0.0
+
 # %% ../nbs/18_quality.ipynb #91212f48
-def _letters(image):
+def _letters(image, lossy=False):
     "bool map of lines of at least three white or black shapes of one height that end sharply."
     marked = np.zeros(image.shape, bool)
     for level in (255, 0):
-        pure = image == level
-        if pure.any() and pure.mean() <= 0.1:
+        pure = _foreign(image, level, lossy) if lossy else image == level
+        if 0 < pure.mean() <= 0.1:
             shapes = _sharp_shapes(image, pure, level)
             for place, high in shapes:
                 line = _on_one_line(shapes, place, high)
@@ -239,10 +260,7 @@ def _sharp_shapes(image, pure, level):
         filled = 1.5 * high <= area[k] <= 0.85 * high * wide + 2 * high
         if not (7 <= high <= 80 and 2 <= wide <= 1.6 * high and filled):
             continue
-        around = tuple(slice(max(s.start - 3, 0), s.stop + 3) for s in place)
-        near = ndimage.binary_dilation(label[around] == k + 1, np.ones((3, 3)))
-        ring = ndimage.binary_dilation(near, np.ones((3, 3))) & ~near
-        if ring.any() and np.percentile(np.abs(image[around][ring].astype(int) - level), 20) > 40:
+        if _edge(image, label, k + 1, place, level) > 40:
             shapes.append((place, high))
     return shapes
 
@@ -260,18 +278,52 @@ def _on_one_line(shapes, place, high):
         key=lambda p: p[1].start,
     )
 
+# %% ../nbs/18_quality.ipynb #71cf3314
+def _strokes(image, lossy):
+    "bool map of shapes of 30 px and more in a white or black that is foreign to the image, and that end sharply."
+    marked = np.zeros(image.shape, bool)
+    for level in (255, 0):
+        label, _ = ndimage.label(_foreign(image, level, lossy), np.ones((3, 3)))
+        areas = np.bincount(label.ravel())
+        for k, place in enumerate(ndimage.find_objects(label), 1):
+            if areas[k] >= 30 and _edge(image, label, k, place, level, 3 if lossy else 1) > 60:
+                marked[place] |= label[place] == k
+    return marked
+
+# %% ../nbs/18_quality.ipynb #5e1f706a
+def _flat_blocks(image):
+    """bool map of the blocks of a JPEG that are of one level, 16 or more together; of none where its compression
+    flattens blocks here and there."""
+    h, w = (n // 8 for n in image.shape)
+    blocks = image[: h * 8, : w * 8].reshape(h, 8, w, 8)
+    low, high = blocks.min((1, 3)), blocks.max((1, 3))
+    flat = high - low <= 1
+    for level in (255, 0):
+        at = flat & (np.abs(low.astype(int) - level) <= 2)
+        if at.any() and not _foreign(image, level, True, 0.2).any():
+            flat &= ~at
+    label, _ = ndimage.label(flat)
+    areas = np.bincount(label.ravel())
+    areas[0] = 0
+    few = np.count_nonzero((0 < areas) & (areas < 4)) <= 12
+    marked = np.zeros(image.shape, bool)
+    marked[: h * 8, : w * 8] = ((areas >= 16)[label] & few).repeat(8, 0).repeat(8, 1)
+    return marked
+
 # %% ../nbs/18_quality.ipynb #1220d996
 def find_marks(
     image: np.ndarray,  # uint8 [height, width], without the data bar
     lossy: bool = False,  # whether it comes from a JPEG
 ) -> np.ndarray:
-    """bool [height, width]: what was drawn on a micrograph: margins, boxes and bars, lines of letters. Nothing in a
-    map of a few labels."""
+    """bool [height, width]: what was drawn on a micrograph: margins, boxes and bars, lines of letters, and shapes in a
+    white or black that it has not by itself. Nothing in a map of a few labels."""
     image = np.asarray(image)
     if np.count_nonzero(histogram(image)) <= 16:
         return np.zeros(image.shape, bool)
-    least = 40 if lossy else 16
-    return _margins(image, 4 if lossy else 0) | _boxes(image, least) | _boxes(image.T, least).T | _letters(image)
+    boxes = _flat_blocks(image) if lossy else _boxes(image, 16) | _boxes(image.T, 16).T
+    marked = _margins(image, 4 if lossy else 0) | boxes | _letters(image, lossy)
+    rest = np.where(marked, np.uint8(np.median(image)), image) if marked.any() else image
+    return marked | _strokes(rest, lossy)
 
 # %% ../nbs/18_quality.ipynb #ef2db9da
 @dataclass(frozen=True)
@@ -287,12 +339,26 @@ class Cuts:
     thumbnail: np.ndarray  # uint8, the cleaned micrograph, reduced by a whole number
     marked: float  # share of the micrograph that is marked
 
+# %% ../nbs/18_quality.ipynb #b2d480d8
+def _eight_for_marks(micrograph, recipe):
+    """uint8 [height, width] to look for marks in: pixels that only became black or white because a deep file was
+    clipped are a level away from it, but those of their most frequent value, as a drawn mark has one."""
+    eight, image = recipe.eight(micrograph), micrograph.image
+    if image.dtype == np.uint8:
+        return eight
+    eight = eight.copy()
+    for level, inside in ((0, 1), (255, 254)):
+        values, counts = np.unique(image[eight == level], return_counts=True)
+        if len(values) > 1:
+            eight[(eight == level) & (image != values[counts.argmax()])] = inside
+    return eight
+
 # %% ../nbs/18_quality.ipynb #d708c50c
 def measure_cuts(job: tuple) -> Cuts:  # Source, Recipe, arguments of `read_micrograph`, factor of the thumbnail
     "The Cuts of a source, in a worker."
     source, recipe, how, shrink = job
     m = read_again(source, how)
-    image, marks = recipe.clean(m), find_marks(recipe.eight(m), "lossy" in m.tags)
+    image, marks = recipe.clean(m), find_marks(_eight_for_marks(m, recipe), "lossy" in m.tags)
     if m.coloured is not None:
         marks |= m.coloured[: len(marks)]
     fy, fx = recipe.factor(m.pixel_size_nm)

@@ -1,5 +1,6 @@
 """Chapters 16 to 19: the paper's pipeline, tiles, groups, prepare."""
 
+import io
 import os
 import shutil
 from pathlib import Path
@@ -30,7 +31,7 @@ from semgan_nb.preprocess import (
     tiles,
 )
 from semgan_nb.sources import group_files, read_table
-from semgan_nb.quality import find_marks, pick_reference, sharpness, rejection_reasons
+from semgan_nb.quality import _eight_for_marks, find_marks, pick_reference, sharpness, rejection_reasons
 from semgan_nb.preparation import details, prepare, source_file
 from semgan_nb.synthetic import phase_fraction
 
@@ -846,6 +847,67 @@ def test_marks_are_found_and_micrographs_have_none(alloy):
             np.kron(image[:200, :200], np.ones((2, 2), np.uint8)),
         ):
             assert not find_marks(clipped).any()
+
+
+def as_jpeg(image, quality=85):
+    store = io.BytesIO()
+    Image.fromarray(image).save(store, "JPEG", quality=quality)
+    return np.asarray(Image.open(store))
+
+
+def test_strokes_of_a_white_or_black_that_the_micrograph_has_not(alloy):
+    """Arrows, thin lines, circles, frames and single letters, in JPEG too; none where the image itself is clipped."""
+    from PIL import ImageFont
+
+    image = alloy[7][:300, :400]
+    kinds = (
+        lambda d, ink: (d.line((150, 150, 220, 200), ink, 4), d.polygon([(214, 208), (240, 214), (226, 190)], ink)),
+        lambda d, ink: d.line((50, 50, 250, 140), ink, 2),
+        lambda d, ink: d.rectangle((280, 270, 380, 271), ink),
+        lambda d, ink: d.ellipse((150, 100, 260, 210), outline=ink, width=3),
+        lambda d, ink: d.rectangle((0, 0, 399, 299), outline=ink, width=1),
+        lambda d, ink: d.text((10, 5), "A", ink, font=ImageFont.load_default(40)),
+    )
+    for ink in (0, 255):
+        for k, draw in enumerate(kinds):
+            marked = drawn(image, lambda d: draw(d, ink))
+            found, there = find_marks(marked), marked == ink
+            assert (found & there).sum() > 0.9 * there.sum() and not (found & ~there).any(), (ink, k)
+            if k != 1:  # a slanted line of 2 px is blurred too much
+                assert (find_marks(as_jpeg(marked), True) & there).any(), (ink, k)
+    margin = np.pad(drawn(image, lambda d: kinds[0](d, 255)), ((0, 0), (40, 0)), constant_values=255)
+    for lossy in (False, True):
+        found = find_marks(as_jpeg(margin) if lossy else margin, lossy)  # the margin hides no arrow
+        assert found[:, :40].all() and found[150:200, 190:260].sum() > 200 and not found[:, 300:].any()
+    low, high = np.percentile(image, [2, 98])
+    clipped = np.clip((image - low) * 255 / (high - low), 0, 255).astype(np.uint8)
+    assert not find_marks(clipped).any() and not find_marks(as_jpeg(clipped), True).any()
+
+
+def test_margins_and_boxes_in_jpeg(alloy):
+    image = alloy[7][:256, :320]
+    for wide in (8, 10, 13, 16, 20):
+        for ink in (0, 128, 255):
+            margin = find_marks(as_jpeg(np.pad(image, ((0, 0), (wide, 0)), constant_values=ink)), True)
+            assert margin[:, :wide].all() and margin.sum() <= 256 * (wide + 8), (wide, ink)
+    for ink in (0, 128, 255):
+        box = find_marks(as_jpeg(drawn(image, lambda d: d.rectangle((100, 100, 200, 160), ink))), True)
+        assert box[104:160, 104:200].all() and box.sum() < 101 * 61 + 1, ink
+    for quality in (95, 60, 40):
+        assert not find_marks(as_jpeg(image, quality), True).any()
+
+
+def test_what_clipping_made_of_a_deep_file_is_no_mark(tmp_path):
+    """A thousandth of a file of more than 8 bits becomes white; a mark has one value, and so many pixels."""
+    deep = steel(3).astype(np.uint16) * 16
+    deep[40:50, 40:44] = np.arange(5000, 5040).reshape(10, 4)  # a bright place, above all the others
+    for mark in (False, True):
+        if mark:
+            deep[100:102, 20:80] = 6000
+        tifffile.imwrite(tmp_path / "a.tif", deep)
+        m = read_micrograph(tmp_path / "a.tif", bar=0)
+        marks = find_marks(_eight_for_marks(m, Recipe(32)))
+        assert marks[100:102, 20:80].all() == mark and not marks[:90].any()
 
 
 def test_images_with_marks_are_left_out_and_said(tmp_path):
