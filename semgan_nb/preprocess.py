@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from .foundation import BadInput, Rule
 from .micrographs import Micrograph, grey_range, to_uint8
-from .sources import Outcome, Source, count_noun, from_to
+from .sources import Outcome, Source, count_files, count_noun, from_to
 
 # %% ../nbs/17_preprocess.ipynb #8dac005b
 MEDIAN = Rule(int, 1, 99, "px", only="odd", also=(0,))
@@ -399,7 +399,7 @@ def check_scales(sources: list[Source], recipe: Recipe, root: Path) -> None:  # 
             kinds.append((size[1], []))
         kinds[-1][1].append(s)
     if len(kinds) > 1:
-        raise _mixture(kinds, sum(s.pixel_size_nm is None for s in sources), recipe.resize, root)
+        raise _mixture(kinds, len({s.path for s in sources if s.pixel_size_nm is None}), recipe.resize, root)
 
 # %% ../nbs/17_preprocess.ipynb #504d1e8b
 def _oblong(source):
@@ -413,20 +413,26 @@ def _oblong(source):
 
 # %% ../nbs/17_preprocess.ipynb #204a07f9
 def _mixture(kinds, unknown, resize, root):
-    "The refusal of several scales, (final pixel size, sources) each, with a table as its note."
+    """The refusal of several scales, (final pixel size, sources) each, with a table as its note. Resizing undoes
+    whatever pixel size the files are brought to."""
     coarsest = max(max(s.pixel_size_nm) for _, members in kinds for s in members)
     own = [from_to([s.pixel_size_nm[1] for s in members]) for _, members in kinds]
-    found = [f"{nm} nm ({count_noun(len(members), 'file')})" for nm, (_, members) in zip(own, kinds)]
+    final = [f"{size:.4g}" for size, _ in kinds] if resize else own
+    files = [len({s.path for s in members}) for _, members in kinds]
+    found = [f"{nm} nm ({count_noun(n, 'file')})" for nm, n in zip(final, files)]
+    way = (
+        "take crops or tiles, which keep their scale (without resize)"
+        if resize
+        else f"bring all to one with pixel_size={coarsest:.4g} (--pixel-size {coarsest:.4g}nm)"
+    )
     error = BadInput(
         f"{root}: mixes pixel sizes{' after resizing' if resize else ''},"
         f" {', '.join(found[:4])}{f' and {len(found) - 4} more' if len(found) > 4 else ''}: prepare each by itself,"
-        f" bring all to one with pixel_size={coarsest:.4g} (--pixel-size {coarsest:.4g}nm), or accept the mixture with"
-        " mixed_scales (--mixed-scales)"
+        f" {way}, or accept the mixture with mixed_scales (--mixed-scales)"
     )
     rows = ["nm per pixel  files   for example"]
-    for nm, (size, members) in zip(own, kinds):
-        after = f", {size:.4g} after resizing" if resize else ""
-        rows.append(f"{nm:>12}{len(members):7}   {members[0].name}{after}")
+    for nm, size, n, (_, members) in zip(own, final, files, kinds):
+        rows.append(f"{nm:>12}{n:7}   {members[0].name}{f', {size} after resizing' if resize else ''}")
     rows += [f"{'unknown':>12}{unknown:7}"] if unknown else []
     error.add_note("\n".join(rows))
     return error
@@ -498,10 +504,10 @@ def note_few_images(outcome: Outcome) -> list[str]:
 def note_unknown_scale(outcome: Outcome) -> list[str]:
     "Files without a pixel size, and what reducing them to one size may have done."
     sources, notes = outcome.manifest["sources"], []
-    unknown = sum(s["pixel_size_nm"] is None for s in sources)
+    unknown = count_files([s for s in sources if s["pixel_size_nm"] is None])
     if unknown:
         notes.append(
-            f"{unknown} of {len(sources)} files do not say their pixel size, so different magnifications would not be"
+            f"{unknown} of {outcome.n_used} files do not say their pixel size, so different magnifications would not be"
             " noticed"
         )
     if outcome.manifest["settings"]["resize"] and unknown and len({min(s["height"], s["width"]) for s in sources}) > 1:
@@ -516,9 +522,9 @@ def note_enlarged(outcome: Outcome) -> list[str]:
     if not (enlarged := outcome.holding("enlarged")):
         return []
     return [
-        f"{count_noun(len(enlarged), 'file')} coarser than {outcome.manifest['settings']['pixel_size']:g} nm, e.g."
-        f" {enlarged[0]['file']}, enlarged up to {max(s['enlarged'] for s in enlarged):.3g} times: they hold no detail"
-        " of that size"
+        f"{count_noun(count_files(enlarged), 'file')} coarser than {outcome.manifest['settings']['pixel_size']:g} nm,"
+        f" e.g. {enlarged[0]['file']}, enlarged up to {max(s['enlarged'] for s in enlarged):.3g} times: they hold no"
+        " detail of that size"
     ]
 
 # %% ../nbs/17_preprocess.ipynb #80a3fa82

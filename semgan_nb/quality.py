@@ -21,7 +21,7 @@ from scipy import fft, ndimage
 from .foundation import BadInput
 from .workers import WorkerPool
 from .synthetic import phase_fraction
-from .sources import Outcome, Source, count_noun, read_again
+from .sources import Outcome, Source, count_files, count_noun, read_again
 from .preprocess import Recipe, _shading, histogram, median_filter, reduce_to
 
 # %% ../nbs/18_quality.ipynb #430d914a
@@ -487,8 +487,8 @@ def note_marks(outcome: Outcome) -> list[str]:
         else "they were kept, as you asked, and a network learns to draw them"
     )
     return [
-        f"{count_noun(len(drawn), 'file')} with marks burnt in, such as letters, a scale bar or a margin: {shares};"
-        f" {then}"
+        f"{count_noun(count_files(drawn), 'file')} with marks burnt in, such as letters, a scale bar or a margin:"
+        f" {shares}; {then}"
     ]
 
 # %% ../nbs/18_quality.ipynb #15470272

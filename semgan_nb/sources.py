@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Source', 'read_again', 'list_sources', 'read_sources', 'leave_out', 'read_table', 'group_files', 'group_sources',
-           'choose_holdout', 'Outcome', 'count_noun', 'some_of', 'from_to', 'note_deep', 'note_lossy', 'note_bars',
-           'note_rejected', 'note_warnings', 'note_one_sided', 'note_one_group']
+           'choose_holdout', 'Outcome', 'source_file', 'count_files', 'count_noun', 'some_of', 'from_to', 'note_deep',
+           'note_lossy', 'note_bars', 'note_rejected', 'note_warnings', 'note_one_sided', 'note_one_group']
 
 # %% ../nbs/16_sources.ipynb #fa30c7fa
 import csv
@@ -56,8 +56,15 @@ class Source:
             "group": group,
             "images": images,
         }
-        page = {} if self.page is None else {"page": self.page}
-        return known | page | more | {name: self.tags[name] for name in wanted if self.tags.get(name)}
+        return known | self._where() | more | {name: self.tags[name] for name in wanted if self.tags.get(name)}
+
+    def left_out(self, why: str) -> dict:  # the reason
+        "The entry of the manifest where it is left out."
+        return {"file": self.name} | self._where() | {"why": why}
+
+    def _where(self):
+        "Its page, where it is one of a stack."
+        return {} if self.page is None else {"page": self.page}
 
 # %% ../nbs/16_sources.ipynb #a88c3d8e
 def read_again(source: Source, how: dict) -> Micrograph:  # arguments of `read_micrograph`; `page` may be 'all'
@@ -88,29 +95,36 @@ def _source_of(micrograph, path, name, sha256, page=None):
 
 # %% ../nbs/16_sources.ipynb #e75736eb
 def _pages(path, name, bar, how, pages):
-    "A Source of each of these pages of a file."
-    sha256, found = file_hash(path), []
+    """(a Source of each of these pages of a file, (page, error) of those that cannot be used). Raises the first of
+    these errors where no page is left."""
+    sha256, found, failed = file_hash(path), [], []
     for page in pages:
-        m = read_micrograph(path, bar, **how | {"page": _page(page, how)})
-        if page is not None and page == pages[0]:
-            m.tags["warnings"] = [
-                f"has {m.tags['pages']} pages, of which {len(pages)} alike were taken as one specimen"
-            ] + [w for w in m.tags["warnings"] if "the first one was taken" not in w]
-        found.append(_source_of(m, path, name, sha256, page))
-    return found
+        try:
+            m = read_micrograph(path, bar, **how | {"page": _page(page, how)})
+            found.append(_source_of(m, path, name, sha256, page))
+        except Exception as error:
+            failed.append((page, error))
+    if not found:
+        raise failed[0][1]
+    if pages != [None]:
+        tags, n = found[0].tags, len(found)
+        taken = "all" if n == tags["pages"] else f"of which {n} {'was' if n == 1 else 'alike were'}"
+        said = [w for w in tags["warnings"] if "the first one was taken" not in w]
+        tags["warnings"] = [f"has {tags['pages']} pages, {taken} taken as one specimen", *said]
+    return found, failed
 
 # %% ../nbs/16_sources.ipynb #952d1624
 def _look(job):
-    """A list of a Source or of several (the pages of a stack), or (reason, whether it is a label map) for a file
-    that is none."""
+    """(Sources of a file, several of a stack; name and reason of what is none, the file or pages of it; whether that
+    is label maps only)."""
     path, name, bar, how = job
     pages = stack_pages(path) if how["page"] == "all" else [None]
     try:
-        return _pages(path, name, bar, how, pages if len(pages) > 1 else [None])
-    except LabelMap as error:
-        return _reason(error, path), True
+        found, failed = _pages(path, name, bar, how, pages if len(pages) > 1 else [None])
     except Exception as error:
-        return _reason(error, path), False
+        return [], [{"file": name, "why": _reason(error, path)}], isinstance(error, LabelMap)
+    out = [{"file": f"{name}#{page}", "page": page, "why": _reason(error, path)} for page, error in failed]
+    return found, out, all(isinstance(error, LabelMap) for _, error in failed)
 
 # %% ../nbs/16_sources.ipynb #30234bf7
 def _reason(error, path):
@@ -158,15 +172,12 @@ def read_sources(
     sources, rejected, seen = [], [], {}
     names = [f.relative_to(root).as_posix() for f in files]
     looks = crew.map(_look, [(f, n, bar, how) for f, n in zip(files, names)])
-    for found, file, name in zip(tqdm(looks, "reading", len(files), unit="file", disable=not progress), files, names):
-        if isinstance(found, tuple):
-            if strict and not found[1]:
-                raise BadInput(f"{file}: {found[0]}")
-            rejected.append({"file": name, "why": found[0]})
-        else:
-            more, doubles = _new(found, name, seen)
-            sources += more
-            rejected += doubles
+    for (found, out, maps), name in zip(tqdm(looks, "reading", len(files), unit="file", disable=not progress), names):
+        if strict and out and not maps:
+            raise BadInput(f"{root / out[0]['file']}: {out[0]['why']}")
+        more, doubles = _new(found, name, seen) if found else ([], [])
+        sources += more
+        rejected += out + doubles
     if not sources:
         raise BadInput(
             f"{root}: none of its {len(files)} image files is a micrograph, e.g. {rejected[0]['file']}:"
@@ -184,7 +195,7 @@ def _new(found, name, seen):
     new, doubles = [], []
     for one in found:
         if one.content in seen:
-            doubles.append({"file": one.name, "why": f"has the same pixels as {seen[one.content]}: {once}"})
+            doubles.append(one.left_out(f"has the same pixels as {seen[one.content]}: {once}"))
         else:
             seen[one.content] = one.name
             new.append(one)
@@ -204,9 +215,9 @@ def leave_out(
     left = [s for s in sources if s.name not in bad]
     if not left:
         name, why = next(iter(bad.items()))
-        others = f" (and none of the other {len(bad) - 1} files can be used either)" if len(bad) > 1 else ""
+        others = f" (and none of the other {len(bad) - 1} can be used either)" if len(bad) > 1 else ""
         raise BadInput(f"{root / name}: {why}{others}")
-    return left, [{"file": s.name, "why": bad[s.name]} for s in out]
+    return left, [s.left_out(bad[s.name]) for s in out]
 
 # %% ../nbs/16_sources.ipynb #a5ff3920
 def _columns(lines, separator):  # lines of a table
@@ -358,9 +369,25 @@ class Outcome:
     clipped: tuple[float, ...] = ()  # share of black or white pixels of each micrograph after the grey-level step
     earlier: str = ""  # a sentence on the archive that was replaced
 
+    @property
+    def n_used(self) -> int:
+        "Files that were used, a stack once."
+        return count_files(self.manifest["sources"])
+
     def holding(self, name: str) -> list[dict]:
         "The entries of `sources` that have a field, and not an empty one."
         return [s for s in self.manifest["sources"] if s.get(name)]
+
+# %% ../nbs/16_sources.ipynb #af7fcac0
+def source_file(source: dict) -> tuple[str, int | None]:  # an entry of `sources` of a manifest
+    "(file relative to the folder, page of a stack or None) of a source: the pages of a stack are listed as NAME#PAGE."
+    page = source.get("page")
+    return (source["file"], None) if page is None else (source["file"].removesuffix(f"#{page}"), page)
+
+# %% ../nbs/16_sources.ipynb #6a390493
+def count_files(entries: list[dict]) -> int:  # of `sources` of a manifest
+    "How many files they are: the pages of a stack are of one."
+    return len({source_file(entry)[0] for entry in entries})
 
 # %% ../nbs/16_sources.ipynb #16237c5d
 def count_noun(n: int, what: str) -> str:
@@ -384,8 +411,10 @@ def note_deep(outcome: Outcome) -> list[str]:
     if not (deep := outcome.holding("grey_range")):
         return []
     few, many = min(s["levels"] for s in deep), max(s["levels"] for s in deep)
+    n, signed = count_files(deep), any(s["bits"] == 8 for s in deep)
+    kind = f"{'has' if n == 1 else 'have'} more than 8 bits{', or levels below 0' if signed else ''}"
     return [
-        f"{count_noun(len(deep), 'file')} of {len(outcome.manifest['sources'])} have more than 8 bits: of each, the"
+        f"{count_noun(n, 'file')} of {outcome.n_used} {kind}: of each, the"
         f" values from {GREY_RANGE[0]:g} to {GREY_RANGE[1]:g} % of what it shows became 0 to 255"
         f" ({few if few == many else f'{few} to {many}'} levels in use)"
     ]
@@ -401,7 +430,7 @@ def note_lossy(outcome: Outcome) -> list[str]:
     kind += f" (quality {from_to(qualities)})" if qualities else ""
     if len(lossy) == len(sources):
         return [
-            f"all {len(sources)} files are {kind}: a network learns their blocks and halos too, so take the files of"
+            f"all {outcome.n_used} files are {kind}: a network learns their blocks and halos too, so take the files of"
             " the microscope where there are any"
         ]
     split = sorted({s["group"] for s in lossy if s["group"].endswith(" (lossy)")})
@@ -411,8 +440,8 @@ def note_lossy(outcome: Outcome) -> list[str]:
         else ", in groups of their own"
     )
     return [
-        f"{len(lossy)} of {len(sources)} files are {kind}, e.g. {lossy[0]['file']}, and the others are not{apart}: a"
-        " network may tell the two kinds apart by blocks of 8 pixels, so take one kind if you can"
+        f"{count_files(lossy)} of {outcome.n_used} files are {kind}, e.g. {lossy[0]['file']}, and the others are"
+        f" not{apart}: a network may tell the two kinds apart by blocks of 8 pixels, so take one kind if you can"
     ]
 
 # %% ../nbs/16_sources.ipynb #3d572dde
@@ -421,15 +450,17 @@ def note_bars(outcome: Outcome) -> list[str]:
     if not (barred := outcome.holding("bar_rows")):
         return []
     rows = some_of([str(r) for r in sorted({s["bar_rows"] for s in barred})])
-    return [f"a data bar was cut from {len(barred)} of {len(outcome.manifest['sources'])} files ({rows} rows)"]
+    return [f"a data bar was cut from {count_files(barred)} of {outcome.n_used} files ({rows} rows)"]
 
 # %% ../nbs/16_sources.ipynb #4230e3e6
 def note_rejected(outcome: Outcome) -> list[str]:
     "Files that were left out."
     if not (out := outcome.manifest["rejected"]):
         return []
-    count = count_noun(len(out), "file")
-    return [f"{count} of {outcome.n_files} left out, e.g. {out[0]['file']}: {out[0]['why']}"]
+    pages = sum("page" in r for r in out)
+    files = f"{count_noun(len(out) - pages, 'file')} of {outcome.n_files}" if len(out) > pages else ""
+    count = " and ".join(filter(None, (files, pages and count_noun(pages, "page"))))
+    return [f"{count} left out, e.g. {out[0]['file']}: {out[0]['why']}"]
 
 # %% ../nbs/16_sources.ipynb #a14c9f34
 def note_warnings(outcome: Outcome) -> list[str]:

@@ -22,7 +22,7 @@ from ..micrographs import Micrograph, read_micrograph
 from ..synthetic import phase_fraction
 from ..descriptors import Segmentation, phase_of, segment
 from ..dataset import Dataset
-from ..preparation import source_file
+from ..sources import source_file
 from ..preprocess import Recipe, histogram, steps
 from ..widgets import Dashboard, _control, _row, _update, safe
 

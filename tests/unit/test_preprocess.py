@@ -30,9 +30,9 @@ from semgan_nb.preprocess import (
     stretch_levels,
     tiles,
 )
-from semgan_nb.sources import group_files, read_table
+from semgan_nb.sources import group_files, read_table, source_file
 from semgan_nb.quality import _eight_for_marks, find_marks, pick_reference, sharpness, rejection_reasons
-from semgan_nb.preparation import details, prepare, source_file
+from semgan_nb.preparation import details, prepare
 from semgan_nb.synthetic import phase_fraction
 
 
@@ -584,8 +584,12 @@ def test_resize_takes_the_whole_and_never_squeezes(tmp_path):
     )
     assert (data[0][0] == reduce_to(steel(0, 320)[:256, 32:288], 64)).all()
     scaled(root / "2.tif", steel(2, 160), 50)
-    with pytest.raises(BadInput, match="after resizing"):
+    with pytest.raises(
+        BadInput, match=r"after resizing, 125 nm \(1 file\), 200 nm \(2 files\).*crops or tiles"
+    ) as caught:
         prepare(root, tmp_path / "b.zip", 64, resize=True, progress=False)
+    assert "pixel_size" not in str(caught.value)  # resizing undoes it
+    prepare(root, tmp_path / "b.zip", 64, progress=False)  # the way it names
 
 
 def test_oblong_pixels_are_refused_or_made_square(tmp_path):
@@ -722,6 +726,57 @@ def test_a_stack_is_one_specimen(tmp_path):
     prepare(
         sem, tmp_path / "a.zip", 32, window=64, stride=48, page="all", progress=False
     )  # its own archive is known again
+
+
+def test_a_bad_page_leaves_the_others_and_files_are_counted(tmp_path):
+    """A blank page of a stack, and one that is there twice: named, the rest is used; 5 pages are no 5 files."""
+    sem = tmp_path / "sem"
+    slices = [steel(k) for k in range(5)]
+    slices[3] = np.full_like(slices[0], 9)
+    write(sem / "a.tif", np.stack([*slices, slices[1]]).astype(np.uint16) * 16, photometric="minisblack")
+    write(sem / "b.png", steel(7))
+    write(sem / "c.png", np.zeros((64, 64), np.uint8))
+    options = dict(page="all", intensity="none", progress=False)
+    summary = prepare(sem, tmp_path / "a.zip", 64, **options)
+    assert [s["file"] for s in Dataset(tmp_path / "a.zip").manifest["sources"]] == [
+        *(f"a.tif#{k}" for k in (0, 1, 2, 4)),
+        "b.png",
+    ]
+    assert [(r["file"], r.get("page")) for r in summary["rejected"]] == [
+        ("a.tif#3", 3),
+        ("a.tif#5", 5),
+        ("c.png", None),
+    ]
+    notes = " ".join(summary["notes"])
+    for words in (
+        "1 file of 3 and 2 pages left out, e.g. a.tif#3: every pixel has the value",
+        "a.tif#0: has 6 pages, of which 5 alike were taken as one specimen",
+        "1 file of 2 has more than 8 bits:",
+        "2 of 2 files do not say their pixel size",
+    ):
+        assert words in notes, words
+    assert summary["n_files"] == 2
+    with pytest.raises(BadInput, match=r"a.tif#3: every pixel"):
+        prepare(sem, tmp_path / "b.zip", 64, strict=True, **options)
+    assert not (tmp_path / "b.zip").exists()
+
+
+def test_a_refusal_names_the_other_pages(tmp_path):
+    """A map of labels or a colour picture of more bits or pixels beside a micrograph; asked for by its number, it is
+    refused alone."""
+    colour = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
+    for page, words in (((steel(1) > 120).astype(np.uint16) * 7, "label map"), (colour, "colour image")):
+        path = tmp_path / "a.tif"
+        with tifffile.TiffWriter(path) as tif:
+            tif.write(steel(0), photometric="minisblack")
+            tif.write(page, photometric="rgb" if page.ndim == 3 else "minisblack")
+        with pytest.raises(
+            BadInput, match=rf"{words}.*has 2 pages.*page 0 \(160 x 160 pixels, 8 bits\).*page names"
+        ) as it:
+            read_micrograph(path)
+        with pytest.raises(type(it.value)) as alone:
+            read_micrograph(path, page=1)
+        assert "pages" not in str(alone.value) and read_micrograph(path, page=0).image.shape == (160, 160)
 
 
 def test_jpeg_is_said_and_held_apart(tmp_path):
