@@ -227,41 +227,67 @@ def _columns(lines, separator):  # lines of a table
 
 # %% ../nbs/16_sources.ipynb #8219cfa7
 def _rows(lines):
-    "The rows of two cells or more of a table, by that separator which makes columns of most lines."
+    "(the separator that makes columns of most lines of a table, its rows of two cells or more)."
     named = re.fullmatch(r"\s*sep=(.)\s*", lines[0]) if lines else None  # a line that Excel writes and reads
+    separators = named[1] if named else "\t;,"
     try:
-        tables = [_columns(lines[1:] if named else lines, separator) for separator in ([named[1]] if named else "\t;,")]
+        tables = [(s, _columns(lines[1:] if named else lines, s)) for s in separators]
     except csv.Error:
-        tables = [[]]
-    whole = (rows for rows in tables if rows and all(len(row) > 1 for row in rows))
-    rows = next(whole, None) or max(tables, key=lambda rows: sum(len(row) > 1 for row in rows))
-    return [row for row in rows if len(row) > 1]
+        tables = [(",", [])]
+    whole = (table for table in tables if table[1] and all(len(row) > 1 for row in table[1]))
+    separator, rows = next(whole, None) or max(tables, key=lambda table: sum(len(row) > 1 for row in table[1]))
+    return separator, [row for row in rows if len(row) > 1]
 
 # %% ../nbs/16_sources.ipynb #ebfa0bf2
-def read_table(path: Path | str) -> dict[str, str]:  # lines of a file's name and its group
-    """dict from name to group of a table in any of the forms in which programs save one: commas, semicolons or tabs;
-    quoted cells; UTF-8 or UTF-16 with a byte-order mark, or Windows-1252.
+def _decimals(rows, separator, path):
+    "Whether the third cells of a table are decimals of the second, which a comma cut off."
+    three = [row for row in rows if len(row) == 3]
+    if separator != "," or not three or not all(r[1].lstrip("-").isdigit() and r[2].isdigit() for r in three):
+        return False
+    if len(three) == len(rows):
+        raise BadInput(
+            f"{path}: {_shown(','.join(rows[0]))} may be the group {_shown(','.join(rows[0][1:]))} or a third column:"
+            " begin the table with a line `file,group`, or with one that names the third column too"
+        )
+    return all(len(row) <= 3 for row in rows)
 
-    Raises BadInput where it is no such table, or a name has two groups."""
+# %% ../nbs/16_sources.ipynb #23eabc0d
+def _table(path):
+    "(separator, rows, columns of the file and of its group, from 0) of a table. Raises BadInput where it is none."
     try:
-        text = _text(Path(path).read_bytes()).lstrip("\ufeff")
+        raw = Path(path).read_bytes()
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror}): check its permissions") from None
-    lines = [line for line in text.splitlines(keepends=True) if line.strip()]
-    rows = _rows(lines)
+    if raw.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0")):
+        raise BadInput(f"{path}: is a workbook of a spreadsheet: save its sheet as CSV, and give that file")
+    lines = [line for line in _text(raw).lstrip("\ufeff").splitlines(keepends=True) if line.strip()]
+    separator, rows = _rows(lines)
     if not rows or any("\0" in cell for row in rows for cell in row):
         raise BadInput(
             f"{path}: cannot be read as a table of lines file,group (it begins with"
             f" {_shown(lines[0].strip() if lines else '')}): save it as CSV, with commas, semicolons or tabs"
         )
-    three = [row for row in rows if len(row) == 3]
-    decimals = all(row[1].lstrip("-").isdigit() and row[2].isdigit() for row in three)  # a decimal comma among commas
+    head = [cell.lower() for cell in rows[0]]
+    named = "file" in head and "group" in head
+    return separator, rows, (head.index("file"), head.index("group")) if named else (0, 1)
+
+# %% ../nbs/16_sources.ipynb #b6e5427b
+def read_table(path: Path | str) -> dict[str, str]:  # lines of a file's name and its group
+    """dict from name to group of a table in any of the forms in which programs save one: commas, semicolons or tabs;
+    quoted cells; UTF-8 or UTF-16 with a byte-order mark, or Windows-1252.
+
+    Raises BadInput where it is no such table, or a name has two groups."""
+    separator, rows, (file, group) = _table(path)
+    decimals = (file, group) == (0, 1) and _decimals(rows, separator, path)
     groups = {}
     for row in rows:
-        name, group = row[0].replace("\\", "/"), f"{row[1]},{row[2]}" if len(row) == 3 and decimals else row[1]
-        if groups.setdefault(name, group) != group:
+        if len(row) <= max(file, group):
+            continue
+        name = row[file].replace("\\", "/")
+        whose = f"{row[1]},{row[2]}" if len(row) == 3 and decimals else row[group]
+        if groups.setdefault(name, whose) != whose:
             raise BadInput(
-                f"{path}: gives {_shown(name)} two groups, {_shown(groups[name])} and {_shown(group)}: keep one line of"
+                f"{path}: gives {_shown(name)} two groups, {_shown(groups[name])} and {_shown(whose)}: keep one line of"
                 " a file"
             )
     return groups
@@ -293,10 +319,22 @@ def group_files(
     rows = read_table(table)
     found = [rows.get(n) or rows.get(Path(n).name) or rows.get(Path(n).stem) for n in names]
     if None in found:
-        raise BadInput(
-            f"{table}: names no group for {names[found.index(None)]}: add the line `{names[found.index(None)]},GROUP`"
-        )
+        raise _no_group(names[found.index(None)], table)
     return found
+
+# %% ../nbs/16_sources.ipynb #9819be18
+def _no_group(name, table):
+    "The refusal of a table that names no group of a file, or has the file in another column."
+    separator, rows, (file, _) = _table(table)
+    called = {name, Path(name).name, Path(name).stem}
+    columns = [k for row in rows for k, cell in enumerate(row) if k != file and cell.replace("\\", "/") in called]
+    if columns:
+        return BadInput(
+            f"{table}: names {name} in column {columns[0] + 1}, and files are looked for in column {file + 1}: begin"
+            " the table with a line that names its columns, `file` and `group` among them"
+        )
+    line = f"{name}{separator}GROUP".replace("\t", " TAB ")
+    return BadInput(f"{table}: names no group for {name}: add the line `{line}`")
 
 # %% ../nbs/16_sources.ipynb #68d144ae
 def _prefix(name):

@@ -219,6 +219,31 @@ def test_tables_as_spreadsheets_save_them(tmp_path, encoding, end):
     assert read_table(table)["1.tif"] == "7"
 
 
+def test_columns_of_tables_in_any_order(tmp_path):
+    """Named by the first line; a third column of counts is not taken for decimals, nor are decimals for a column."""
+    table, files = tmp_path / "groups.csv", [tmp_path / "a.tif", tmp_path / "b.tif"]
+    for content, wanted in (
+        ("group;file\nA;a.tif\nB;b.tif\n", ["A", "B"]),
+        ("nr\tFile\tGroup\n1\ta.tif\tA\n2\tb.tif\tB\n", ["A", "B"]),
+        ("n,group,file\n1,7,a.tif\n2,8,b.tif\n", ["7", "8"]),
+        ("a.tif;1;10\nb.tif;2;20\n", ["1", "2"]),
+        ("a.tif,0\nb.tif,0,25\n", ["0", "0,25"]),
+        ("file,group,n\na.tif,1,10\nb.tif,2,20\n", ["1", "2"]),
+    ):
+        table.write_text(content, encoding="utf-8")
+        assert group_files(files, tmp_path, table) == wanted, content
+    for content, words in (
+        (b"a.tif,1,10\nb.tif,2,20\n", "may be the group '1,10' or a third column"),
+        (b"A;a.tif\nB;b.tif\n", "names a.tif in column 2.*begin the table"),
+        (b"a.tif;A\nc.tif;C\nb.tif,GROUP\n", "add the line `b.tif;GROUP`"),
+        (b"a.tif\tA\n", "add the line `b.tif TAB GROUP`"),
+        (b"PK\3\4\x14\0\6\0", "is a workbook of a spreadsheet: save its sheet as CSV"),
+    ):
+        table.write_bytes(content)
+        with pytest.raises(BadInput, match=words):
+            group_files(files, tmp_path, table)
+
+
 def test_what_is_no_table_is_said(tmp_path):
     table = tmp_path / "groups.csv"
     for content, word in (
