@@ -407,6 +407,7 @@ def reject_cuts(
 LONGEST = 128  # px of the longest side of a thumbnail
 _ALIKE = 0.75  # correlation from which on two images show one place
 _COMMON = 0.12  # least share of an image in common
+_ELSEWHERE = 0.6  # of the correlation: what it must stay below at other shifts
 
 
 def _spectra(thumbnail):  # uint8 [height, width], at most LONGEST a side
@@ -418,7 +419,8 @@ def _spectra(thumbnail):  # uint8 [height, width], at most LONGEST a side
 
 # %% ../nbs/18_quality.ipynb #74d76c6f
 def _overlap(one, other):  # of `_spectra`
-    "(correlation, share of the smaller image in common, shift (y, x)) where the correlation is highest."
+    """(correlation, share of the smaller image in common, shift (y, x)) where the correlation is highest; and the
+    highest one more than 8 px away from there, with half as much in common or more."""
     (f, pixels), (g, others) = one, other
     sums = lambda x, y: fft.irfft2(x * np.conj(y), (2 * LONGEST, 2 * LONGEST))
     n = np.rint(sums(f[2], g[2]))
@@ -429,11 +431,10 @@ def _overlap(one, other):  # of `_spectra`
         enough & (spread > 1e-3 * m * m), (sums(f[0], g[0]) - a * b / m) / np.sqrt(np.maximum(spread, 1e-6)), -1
     )
     at = np.unravel_index(r.argmax(), r.shape)
-    return (
-        float(r[at]),
-        float(n[at] / min(pixels, others)),
-        tuple(int(s) if s < LONGEST else int(s) - 2 * LONGEST for s in at),
-    )
+    shift = tuple(int(s) if s < LONGEST else int(s) - 2 * LONGEST for s in at)
+    away = np.roll(np.where(n >= 0.5 * n[at], r, -1), (8 - at[0], 8 - at[1]), (0, 1))
+    away[:17, :17] = -1
+    return float(r[at]), float(n[at] / min(pixels, others)), shift, float(away.max())
 
 # %% ../nbs/18_quality.ipynb #bc56f118
 def find_overlaps(
@@ -441,12 +442,12 @@ def find_overlaps(
     pairs: Iterable[tuple[int, int]],  # of numbers in it
 ) -> list[tuple[int, int, float, float, tuple[int, int]]]:
     """(i, j, correlation, share of the smaller one in common, shift (y, x) of j in px of the thumbnails) of the pairs
-    that show one place.
+    that show one place, and not a like one at many shifts.
 
     Source: masked normalised cross-correlation, Padfield 2012."""
     known = functools.lru_cache(128)(lambda k: _spectra(thumbnails[k]))  # about 100 MB
     found = ((i, j, *_overlap(known(i), known(j))) for i, j in pairs)
-    return [f for f in found if f[2] > _ALIKE]
+    return [tuple(f) for *f, elsewhere in found if f[2] > _ALIKE and elsewhere < _ELSEWHERE * f[2]]
 
 # %% ../nbs/18_quality.ipynb #7a4b393a
 _PAIRS = 1500  # of micrographs at most that are compared, 6 ms each

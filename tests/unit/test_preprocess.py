@@ -31,7 +31,8 @@ from semgan_nb.preprocess import (
     tiles,
 )
 from semgan_nb.sources import group_files, read_table, source_file
-from semgan_nb.quality import _eight_for_marks, find_marks, pick_reference, sharpness, rejection_reasons
+from semgan_nb.quality import _eight_for_marks, find_marks, find_overlaps, pick_reference
+from semgan_nb.quality import rejection_reasons, sharpness
 from semgan_nb.preparation import details, prepare
 from semgan_nb.synthetic import phase_fraction
 
@@ -870,6 +871,28 @@ def test_one_place_on_both_sides_is_found(tmp_path):
             and pair["correlation"] > 0.75
         )
     assert any("show the same place on both sides" in w for w in Dataset(tmp_path / "a.zip").warnings)
+
+
+def test_what_looks_alike_at_many_shifts_is_not_one_place(alloy):
+    """Gratings, one interface, a gradient, a vignette; parts of one place are found, turned by a degree too."""
+    from scipy import ndimage
+
+    y, x = np.indices((128, 128))
+    rng = np.random.default_rng(0)
+    noisy = lambda a: (a + rng.normal(0, 6, a.shape)).clip(0, 255).astype(np.uint8)
+    for kind in (
+        lambda k: 128 + 60 * np.sign(np.sin(2 * np.pi * (x + k) / 11)),
+        lambda k: np.where(y < 40 + 9 * k, 70, 180),
+        lambda k: 60 + x * (0.6 + 0.1 * k),
+        lambda k: 200 - ((x - 64.0) ** 2 + (y - 64.0) ** 2) / (50 + 9 * k),
+    ):
+        assert not find_overlaps([noisy(kind(0)), noisy(kind(1)), noisy(kind(4))], [(0, 1), (0, 2), (1, 2)])
+    for scale in (1, 3, 6):
+        place = ndimage.gaussian_filter(rng.normal(size=(256, 256)), scale)
+        place = 128 + 40 * (place - place.mean()) / place.std()
+        turned = ndimage.rotate(place, 1, reshape=False)
+        parts = [place[20:148, 20:148], place[60:188, 70:198], place[100:228, 20:148], turned[20:148, 20:148]]
+        assert len(find_overlaps([noisy(p) for p in parts], [(0, 1), (0, 2), (0, 3)])) == 3, scale
 
 
 def test_one_sided_splits_are_said(tmp_path):
