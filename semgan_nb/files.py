@@ -17,6 +17,7 @@ import stat
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -555,3 +556,13 @@ def _what_is_it(path):
     if all(b in b"\t\n\r\f" or 32 <= b < 127 or b >= 128 for b in head) and head[:2] not in (b"BM", b"\xff\xd8"):
         return "is a text file, not an image: rename it or take it out of the folder"
     return None
+
+# %% ../nbs/01_files.ipynb #522c2179
+@contextmanager
+def _naming_pages(tags, page):  # of a Micrograph; as asked for
+    "A refusal inside it says that the file has other pages, where the page was not asked for by its number."
+    try:
+        yield
+    except BadInput as error:
+        others = [w for w in tags["warnings"] if w.startswith("has ") and "page names another" in w]
+        raise type(error)(f"{error}; it {others[0]}") if page == "auto" and others else error

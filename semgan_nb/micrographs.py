@@ -23,7 +23,7 @@ import numpy as np
 from scipy import ndimage
 
 from .foundation import BadInput, Rule, checked, plain_label, printable, write_json
-from .files import _what_is_it, checked_json, regular_file
+from .files import _naming_pages, _what_is_it, checked_json, regular_file
 from .texts import _short
 from .vendors import SCALE, scale_files
 from .image_files import _grey, _read_other, _read_tiff, _row_blocks
@@ -372,16 +372,6 @@ def _refuse_maps(micrograph, values, path):  # its distinct values
             " micrograph: take it out, or pass force to use it all the same"
         )
 
-# %% ../nbs/12_micrographs.ipynb #2d4776a0
-@contextmanager
-def _naming_pages(tags, page):  # of `read_micrograph`
-    "A refusal inside it says that the file has other pages, where the page was not asked for by its number."
-    try:
-        yield
-    except BadInput as error:
-        others = [w for w in tags["warnings"] if w.startswith("has ") and "page names another" in w]
-        raise type(error)(f"{error}; it {others[0]}") if page == "auto" and others else error
-
 # %% ../nbs/12_micrographs.ipynb #4251fb47
 @checked
 def read_micrograph(
@@ -409,13 +399,12 @@ def read_micrograph(
     pixels, size, stated = _read_any(path, page, print_density, orient, tags)
     with _naming_pages(tags, page):
         pixels, coloured = _grey(_finite(pixels, path), path, tags, tags["format"] == "JPEG", force)
-    pixels = np.ascontiguousarray(pixels)
-    tags["bits"] = pixels.dtype.itemsize * 8
-    rows = _bar_of(pixels, bar, stated, path, tags)
-    result = Micrograph(pixels, size, rows, str(path), tags, coloured)
-    values = _values(result.image)
-    if not force:
-        with _naming_pages(tags, page):
+        pixels = np.ascontiguousarray(pixels)
+        tags["bits"] = pixels.dtype.itemsize * 8
+        rows = _bar_of(pixels, bar, stated, path, tags)
+        result = Micrograph(pixels, size, rows, str(path), tags, coloured)
+        values = _values(result.image)
+        if not force:
             _refuse_maps(result, values, path)
     _tell_levels(result, len(values))
     return result
