@@ -240,6 +240,32 @@ def test_a_bar_over_a_specimen_of_few_values_is_found(image, steel, rows):
     assert find_bar(vacuum) == 0
 
 
+@pytest.mark.parametrize("rows", [20, 32])
+@pytest.mark.parametrize("ground, ink", [(255, 0), (90, 0)])
+def test_a_bar_on_the_range_of_the_type_is_found(image, rows, ground, ink):
+    """16-bit files whose bar has a background or ink that the specimen does not reach, below it or over it, and
+    floats with a hot pixel: neither too few rows, nor dark rows of the image beside it."""
+    specimen, bar = image[:256, :320], with_bar(image[:256, :320], rows, ground, ink)[256:].astype(np.uint16) * 257
+    for grey in (specimen * np.uint16(16), specimen * np.uint16(2) + np.uint16(100)):
+        assert find_bar(np.vstack([grey, bar])) == rows
+        assert find_bar(np.vstack([grey[:-rows], bar])) == rows
+    hot = np.vstack([specimen, bar // 257]).astype(np.float32) / 255
+    hot[10, 10] = 50
+    assert find_bar(hot) == rows and find_bar(hot[:-rows]) == 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_floats_of_any_magnitude(tmp_path, image):
+    "float64 beyond float32: no warning of numpy's on the screen, and the grey levels of the same image."
+    values = with_bar(image[:200], 40).astype(np.float64) - 100
+    for k, gain in enumerate((1, 1e200, 1e-310, 1.1e306)):  # the last: a range that has no float64
+        tifffile.imwrite(tmp_path / f"{k}.tif", values * gain)
+        m = read_micrograph(tmp_path / f"{k}.tif")
+        assert m.bar_rows == 40 and not m.tags["warnings"], gain
+        expected = to_uint8(values[:200])
+        assert abs(to_uint8(m.image).astype(int) - expected).max() <= 1, gain
+
+
 def test_zeiss_palette_is_read_by_its_indices(tmp_path, image):
     text = "0\r\n0\r\n0\r\n0\r\nAP_MAG\r\nMag = 105 X\r\n\0"
     colours = np.arange(256, dtype=np.uint16)[None].repeat(3, 0) * 257
@@ -347,7 +373,7 @@ def damaged(folder, image):
     nan = image.astype(np.float32)
     nan[3, 4] = np.nan
     tifffile.imwrite(folder / "nan.tif", nan)
-    cases["nan"] = (folder / "nan.tif", "finite")
+    cases["nan"] = (folder / "nan.tif", "1 of its values is no finite number")
     Image.fromarray(image // 32).save(folder / "labels.png")
     cases["labels"] = (folder / "labels.png", "force")
     cases["missing"] = (folder / "missing.png", "no such file")
