@@ -176,12 +176,10 @@ def _decode(page, path, length, byteorder):
     return out[..., 0] if samples == 1 else out
 
 # %% ../nbs/11_image_files.ipynb #bdbf4e54
-def _upright(
-    pixels, size, bar, code, tags
-):  # [height, width(, samples)]; (y, x) or None; rows or None; tag 274 or EXIF
-    "The same three, turned as the code says."
+def _upright(pixels, size, code, tags):  # [height, width(, samples)]; (y, x) or None; tag 274 or EXIF
+    "Pixels and pixel size, turned as the code says; notes it in the tags."
     if not isinstance(code, int) or not 2 <= code <= 8:
-        return pixels, size, bar
+        return pixels, size
     tags["orientation"] = int(code)
     if code > 4:
         pixels = pixels.swapaxes(0, 1)  # the first row is stored as a column
@@ -189,7 +187,12 @@ def _upright(
         pixels = pixels[::-1]
     if code in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
-    return pixels, size[::-1] if size and code > 4 else size, bar if code == 2 else None
+    return pixels, size[::-1] if size and code > 4 else size
+
+# %% ../nbs/11_image_files.ipynb #6703fc71
+def _as_stored(pixels, size, code):  # that `_upright` has turned
+    "Pixels and pixel size as they were before."
+    return _upright(pixels, size, {6: 8, 8: 6}.get(code, code), {})
 
 # %% ../nbs/11_image_files.ipynb #fc94f582
 _PHOTOMETRIC = {
@@ -222,8 +225,7 @@ def _by_library(page, path, number):
         if image.mode not in ("1", "L", "P", "RGB", "YCbCr", "RGBA", "LA"):
             raise ValueError(f"{name} of kind {image.mode}")
         pixels, code = np.asarray(image.convert("RGB") if image.mode == "YCbCr" else image), _tag(page, 274)
-        as_stored = _upright(pixels, None, None, {6: 8, 8: 6}.get(code, code), {})[0]  # Pillow has turned it already
-        return as_stored, False  # and white too
+        return _as_stored(pixels, None, code)[0], False  # Pillow has turned it already, and white too
 
 # %% ../nbs/11_image_files.ipynb #6e9305c5
 def _through_palette(pixels, palette):
@@ -483,7 +485,7 @@ def _read_tiff(path, number, print_density, orient, tags):
                 tags.setdefault(name, text.strip())
         if print_density and size is None:
             size = _print_size(*_density(page), tags)
-    return _upright(pixels, size, bar, _tag(page, 274) if orient else 1, tags)
+    return *_upright(pixels, size, _tag(page, 274) if orient else 1, tags), bar
 
 # %% ../nbs/11_image_files.ipynb #050b8bc8
 def _print_size(density, unit, tags):
@@ -569,4 +571,4 @@ def _read_other(path, magic, number, print_density, orient, tags):
         size = _print_size(
             [v if math.isfinite(v) and v > 0 else None for v in map(float, density or (0, 0))], 25.4e6, tags
         )
-    return _upright(pixels, size, bar, code, tags)
+    return *_upright(pixels, size, code, tags), bar

@@ -26,7 +26,7 @@ from .foundation import BadInput, Rule, checked, plain_label, printable, write_j
 from .files import _what_is_it, checked_json, regular_file
 from .texts import _short
 from .vendors import SCALE, scale_files
-from .image_files import _grey, _read_other, _read_tiff, _row_blocks
+from .image_files import _as_stored, _grey, _read_other, _read_tiff, _row_blocks
 
 if TYPE_CHECKING:
     import matplotlib
@@ -245,13 +245,9 @@ def _bar_rows(q, height):  # int16 [rows, width] from 0 to 255: the lowest rows 
 # %% ../nbs/12_micrographs.ipynb #194fc3d4
 def _in_three_parts(pixels, black, white):  # [rows, width]; the range of the specimen
     "int16 levels: 85 to 170 for the range, 0 to 85 and 170 to 255 for what lies below and above it."
-    darkest, brightest = float(pixels.min()), float(pixels.max())
-    values, levels = [black, white], [85, 170]
-    if darkest < black:
-        values, levels = [darkest, *values], [0, *levels]
-    if brightest > white:
-        values, levels = [*values, brightest], [*levels, 255]
-    return np.rint(np.interp(pixels, values, levels)).astype(np.int16)
+    values, levels = (float(pixels.min()), black, white, float(pixels.max())), (0, 85, 170, 255)
+    kept = slice(values[0] >= black, 4 - (values[3] <= white))  # without a part that does not exist
+    return np.rint(np.interp(pixels, values[kept], levels[kept])).astype(np.int16)
 
 # %% ../nbs/12_micrographs.ipynb #1c840bb8
 def find_bar(pixels: np.ndarray) -> int:  # [height, width], any real dtype
@@ -383,6 +379,24 @@ def _bar_of(pixels, bar, stated, path, tags):  # [height, width]; asked for: row
         )
     return stated
 
+# %% ../nbs/12_micrographs.ipynb #6d9e9a51
+def _believed_turn(turned, bar, stated, path, tags):  # (pixels, pixel size, where coloured), turned by `_upright`
+    """Those three, as stored where the data bar is below there and not below the turned image; and the rows of bar
+    that the record states of them, or None."""
+    (pixels, size, coloured), code = turned, tags.get("orientation", 1)
+    if code < 3:  # as stored, or mirrored: the bar is where it was
+        return pixels, size, coloured, stated
+    stored, stored_size = _as_stored(pixels, size, code)
+    rows = _bar_of(stored, "auto", stated, path, {"warnings": []})
+    if not rows or bar not in ("auto", rows) or find_bar(pixels):
+        return pixels, size, coloured, None
+    del tags["orientation"]
+    tags["warnings"].append(
+        f"its Orientation is {code}, and its data bar of {rows} rows is below as it is stored: the image was not turned"
+    )
+    marks = None if coloured is None else _as_stored(coloured, None, code)[0]
+    return np.ascontiguousarray(stored), stored_size, marks, stated
+
 # %% ../nbs/12_micrographs.ipynb #c15c3b38
 def _refuse_maps(micrograph, values, path):  # its distinct values
     "BadInput where every pixel has one value, LabelMap where there are 16 values or fewer."
@@ -409,7 +423,7 @@ def read_micrograph(
     # of a file of several, counted from 0; 'auto': the one of most bits, then of most pixels, and the others are named
     page: PAGE = "auto",
     print_density: bool = False,  # take the dpi of a file without any record as its pixel size
-    orient: bool = True,  # turn the pixels as the Orientation of the TIFF or EXIF says
+    orient: bool = True,  # turn the pixels as the Orientation of the TIFF or EXIF says, unless the data bar says no
 ) -> Micrograph:
     """Read a file into a `Micrograph`. Raises BadInput where it is no grey micrograph.
 
@@ -426,7 +440,8 @@ def read_micrograph(
     tags = {"format": "TIFF", "warnings": []}
     pixels, size, stated = _read_any(path, page, print_density, orient, tags)
     pixels, coloured = _grey(_finite(pixels, path), path, tags, tags["format"] == "JPEG", force)
-    pixels = np.ascontiguousarray(pixels)
+    turned = (np.ascontiguousarray(pixels), size, coloured)
+    pixels, size, coloured, stated = _believed_turn(turned, bar, stated, path, tags)
     tags["bits"] = pixels.dtype.itemsize * 8
     rows = _bar_of(pixels, bar, stated, path, tags)
     result = Micrograph(pixels, size, rows, str(path), tags, coloured)

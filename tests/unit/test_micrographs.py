@@ -1304,6 +1304,25 @@ def test_turned_files_stand_upright(tmp_path, image, code):
     assert (read(tmp_path / "g.tif", force=True, bar=0).pixels == TURNED[code](image[:300] > 120) * np.uint8(255)).all()
 
 
+@pytest.mark.parametrize("code", TURNED)
+def test_no_turn_hides_a_bar(tmp_path, image, code):
+    """A bar that is below as the image is stored, with a record or without one, is cut there and no turn believed;
+    the rows that were found read the same image a second time, and no bar at all is a turn as stated."""
+    specimen, turn = image[:442], (274, 3, struct.pack("<H", code))
+    barred = with_bar(specimen, 29)
+    expected = np.fliplr(specimen) if code == 2 else specimen
+    for record in ([], [(34682, 2, made.fei())]):
+        stored = made.tiff(tmp_path / "a.tif", barred, [*record, turn])
+        m, again = read(stored), read(stored, bar=29)
+        assert m.bar_rows == 29 and (m.image == expected).all() and (again.image == expected).all()
+        assert m.pixel_size_nm == (near(3372.4, 3372.4) if record else None)
+        said = [w for w in m.tags["warnings"] if "29 rows" in w and "not turned" in w]
+        assert len(said) == (code > 2) and ("orientation" in m.tags) == (code == 2)
+        assert (read(stored, bar=0).pixels == TURNED[code](barred)).all()
+    plain = read(made.tiff(tmp_path / "b.tif", specimen, [turn]))
+    assert plain.bar_rows == 0 and (plain.pixels == TURNED[code](specimen)).all()
+
+
 # ---- pixels come out exactly, or not at all ----
 
 
