@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from scipy import ndimage
 
 from . import vendors
 from .foundation import BadInput
@@ -48,6 +49,32 @@ def _one_of_channels(pixels, path, tags):  # [height, width] or [height, width, 
         tags["warnings"].append("has a further channel (transparency or a second signal), which was left out")
     return pixels[..., 0] if count == 2 else pixels
 
+# %% ../nbs/11_image_files.ipynb #1808b6a8
+def _brightness(pixels):  # [height, width, 3 or 4]
+    """Grey values [height, width] of the dtype, and uint8: by how much the channels of a pixel differ, in 255ths of the
+    full scale, rounded up."""
+    integer = pixels.dtype.kind in "ui"
+    full = np.iinfo(pixels.dtype).max if integer else max(1.0, float(pixels.max()))
+    grey, spread = np.empty(pixels.shape[:2], pixels.dtype), np.zeros(pixels.shape[:2], np.uint8)
+    for rows in _row_blocks(pixels):
+        r, g, b = (pixels[rows, :, k] for k in range(3))
+        grey[rows] = r
+        if (r == g).all() and (g == b).all():
+            continue
+        apart = np.maximum(np.maximum(r, g), b).astype(np.float64) - np.minimum(np.minimum(r, g), b)
+        spread[rows] = np.ceil(np.minimum(apart * (255 / full), 255))
+        brightness = 0.299 * r + 0.587 * g + 0.114 * b
+        grey[rows] = np.where(apart > 0, np.rint(brightness) if integer else brightness, r)
+    return grey, spread
+
+# %% ../nbs/11_image_files.ipynb #e67eb35b
+def _coloured(spread, lossy, grey):  # as `_brightness` gives it; JPEG; most channels are equal to the last digit
+    "bool [height, width]: the coloured pixels."
+    strong = spread > (25 if lossy else 7)
+    if lossy and grey:
+        strong |= (spread > 7) & ~ndimage.maximum_filter(strong, 33)
+    return strong
+
 # %% ../nbs/11_image_files.ipynb #2742cebc
 def _grey(pixels, path, tags, lossy, force):
     """One channel of [height, width, channels] pixels, and where they are coloured (None: nowhere, or the whole is);
@@ -55,25 +82,23 @@ def _grey(pixels, path, tags, lossy, force):
     pixels = _one_of_channels(pixels, path, tags)
     if pixels.ndim == 2:
         return pixels, None
-    integer = pixels.dtype.kind in "ui"
-    full = np.iinfo(pixels.dtype).max if integer else max(1.0, float(pixels.max()))
-    grey, coloured = np.empty(pixels.shape[:2], pixels.dtype), np.zeros(pixels.shape[:2], bool)
-    for rows in _row_blocks(pixels):
-        r, g, b = (pixels[rows, :, k] for k in range(3))
-        grey[rows] = r
-        if (r == g).all() and (g == b).all():
-            continue
-        spread = np.maximum(np.maximum(r, g), b).astype(np.float64) - np.minimum(np.minimum(r, g), b)
-        coloured[rows] = spread > full * (0.1 if lossy else 0.03)
-        brightness = 0.299 * r + 0.587 * g + 0.114 * b
-        grey[rows] = np.where(spread > 0, np.rint(brightness) if integer else brightness, r)
-    share = float(coloured[: max(1, int(0.6 * len(coloured)))].mean())
-    if share > 0.01 and not force:
+    grey, spread = _brightness(pixels)
+    if not spread.any():
+        return grey, None
+    upper = slice(max(1, int(0.6 * len(spread))))
+    plain = spread[upper] <= (2 if lossy else 0)
+    marked = plain.mean() > 0.5 and len(np.unique(grey[upper][plain])) > 16  # a grey picture, drawn on
+    coloured = _coloured(spread, lossy, marked and (spread[upper] == 0).mean() > 0.75)
+    share = float(coloured[upper].mean())
+    if share > (0.2 if marked else 0.01) and not force:
+        kind, way = ("grey image with coloured marks", "without them") if marked else ("colour image", "as grey")
         raise BadInput(
-            f"{path}: is a colour image ({share:.0%} of its pixels have unequal channels), a grey micrograph is wanted:"
-            " export it as grey, or pass force to take its brightness"
+            f"{path}: is a {kind} ({share:.0%} of its pixels have unequal channels), a grey micrograph is wanted:"
+            f" export it {way}, or pass force to take its brightness"
         )
-    return grey, coloured if coloured.any() and share <= 0.01 else None
+    if marked and share > 0.01:
+        tags["warnings"].append(f"is a grey image with coloured marks ({share:.1%} of its pixels)")
+    return grey, coloured if coloured.any() and (marked or share <= 0.01) else None
 
 # %% ../nbs/11_image_files.ipynb #bc96e621
 def _tag(page, code, default=None):

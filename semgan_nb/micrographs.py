@@ -439,7 +439,7 @@ def read_micrograph(
     regular_file(path)
     tags = {"format": "TIFF", "warnings": []}
     pixels, size, stated = _read_any(path, page, print_density, orient, tags)
-    pixels, coloured = _grey(_finite(pixels, path), path, tags, tags["format"] == "JPEG", force)
+    pixels, coloured = _grey(_finite(pixels, path), path, tags, "lossy" in tags, force)
     turned = (np.ascontiguousarray(pixels), size, coloured)
     pixels, size, coloured, stated = _believed_turn(turned, bar, stated, path, tags)
     tags["bits"] = pixels.dtype.itemsize * 8

@@ -421,6 +421,34 @@ def test_colour_in_the_bar_alone_is_no_colour_image(tmp_path, image):
     assert (read_micrograph(tmp_path / "logo.png").image == image).all()
 
 
+@pytest.mark.parametrize("ending", ["png", "tif", "jpg"])
+def test_what_is_drawn_in_colour_on_a_grey_image_is_a_mark(tmp_path, image, ending):
+    """Up to a fifth of a grey picture may be coloured, with force too; what is coloured elsewhere, or shows nothing
+    beside its colours, is a colour image."""
+    path = tmp_path / f"a.{ending}"
+    save = lambda pixels: Image.fromarray(pixels).save(path, **({"quality": 90} if ending == "jpg" else {}))
+    rgb = np.repeat(image[:256, :320, None], 3, 2)
+    line, box, pale, most = (rgb.copy() for _ in range(4))
+    line[np.arange(50, 160), np.arange(50, 270, 2)] = line[np.arange(50, 160), np.arange(51, 271, 2)] = (255, 0, 0)
+    box[100:180, 100:180] = (255, 0, 0)
+    pale[100:180, 100:180] = (200, 190, 190)
+    most[60:, :160] = (255, 0, 0)
+    for drawn in (line, box, pale):
+        save(drawn)
+        for force in (False, True):
+            m, at = read_micrograph(path, bar=0, force=force), (drawn != rgb).any(2)
+            assert m.coloured[at].mean() > 0.8 and m.coloured.sum() < 6 * at.sum()
+            assert any("grey image with coloured marks" in w for w in m.tags["warnings"]) == (
+                m.coloured[:153].mean() > 0.01
+            )
+    sparse = np.zeros_like(rgb)  # a map of an element, mostly black
+    sparse[np.random.default_rng(0).random(sparse.shape[:2]) < 0.1, 1] = 255
+    for drawn, words in ((most, "grey image with coloured marks"), (sparse, "is a colour image")):
+        save(drawn)
+        with pytest.raises(BadInput, match=words):
+            read_micrograph(path)
+
+
 def test_bar_argument(tmp_path, image):
     Image.fromarray(with_bar(image, 40)).save(tmp_path / "a.png")
     assert [read_micrograph(tmp_path / "a.png", bar=b).bar_rows for b in ("auto", 0, 12)] == [40, 0, 12]
