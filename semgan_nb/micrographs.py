@@ -369,12 +369,13 @@ def _bar_of(pixels, bar, stated, path, tags):  # [height, width]; asked for: row
     found = find_bar(pixels)
     if stated is None or stated < 0:
         return found
+    record = tags.get("bar_from", "its record")
     if stated >= height:
-        tags["warnings"].append(f"its record states {stated} rows of data bar, which is all of it: not used")
+        tags["warnings"].append(f"{record} states {stated} rows of data bar, which is all of it: not used")
         return found
     if abs(found - stated) > 2:
         tags["warnings"].append(
-            f"its record states {stated or 'no'} rows of data bar and {found or 'none'} can be seen: the stated ones"
+            f"{record} states {stated or 'no'} rows of data bar and {found or 'none'} can be seen: the stated ones"
             " were cut"
         )
     return stated
@@ -428,9 +429,9 @@ def read_micrograph(
     """Read a file into a `Micrograph`. Raises BadInput where it is no grey micrograph.
 
     `tags` holds, where the file says so: format, bits, vendor, model, detector, magnification, voltage_kv,
-    working_distance_mm, date, pixel_size_from, pages and page, inverted, orientation, lossy (JPEG and its quality);
-    where it has more than 8 bits, grey_range, the values that become 0 and 255; and always levels, the grey levels in
-    use out of 256, and `warnings`, a list of sentences on what looked wrong."""
+    working_distance_mm, date, pixel_size_from, bar_from (the side-car that states the bar), pages and page, inverted,
+    orientation, lossy (JPEG and its quality); where it has more than 8 bits, grey_range, the values that become 0 and
+    255; and always levels, the grey levels in use out of 256, and `warnings`, sentences on what looked wrong."""
     path = Path(path)
     if not path.exists():
         raise BadInput(f"{path}: there is no such file: check the path")

@@ -893,6 +893,9 @@ def test_imagej(tmp_path, image, order):
         ("inch", 300),
         ("inch", 1200),
         ("cm", 118.11),
+        ("mm", 11.811),
+        ("mm", 2.8346),
+        ("m", 11811),
     ):  # for a printer: no scale, and told
         m = one(f"ImageJ=1.51a\nunit={unit}\n", (density, density))
         assert m.pixel_size_nm is None and "print density" in m.tags["warnings"][0], unit
@@ -904,9 +907,13 @@ def test_imagej(tmp_path, image, order):
         ("\\u00B5m", 20, 50),
         ("microns", 20, 50),
         ("\\u00C5", 0.1, 1),
+        ("Angstroms", 0.1, 1),
     ):
         m = one(f"ImageJ=1.51a\nunit={unit}\n", (density, density))
         assert m.pixel_size_nm == near(nm) and not m.tags["warnings"], unit
+    m = one("ImageJ=1.51a\nunit=nm\nyunit=um\n", (0.2, 200))  # y has a unit of its own
+    assert m.pixel_size_nm == near(5, 5) and not m.tags["warnings"]
+    assert one("ImageJ=1.51a\nunit=nm\nyunit=pixel\n", (0.2, 1)).pixel_size_nm is None
     m = one("ImageJ=1.51a\nunit=furlong\n")
     assert m.pixel_size_nm is None and "'furlong', a unit that is not understood" in m.tags["warnings"][0]
     assert one("ImageJ=1.51a\nunit=nm\n", (0, 0)).pixel_size_nm is None
@@ -961,6 +968,10 @@ def test_ome(tmp_path, image):
         assert (
             m.pixel_size_nm is None and bool(m.tags["warnings"]) == bool(told) and told in "".join(m.tags["warnings"])
         ), attributes
+    sizes = 'PhysicalSizeX="3" PhysicalSizeXUnit="{}" PhysicalSizeY="3" PhysicalSizeYUnit="parsec"'
+    for unit in ("parsec", "nm"):  # of both axes or of one: told once, and no pixel size of the other axis alone
+        m = one(sizes.format(unit))
+        assert m.pixel_size_nm is None and len(m.tags["warnings"]) == 1
     assert "damaged" in one("", "<OME><broken").tags["warnings"][0] and one("", "<OME/>").pixel_size_nm is None
     tifffile.imwrite(
         tmp_path / "b.ome.tif",
@@ -1046,6 +1057,7 @@ def test_what_somebody_states_is_believed_first(tmp_path, wide):
             read(tmp_path / "b.png")
         assert "b.scale.json" in str(caught.value) and "\n" not in str(caught.value)
     (tmp_path / "b.scale.json").write_text('{"bar_rows": 5000}')
+    assert "b.scale.json states 5000 rows" in read(tmp_path / "b.png").tags["warnings"][0]
     assert "all of it" in read(tmp_path / "b.png").tags["warnings"][0] and read(tmp_path / "b.png").pixel_size_nm == (
         7.5,
         7.5,
