@@ -1599,6 +1599,9 @@ def test_jpeg_says_its_quality(tmp_path, image):
         tmp_path / "a.jpg", qtables=[[v + 5 + k % 3 for k, v in enumerate(t)] for t in tables.values()]
     )
     assert read(tmp_path / "a.jpg").tags["lossy"].startswith("JPEG, quality about 9")
+    for preset, quality in (("low", 86), ("medium", 89), ("high", 91), ("web_low", 52)):  # tables of Adobe's
+        Image.fromarray(image).save(tmp_path / "a.jpg", quality=preset)
+        assert read(tmp_path / "a.jpg", force=True).tags["lossy"] == f"JPEG, quality about {quality}"
     for name, options in (("d.png", {}), ("e.bmp", {}), ("f.tif", {}), ("g.tif", dict(compression="tiff_lzw"))):
         Image.fromarray(image).save(tmp_path / name, **options)
         assert "lossy" not in read(tmp_path / name).tags
