@@ -192,8 +192,8 @@ def to_uint8(
         low, high = grey_range(pixels)
         white, black = high if white is None else white, low if black is None else black
     (low, high), power = _moderate(np.array([black, white], np.float64))
-    scaled = np.ldexp(np.clip(pixels.astype(np.float64), black, white), -power)
-    scaled = (scaled - low) * (255 / max(high - low, 1e-300))
+    inside = np.clip(pixels.astype(np.float64), black, white)
+    scaled = ((np.ldexp(inside, -power) if power else inside) - low) * (255 / max(high - low, 1e-300))
     return np.clip(np.floor(scaled + 0.5), 0, 255).astype(np.uint8)
 
 # %% ../nbs/12_micrographs.ipynb #51ce1ee0
