@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from scipy import ndimage
 
 from . import vendors
 from .foundation import BadInput
@@ -48,6 +49,32 @@ def _one_of_channels(pixels, path, tags):  # [height, width] or [height, width, 
         tags["warnings"].append("has a further channel (transparency or a second signal), which was left out")
     return pixels[..., 0] if count == 2 else pixels
 
+# %% ../nbs/11_image_files.ipynb #1808b6a8
+def _brightness(pixels):  # [height, width, 3 or 4]
+    """Grey values [height, width] of the dtype, and uint8: by how much the channels of a pixel differ, in 255ths of the
+    full scale, rounded up."""
+    integer = pixels.dtype.kind in "ui"
+    full = np.iinfo(pixels.dtype).max if integer else max(1.0, float(pixels.max()))
+    grey, spread = np.empty(pixels.shape[:2], pixels.dtype), np.zeros(pixels.shape[:2], np.uint8)
+    for rows in _row_blocks(pixels):
+        r, g, b = (pixels[rows, :, k] for k in range(3))
+        grey[rows] = r
+        if (r == g).all() and (g == b).all():
+            continue
+        apart = np.maximum(np.maximum(r, g), b).astype(np.float64) - np.minimum(np.minimum(r, g), b)
+        spread[rows] = np.ceil(np.minimum(apart * (255 / full), 255))
+        brightness = 0.299 * r + 0.587 * g + 0.114 * b
+        grey[rows] = np.where(apart > 0, np.rint(brightness) if integer else brightness, r)
+    return grey, spread
+
+# %% ../nbs/11_image_files.ipynb #e67eb35b
+def _coloured(spread, lossy, grey):  # as `_brightness` gives it; JPEG; most channels are equal to the last digit
+    "bool [height, width]: the coloured pixels."
+    strong = spread > (25 if lossy else 7)
+    if lossy and grey:
+        strong |= (spread > 7) & ~ndimage.maximum_filter(strong, 33)
+    return strong
+
 # %% ../nbs/11_image_files.ipynb #2742cebc
 def _grey(pixels, path, tags, lossy, force):
     """One channel of [height, width, channels] pixels, and where they are coloured (None: nowhere, or the whole is);
@@ -55,25 +82,23 @@ def _grey(pixels, path, tags, lossy, force):
     pixels = _one_of_channels(pixels, path, tags)
     if pixels.ndim == 2:
         return pixels, None
-    integer = pixels.dtype.kind in "ui"
-    full = np.iinfo(pixels.dtype).max if integer else max(1.0, float(pixels.max()))
-    grey, coloured = np.empty(pixels.shape[:2], pixels.dtype), np.zeros(pixels.shape[:2], bool)
-    for rows in _row_blocks(pixels):
-        r, g, b = (pixels[rows, :, k] for k in range(3))
-        grey[rows] = r
-        if (r == g).all() and (g == b).all():
-            continue
-        spread = np.maximum(np.maximum(r, g), b).astype(np.float64) - np.minimum(np.minimum(r, g), b)
-        coloured[rows] = spread > full * (0.1 if lossy else 0.03)
-        brightness = 0.299 * r + 0.587 * g + 0.114 * b
-        grey[rows] = np.where(spread > 0, np.rint(brightness) if integer else brightness, r)
-    share = float(coloured[: max(1, int(0.6 * len(coloured)))].mean())
-    if share > 0.01 and not force:
+    grey, spread = _brightness(pixels)
+    if not spread.any():
+        return grey, None
+    upper = slice(max(1, int(0.6 * len(spread))))
+    plain = spread[upper] <= (2 if lossy else 0)
+    marked = plain.mean() > 0.5 and len(np.unique(grey[upper][plain])) > 16  # a grey picture, drawn on
+    coloured = _coloured(spread, lossy, marked and (spread[upper] == 0).mean() > 0.75)
+    share = float(coloured[upper].mean())
+    if share > (0.2 if marked else 0.01) and not force:
+        kind, way = ("grey image with coloured marks", "without them") if marked else ("colour image", "as grey")
         raise BadInput(
-            f"{path}: is a colour image ({share:.0%} of its pixels have unequal channels), a grey micrograph is wanted:"
-            " export it as grey, or pass force to take its brightness"
+            f"{path}: is a {kind} ({share:.0%} of its pixels have unequal channels), a grey micrograph is wanted:"
+            f" export it {way}, or pass force to take its brightness"
         )
-    return grey, coloured if coloured.any() and share <= 0.01 else None
+    if marked and share > 0.01:
+        tags["warnings"].append(f"is a grey image with coloured marks ({share:.1%} of its pixels)")
+    return grey, coloured if coloured.any() and (marked or share <= 0.01) else None
 
 # %% ../nbs/11_image_files.ipynb #bc96e621
 def _tag(page, code, default=None):
@@ -176,12 +201,10 @@ def _decode(page, path, length, byteorder):
     return out[..., 0] if samples == 1 else out
 
 # %% ../nbs/11_image_files.ipynb #bdbf4e54
-def _upright(
-    pixels, size, bar, code, tags
-):  # [height, width(, samples)]; (y, x) or None; rows or None; tag 274 or EXIF
-    "The same three, turned as the code says."
+def _upright(pixels, size, code, tags):  # [height, width(, samples)]; (y, x) or None; tag 274 or EXIF
+    "Pixels and pixel size, turned as the code says; notes it in the tags."
     if not isinstance(code, int) or not 2 <= code <= 8:
-        return pixels, size, bar
+        return pixels, size
     tags["orientation"] = int(code)
     if code > 4:
         pixels = pixels.swapaxes(0, 1)  # the first row is stored as a column
@@ -189,7 +212,12 @@ def _upright(
         pixels = pixels[::-1]
     if code in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
-    return pixels, size[::-1] if size and code > 4 else size, bar if code == 2 else None
+    return pixels, size[::-1] if size and code > 4 else size
+
+# %% ../nbs/11_image_files.ipynb #6703fc71
+def _as_stored(pixels, size, code):  # that `_upright` has turned
+    "Pixels and pixel size as they were before."
+    return _upright(pixels, size, {6: 8, 8: 6}.get(code, code), {})
 
 # %% ../nbs/11_image_files.ipynb #fc94f582
 _PHOTOMETRIC = {
@@ -222,8 +250,7 @@ def _by_library(page, path, number):
         if image.mode not in ("1", "L", "P", "RGB", "YCbCr", "RGBA", "LA"):
             raise ValueError(f"{name} of kind {image.mode}")
         pixels, code = np.asarray(image.convert("RGB") if image.mode == "YCbCr" else image), _tag(page, 274)
-        as_stored = _upright(pixels, None, None, {6: 8, 8: 6}.get(code, code), {})[0]  # Pillow has turned it already
-        return as_stored, False  # and white too
+        return _as_stored(pixels, None, code)[0], False  # Pillow has turned it already, and white too
 
 # %% ../nbs/11_image_files.ipynb #6e9305c5
 def _through_palette(pixels, palette):
@@ -483,7 +510,7 @@ def _read_tiff(path, number, print_density, orient, tags):
                 tags.setdefault(name, text.strip())
         if print_density and size is None:
             size = _print_size(*_density(page), tags)
-    return _upright(pixels, size, bar, _tag(page, 274) if orient else 1, tags)
+    return *_upright(pixels, size, _tag(page, 274) if orient else 1, tags), bar
 
 # %% ../nbs/11_image_files.ipynb #050b8bc8
 def _print_size(density, unit, tags):
@@ -569,4 +596,4 @@ def _read_other(path, magic, number, print_density, orient, tags):
         size = _print_size(
             [v if math.isfinite(v) and v > 0 else None for v in map(float, density or (0, 0))], 25.4e6, tags
         )
-    return _upright(pixels, size, bar, code, tags)
+    return *_upright(pixels, size, code, tags), bar

@@ -26,7 +26,7 @@ from .foundation import BadInput, Rule, checked, plain_label, printable, write_j
 from .files import _naming_pages, _what_is_it, checked_json, regular_file
 from .texts import _short
 from .vendors import SCALE, scale_files
-from .image_files import _grey, _read_other, _read_tiff, _row_blocks
+from .image_files import _as_stored, _grey, _read_other, _read_tiff, _row_blocks
 
 if TYPE_CHECKING:
     import matplotlib
@@ -130,6 +130,17 @@ def embedded(name: str = "superalloy") -> Path:
 # %% ../nbs/12_micrographs.ipynb #3bb88461
 GREY_RANGE = (0.1, 99.9)  # percentiles that become 0 and 255 where a file has more than 8 bits
 
+# %% ../nbs/12_micrographs.ipynb #b063b2c5
+def _moderate(pixels):
+    "(pixels, n): floats that reach 1e30, or only 1e-30, divided by 2**n, as float64; others as they are, n = 0."
+    if pixels.dtype.kind != "f" or not pixels.size:
+        return pixels, 0
+    largest = max(-float(pixels.min()), float(pixels.max()))
+    if largest == 0 or 1e-30 < largest < 1e30:
+        return pixels, 0
+    power = math.frexp(largest)[1]
+    return np.ldexp(pixels.astype(np.float64), -power), power
+
 # %% ../nbs/12_micrographs.ipynb #c4126203
 def _without_end_marks(pixels, black, white):  # whole numbers; the percentiles of all of them
     "The same range, not counting marks at the very ends of the scale, where they are few and stand apart."
@@ -152,6 +163,7 @@ def grey_range(pixels: np.ndarray) -> tuple[float, float]:  # [height, width], a
     pixels = np.asarray(pixels)
     if pixels.dtype == np.uint8:
         return 0, 255
+    pixels, power = _moderate(pixels)
     if pixels.dtype == np.uint16:
         for step in (257, 256):
             if not (pixels[:1] % step).any() and not (pixels % step).any():
@@ -160,7 +172,8 @@ def grey_range(pixels: np.ndarray) -> tuple[float, float]:  # [height, width], a
     black, white = (float(v) for v in np.percentile(wide, GREY_RANGE))
     if pixels.dtype.kind in "ui":
         black, white = _without_end_marks(pixels, black, white)
-    return (black, white) if white > black else (float(pixels.min()), float(pixels.max()))
+    ends = (black, white) if white > black else (float(pixels.min()), float(pixels.max()))
+    return math.ldexp(ends[0], power), math.ldexp(ends[1], power)
 
 # %% ../nbs/12_micrographs.ipynb #aad150ed
 def to_uint8(
@@ -178,7 +191,9 @@ def to_uint8(
     if white is None or black is None:
         low, high = grey_range(pixels)
         white, black = high if white is None else white, low if black is None else black
-    scaled = (pixels.astype(np.float64) - float(black)) * (255 / max(float(white) - float(black), 1e-300))
+    (low, high), power = _moderate(np.array([black, white], np.float64))
+    inside = np.clip(pixels.astype(np.float64), black, white)
+    scaled = ((np.ldexp(inside, -power) if power else inside) - low) * (255 / max(high - low, 1e-300))
     return np.clip(np.floor(scaled + 0.5), 0, 255).astype(np.uint8)
 
 # %% ../nbs/12_micrographs.ipynb #51ce1ee0
@@ -227,23 +242,33 @@ def _bar_rows(q, height):  # int16 [rows, width] from 0 to 255: the lowest rows 
     start = len(q) - rows
     return rows + _blurred_rows(q, start) if rows and start > 16 else rows
 
+# %% ../nbs/12_micrographs.ipynb #194fc3d4
+def _in_three_parts(pixels, black, white):  # [rows, width]; the range of the specimen
+    "int16 levels: 85 to 170 for the range, 0 to 85 and 170 to 255 for what lies below and above it."
+    values, levels = (float(pixels.min()), black, white, float(pixels.max())), (0, 85, 170, 255)
+    kept = slice(values[0] >= black, 4 - (values[3] <= white))  # without a part that does not exist
+    return np.rint(np.interp(pixels, values[kept], levels[kept])).astype(np.int16)
+
 # %% ../nbs/12_micrographs.ipynb #1c840bb8
 def find_bar(pixels: np.ndarray) -> int:  # [height, width], any real dtype
     "Rows of data bar at the bottom of an image; 0 where there is none."
-    pixels = np.asarray(pixels)
+    pixels = _moderate(np.asarray(pixels))[0]
     height, width = pixels.shape
     low, high = float(pixels.min()), float(pixels.max())
     if min(height, width) < 48 or not high > low:
         return 0
     limit = int(0.42 * height)  # no bar takes more
     lowest = pixels[height - limit :]
-    if pixels.dtype != np.uint8:
-        black, white = grey_range(pixels[: height - limit])
-        rows = _bar_rows(to_uint8(lowest, white, black).astype(np.int16), height) if white > black else 0
+    whole = lambda: np.rint((lowest.astype(np.float32) - low) * (255 / (high - low))).astype(np.int16)
+    if pixels.dtype == np.uint8:
+        return _bar_rows(whole(), height)
+    black, white = grey_range(pixels[: height - limit])
+    specimen = lambda: to_uint8(lowest, white, black).astype(np.int16)
+    for levels in (lambda: _in_three_parts(lowest, black, white), specimen, whole) if white > black else (whole,):
+        rows = _bar_rows(levels(), height)
         if rows and np.unique(pixels[height - rows :], return_counts=True)[1].max() > 0.3 * rows * width:
             return rows
-    scaled = (lowest.astype(np.float32) - low) * (255 / (high - low))
-    return _bar_rows(np.rint(scaled).astype(np.int16), height)
+    return 0
 
 # %% ../nbs/12_micrographs.ipynb #d5e7b7e2
 def _values(pixels):
@@ -329,9 +354,8 @@ def _finite(pixels, path):
     if pixels.dtype.kind == "f":
         bad = sum(int((~np.isfinite(pixels[rows])).sum()) for rows in _row_blocks(pixels))
         if bad:
-            raise BadInput(
-                f"{path}: {bad} of its values are not finite numbers (NaN or infinite): replace them and save it again"
-            )
+            words = "1 of its values is no finite number" if bad == 1 else f"{bad} of its values are no finite numbers"
+            raise BadInput(f"{path}: {words} (NaN or infinite): give it a grey level and save the file again")
     return pixels
 
 # %% ../nbs/12_micrographs.ipynb #7dd08210
@@ -345,15 +369,34 @@ def _bar_of(pixels, bar, stated, path, tags):  # [height, width]; asked for: row
     found = find_bar(pixels)
     if stated is None or stated < 0:
         return found
+    record = tags.get("bar_from", "its record")
     if stated >= height:
-        tags["warnings"].append(f"its record states {stated} rows of data bar, which is all of it: not used")
+        tags["warnings"].append(f"{record} states {stated} rows of data bar, which is all of it: not used")
         return found
     if abs(found - stated) > 2:
         tags["warnings"].append(
-            f"its record states {stated or 'no'} rows of data bar and {found or 'none'} can be seen: the stated ones"
+            f"{record} states {stated or 'no'} rows of data bar and {found or 'none'} can be seen: the stated ones"
             " were cut"
         )
     return stated
+
+# %% ../nbs/12_micrographs.ipynb #6d9e9a51
+def _believed_turn(turned, bar, stated, path, tags):  # (pixels, pixel size, where coloured), turned by `_upright`
+    """Those three, as stored where the data bar is below there and not below the turned image; and the rows of bar
+    that the record states of them, or None."""
+    (pixels, size, coloured), code = turned, tags.get("orientation", 1)
+    if code < 3:  # as stored, or mirrored: the bar is where it was
+        return pixels, size, coloured, stated
+    stored, stored_size = _as_stored(pixels, size, code)
+    rows = _bar_of(stored, "auto", stated, path, {"warnings": []})
+    if not rows or bar not in ("auto", rows) or find_bar(pixels):
+        return pixels, size, coloured, None
+    del tags["orientation"]
+    tags["warnings"].append(
+        f"its Orientation is {code}, and its data bar of {rows} rows is below as it is stored: the image was not turned"
+    )
+    marks = None if coloured is None else _as_stored(coloured, None, code)[0]
+    return np.ascontiguousarray(stored), stored_size, marks, stated
 
 # %% ../nbs/12_micrographs.ipynb #c15c3b38
 def _refuse_maps(micrograph, values, path):  # its distinct values
@@ -381,14 +424,14 @@ def read_micrograph(
     # of a file of several, counted from 0; 'auto': the one of most bits, then of most pixels, and the others are named
     page: PAGE = "auto",
     print_density: bool = False,  # take the dpi of a file without any record as its pixel size
-    orient: bool = True,  # turn the pixels as the Orientation of the TIFF or EXIF says
+    orient: bool = True,  # turn the pixels as the Orientation of the TIFF or EXIF says, unless the data bar says no
 ) -> Micrograph:
     """Read a file into a `Micrograph`. Raises BadInput where it is no grey micrograph.
 
     `tags` holds, where the file says so: format, bits, vendor, model, detector, magnification, voltage_kv,
-    working_distance_mm, date, pixel_size_from, pages and page, inverted, orientation, lossy (JPEG and its quality);
-    where it has more than 8 bits, grey_range, the values that become 0 and 255; and always levels, the grey levels in
-    use out of 256, and `warnings`, a list of sentences on what looked wrong."""
+    working_distance_mm, date, pixel_size_from, bar_from (the side-car that states the bar), pages and page, inverted,
+    orientation, lossy (JPEG and its quality); where it has more than 8 bits, grey_range, the values that become 0 and
+    255; and always levels, the grey levels in use out of 256, and `warnings`, sentences on what looked wrong."""
     path = Path(path)
     if not path.exists():
         raise BadInput(f"{path}: there is no such file: check the path")
@@ -398,8 +441,9 @@ def read_micrograph(
     tags = {"format": "TIFF", "warnings": []}
     pixels, size, stated = _read_any(path, page, print_density, orient, tags)
     with _naming_pages(tags, page):
-        pixels, coloured = _grey(_finite(pixels, path), path, tags, tags["format"] == "JPEG", force)
-        pixels = np.ascontiguousarray(pixels)
+        pixels, coloured = _grey(_finite(pixels, path), path, tags, "lossy" in tags, force)
+        turned = (np.ascontiguousarray(pixels), size, coloured)
+        pixels, size, coloured, stated = _believed_turn(turned, bar, stated, path, tags)
         tags["bits"] = pixels.dtype.itemsize * 8
         rows = _bar_of(pixels, bar, stated, path, tags)
         result = Micrograph(pixels, size, rows, str(path), tags, coloured)

@@ -13,7 +13,8 @@ from xml.etree import ElementTree
 
 # %% ../nbs/03_texts.ipynb #d9af00dd
 _NM = dict(fm=1e-6, pm=1e-3, nm=1, um=1e3, mm=1e6, cm=1e7, dm=1e8, m=1e9)
-_NM |= {"å": 0.1, "angstrom": 0.1, "µm": 1e3, "micron": 1e3, "in": 25.4e6, "inch": 25.4e6, "inches": 25.4e6}
+_NM |= {"å": 0.1, "µm": 1e3, "micron": 1e3, "in": 25.4e6, "inch": 25.4e6, "inches": 25.4e6}
+_NM |= dict.fromkeys(("angstrom", "angstroms", "ångström", "ångströms"), 0.1)
 _NM |= {
     f"{prefix}met{ending}": _NM[short]
     for prefix, short in (("nano", "nm"), ("micro", "um"), ("milli", "mm"), ("centi", "cm"), ("", "m"))

@@ -168,8 +168,11 @@ def _quality(steps):  # the 64 steps of a JPEG's first table, in the order of th
     "(quality from 1 to 100, whether the table is exactly that of it)."
     table = np.array(_STEPS, int)
     scaled = lambda q: np.clip((table * (5000 // q if q < 50 else 200 - 2 * q) + 50) // 100, 1, 255)
-    off = [int(np.abs(scaled(q) - np.minimum(steps, 255)).sum()) for q in range(1, 101)]
-    return off.index(min(off)) + 1, min(off) == 0
+    for q in range(1, 101):
+        if (scaled(q) == np.minimum(steps, 255)).all():
+            return q, True
+    percent = 100 * steps.sum() / table.sum()
+    return int(np.clip(np.rint(5000 / percent if percent > 100 else (200 - percent) / 2), 1, 100)), False
 
 # %% ../nbs/04_unpacking.ipynb #5a29cf68
 def _jpeg_words(f):  # an open file or stream that stands at the beginning of JPEG data

@@ -88,11 +88,10 @@ def _unit(record, text, otherwise=""):  # a unit as it is written; what it is wh
         .strip('\0 \t\r\n"')
     )
     factor = _NM.get(name.lower())
-    if factor is None and name.lower() not in _NO_LENGTH:
-        record.warnings.append(
-            f"{record.vendor} states its scale in {_shown(name)}, a unit that is not understood: its pixel size is not"
-            " used"
-        )
+    unknown = f"{record.vendor} states its scale in {_shown(name)}, a unit that is not understood"
+    warning = f"{unknown}: its pixel size is not used"
+    if factor is None and name.lower() not in _NO_LENGTH and warning not in record.warnings:  # once for both axes
+        record.warnings.append(warning)
     return factor
 
 # %% ../nbs/10_vendors.ipynb #28901d09
@@ -372,22 +371,31 @@ def _jeol(text, shape, print_nm=None):  # print_nm(magnification): pixel size by
 
 # %% ../nbs/10_vendors.ipynb #6fdb7877
 _PRINTED = 2e4  # nm: pixels per inch or centimetre that are wider than this (1270 dpi) are for a printer
+_DPI = (72, 96, 100, 120, 150, 180, 200, 240, 300, 360, 400, 600, 720, 1200)  # usual print densities
+
+
+def _for_a_printer(gain, density):  # nm per unit; pixels per unit
+    "Whether a density per inch, cm, mm or m is one of prints."
+    if gain in (_NM["inch"], _NM["cm"]):
+        return gain / density > _PRINTED
+    dpi = density * _NM["inch"] / gain
+    return gain in (_NM["mm"], _NM["m"]) and any(abs(dpi / usual - 1) < 1e-3 for usual in _DPI)
 
 # %% ../nbs/10_vendors.ipynb #16c41d6e
 def _imagej(text, resolution):  # the image description; XResolution and YResolution as numbers, or None
     "Record of a file saved by ImageJ."
     record, said = _Record("ImageJ"), _sections(text).get("", {})
     unit = said.get("unit", "")
-    gain = _unit(record, unit)
+    gain, across = _unit(record, unit), _unit(record, said.get("yunit", unit))  # across: of y, if it has one of its own
     x, y = resolution
-    if not gain or not x:
+    if not gain or not across or not x:
         return record
-    if gain in (_NM["inch"], _NM["cm"]) and gain / x > _PRINTED:
+    if _for_a_printer(gain, x):
         record.warnings.append(
             f"ImageJ states {x:.4g} pixels to the {unit.strip()}, which is a print density and no scale: not used"
         )
     else:
-        record.size(f"unit {unit.strip()}", gain / x, y and gain / y)
+        record.size(f"unit {unit.strip()}", gain / x, y and across / y)
     return record
 
 # %% ../nbs/10_vendors.ipynb #384ba25b
@@ -395,7 +403,7 @@ def _gatan(unit, scale):  # of two: x and y
     "Record of an image exported by Gatan's DigitalMicrograph."
     record = _Record("Gatan")
     x, y = (_positive(s, {"": _unit(record, u)}) for u, s in zip(unit, scale))
-    record.size("scale tags", x, y)
+    record.size("scale tags", x if not record.warnings else None, y)  # both axes, or none
     return record
 
 # %% ../nbs/10_vendors.ipynb #ddfaa79c
@@ -420,7 +428,7 @@ def _ome(text, shape, page):  # the image description of the first page; number 
         )
         for axis in "XY"
     )
-    record.size("PhysicalSizeX", x, y)
+    record.size("PhysicalSizeX", x if not record.warnings else None, y)  # both axes, or none
     record.recorded(shape, _positive(fitting[0].get("SizeX")), _positive(fitting[0].get("SizeY")))
     record.bar = None  # of a data bar OME says nothing
     return record
@@ -507,6 +515,8 @@ def _stated(path):
         if said.get("pixel_size_nm") is None and said.get("bar_rows") is None:
             raise BadInput(f"{file}: states neither pixel_size_nm nor bar_rows: mend it, or take it away")
         record, size = _Record("", bar=said.get("bar_rows")), said.get("pixel_size_nm")
+        if record.bar is not None:
+            record.tag(bar_from=file.name)
         if size is not None:
             pair = tuple(float(s) for s in (size if isinstance(size, list) else [size, size]))
             record.sizes.append((file.name + (f", as {said['by']} says" if said.get("by") else ""), pair))

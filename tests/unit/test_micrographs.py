@@ -240,6 +240,32 @@ def test_a_bar_over_a_specimen_of_few_values_is_found(image, steel, rows):
     assert find_bar(vacuum) == 0
 
 
+@pytest.mark.parametrize("rows", [20, 32])
+@pytest.mark.parametrize("ground, ink", [(255, 0), (90, 0)])
+def test_a_bar_on_the_range_of_the_type_is_found(image, rows, ground, ink):
+    """16-bit files whose bar has a background or ink that the specimen does not reach, below it or over it, and
+    floats with a hot pixel: neither too few rows, nor dark rows of the image beside it."""
+    specimen, bar = image[:256, :320], with_bar(image[:256, :320], rows, ground, ink)[256:].astype(np.uint16) * 257
+    for grey in (specimen * np.uint16(16), specimen * np.uint16(2) + np.uint16(100)):
+        assert find_bar(np.vstack([grey, bar])) == rows
+        assert find_bar(np.vstack([grey[:-rows], bar])) == rows
+    hot = np.vstack([specimen, bar // 257]).astype(np.float32) / 255
+    hot[10, 10] = 50
+    assert find_bar(hot) == rows and find_bar(hot[:-rows]) == 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_floats_of_any_magnitude(tmp_path, image):
+    "float64 beyond float32: no warning of numpy's on the screen, and the grey levels of the same image."
+    values = with_bar(image[:200], 40).astype(np.float64) - 100
+    for k, gain in enumerate((1, 1e200, 1e-310, 1.1e306)):  # the last: a range that has no float64
+        tifffile.imwrite(tmp_path / f"{k}.tif", values * gain)
+        m = read_micrograph(tmp_path / f"{k}.tif")
+        assert m.bar_rows == 40 and not m.tags["warnings"], gain
+        expected = to_uint8(values[:200])
+        assert abs(to_uint8(m.image).astype(int) - expected).max() <= 1, gain
+
+
 def test_zeiss_palette_is_read_by_its_indices(tmp_path, image):
     text = "0\r\n0\r\n0\r\n0\r\nAP_MAG\r\nMag = 105 X\r\n\0"
     colours = np.arange(256, dtype=np.uint16)[None].repeat(3, 0) * 257
@@ -347,7 +373,7 @@ def damaged(folder, image):
     nan = image.astype(np.float32)
     nan[3, 4] = np.nan
     tifffile.imwrite(folder / "nan.tif", nan)
-    cases["nan"] = (folder / "nan.tif", "finite")
+    cases["nan"] = (folder / "nan.tif", "1 of its values is no finite number")
     Image.fromarray(image // 32).save(folder / "labels.png")
     cases["labels"] = (folder / "labels.png", "force")
     cases["missing"] = (folder / "missing.png", "no such file")
@@ -393,6 +419,34 @@ def test_colour_in_the_bar_alone_is_no_colour_image(tmp_path, image):
     barred[520:560, 10:90] = (30, 60, 200)
     Image.fromarray(barred).save(tmp_path / "logo.png")
     assert (read_micrograph(tmp_path / "logo.png").image == image).all()
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "jpg"])
+def test_what_is_drawn_in_colour_on_a_grey_image_is_a_mark(tmp_path, image, ending):
+    """Up to a fifth of a grey picture may be coloured, with force too; what is coloured elsewhere, or shows nothing
+    beside its colours, is a colour image."""
+    path = tmp_path / f"a.{ending}"
+    save = lambda pixels: Image.fromarray(pixels).save(path, **({"quality": 90} if ending == "jpg" else {}))
+    rgb = np.repeat(image[:256, :320, None], 3, 2)
+    line, box, pale, most = (rgb.copy() for _ in range(4))
+    line[np.arange(50, 160), np.arange(50, 270, 2)] = line[np.arange(50, 160), np.arange(51, 271, 2)] = (255, 0, 0)
+    box[100:180, 100:180] = (255, 0, 0)
+    pale[100:180, 100:180] = (200, 190, 190)
+    most[60:, :160] = (255, 0, 0)
+    for drawn in (line, box, pale):
+        save(drawn)
+        for force in (False, True):
+            m, at = read_micrograph(path, bar=0, force=force), (drawn != rgb).any(2)
+            assert m.coloured[at].mean() > 0.8 and m.coloured.sum() < 6 * at.sum()
+            assert any("grey image with coloured marks" in w for w in m.tags["warnings"]) == (
+                m.coloured[:153].mean() > 0.01
+            )
+    sparse = np.zeros_like(rgb)  # a map of an element, mostly black
+    sparse[np.random.default_rng(0).random(sparse.shape[:2]) < 0.1, 1] = 255
+    for drawn, words in ((most, "grey image with coloured marks"), (sparse, "is a colour image")):
+        save(drawn)
+        with pytest.raises(BadInput, match=words):
+            read_micrograph(path)
 
 
 def test_bar_argument(tmp_path, image):
@@ -839,6 +893,9 @@ def test_imagej(tmp_path, image, order):
         ("inch", 300),
         ("inch", 1200),
         ("cm", 118.11),
+        ("mm", 11.811),
+        ("mm", 2.8346),
+        ("m", 11811),
     ):  # for a printer: no scale, and told
         m = one(f"ImageJ=1.51a\nunit={unit}\n", (density, density))
         assert m.pixel_size_nm is None and "print density" in m.tags["warnings"][0], unit
@@ -850,9 +907,13 @@ def test_imagej(tmp_path, image, order):
         ("\\u00B5m", 20, 50),
         ("microns", 20, 50),
         ("\\u00C5", 0.1, 1),
+        ("Angstroms", 0.1, 1),
     ):
         m = one(f"ImageJ=1.51a\nunit={unit}\n", (density, density))
         assert m.pixel_size_nm == near(nm) and not m.tags["warnings"], unit
+    m = one("ImageJ=1.51a\nunit=nm\nyunit=um\n", (0.2, 200))  # y has a unit of its own
+    assert m.pixel_size_nm == near(5, 5) and not m.tags["warnings"]
+    assert one("ImageJ=1.51a\nunit=nm\nyunit=pixel\n", (0.2, 1)).pixel_size_nm is None
     m = one("ImageJ=1.51a\nunit=furlong\n")
     assert m.pixel_size_nm is None and "'furlong', a unit that is not understood" in m.tags["warnings"][0]
     assert one("ImageJ=1.51a\nunit=nm\n", (0, 0)).pixel_size_nm is None
@@ -907,6 +968,10 @@ def test_ome(tmp_path, image):
         assert (
             m.pixel_size_nm is None and bool(m.tags["warnings"]) == bool(told) and told in "".join(m.tags["warnings"])
         ), attributes
+    sizes = 'PhysicalSizeX="3" PhysicalSizeXUnit="{}" PhysicalSizeY="3" PhysicalSizeYUnit="parsec"'
+    for unit in ("parsec", "nm"):  # of both axes or of one: told once, and no pixel size of the other axis alone
+        m = one(sizes.format(unit))
+        assert m.pixel_size_nm is None and len(m.tags["warnings"]) == 1
     assert "damaged" in one("", "<OME><broken").tags["warnings"][0] and one("", "<OME/>").pixel_size_nm is None
     tifffile.imwrite(
         tmp_path / "b.ome.tif",
@@ -992,6 +1057,7 @@ def test_what_somebody_states_is_believed_first(tmp_path, wide):
             read(tmp_path / "b.png")
         assert "b.scale.json" in str(caught.value) and "\n" not in str(caught.value)
     (tmp_path / "b.scale.json").write_text('{"bar_rows": 5000}')
+    assert "b.scale.json states 5000 rows" in read(tmp_path / "b.png").tags["warnings"][0]
     assert "all of it" in read(tmp_path / "b.png").tags["warnings"][0] and read(tmp_path / "b.png").pixel_size_nm == (
         7.5,
         7.5,
@@ -1278,6 +1344,25 @@ def test_turned_files_stand_upright(tmp_path, image, code):
     assert (read(tmp_path / "g.tif", force=True, bar=0).pixels == TURNED[code](image[:300] > 120) * np.uint8(255)).all()
 
 
+@pytest.mark.parametrize("code", TURNED)
+def test_no_turn_hides_a_bar(tmp_path, image, code):
+    """A bar that is below as the image is stored, with a record or without one, is cut there and no turn believed;
+    the rows that were found read the same image a second time, and no bar at all is a turn as stated."""
+    specimen, turn = image[:442], (274, 3, struct.pack("<H", code))
+    barred = with_bar(specimen, 29)
+    expected = np.fliplr(specimen) if code == 2 else specimen
+    for record in ([], [(34682, 2, made.fei())]):
+        stored = made.tiff(tmp_path / "a.tif", barred, [*record, turn])
+        m, again = read(stored), read(stored, bar=29)
+        assert m.bar_rows == 29 and (m.image == expected).all() and (again.image == expected).all()
+        assert m.pixel_size_nm == (near(3372.4, 3372.4) if record else None)
+        said = [w for w in m.tags["warnings"] if "29 rows" in w and "not turned" in w]
+        assert len(said) == (code > 2) and ("orientation" in m.tags) == (code == 2)
+        assert (read(stored, bar=0).pixels == TURNED[code](barred)).all()
+    plain = read(made.tiff(tmp_path / "b.tif", specimen, [turn]))
+    assert plain.bar_rows == 0 and (plain.pixels == TURNED[code](specimen)).all()
+
+
 # ---- pixels come out exactly, or not at all ----
 
 
@@ -1514,6 +1599,9 @@ def test_jpeg_says_its_quality(tmp_path, image):
         tmp_path / "a.jpg", qtables=[[v + 5 + k % 3 for k, v in enumerate(t)] for t in tables.values()]
     )
     assert read(tmp_path / "a.jpg").tags["lossy"].startswith("JPEG, quality about 9")
+    for preset, quality in (("low", 86), ("medium", 89), ("high", 91), ("web_low", 52)):  # tables of Adobe's
+        Image.fromarray(image).save(tmp_path / "a.jpg", quality=preset)
+        assert read(tmp_path / "a.jpg", force=True).tags["lossy"] == f"JPEG, quality about {quality}"
     for name, options in (("d.png", {}), ("e.bmp", {}), ("f.tif", {}), ("g.tif", dict(compression="tiff_lzw"))):
         Image.fromarray(image).save(tmp_path / name, **options)
         assert "lossy" not in read(tmp_path / name).tags
