@@ -258,7 +258,7 @@ def _table(path):
         raw = Path(path).read_bytes()
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror}): check its permissions") from None
-    if raw.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0")):
+    if raw.startswith(b"\xd0\xcf\x11\xe0") or raw.startswith(b"PK\3\4") and (b"xl/" in raw or b"opendocument" in raw):
         raise BadInput(f"{path}: is a workbook of a spreadsheet: save its sheet as CSV, and give that file")
     lines = [line for line in _text(raw).lstrip("\ufeff").splitlines(keepends=True) if line.strip()]
     separator, rows = _rows(lines)

@@ -238,7 +238,7 @@ def test_columns_of_tables_in_any_order(tmp_path):
         (b"A;a.tif\nB;b.tif\n", "names a.tif in column 2.*begin the table"),
         (b"a.tif;A\nc.tif;C\nb.tif,GROUP\n", "add the line `b.tif;GROUP`"),
         (b"a.tif\tA\n", "add the line `b.tif TAB GROUP`"),
-        (b"PK\3\4\x14\0\6\0", "is a workbook of a spreadsheet: save its sheet as CSV"),
+        (b"PK\3\4\x14\0\6\0...xl/workbook.xml", "is a workbook of a spreadsheet: save its sheet as CSV"),
     ):
         table.write_bytes(content)
         with pytest.raises(BadInput, match=words):
