@@ -103,7 +103,9 @@ def score(
         )
     )
     if metric.real and len(a) < metric.fewest:
-        raise BadInput(f"{metric.name} got {len(a)} real image{'s' * (len(a) != 1)}: it takes at least {metric.fewest}")
+        raise BadInput(
+            f"{metric.name} got {len(a)} real image{'s' * (len(a) != 1)}: at least {metric.fewest} make a distance"
+        )
     judged = _judged(metric, a, b, seed, floor_of(metric, a, seed) if metric.real else None)
     return MetricRecord(metric=metric.name, num_real=len(a), num_gen=len(b), **_about(extractor), **judged).to_dict()
 
@@ -312,7 +314,7 @@ def _chosen(judge, path, subset, subset_seed) -> _Chosen:
     if len(found.real) < judge.parsed.fewest:
         raise BadInput(
             f"{path}: the real side of {judge.metric} has {len(found.real)}"
-            f" image{'s' * (len(found.real) != 1)}: it takes at least {judge.parsed.fewest}"
+            f" image{'s' * (len(found.real) != 1)}: at least {judge.parsed.fewest} make a distance"
         )
     return found
 

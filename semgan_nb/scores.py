@@ -265,7 +265,8 @@ def parse_metric(name: str) -> Metric:  # such as 'lite0_fd500_holdout' or 'fid5
 # %% ../nbs/41_scores.ipynb #44c2b161
 def _counted(name, metric):
     if metric.count < metric.fewest:
-        raise BadInput(f"The metric {name!r} asks for {metric.count}: at least {metric.fewest} images are needed")
+        images = "image" if metric.count == 1 else "images"
+        raise BadInput(f"The metric {name!r} asks for {metric.count} {images}: at least {metric.fewest}")
     if metric.count > 1_000_000:
         raise BadInput(f"The metric {name!r} asks for {metric.count} images: at most 1000000 are made")
     return metric
@@ -323,8 +324,7 @@ def _in_file(rule=None, **default):
 # %% ../nbs/41_scores.ipynb #38ad8a0c
 @dataclass(frozen=True)
 class MetricRecord:
-    """One evaluation, with its fields in the order of a line of metric-NAME.jsonl. What only an archive knows stays
-    None where two sets of images are compared, and is left out of the line."""
+    "One evaluation, in the order of a line of metric-NAME.jsonl; what is None (as without an archive) is left out."
 
     results: dict[str, float] = _in_file(table_of(_VALUE, 1))  # result name -> value
     metric: str = _in_file(TEXT)  # full name

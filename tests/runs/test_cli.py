@@ -234,7 +234,7 @@ def test_demo_interrupted_in_every_stage_goes_on(finished, micrographs, tmp_path
     run = lambda: demo(str(micrographs), out=out, window=128, stride=16, progress=False, say=words.append, **TINY)
     for place in (
         "semgan_nb.preparation.write_archive",
-        "semgan_nb.demo.atomic",
+        "semgan_nb.demo.write_json",
         "semgan_nb.evaluation.Judge.ladder",
         "semgan_nb.training._Reporter.begin",
         "semgan_nb.training._Reporter.evaluate",
