@@ -66,10 +66,7 @@ def main():
         Image.fromarray(np.hstack(read_samples(run, n=16)[0])).save(records / f"{run.name}.png", optimize=True)
     print(
         json.dumps(
-            [
-                dict(p=one["p"], **{name: round(v["value"] / v["floor"], 1) for name, v in one["leaks"].items()})
-                for one in found
-            ]
+            [dict(p=one["p"], **{name: round(v["value"], 2) for name, v in one["leaks"].items()}) for one in found]
         )
     )
 

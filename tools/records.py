@@ -117,7 +117,7 @@ def sweep(work):
 
 
 def leak(work):
-    subprocess.run([sys.executable, ROOT / "benchmarks" / "leak.py", work / "leak", "--kimg", "40"], check=True)
+    subprocess.run([sys.executable, ROOT / "benchmarks" / "leak.py", work / "leak", "--kimg", "112"], check=True)
 
 
 def quickstart(work):
