@@ -295,10 +295,10 @@ class _Described:
     def __repr__(self):
         kind = "grey" if self.channels == 1 else "RGB"
         known = {self._record(n).get("group") for n in self.names} - {None}
-        return (
-            f"Dataset({self.path.name}: {len(self)} {kind} images of {self.resolution} x {self.resolution} px,"
-            f" {f'{len(known)} groups' if known else 'groups unknown'}, part {self.part})"
-        )
+        images = f"{len(self)} {kind} image{'s' * (len(self) != 1)}"
+        groups = f"{len(known)} group{'s' * (len(known) != 1)}" if known else "groups unknown"
+        size = f"{self.resolution} x {self.resolution} px"
+        return f"Dataset({self.path.name}: {images} of {size}, {groups}, part {self.part})"
 
 # %% ../nbs/06_dataset.ipynb #828d42a6
 class Dataset(_Described):
