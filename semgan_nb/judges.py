@@ -292,9 +292,9 @@ class LeakJudge(ArchiveJudge):
     generated images. Results: the share of images of each transform of TRANSFORMS. Its ladder has no rungs, for a
     share has no known sets to stand among. Raises BadInput where there are too few real images.
 
-    Attribute: among, the transforms that were on and may have leaked; None: all."""
+    Attribute: among, the transforms that were on and may have leaked."""
 
-    among: Iterable[str] | None = None
+    among: Iterable[str] = tuple(TRANSFORMS)
 
     def __init__(
         self,
@@ -321,7 +321,7 @@ class LeakJudge(ArchiveJudge):
         return self._meter
 
     def _record(self, seen, began, progress=None):
-        found = self.real_side()(seen, tuple(TRANSFORMS) if self.among is None else self.among)
+        found = self.real_side()(seen, self.among)
         results = {f"{self.metric}_{name}": one["value"] for name, one in found["leaks"].items()}
         more = {name: found[name] for name in ("leaks", "verdict", "apart", "explained", "text")}
         return _recorded(self, began, results, **more)

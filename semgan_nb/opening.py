@@ -25,7 +25,7 @@ from .foundation import BadInput, _json, _shown, append_line, atomic, try_folder
 from .files import read_json, read_lines
 from .dataset import Dataset
 from .augment import PIPES
-from .leak import TRANSFORMS, transforms_of
+from .leak import transforms_of
 from .scores import RECORD
 from .evaluation import check_metric
 from semgan_nb.runs import (
@@ -46,11 +46,6 @@ from semgan_nb.runs import (
 from .checkpoints import check_state
 from .transfer import check_networks, resolve_init
 
-# %% ../nbs/54_opening.ipynb #50de32cf
-_SEEN_LEAKING = {
-    name for _, names in TRANSFORMS.values() for name in names.split(", ")
-}  # augmentations whose leak the meter of chapter 35 sees
-
 # %% ../nbs/54_opening.ipynb #6b891450
 def choose_metrics(config: Config, data: Path | str, dataset: Dataset) -> tuple[str, ...]:
     """Full names of the metrics; `auto` written out: the embedding distance to the hold-out where the archive has
@@ -64,7 +59,7 @@ def choose_metrics(config: Config, data: Path | str, dataset: Dataset) -> tuple[
     decides = ("latent_share",) if len(dataset) > 1 else ()
     if count is None:
         return decides
-    leaks = config.aug != "noaug" and set(PIPES[config.augpipe]) & _SEEN_LEAKING
+    leaks = config.aug != "noaug" and transforms_of(PIPES[config.augpipe])
     distance = f"lite0_fd{count}_{'holdout' if everything.has_holdout else 'full'}"
     return (distance, *decides, *((f"augment_leak{count}_subset",) if leaks else ()))
 

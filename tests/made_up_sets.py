@@ -20,28 +20,25 @@ def steel_archive(path, n):
     return path
 
 
-def noise_archive(path, n=40, pixel_size_nm=(10.0, 10.0)):
-    "n images of noise, 16 px, in five groups, all for training; its path."
-    images = np.random.RandomState(0).randint(0, 256, (n, 16, 16), dtype=np.uint8)
+def archive_of(path, images, settings=None, name="n{}", group="g{}", groups=5, **more):
+    "An archive of images, all for training, in so many groups; `more` replaces what its manifest says of each."
+    side = images.shape[-1]
+    about = dict(source="", source_sha256="", crop=(0, 0, side, side), pixel_size_nm=None, fraction=None, part="train")
     write_archive(
         path,
         [
-            dict(
-                name=f"n{i}",
-                image=x,
-                source="noise",
-                source_sha256="",
-                crop=(0, 0, 16, 16),
-                group=f"g{i % 5}",
-                pixel_size_nm=pixel_size_nm,
-                fraction=None,
-                part="train",
-            )
+            about | more | dict(name=name.format(i), image=x, group=group.format(i % groups))
             for i, x in enumerate(images)
         ],
-        dict(made_by="test"),
+        settings or {},
     )
     return path
+
+
+def noise_archive(path, n=40, pixel_size_nm=(10.0, 10.0)):
+    "n images of noise, 16 px, in five groups, all for training; its path."
+    images = np.random.RandomState(0).randint(0, 256, (n, 16, 16), dtype=np.uint8)
+    return archive_of(path, images, dict(made_by="test"), source="noise", pixel_size_nm=pixel_size_nm)
 
 
 def quarters(folder):

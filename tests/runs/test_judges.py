@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
+from made_up_sets import archive_of
 import semgan_nb.evaluation as evaluation
 from semgan_nb import plots
 from semgan_nb.checkpoints import find_snapshot
@@ -214,25 +215,7 @@ def test_full_judge(archive, tmp_path):
 
 
 def test_features_are_cached_where_images_outnumber_them(tmp_path):
-    path = tmp_path / "many.zip"
-    write_archive(
-        path,
-        [
-            dict(
-                name=f"{i:03d}",
-                image=x[0],
-                source="s",
-                source_sha256="",
-                crop=(0, 0, 32, 32),
-                group=f"g{i}",
-                pixel_size_nm=None,
-                fraction=None,
-                part="train",
-            )
-            for i, x in enumerate(blobs(520, 5))
-        ],
-        {},
-    )
+    path = archive_of(tmp_path / "many.zip", blobs(520, 5)[:, 0], name="{:03d}", groups=520)
     record = Judge("random_fd20_full", path, cache=tmp_path / "cache").judge(blobs(20, 1))
     with np.load(next((tmp_path / "cache").glob("features-*")), allow_pickle=False) as kept:
         assert kept["features"].shape == (520, 512)
@@ -421,21 +404,7 @@ def test_real_images_are_looked_at_once(real, images, archive, tmp_path, monkeyp
 
 def test_a_changed_archive_never_meets_old_features(tmp_path):
     for seed in (0, 1):
-        items = [
-            dict(
-                name=f"{i:03d}",
-                image=x[0],
-                source="s",
-                source_sha256="",
-                crop=(0, 0, 32, 32),
-                group=f"g{i}",
-                pixel_size_nm=None,
-                fraction=None,
-                part="train",
-            )
-            for i, x in enumerate(blobs(30, seed))
-        ]
-        write_archive(tmp_path / "a.zip", items, {})
+        archive_of(tmp_path / "a.zip", blobs(30, seed)[:, 0], name="{:03d}", groups=30)
         found = Judge("random_fd15_full", tmp_path / "a.zip", cache=tmp_path / "cache").real_features()
         assert np.array_equal(found, get_extractor("random")(Dataset(tmp_path / "a.zip").images()))
     assert len(list((tmp_path / "cache").glob("features-*"))) == 2

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from made_up_sets import archive_of
 from semgan_nb.launch import evaluate
 from semgan_nb.cli import main
-from semgan_nb.archives import write_archive
 from semgan_nb.reference_sets import REFERENCE_SETS
 from semgan_nb.foundation import BadInput
 from semgan_nb.synthetic_sets import prepare_synthetic
@@ -262,22 +262,9 @@ def test_a_large_film_is_linked_and_an_old_one_filmed_again(synthetic):
 def test_a_run_that_was_stopped_and_colour_and_strange_names(tmp_path):
     """Words from outside are text, never HTML."""
     images = np.random.RandomState(0).randint(0, 256, (40, 16, 16), dtype=np.uint8)
-    write_archive(
+    archive_of(
         tmp_path / "data.zip",
-        [
-            dict(
-                name=f"n{i}",
-                image=x,
-                source="<b>noise</b>",
-                source_sha256="",
-                crop=(0, 0, 16, 16),
-                group=f"<i>g{i % 5}",
-                pixel_size_nm=None,
-                fraction=None,
-                part="train",
-            )
-            for i, x in enumerate(images)
-        ],
+        images,
         dict(
             intensity="normalise",
             reference="<script>alert(1)</script>",
@@ -287,6 +274,8 @@ def test_a_run_that_was_stopped_and_colour_and_strange_names(tmp_path):
             stride=4,
             median=3,
         ),
+        source="<b>noise</b>",
+        group="<i>g{}",
     )
     (tmp_path / "demo.json").write_text('{"data": "A<script>B"}')
     for _ in train(Config(**TINY, metrics=()), tmp_path / "data.zip", tmp_path / "run"):

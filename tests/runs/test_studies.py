@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+from made_up_sets import archive_of
 import forked
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from made_up_runs import fake_train, study_with_fake_training
 from PIL import Image
 
 import tiny
-from semgan_nb.archives import write_archive
 from semgan_nb.scores import higher_is_better, metric_name
 from semgan_nb.foundation import BadInput
 from semgan_nb.runs import read_config, read_stats
@@ -210,25 +210,7 @@ def test_another_archive_is_refused_before_or_at_each_point(tmp_path, archive, f
         run_study(finished, tmp_path / "nothing.zip", **QUIET)
     study = Study.create(tmp_path / "s", TINY, TARGETS, [0])
     run_study(study, archive, **QUIET)
-    other = tmp_path / "other.zip"
-    write_archive(
-        other,
-        [
-            dict(
-                name=f"n{i}",
-                image=np.full((16, 16), i, np.uint8),
-                source="x",
-                source_sha256="",
-                crop=(0, 0, 16, 16),
-                group="g",
-                pixel_size_nm=None,
-                fraction=None,
-                part="train",
-            )
-            for i in range(16)
-        ],
-        {},
-    )
+    other = archive_of(tmp_path / "other.zip", np.arange(16, dtype=np.uint8)[:, None, None].repeat(16, 1).repeat(16, 2))
     assert [p["state"] for p in run_study(study, other, **QUIET)] == ["refused", "refused"]
     assert "other content" in study.status()[0]["message"]
 

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from made_up_sets import archive_of
 import forked
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from made_up_runs import logs
 import tiny
 
 from semgan_nb.checkpoints import load, load_state
-from semgan_nb.archives import write_archive
 from semgan_nb.foundation import BadInput
 from semgan_nb.runs import Config, auto, image_number, laptop, read_config, read_stats, read_status, sem512, snapshots
 from semgan_nb.trainer import Statistics, Trainer, ema_beta, iteration_generator, lazy_adam
@@ -333,25 +333,7 @@ def test_a_second_process_is_refused(archive, tmp_path):
 def test_other_settings_and_other_data_are_refused(archive, unbroken, tmp_path):
     with pytest.raises(BadInput, match="ada_target is 0.6 there and 0.3 here"):
         next(train(TINY.replace(ada_target=0.3), archive, unbroken))
-    other = tmp_path / "other.zip"
-    write_archive(
-        other,
-        [
-            dict(
-                name=f"n{i}",
-                image=np.full((16, 16), i, np.uint8),
-                source="",
-                source_sha256="",
-                crop=(0, 0, 16, 16),
-                group="g",
-                pixel_size_nm=None,
-                fraction=None,
-                part="train",
-            )
-            for i in range(8)
-        ],
-        {},
-    )
+    other = archive_of(tmp_path / "other.zip", np.arange(8, dtype=np.uint8)[:, None, None].repeat(16, 1).repeat(16, 2))
     with pytest.raises(BadInput, match="other content"):
         next(train(TINY, other, unbroken))
 
@@ -701,24 +683,7 @@ def test_sem512_takes_two_iterations_in_less_than_8_gib(tmp_path):
     config, measured, words = fit_batch_gpu(sem512(), 512, limit=8 * 2**30)
     assert config.batch_gpu < 8 and f"batch_gpu {config.batch_gpu} instead of 8" in words
     images = np.random.RandomState(0).randint(0, 256, (40, 512, 512), dtype=np.uint8)
-    write_archive(
-        tmp_path / "noise.zip",
-        [
-            dict(
-                name=f"n{i}",
-                image=x,
-                source="noise",
-                source_sha256="",
-                crop=(0, 0, 512, 512),
-                group=f"g{i % 5}",
-                pixel_size_nm=None,
-                fraction=None,
-                part="train",
-            )
-            for i, x in enumerate(images)
-        ],
-        dict(made_by="test"),
-    )
+    archive_of(tmp_path / "noise.zip", images, dict(made_by="test"))
     script = SCRIPT + "\nimport resource\nprint('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     config = config.replace(total_kimg=0.064, metrics=())
     began = time.monotonic()
