@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'DIRECTIONS', 'grey_stack', 'phase_fractions', 'fraction_quantiles', 'two_point_map', 'radial_mean',
-           'two_point', 'power_spectrum', 'radial_spectrum', 'Segmentation', 'segment', 'phase_of', 'interface_density',
-           'islands', 'chords', 'lineal_path', 'covariogram', 'betti', 'persistence', 'alive', 'principal_components',
-           'scores']
+           'two_point', 'power_spectrum', 'radial_spectrum', 'Segmentation', 'segment', 'phase_of',
+           'fraction_without_particles', 'interface_density', 'islands', 'chords', 'lineal_path', 'covariogram',
+           'betti', 'persistence', 'alive', 'principal_components', 'scores']
 
 # %% ../nbs/32_descriptors.ipynb #7b41ab09
 import functools
@@ -256,6 +256,54 @@ def phase_of(labels: np.ndarray, how: Segmentation = Segmentation()) -> np.ndarr
     if how.method == "mask":
         return labels > 0 if how.phase == "light" else labels == 0
     return labels == (how.classes - 1 if how.phase == "light" else 0)
+
+# %% ../nbs/32_descriptors.ipynb #f20d731d
+def _valley(levels: np.ndarray, least: float) -> float:  # counts [256]; share of all on either side of the valley
+    "Height of the deepest valley of a histogram as a share of the lower of the two peaks beside it; 1 for one peak."
+    share = levels / max(levels.sum(), 1)
+    grey = np.arange(len(share))
+    spread = np.sqrt(max(share @ grey**2 - (share @ grey) ** 2, 0))
+    curve = ndimage.gaussian_filter1d(share, max(spread / 10, 1), mode="constant")
+    peaks = np.minimum(np.maximum.accumulate(curve), np.maximum.accumulate(curve[::-1])[::-1])
+    below = share.cumsum()
+    depth = np.where(np.minimum(below, 1 - below) >= least, curve / np.maximum(peaks, 1e-12), 1)
+    return float(depth.min())
+
+# %% ../nbs/32_descriptors.ipynb #952a165f
+def _relation(image: np.ndarray, use: np.ndarray, lag: int = 6) -> float:  # [H, W]; bool: pixels that count; px
+    "Share of the variance that pixels `lag` apart, down and across, have in common beyond slow changes."
+    use, side = use.astype(np.float32), min(image.shape) / 16
+    mean = ndimage.gaussian_filter(image * use, side) / np.maximum(ndimage.gaussian_filter(use, side), 1e-3)
+    change = (image - mean) * use
+    both = lambda x: [(x[lag:] * x[:-lag]).sum(), (x[:, lag:] * x[:, :-lag]).sum()]
+    related = np.mean([a / max(n, 1) for a, n in zip(both(change), both(use))])
+    return float(related / max(image[use > 0].var(), 1e-6)) if use.any() else 0.0
+
+# %% ../nbs/32_descriptors.ipynb #86a88fb1
+# share of the pixels above which a class is no few particles; of the peaks, below which there is a valley;
+# share of the variance above which levels are related; share of the pixels below which that alone tells
+_FEW, _DEEP, _RELATED, _VERY_FEW = 0.125, 0.6, 0.2, 0.015
+
+# %% ../nbs/32_descriptors.ipynb #4033dd18
+def fraction_without_particles(image: np.ndarray) -> float | None:  # uint8 [H, W]
+    """Where Otsu's threshold fell between a few particles (at most an eighth of the pixels) and two phases: the share
+    of the light one of these in the rest. None where it did not."""
+    image, threshold = np.asarray(image), otsu_threshold(image)
+    few = image > threshold
+    if few.mean() > 0.5:
+        few = ~few
+    if not 0 < (share := few.mean()) <= _FEW:
+        return None
+    smooth = image
+    if min(image.shape) >= 128:
+        smooth = np.rint(ndimage.gaussian_filter(median_filter(image, 3).astype(np.float32), 1)).astype(np.uint8)
+    rest = smooth[~few & ((smooth > threshold) == (image > threshold))]
+    if _valley(np.bincount(rest, minlength=256), max(share, 0.05)) < _DEEP:
+        return phase_fraction(rest)
+    use = ~ndimage.binary_dilation(few, iterations=4)
+    if share <= _VERY_FEW and min(image.shape) > 12 and _relation(smooth.astype(np.float32), use) > _RELATED:
+        return phase_fraction(smooth[use])
+    return None
 
 # %% ../nbs/32_descriptors.ipynb #a297278d
 _PAIRS = (

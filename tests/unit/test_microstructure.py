@@ -11,16 +11,18 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from scipy.ndimage import rotate
 import pytest
 from PIL import Image
+from scipy import ndimage
+from scipy.ndimage import rotate
 from scipy.stats import wasserstein_distance
 from skimage import measure as measure_labels
 
 from semgan_nb import material_plots
 from semgan_nb.same_material import compare, compare_microstructures, image_values, wasserstein
 from semgan_nb.foundation import BadInput
-from semgan_nb.micrographs import read_micrograph
+from semgan_nb.micrographs import embedded, read_micrograph
+from semgan_nb.preprocess import median_filter
 from semgan_nb.descriptors import (
     DIRECTIONS,
     Segmentation,
@@ -28,6 +30,7 @@ from semgan_nb.descriptors import (
     betti,
     chords,
     covariogram,
+    fraction_without_particles,
     fraction_quantiles,
     grey_stack,
     interface_density,
@@ -961,3 +964,32 @@ def test_images_of_any_shape_and_only_of_grey_levels():
     assert measure(np.repeat(images[:, None], 3, 1)).rows == pytest.approx(measure(images).rows, rel=1e-4, abs=1e-4)
     with pytest.raises(BadInput, match="0 to 255"):
         measure(images.astype(np.uint16) * 100)
+
+
+@pytest.mark.parametrize("noise", [3, 8, 15])
+@pytest.mark.parametrize("light", [250, 0])
+def test_a_threshold_on_particles_is_known_from_one_between_phases(noise, light):
+    """Two phases and particles: what is left is said. Two phases alone, and particles in one matrix: nothing is."""
+    rng = np.random.default_rng(noise)
+    places, few = (ndimage.gaussian_filter(rng.normal(size=(256, 256)), 4) for _ in range(2))
+    made = lambda level, share: (
+        np.where(few > np.quantile(few, 1 - share), light, level) + rng.normal(0, noise, few.shape)
+    )
+    grey = lambda image: image.clip(0, 255).round().astype(np.uint8)
+    for fraction, share in ((0.5, 0.06), (0.2, 0.03), (0.8, 0.03), (0.5, 0.01)):
+        image = grey(made(np.where(places > np.quantile(places, 1 - fraction), 130.0, 90.0), share))
+        rest, whole = fraction_without_particles(image), phase_fractions(image)[0]
+        assert (rest is not None) == (min(whole, 1 - whole) < 0.125), (fraction, share, whole)
+        assert rest is None or abs(rest - fraction) < 0.04
+    assert fraction_without_particles(grey(made(np.where(places > 0, 130.0, 90.0), 0.0))) is None
+    for share in (0.005, 0.03, 0.1):
+        assert fraction_without_particles(grey(made(110.0, share))) is None, share
+    assert fraction_without_particles(np.full((64, 64), 7, np.uint8)) is None
+
+
+def test_the_hole_of_a_micrograph_takes_the_threshold_and_lamellae_do_not():
+    hole = np.asarray(Image.open(embedded() / "spot7_180d_3.png"))
+    assert 0.4 < fraction_without_particles(median_filter(hole, 3)) < 0.7
+    assert all(
+        fraction_without_particles(np.asarray(Image.open(path))) is None for path in sorted(embedded().glob("*.png"))
+    )
