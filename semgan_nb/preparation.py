@@ -311,7 +311,7 @@ def _split(state, crew):
         sources,
         [g in held for g in groups],
         [c.thumbnail for c in state.cuts],
-        [state.recipe.final_size(s.shape, s.pixel_size_nm) for s in sources],
+        [state.recipe.cleaned_size(s.pixel_size_nm) for s in sources],
     )
     return replace(state, groups=tuple(groups), held=held, overlaps=tuple(overlaps), unseen=tuple(unseen))
 

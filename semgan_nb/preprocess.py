@@ -251,6 +251,10 @@ class _Geometry:
         "Side in px of the square that is cut from a cleaned image of this shape."
         return self.window or (min(shape) if self.resize else self.size)
 
+    def cleaned_size(self, pixel_size_nm: tuple[float, float] | None) -> tuple[float, float] | None:
+        "(y, x) nm of a pixel of a cleaned image, or None where that of the micrograph is unknown."
+        return pixel_size_nm and tuple(s * f for s, f in zip(pixel_size_nm, self.factor(pixel_size_nm)))
+
     def final_size(
         self, shape: tuple[int, int], pixel_size_nm: tuple[float, float] | None
     ) -> tuple[float, float] | None:
@@ -258,7 +262,7 @@ class _Geometry:
         if pixel_size_nm is None:
             return None
         side = self.side(self.shape(shape, pixel_size_nm))
-        return tuple(s * f * side / self.size for s, f in zip(pixel_size_nm, self.factor(pixel_size_nm)))
+        return tuple(s * side / self.size for s in self.cleaned_size(pixel_size_nm))
 
     def corners(self, shape: tuple[int, int]) -> list[tuple[int, int]]:
         "(y, x) of what is cut from a cleaned image of this shape; empty where nothing fits."

@@ -11,7 +11,7 @@ __all__ = ['LONGEST', 'quality', 'rank_references', 'pick_reference', 'choose_re
 import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from .foundation import BadInput
 from .workers import WorkerPool
 from .synthetic import phase_fraction
 from .sources import Outcome, Source, count_files, count_noun, read_again
-from .preprocess import Recipe, _shading, histogram, median_filter, reduce_to
+from .preprocess import Recipe, _shading, histogram, median_filter, reduce_to, resample
 
 # %% ../nbs/18_quality.ipynb #430d914a
 def quality(image: np.ndarray) -> dict[str, float]:  # uint8 [height, width]
@@ -436,38 +436,51 @@ def _overlap(one, other):  # of `_spectra`
     away[:17, :17] = -1
     return float(r[at]), float(n[at] / min(pixels, others)), shift, float(away.max())
 
+# %% ../nbs/18_quality.ipynb #995a6cb5
+def _to_one(a, b):  # pixel sizes (y, x), or None
+    "By how much the pixels of each of two images must grow, (y, x), to be as large as those of the other."
+    if a is None or b is None or all(abs(y / x - 1) < 0.02 for y, x in zip(a, b)):
+        return (1, 1), (1, 1)
+    return tuple(max(y / x, 1) for x, y in zip(a, b)), tuple(max(x / y, 1) for x, y in zip(a, b))
+
 # %% ../nbs/18_quality.ipynb #bc56f118
 def find_overlaps(
-    thumbnails: list[np.ndarray],  # uint8 [height, width] at one scale, at most 128 px a side
+    thumbnails: list[np.ndarray],  # uint8 [height, width], at most 128 px a side
     pairs: Iterable[tuple[int, int]],  # of numbers in it
+    # (y, x) of a pixel of each, in any unit; where one is unknown (None), two images are taken to have one scale
+    sizes: Sequence[tuple[float, float] | None] | None = None,
 ) -> list[tuple[int, int, float, float, tuple[int, int]]]:
-    """(i, j, correlation, share of the smaller one in common, shift (y, x) of j in px of the thumbnails) of the pairs
-    that show one place, and not a like one at many shifts.
+    """(i, j, correlation, share of the smaller one in common, shift (y, x) of j in px of the thumbnail with the larger
+    pixels) of the pairs that show one place, and not a like one at many shifts.
 
     Source: masked normalised cross-correlation, Padfield 2012."""
-    known = functools.lru_cache(128)(lambda k: _spectra(thumbnails[k]))  # about 100 MB
-    found = ((i, j, *_overlap(known(i), known(j))) for i, j in pairs)
+    reduced = lambda k, factor: thumbnails[k] if factor == (1, 1) else resample(thumbnails[k], factor)
+    known = functools.lru_cache(128)(lambda k, factor: _spectra(reduced(k, factor)))  # about 100 MB
+    sizes = [None] * len(thumbnails) if sizes is None else sizes
+    found = ((i, j, *_overlap(known(i, a), known(j, b))) for i, j in pairs for a, b in [_to_one(sizes[i], sizes[j])])
     return [tuple(f) for *f, elsewhere in found if f[2] > _ALIKE and elsewhere < _ELSEWHERE * f[2]]
 
 # %% ../nbs/18_quality.ipynb #7a4b393a
 _PAIRS = 1500  # of micrographs at most that are compared, 6 ms each
+_MAGNIFIED = 4.0  # times at most that one is magnified more than the other
 
 
 def overlaps_of_split(
     sources: list[Source],
     held: list[bool],  # whether each is held out
-    thumbnails: list[np.ndarray],  # as in `find_overlaps`
-    sizes: list[tuple[float, float] | None],  # final pixel size of each, (y, x) in nm
+    thumbnails: list[np.ndarray],  # as in `find_overlaps`, all reduced by one factor
+    sizes: list[tuple[float, float] | None],  # pixel size of each before that, (y, x) in nm
 ) -> tuple[list[dict], list[str]]:
     "(overlaps of a training and a held-out micrograph for the manifest, a note where not all pairs were compared)."
-    alike = lambda a, b: a is None or b is None or abs(a[1] / b[1] - 1) < 0.02
-    large = lambda i, j: min(*thumbnails[i].shape, *thumbnails[j].shape) >= 16
+    least = lambda k, factor: min(n / f for n, f in zip(thumbnails[k].shape, factor))
+    large = lambda i, j: min(map(least, (i, j), _to_one(sizes[i], sizes[j]))) >= 16
+    near = lambda i, j: max(map(max, _to_one(sizes[i], sizes[j]))) <= _MAGNIFIED
     train, out = ([k for k, side in enumerate(held) if side == part] for part in (False, True))
-    pairs = [(i, j) for i in train for j in out if alike(sizes[i], sizes[j]) and large(i, j)]
-    near = sorted(sorted(pairs, key=lambda pair: abs(pair[0] - pair[1]))[:_PAIRS])
+    pairs = [(i, j) for i in train for j in out if near(i, j) and large(i, j)]
+    chosen = sorted(sorted(pairs, key=lambda pair: abs(pair[0] - pair[1]))[:_PAIRS])
     found = [
         {"train": sources[i].name, "holdout": sources[j].name, "correlation": round(r, 3), "share": round(share, 3)}
-        for i, j, r, share, _ in find_overlaps(thumbnails, near)
+        for i, j, r, share, _ in find_overlaps(thumbnails, chosen, sizes)
     ]
     note = (
         f"micrographs of one place on both sides of the hold-out were looked for in {_PAIRS} of {len(pairs)} pairs,"

@@ -99,7 +99,7 @@ def file_steps(
     found, size = {}, micrograph.pixel_size_nm
     for name, image in steps(micrograph, recipe, crop or (own[0] if own else None)).items():
         if size is not None and name == "one scale":
-            size = [nm * f for nm, f in zip(size, recipe.factor(size))]
+            size = recipe.cleaned_size(size)
         if size is not None and name == "crop":
             size = recipe.final_size(micrograph.image.shape, micrograph.pixel_size_nm)
         found[name] = _one_step(image, size)

@@ -873,6 +873,27 @@ def test_one_place_on_both_sides_is_found(tmp_path):
     assert any("show the same place on both sides" in w for w in Dataset(tmp_path / "a.zip").warnings)
 
 
+def test_one_place_at_two_magnifications_is_found_where_both_sizes_are_known(tmp_path, alloy):
+    """A part of each micrograph at twice the magnification, with noise; none of it is in another micrograph."""
+    rng, sem = np.random.default_rng(1), tmp_path / "sem"
+    noisy = lambda a: (a * 0.8 + 20 + rng.normal(0, 6, a.shape)).clip(0, 255).astype(np.uint8)
+    scaled = dict(imagej=True, metadata={"unit": "um"})
+    for k, place in enumerate(alloy[:2]):
+        write(sem / f"wide{k}.tif", noisy(place[:384, :384]), resolution=(10, 10), **scaled)
+        write(sem / f"near{k}.tif", noisy(resample(place[90:282, 40:232], 0.5)), resolution=(20, 20), **scaled)
+    options = dict(window=96, stride=96, intensity="none", holdout=0.5, progress=False, overwrite=True)
+    (tmp_path / "groups.csv").write_text("".join(f"{p.name},{p.name[:4]}\n" for p in sem.iterdir()))
+    for more in (dict(mixed_scales=True), dict(pixel_size=100)):
+        notes = prepare(sem, tmp_path / "a.zip", 32, group=str(tmp_path / "groups.csv"), **options, **more)["notes"]
+        assert any("show the same place, 100% of the image" in note for note in notes), notes
+        pairs = Dataset(tmp_path / "a.zip").manifest["overlaps"]
+        assert sorted(p["train"][4:] for p in pairs) == sorted(p["holdout"][4:] for p in pairs) and len(pairs) == 2
+    small = [reduce_to(np.ascontiguousarray(a[:384, :384]), 128) for a in alloy[:6]]
+    pairs = [(i, j) for i in range(6) for j in range(i)]
+    for ratio in (1.5, 2, 3, 4):
+        assert not find_overlaps(small, pairs, [(ratio**k, ratio**k) if k < 2 else (1, 1) for k in range(6)])
+
+
 def test_what_looks_alike_at_many_shifts_is_not_one_place(alloy):
     """Gratings, one interface, a gradient, a vignette; parts of one place are found, turned by a degree too."""
     from scipy import ndimage
