@@ -20,7 +20,7 @@ from semgan_nb.foundation import BadInput
 from semgan_nb.opening import RunWriter
 from semgan_nb.runs import Config, read_config, read_status, snapshots
 from semgan_nb.studies import Study
-from semgan_nb.training import strength_warning
+from semgan_nb.opening import strength_warning
 
 WORDS = "years of work"
 TINY = (

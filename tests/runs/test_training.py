@@ -22,6 +22,9 @@ from semgan_nb.runs import Config, auto, image_number, laptop, read_config, read
 from semgan_nb.trainer import Statistics, Trainer, ema_beta, iteration_generator, lazy_adam
 from semgan_nb.transfer import make_networks
 from semgan_nb.training import train
+from semgan_nb.leak import LeakMeter
+from semgan_nb.dashboards.live import run_state
+from semgan_nb.monitoring import _run_info
 from semgan_nb.dataset import Dataset
 
 gold = np.load(Path(__file__).parents[1] / "data" / "ada_controller.npz")
@@ -301,6 +304,9 @@ SCRIPT = """
 import json, sys
 from semgan_nb.runs import Config
 from semgan_nb.training import train
+from semgan_nb.leak import LeakMeter
+from semgan_nb.dashboards.live import run_state
+from semgan_nb.monitoring import _run_info
 for tick in train(Config.from_dict(json.loads(sys.argv[1])), sys.argv[2], sys.argv[3], state_every=float(sys.argv[4])):
     print(tick.number, flush=True)
 """
@@ -710,3 +716,28 @@ def test_sem512_takes_two_iterations_in_less_than_8_gib(tmp_path):
         read_status(tmp_path / "r")["state"] == "done"
         and load_state(tmp_path / "r" / "state")["trainer"]["batch_idx"] == 2
     )
+
+
+def test_a_warning_that_a_later_record_refutes_is_taken_back(archive, tmp_path, monkeypatch):
+    """A leak found at the second snapshot and no longer at the third; the log keeps both."""
+    judged, run = iter(["none", "leak", "leak", "none"]), tmp_path / "run"
+    meter = LeakMeter.__call__
+
+    def told(self, generated, among=()):
+        verdict = next(judged)
+        text = (
+            "an augmentation has leaked into them; all of them" if verdict == "leak" else "no augmentation has leaked"
+        )
+        return meter(self, generated, among) | dict(verdict=verdict, text=text)
+
+    monkeypatch.setattr(LeakMeter, "__call__", told)
+    config = TINY.replace(aug="fixed", augpipe="bg", p=0.5, snap=1, total_kimg=0.048, metrics=("augment_leak16_full",))
+    config, seen = config.replace(kimg_per_tick=0.016), []
+    for tick in train(config, archive, run):
+        standing = read_status(run).get("warning", "")
+        assert bool(standing) == ("warning: an augmentation" in _run_info(run)) == ("warning" in run_state(run)["text"])
+        seen.append((bool(tick.warning), bool(standing)))
+    assert seen == [(False, False), (True, True), (False, True), (False, False)]
+    log = (run / "log.txt").read_text()
+    assert log.count("warning: an augmentation has leaked") == 1
+    assert log.count("the warning that an augmentation has leaked is taken back") == 1

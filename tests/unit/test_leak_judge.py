@@ -14,7 +14,7 @@ from semgan_nb.leak import TRANSFORMS
 from semgan_nb.runs import laptop, read_metrics
 from semgan_nb.scores import higher_is_better, check_record, in_words, metric_name, parse_metric
 from semgan_nb.opening import choose_metrics
-from semgan_nb.training import _KINDS, leak_warning
+from semgan_nb.opening import WARNINGS, leak_warning
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_a_record_names_the_augmentation(lit):
             metric_name(name) == judge.metric for name in record["results"]
         )
         warning = leak_warning([dict(metric="lite0_fd50_full"), record])
-        assert not warning or warning.startswith(_KINDS["leak"])
+        assert not warning or warning.startswith(WARNINGS["leak"])
         assert bool(warning) == bool(leaking) and all(TRANSFORMS[name][1] in warning for name in leaking)
     assert judge.ladder()["rungs"] == [] and judge.floor() is None
     with pytest.raises(BadInput, match="needs 80 generated images, there were 40"):
