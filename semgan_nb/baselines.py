@@ -20,7 +20,7 @@ from .dataset import Dataset
 from .latent import random_images
 from .microstructure import measure
 from .same_material import compare, compare_microstructures
-from .scores import higher_is_better, metric_name, number_text, parse_metric
+from .scores import higher_is_better, metric_name, number_text, out_of_range, parse_metric
 from .reference_sets import REFERENCE_SETS, reference_changes
 from .evaluation import _as_judged, _collect, judge_together, ArchiveJudge
 from .judges import MemoryJudge, get_judge
@@ -354,6 +354,9 @@ def _table_notes(result) -> str:
         " phase fraction (5, 50, 95 % of the images) and radial spectrum: largest or mean difference. Copies: share"
         " that is more like a training image than 99 % of real images are like another."
     )
+    for name in result.get("columns") or list(result["rows"][0]["values"]):
+        metric, lowest = parse_metric(metric_name(name)), min(row["values"][name] for row in result["rows"])
+        notes += "".join(f" {_short(name)}: {text}." for text in out_of_range(metric, metric.count, lowest, None))
     if result["matched"]:
         notes += (
             " The grey levels of these micrographs were matched: fractions and grey levels cannot be read, and are left"

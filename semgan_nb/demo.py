@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .foundation import SIDE, BadInput, Rule, _image_bar, atomic, checked, printable, write_json
 from .files import read_json
+from .texts import count_noun
 from .micrographs import embedded, list_images
 from .transfer import _with_transfer
 from .launch import evaluate
@@ -131,9 +132,8 @@ def prepared(
 ) -> str:
     "How many images there are, what is held out, and what there is to note."
     held = ", ".join(summary["holdout_groups"][:8]) + (" …" if len(summary["holdout_groups"]) > 8 else "")
-    first = (
-        f"{summary['n_train']} image{'s' * (summary['n_train'] != 1)} to train on, {summary['n_holdout']} held out"
-        + (f" ({held})" if held else "")
+    first = f"{count_noun(summary['n_train'], 'image')} to train on, {summary['n_holdout']} held out" + (
+        f" ({held})" if held else ""
     )
     if summary.get("window"):
         first += f"; tiles of {summary['window']} px every {summary['stride']} px, reduced to {summary['size']} px"

@@ -21,6 +21,7 @@ import numpy as np
 from .foundation import BadInput, _time_text, atomic, file_hash, stream, _write_text
 from .workers import prefetch
 from .files import fields, number, read_json, table_of
+from .texts import count_noun
 from .dataset import Dataset, subset_indices
 from .layers import full_float32
 from .latent import random_images
@@ -104,7 +105,7 @@ def score(
     )
     if metric.real and len(a) < metric.fewest:
         raise BadInput(
-            f"{metric.name} got {len(a)} real image{'s' * (len(a) != 1)}: at least {metric.fewest} make a distance"
+            f"{metric.name} got {count_noun(len(a), 'real image')}: at least {metric.fewest} make a distance"
         )
     judged = _judged(metric, a, b, seed, floor_of(metric, a, seed) if metric.real else None)
     return MetricRecord(metric=metric.name, num_real=len(a), num_gen=len(b), **_about(extractor), **judged).to_dict()
@@ -311,10 +312,10 @@ def _chosen(judge, path, subset, subset_seed) -> _Chosen:
     limit = 50_000 if real == "plain" else REAL_LIMITS.get(judge.parsed.stat)
     if limit and len(found.real) > limit:
         found = found._replace(real=np.sort(stream(judge.seed, "fewer images").permutation(found.real)[:limit]))
-    if len(found.real) < judge.parsed.fewest:
+    if judge.parsed.real and len(found.real) < judge.parsed.fewest:
         raise BadInput(
-            f"{path}: the real side of {judge.metric} has {len(found.real)}"
-            f" image{'s' * (len(found.real) != 1)}: at least {judge.parsed.fewest} make a distance"
+            f"{path}: the real side of {judge.metric} has {count_noun(len(found.real), 'image')}: at least"
+            f" {judge.parsed.fewest} make a distance"
         )
     return found
 

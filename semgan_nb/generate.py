@@ -13,6 +13,7 @@ from pathlib import Path
 from .foundation import FPS, FRAMES, PSI, BadInput, Rule, atomic, checked, claim, mark, printable, try_folder
 from .micrographs import list_images, other_files, read_micrograph
 from .files import regular_file
+from .texts import count_noun
 
 # %% ../nbs/60_generate.ipynb #de7e9d72
 @checked
@@ -163,8 +164,7 @@ def _mask_of(masks: Path, name: str, shape):
     )
     if len(found) != 1:
         raise BadInput(
-            f"{masks}: holds {len(found) or 'no'} mask{'s' * (len(found) > 1)} for {name}: one image of the same name"
-            " is wanted"
+            f"{masks}: holds {count_noun(len(found), 'mask')} for {name}: one image of the same name is wanted"
         )
     regular_file(found[0])
     try:

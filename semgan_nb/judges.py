@@ -15,6 +15,7 @@ import numpy as np
 
 from .foundation import BadInput, _write_text, stream
 from .files import list_of, number, read_json, table_of
+from .texts import count_noun
 from .dataset import Dataset, subset_indices
 from .latent import _at_once, apart_in_pairs, correlation, crossed_images, has_noise, intraclass, shares
 from .extractors import get_extractor
@@ -34,8 +35,8 @@ def _own_and_unused(judge, path, subset, subset_seed) -> tuple:
     own = train[subset_indices(len(train), subset, subset_seed)] if subset and subset < len(train) else train
     if len(own) < 10:
         raise BadInput(
-            f"{path}: {len(own)} training images are too few to say how alike real ones are, {judge.metric}"
-            " wants at least 10: take an archive with more images"
+            f"{path}: {count_noun(len(own), 'training image', 'is', 'are')} too few to say how alike real"
+            f" ones are, {judge.metric} wants at least 10: take an archive with more images"
         )
     return own, np.setdiff1d(train, own)
 
@@ -281,7 +282,7 @@ def _leak_images(judge, path, subset, subset_seed, mirror) -> tuple:
     chosen = np.sort(stream(judge.seed, "leak images").permutation(len(dataset))[:1000])
     if len(chosen) < 8:
         raise BadInput(
-            f"{path}: {len(chosen)} real image{'s' * (len(chosen) != 1)} do not tell what an augmentation"
+            f"{path}: {count_noun(len(chosen), 'real image', 'does', 'do')} not tell what an augmentation"
             f" changes, {judge.metric} wants at least 8: take an archive with more images"
         )
     return dataset, everything.fingerprint, chosen

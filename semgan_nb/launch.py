@@ -26,7 +26,8 @@ import torch
 from .foundation import BadInput, RunFailed, _image_bar, checked, cores, default_cache
 from .distributed import OtherRankFailed, choose_device, shutdown_distributed
 from .dataset import Dataset
-from .scores import between_rungs, number_text, summary
+from .leak import ALL
+from .scores import between_rungs, is_leak, number_text, summary
 from .evaluation import check_metric, judge_together
 from .judges import get_judge
 from semgan_nb.runs import (
@@ -330,8 +331,12 @@ def _result_line(name: str, value: float, ladder: dict | None) -> str:
     "One result, and where it stands among the known sets."
     rungs = [dict(one, value=one.get("values", {}).get(name, one["value"])) for one in (ladder or {}).get("rungs", [])]
     where = (
-        f", {between_rungs(dict(rungs=rungs), value)}" if rungs and not name.endswith("_std") and value == value else ""
+        f", {between_rungs(dict(metric=name, rungs=rungs), value)}"
+        if rungs and not name.endswith("_std") and value == value
+        else ""
     )
+    if is_leak(name) and value > ALL:
+        return f"{name}  more than all images ({number_text(name, value)}), which is no share"
     return f"{name}  {number_text(name, value)}{where}"
 
 # %% ../nbs/58_launch.ipynb #5fbbab4d
@@ -342,14 +347,17 @@ def record_lines(record: dict, ladder: dict | None = None) -> list[str]:
     about = record.get("floor") or {}
     floor = about.get("results", {})
     said = [
-        f"real against real, halves of {about['num']}: {floor[name]['mean']:.3g} ± {floor[name]['std']:.2g}"
+        f"real against real, halves of {about['num']}: {number_text(name, floor[name]['mean'], 3)} ±"
+        f" {number_text(name, floor[name]['std'], 2)}"
         for name in list(record["results"])[-1:]
         if name in floor
     ]
-    if record.get("extrapolated") is not None and record["metric"] in record["results"]:
-        said.append(f"for infinitely many images: {number_text(record['metric'], record['extrapolated'])}")
-    if "extrapolated" in about:
-        said[-1] += f" (real against real, where 0 is true: {about['extrapolated']:.3g})"
+    value, line = record["results"].get(record["metric"]), record.get("extrapolated")
+    if None not in (value, line) and line != value:  # as they are of what has no bias
+        said.append(f"for infinitely many images: {number_text(record['metric'], line)}")
+        if "extrapolated" in about:
+            zero = number_text(record["metric"], about["extrapolated"], 3)
+            said[-1] += f" (real against real, where 0 is true: {zero})"
     if record.get("subsets"):
         said.append(f"mean over {record['subsets']['count']} subsets of {record['subsets']['size']} images a side")
     if record.get("text"):

@@ -16,6 +16,7 @@ from scipy import ndimage
 from scipy.optimize import nnls
 
 from .foundation import BadInput, stream
+from .texts import count_noun
 from .descriptors import grey_stack, radial_spectrum
 
 # %% ../nbs/35_leak.ipynb #615e0ae6
@@ -223,7 +224,7 @@ class LeakMeter:
         x = _reduced(generated)
         if len(x) < 2 or x.shape[1] != self.side:
             raise BadInput(
-                f"leak_meter: {len(x)} generated image{'s' * (len(x) != 1)} of {x.shape[1]} px were given, at least 2"
+                f"leak_meter: {count_noun(len(x), 'generated image')} of {x.shape[1]} px were given, at least 2"
                 f" of the size of the real ones ({self.side} px, reduced) are wanted"
             )
         white = (self._of(x) - self.mean) @ self.root

@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter, shift as shift_image
 from scipy.stats import hypergeom
 
 from .foundation import BadInput, stream
+from .texts import count_noun
 from .features import resize_matrix
 from .descriptors import grey_stack
 from .distances import blur
@@ -184,7 +185,7 @@ class SimilarityNull:
     def chance(self, likeness: np.ndarray | Sequence[float]) -> np.ndarray:
         "Of a fresh image to be as alike as that: the tail of the Gumbel distribution."
         z = np.arctanh(np.asarray(likeness, float).clip(-0.9999, 0.9999))
-        return -np.expm1(-np.exp(-(z - self.mode) / self.width))
+        return -np.expm1(-np.exp(((self.mode - z) / self.width).clip(max=700)))
 
     def beyond(self, likeness: np.ndarray | Sequence[float]) -> np.ndarray:
         "bool: more alike than LIKENESS_QUANTILE of real images."
@@ -307,7 +308,10 @@ class MemorisationTest:
     def __post_init__(self):
         n, extra = len(self.train), 0 if self.unseen is None else len(self.unseen)
         if n < 10:
-            raise BadInput(f"{n} training images are too few to say how alike real ones are: give at least 10")
+            raise BadInput(
+                f"{count_noun(n, 'training image', 'is', 'are')} too few to say how alike real ones are: give at"
+                " least 10"
+            )
         if self.originals is None and np.asarray(self.train).dtype == np.uint8:
             self.originals = np.asarray(self.train)[self._draw(n, 200, "originals")]
         self.train, self.unseen = alignment_features(self.train), alignment_features(self.unseen) if extra else None

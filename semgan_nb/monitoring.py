@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from .foundation import _bar, _speaks, _watched, printable
+from .texts import count_noun
 from .runs import is_metric_file, read_config, read_ladder, read_metrics, read_stats, read_status, snapshots
 
 # %% ../nbs/59_monitoring.ipynb #0bdd9b6f
@@ -106,6 +107,12 @@ class EventFile:
                 f.write(b"".join(found))
         return len(found)
 
+# %% ../nbs/59_monitoring.ipynb #05603e0c
+def _course(tick) -> str:
+    "r_t and p of a tick; r_t is not known before its first measurement."
+    known = tick.rt is not None and tick.rt == tick.rt
+    return f"r_t {tick.rt:.2f}, p {tick.p:.3f}" if known else f"p {tick.p:.3f}"
+
 # %% ../nbs/59_monitoring.ipynb #25a4d373
 def _train(config, data, out, progress: bool = True, tensorboard: bool = False, **options) -> int:
     "Run `train` under a bar that also tells what happens between ticks; the number of ticks."
@@ -141,7 +148,7 @@ def _train(config, data, out, progress: bool = True, tensorboard: bool = False, 
                     ticks += 1
                     watch_curves()
                     speed = f", {tick.img_per_sec:.0f} images/s" if tick.img_per_sec else ""
-                    bar.set_postfix_str(f"r_t {tick.rt:.2f}, p {tick.p:.3f}{speed}", refresh=False)
+                    bar.set_postfix_str(f"{_course(tick)}{speed}", refresh=False)
                     bar.update(min(tick.kimg, config.total_kimg) - bar.n)
                     if tick.warning:
                         bar.write(f"warning: {tick.warning}", file=sys.stderr)
@@ -195,7 +202,7 @@ def _run_info(run: Path) -> str:
     if status.get("warning"):
         lines.append(f"  warning: {status['warning']}")
     lines.append(
-        f"  data: {config['data']['path']}, {config['data']['count']} image{'s' * (config['data']['count'] != 1)} of"
+        f"  data: {config['data']['path']}, {count_noun(config['data']['count'], 'image')} of"
         f" {config['data']['resolution']} px"
     )
     lines += [f"  {line}" for line in config.get("init", {}).get("lines", [])]

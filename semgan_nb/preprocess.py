@@ -17,7 +17,8 @@ from scipy import ndimage
 
 from .foundation import BadInput, Rule
 from .micrographs import Micrograph, grey_range, to_uint8
-from .sources import Outcome, Source, count_files, count_noun, from_to
+from .texts import count_noun
+from .sources import Outcome, Source, count_files, from_to
 
 # %% ../nbs/17_preprocess.ipynb #8dac005b
 MEDIAN = Rule(int, 1, 99, "px", only="odd", also=(0,))
@@ -502,7 +503,7 @@ def note_few_images(outcome: Outcome) -> list[str]:
             " the larger ones that these were cut from"
         )
     )
-    return [f"{count_noun(n, 'image')} {'is' if n == 1 else 'are'} few to learn from: {then}"]
+    return [f"{count_noun(n, 'image', 'is', 'are')} few to learn from: {then}"]
 
 # %% ../nbs/17_preprocess.ipynb #0ee6d4a9
 def note_unknown_scale(outcome: Outcome) -> list[str]:

@@ -21,7 +21,8 @@ from scipy import fft, ndimage
 from .foundation import BadInput
 from .workers import WorkerPool
 from .synthetic import phase_fraction
-from .sources import Outcome, Source, count_files, count_noun, read_again
+from .texts import count_noun
+from .sources import Outcome, Source, count_files, read_again
 from .preprocess import Recipe, _shading, histogram, median_filter, reduce_to, resample
 
 # %% ../nbs/18_quality.ipynb #430d914a
@@ -397,7 +398,7 @@ def reject_cuts(
         reasons = ["with marks burnt in" if mark and not why else why for why, mark in zip(reasons, all_of("marks"))]
     if None not in reasons:
         raise BadInput(
-            f"{root}: all {len(reasons)} images were left out,"
+            f"{root}: {'all ' * (len(reasons) > 1)}{count_noun(len(reasons), 'image', 'was', 'were')} left out,"
             f" {', '.join(f'{n} as {r}' for r, n in Counter(reasons).items())}: choose another size or window,"
             " lower thresholds (constant, saturated, blurred), or take marks too (marks 'keep')"
         )
@@ -513,9 +514,11 @@ def note_left_out(outcome: Outcome) -> list[str]:
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(why.items()))
         notes.append(f"{count_noun(why.total(), 'image')} left out: {reasons}")
     if why.total() > 0.1 * len(outcome.manifest["images"]):
+        ways = ["take those with marks too (marks 'keep')"] if "with marks burnt in" in why else []
+        ways += ["lower the threshold (constant, saturated, blurred; 0 = off)"] if len(why) > len(ways) else []
         notes.append(
-            "that is more than a tenth: look at them (rejected_images in the manifest), and lower the threshold"
-            " (constant, saturated, blurred; 0 = off) if they are good"
+            "that is more than a tenth: look at them (rejected_images in the manifest), and"
+            f" {', or '.join(ways)} if they are good"
         )
     return notes
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from .foundation import BadInput, stream
 from .distances import FeatureSet, blur, extrapolate
-from .scores import Metric, headline, out_of_range, parse_metric
+from .scores import Metric, headline, number_text, out_of_range, parse_metric
 from .memorisation import best_alignment, align, aligned_ncc, alignment_features
 from .random_field import RandomField
 
@@ -208,8 +208,8 @@ def _beside_floor(metric, value, floor) -> list[str]:
     f = floor["results"][metric.name]
     if metric.stat == "fd" and f["mean"] > value / 2:
         return [
-            f"halves of the real images are {f['mean']:.3g} apart, more than half of the value: the real set is too"
-            " small to tell how good it is"
+            f"halves of the real images are {number_text(metric.name, f['mean'], 3)} apart, more than half of the"
+            " value: the real set is too small to tell how good it is"
         ]
     if metric.stat == "kid" and value < f["mean"] + 2 * f["std"]:
         return [

@@ -18,6 +18,7 @@ import numpy as np
 
 from .foundation import BadInput
 from .files import PLAIN, TEXT, either, fields, list_of, number, optional, rule, table_of, whole
+from .texts import count_noun
 from .extractors import EXTRACTORS
 from .leak import TRANSFORMS
 from .distances import inception_score, kernel_distance, precision_recall
@@ -265,8 +266,7 @@ def parse_metric(name: str) -> Metric:  # such as 'lite0_fd500_holdout' or 'fid5
 # %% ../nbs/41_scores.ipynb #44c2b161
 def _counted(name, metric):
     if metric.count < metric.fewest:
-        images = "image" if metric.count == 1 else "images"
-        raise BadInput(f"The metric {name!r} asks for {metric.count} {images}: at least {metric.fewest}")
+        raise BadInput(f"The metric {name!r} asks for {count_noun(metric.count, 'image')}: at least {metric.fewest}")
     if metric.count > 1_000_000:
         raise BadInput(f"The metric {name!r} asks for {metric.count} images: at most 1000000 are made")
     return metric
@@ -390,11 +390,11 @@ ZERO = 1e-6  # of a Fréchet distance: less than this is rounding
 
 
 def number_text(result: str, value: float, digits: int = 4) -> str:  # the name of a result
-    "A value as it is shown: a Fréchet distance that is only rounding is 0, and what is not a number is called so."
+    "A value as it is shown: a distance that is only rounding is 0, and what is not a number is called so."
     if value != value:
         return "not a number"
     with contextlib.suppress(BadInput):
-        if parse_metric(metric_name(result)).stat == "fd" and abs(value) < ZERO:
+        if abs(value) < dict(fd=ZERO, kid=1e-12).get(parse_metric(metric_name(result)).stat, 0):
             return "0"
     return f"{value:.{digits}g}"
 
@@ -496,7 +496,11 @@ def summary(metrics: dict[str, list[dict]]) -> list[dict]:  # metric name -> rec
 def between_rungs(ladder: dict, value: float) -> str:  # of Judge.ladder
     "Where a value stands, in words: between 'blurred 0.5 px' (19) and '100 distinct images' (49)."
     rungs = sorted(ladder["rungs"], key=lambda rung: rung["value"])
-    say = lambda rung: f"{rung['name']!r} ({rung['value']:.3g})"
+    shown = lambda number, digits: number_text(ladder.get("metric", ""), number, digits)
+    digits = lambda other: next(d for d in (3, 4, 5, 9) if d == 9 or shown(other, d) != shown(value, d))
+    say = lambda rung: (
+        f"{rung['name']!r} ({shown(rung['value'], 3 if rung['value'] == value else digits(rung['value']))})"
+    )
     below = [rung for rung in rungs if rung["value"] <= value]
     if not rungs:
         return "no known sets to compare with"
@@ -542,11 +546,7 @@ def alike_pairs(record: dict, most: int = 8) -> list[dict]:
     """The generated images of a record of memorisation that are most like a training image: image, train, likeness.
     Raises BadInput where it names none."""
     worst, count = record.get("worst"), record.get("num_gen", 0)
-    if (
-        not isinstance(worst, list)
-        or not worst
-        or not all("likeness" in pair and pair["image"] < count for pair in worst)
-    ):
+    if not (isinstance(worst, list) and worst and all("likeness" in pair and pair["image"] < count for pair in worst)):
         raise BadInput(
             f"a record of {record['metric']} ({record['snapshot_pkl']}) does not name its most alike pairs: the run"
             " directory is damaged"
@@ -576,14 +576,10 @@ def latent_words(record: dict) -> str:  # of latent_share
         f"two of its images differ {value['diversity']:.2f} times as much as two real ones",
         f"the ends of a walk correlate {value['ends']:.2f}, two real images {record['real_ends']:.2f}",
     ]
-    numbers.insert(
-        1,
-        (
-            f"z alone makes {value['z']:.2f} of it, noise alone {value['noise']:.2f}"
-            if "z" in value
-            else "no noise inputs"
-        ),
+    both = (
+        f"z alone makes {value['z']:.2f} of it, noise alone {value['noise']:.2f}" if "z" in value else "no noise inputs"
     )
+    numbers.insert(1, both)
     if value["diversity"] < 0.5:
         verdict = "its images are nearly all alike (collapse), so nothing else counts"
     elif "z" not in value:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Source', 'read_again', 'list_sources', 'read_sources', 'leave_out', 'read_table', 'group_files', 'group_sources',
-           'choose_holdout', 'Outcome', 'source_file', 'count_files', 'count_noun', 'some_of', 'from_to', 'note_deep',
-           'note_lossy', 'note_bars', 'note_rejected', 'note_warnings', 'note_one_sided', 'note_one_group']
+           'choose_holdout', 'Outcome', 'source_file', 'count_files', 'some_of', 'from_to', 'note_deep', 'note_lossy',
+           'note_bars', 'note_rejected', 'note_warnings', 'note_one_sided', 'note_one_group']
 
 # %% ../nbs/16_sources.ipynb #fa30c7fa
 import csv
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from .foundation import BadInput, file_hash, _shown
 from .workers import WorkerPool
-from .texts import _text
+from .texts import _text, count_noun
 from .image_files import stack_pages
 from .micrographs import GREY_RANGE, LabelMap, Micrograph, list_images, other_files, read_micrograph
 
@@ -427,11 +427,6 @@ def count_files(entries: list[dict]) -> int:  # of `sources` of a manifest
     "How many files they are: the pages of a stack are of one."
     return len({source_file(entry)[0] for entry in entries})
 
-# %% ../nbs/16_sources.ipynb #16237c5d
-def count_noun(n: int, what: str) -> str:
-    "'1 file', '2 files'."
-    return f"{n} {what}{'s' * (n != 1)}"
-
 # %% ../nbs/16_sources.ipynb #09f5e882
 def some_of(names: list[str], n: int = 4) -> str:
     "The first n names, and how many more there are."
@@ -467,9 +462,10 @@ def note_lossy(outcome: Outcome) -> list[str]:
     kind = "JPEG" if all(s["lossy"].startswith("JPEG") for s in lossy) else "lossy"
     kind += f" (quality {from_to(qualities)})" if qualities else ""
     if len(lossy) == len(sources):
+        every = f"{'all ' * (outcome.n_used > 1)}{count_noun(outcome.n_used, 'file', 'is', 'are')} {kind}"
         return [
-            f"all {outcome.n_used} files are {kind}: a network learns their blocks and halos too, so take the files of"
-            " the microscope where there are any"
+            f"{every}: a network learns their blocks and halos too, so take the files of the microscope where there"
+            " are any"
         ]
     split = sorted({s["group"] for s in lossy if s["group"].endswith(" (lossy)")})
     apart = (

@@ -12,8 +12,6 @@ from contextlib import closing
 from pathlib import Path
 from collections.abc import Callable
 
-import numpy as np
-
 from .foundation import BadInput, checked
 from .dataset import Dataset
 from semgan_nb.runs import (
@@ -27,6 +25,7 @@ from semgan_nb.runs import (
     read_status,
 )
 from .training import train
+from .monitoring import _course
 from .studies import Study, _value
 
 # %% ../nbs/72_study_run.ipynb #c297e9cd
@@ -81,8 +80,7 @@ class _Bar:
             self.call(point, tick)
         if self.bar is None:
             return
-        if np.isfinite(tick.rt):
-            self.bar.set_postfix_str(f"r_t {tick.rt:.2f}, p {tick.p:.3f}", refresh=False)
+        self.bar.set_postfix_str(_course(tick), refresh=False)
         self._move(self.before + tick.kimg)
         if tick.warning:
             self.say(f"{point['run'].name}: {tick.warning}")

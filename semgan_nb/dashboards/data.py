@@ -18,6 +18,7 @@ from PIL import Image
 
 from .. import material_plots
 from ..foundation import BadInput, file_hash
+from ..texts import count_noun
 from ..micrographs import Micrograph, read_micrograph
 from ..synthetic import phase_fraction
 from ..descriptors import fraction_without_particles
@@ -164,7 +165,7 @@ def _summary_html(manifest: dict, name: str) -> str:
     "An archive in a few lines."
     images, refused, files = (manifest.get(key, []) for key in ("images", "rejected_images", "rejected"))
     words = [
-        f"<b>{safe(name)}</b>: {len(images)} image{'s' * (len(images) != 1)} of {Recipe.of(manifest).size} px from"
+        f"<b>{safe(name)}</b>: {count_noun(len(images), 'image')} of {Recipe.of(manifest).size} px from"
         f" {len(manifest['sources'])} micrographs"
     ]
     if manifest.get("reference"):
@@ -176,10 +177,10 @@ def _summary_html(manifest: dict, name: str) -> str:
             f" grey-level step and {spread['after']:.3f} after it"
         )
     reasons = [f"{one['file']}: {one['why']}" for one in files]
-    reasons += [f"{n} images {why}" for why, n in Counter(one["why"] for one in refused).items()]
+    reasons += [f"{count_noun(n, 'image')} {why}" for why, n in Counter(one["why"] for one in refused).items()]
     if reasons:
         listed = "".join(f"<li>{safe(reason)}</li>" for reason in reasons)
-        heading = f"left out: {len(files)} files, {len(refused)} images"
+        heading = f"left out: {count_noun(len(files), 'file')}, {count_noun(len(refused), 'image')}"
         words.append(f"<details><summary>{heading}</summary><ul>{listed}</ul></details>")
     return "<br>".join(words)
 

@@ -1,18 +1,27 @@
 """Chapters 33, 41, 42, 45 and 58: no number without a sentence where it cannot be read."""
 
 import json
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from semgan_nb.archives import write_archive
+from semgan_nb.baselines import _table_notes
+from semgan_nb.cli import info
 from semgan_nb.foundation import BadInput
+from semgan_nb.judges import get_judge
+from semgan_nb.quality import note_left_out
+from semgan_nb.sources import Outcome
+from semgan_nb.texts import count_noun
 from semgan_nb.evaluation import score
 from semgan_nb.reference_sets import warnings_of
 from semgan_nb.launch import record_lines
-from semgan_nb.memorisation import memorisation_text
+from semgan_nb.memorisation import MemorisationTest, SimilarityNull, memorisation_text
 from semgan_nb.microstructure import measure
 from semgan_nb.same_material import compare_microstructures
-from semgan_nb.scores import number_text, parse_metric
+from semgan_nb.scores import between_rungs, number_text, parse_metric
 from semgan_nb.synthetic import specimens
 
 
@@ -113,3 +122,76 @@ def test_tiles_are_not_advised_where_the_files_are_tiles(tmp_path):
             if "few to learn from" in note
         ]
         assert words in few
+
+
+def test_one_of_a_kind_is_no_plural(images, tmp_path):
+    assert count_noun(1, "image", "is", "are") == "1 image is" and count_noun(2, "image", "is", "are") == "2 images are"
+    write_archive(tmp_path / "one.zip", [dict(image=images[0, 0])], {})
+    for name, words in (
+        ("aligned_memory12_subset", "1 training image is too few"),
+        ("augment_leak12_full", "1 real image does not tell"),
+        ("random_fd12_full", "has 1 image: at least 2"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            get_judge(name, tmp_path / "one.zip")
+    assert get_judge("random_is12", tmp_path / "one.zip").metric == "random_is12"  # has no real side
+    with pytest.raises(BadInput, match="1 training image is too few"):
+        MemorisationTest(train=images[:1])
+
+
+def test_rungs_and_floors_that_are_only_rounding_are_zero():
+    ladder = dict(metric="lite0_fd500_full", rungs=[dict(name="field", value=2.15e-14), dict(name="blur", value=19.04)])
+    assert between_rungs(ladder, 1.0) == "between 'field' (0) and 'blur' (19)"
+    assert between_rungs(ladder, 19.041) == "above the highest rung, 'blur' (19.04)"
+    assert between_rungs(ladder | dict(metric="lite0_is11"), 1.0).startswith("between 'field' (2.15e-14)")
+    name = "lite0_fd12_full"
+    floor = dict(num=12, results={name: dict(mean=7.6e-16, std=8.4e-16)}, extrapolated=-3.78e-15)
+    record = dict(metric=name, results={name: 4.0}, extrapolated=3.5, floor=floor)
+    said = "\n".join(record_lines(record, dict(ladder, rungs=[dict(name="other", value=-1.02e-16)])))
+    assert (
+        "'other' (0)" in said and "halves of 12: 0 ± 0" in said and "where 0 is true: 0)" in said and "e-1" not in said
+    )
+    kernel = dict(metric="lite0_kid12_full", results={"lite0_kid12_full": 0.1254}, extrapolated=0.1254)
+    assert "infinitely many" not in "\n".join(record_lines(kernel))  # it has no bias
+
+
+def test_a_share_above_all_images_is_none():
+    results = {f"augment_leak500_full_{name}": value for name, value in (("grey", 5.453), ("turn", 0.5))}
+    lines = record_lines(dict(metric="augment_leak500_full", results=results))
+    assert lines[0] == "augment_leak500_full_grey  more than all images (5.453), which is no share"
+    assert lines[1] == "augment_leak500_full_turn  0.5"
+
+
+def test_likenesses_without_spread_overflow_nowhere(images):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        alike = images[:1].repeat(24, 0)
+        found = MemorisationTest(train=alike, unseen=alike, groups=[str(k) for k in range(24)]).compare(alike)
+        assert np.isfinite(SimilarityNull([0.5] * 24).chance([-1.0, 0.0, 0.5, 1.0])).all()
+    assert found["share"] == 0
+
+
+def test_what_was_not_asked_for_is_not_listed_and_marks_are_kept_by_marks(images, tmp_path):
+    write_archive(tmp_path / "a.zip", [dict(image=image[0]) for image in images], dict(window=None, size=32))
+    assert "None" not in info(tmp_path / "a.zip") and "size: 32" in info(tmp_path / "a.zip")
+    for why, there, not_there in (
+        ("with marks burnt in", "marks 'keep'", "lower the threshold"),
+        ("blurred", "lower the threshold", "marks"),
+    ):
+        manifest = dict(images=[{}] * 20, rejected_images=[dict(why=why)] * 5, sources=[])
+        (*_, advice) = note_left_out(Outcome(manifest, 1))
+        assert there in advice and not_there not in advice
+
+
+def test_r_t_is_shown_once_it_is_known():
+    from semgan_nb.monitoring import _course
+
+    assert _course(SimpleNamespace(rt=float("nan"), p=0.0)) == "p 0.000"
+    assert _course(SimpleNamespace(rt=0.5, p=0.1)) == "r_t 0.50, p 0.100"
+
+
+def test_the_table_of_baselines_says_why_a_kernel_distance_is_below_zero():
+    rows = [dict(values={"lite0_kid50_full": value}) for value in (-0.00239, 0.1)]
+    result = dict(rows=rows, count=50, num_real=50, real="full", matched=False)
+    assert "lite0 kid: the kernel distance is below zero (-0.0024), as an estimate without bias" in _table_notes(result)
+    assert "below zero" not in _table_notes(result | dict(rows=rows[1:]))
