@@ -71,8 +71,9 @@ def _brightness(pixels):  # [height, width, 3 or 4]
 def _coloured(spread, lossy, grey):  # as `_brightness` gives it; JPEG; most channels are equal to the last digit
     "bool [height, width]: the coloured pixels."
     strong = spread > (25 if lossy else 7)
-    if lossy and grey:
-        strong |= (spread > 7) & ~ndimage.maximum_filter(strong, 33)
+    if grey:
+        pale, _ = ndimage.label((spread > 2) & ~(ndimage.maximum_filter(strong, 33) if lossy else strong))
+        strong |= (np.bincount(pale.ravel()) >= 64)[pale] & (pale > 0)
     return strong
 
 # %% ../nbs/11_image_files.ipynb #2742cebc

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tifffile
 import vendor_files as made
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from vendor_files import with_bar
 
 from semgan_nb.foundation import BadInput, atomic
@@ -441,6 +441,13 @@ def test_what_is_drawn_in_colour_on_a_grey_image_is_a_mark(tmp_path, image, endi
             assert any("grey image with coloured marks" in w for w in m.tags["warnings"]) == (
                 m.coloured[:153].mean() > 0.01
             )
+    for tinge in ((200, 190, 190), (200, 196, 196)):  # a word in JPEG is thin and pale
+        word = Image.fromarray(rgb)
+        ImageDraw.Draw(word).text((40, 60), "austenite", fill=tinge, font=ImageFont.load_default(48))
+        save(np.asarray(word))
+        assert read_micrograph(path, bar=0).coloured.any(), tinge
+    save(rgb)
+    assert read_micrograph(path, bar=0).coloured is None
     sparse = np.zeros_like(rgb)  # a map of an element, mostly black
     sparse[np.random.default_rng(0).random(sparse.shape[:2]) < 0.1, 1] = 255
     for drawn, words in ((most, "grey image with coloured marks"), (sparse, "is a colour image")):
