@@ -164,7 +164,7 @@ def _mask_of(masks: Path, name: str, shape):
     )
     if len(found) != 1:
         raise BadInput(
-            f"{masks}: holds {count_noun(len(found), 'mask')} for {name}: one image of the same name is wanted"
+            f"{masks}: holds {count_noun(len(found), 'mask') if found else 'no mask'} for {name}: one image of the same name is wanted"
         )
     regular_file(found[0])
     try:
