@@ -163,9 +163,8 @@ def _mask_of(masks: Path, name: str, shape):
         ]
     )
     if len(found) != 1:
-        raise BadInput(
-            f"{masks}: holds {count_noun(len(found), 'mask') if found else 'no mask'} for {name}: one image of the same name is wanted"
-        )
+        held = count_noun(len(found), "mask") if found else "no mask"
+        raise BadInput(f"{masks}: holds {held} for {name}: one image of the same name is wanted")
     regular_file(found[0])
     try:
         with Image.open(found[0], formats=("PNG", "TIFF", "BMP", "GIF")) as picture:
