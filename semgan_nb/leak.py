@@ -258,21 +258,29 @@ def _shares(meter, change, among) -> tuple[dict, float]:
     )
 
 # %% ../nbs/35_leak.ipynb #cfa8a2b5
-def _sparsest(meter, change, spare: float, among: Iterable[str]) -> tuple[dict, float]:
-    """(shares, squared rest) by the transforms `among`: the one that costs least is left out while it costs at most
-    `spare`, and one whose share comes out as more than all images is left out too."""
+def _thinned(meter, change, spare: float, among: Iterable[str]) -> tuple[dict, float]:
+    "(shares, squared rest) by few of the transforms: the cheapest is left out while it costs `spare` at most."
     among = list(among)
     share, rest = _shares(meter, change, among)
-    while among:
+    while len(among) > 1:
         fits = {name: _shares(meter, change, [other for other in among if other != name]) for name in among}
-        name = max(among, key=share.get)
-        if share[name] <= ALL:
-            name = min(fits, key=lambda name: fits[name][1])
-            if len(among) == 1 or fits[name][1] - rest > spare:
-                break
+        name = min(fits, key=lambda name: fits[name][1])
+        if fits[name][1] - rest > spare:
+            break
         among.remove(name)
         share, rest = fits[name]
     return share, rest
+
+# %% ../nbs/35_leak.ipynb #3aff3fac
+def _sparsest(meter, change, spare: float, among: Iterable[str]) -> tuple[dict, float]:
+    """As `_thinned`; but where a share comes out as more than all images, it is done again without that transform."""
+    among = list(among)
+    while True:
+        share, rest = _thinned(meter, change, spare, among)
+        name = max(share, key=share.get)
+        if share[name] <= ALL:
+            return share, rest
+        among.remove(name)
 
 # %% ../nbs/35_leak.ipynb #fe81cb9f
 # share of images that makes a leak, of transforms that change little; of others 0.1
