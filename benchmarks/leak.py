@@ -6,7 +6,7 @@ times as long as wide, in the folder WORK, and trains the `laptop` preset on the
 Then it holds what each has learned to paint against real images and writes the numbers and a strip of 16 samples for
 each. Broken off and started again, it goes on.
 
-`python benchmarks/leak.py WORK --data lit --p 0.9 --kimg 28 --seeds 0 1` does so with the shipped superalloy, half as
+`python benchmarks/leak.py WORK --data lit --p 0.9 --kimg 28 --seeds 0 1 2` does so with the shipped superalloy, half as
 rich in contrast and lit from the top, and with the pipe `bg`; it prints what the meter of the run says at every
 snapshot, and writes no record.
 """

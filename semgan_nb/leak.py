@@ -288,7 +288,7 @@ _LEAST = dict(scale=0.4, stretch=0.4, shift=0.4)
 ALL = 1.2  # a share above it is none: what moved the means is something else
 # what a network that is not trained yet does to contrast, wavelength and edges anyway
 _ALSO_POOR = ("turn", "scale", "stretch", "shift", "grey")
-_FAR = 4  # times what chance gives
+_FAR, _UNTRAINED = 4, 25  # times what chance gives: left of these; left of any transform
 _FLOORS = {200: 3.0, 0: 4.0}  # real images at least -> floors that a share must exceed
 
 # %% ../nbs/35_leak.ipynb #8dbf6d5a
@@ -303,8 +303,7 @@ def _told(meter, change, count: int, collapsed: bool, among: Iterable[str]) -> d
     for name in TRANSFORMS:
         floor = np.sqrt(few) * max(_shares(meter, half, [name])[0][name] for half in meter.halves)
         enough = not collapsed and (explains(rest) > 0.6 or explains(_shares(meter, change, [name])[1]) > 0.35)
-        if name in _ALSO_POOR:
-            enough = enough and left <= _FAR
+        enough = enough and left <= (_FAR if name in _ALSO_POOR else _UNTRAINED)
         visible = any(seen for names, seen in zip(meter.names, meter.seen) if names == (name,))
         found[name] = dict(
             value=float(share[name]),
