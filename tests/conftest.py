@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-gc.set_threshold(20_000, 10, 10)  # what tests leave in circles is small: looked for less often, 7 % of the time is won
+gc.set_threshold(20_000, 10, 10)  # looking for garbage took 7 % of the time of tests/unit
 os.environ.setdefault("MPLBACKEND", "Agg")
 if hasattr(os, "sched_getaffinity"):
     cores = len(os.sched_getaffinity(0))
