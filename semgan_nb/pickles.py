@@ -108,21 +108,26 @@ class PickleReader:
             self.steps -= 1
             if self.steps < 0:
                 raise Refused(f"it has more than {_STEPS} opcodes, no network pickle has")
-            op = _OPCODES.get(self.take(1)[0])
+            if self.at == len(self.data):
+                self.take(1)  # which refuses
+            op = _OPCODES.get(self.data[self.at])
+            self.at += 1
             if op is None:
                 raise Refused(f"it is damaged near byte {self.at}")
-            if op.name not in _STEP_OF:
-                raise Refused(f"it uses the opcode {op.name}, which no network pickle needs")
-            _STEP_OF[op.name](self, op.name, _argument(self, op))
-            if op.name == "STOP":
+            name = op.name
+            step = _STEP_OF.get(name)
+            if step is None:
+                raise Refused(f"it uses the opcode {name}, which no network pickle needs")
+            step(self, name, _argument(self, op) if op.arg else None)
+            if name == "STOP":
                 return self.stack[0]
 
 # %% ../nbs/08_pickles.ipynb #bb0d0906
 def _argument(reader: PickleReader, op) -> memoryview | None:
-    "The bytes that an opcode brings along; those of a global are lines, which it reads itself."
+    "The bytes that an opcode with an argument brings along; those of a global are lines, which it reads itself."
     if op.name == "GLOBAL":
         return None
-    n = op.arg.n if op.arg else 0
+    n = op.arg.n
     return reader.take(n if n >= 0 else int.from_bytes(reader.take(_LENGTH[n]), "little"))
 
 # %% ../nbs/08_pickles.ipynb #d30a45ea

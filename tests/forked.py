@@ -408,7 +408,9 @@ if __name__ == "__main__":
     except OSError:
         sys.exit()  # another one is there already
     listening.listen(64)
+    gc.disable()  # what is imported stays
     warm_up()
+    gc.enable()
     gc.collect(), gc.freeze()  # a fork that looked through all of it for garbage would copy all of it
     request, fds = serve(listening, int(sys.argv[1]))
     become(request, fds)

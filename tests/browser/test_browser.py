@@ -287,22 +287,38 @@ class Seat:
         assert not serious, serious
 
 
-@pytest.fixture
-def seat(lab, browser, request):
-    """A function that opens a notebook in JupyterLab; at the end no error may stand in the console."""
+@pytest.fixture(scope="module")
+def desk(lab, browser):
+    """JupyterLab in a page, for all tests: what it is made of is run once."""
     page = browser.new_page()
     page.set_viewport_size({"width": 1280, "height": 1000})
+    page.goto(f"{lab}/lab?token=test&reset", timeout=SLOW)
+    page.wait_for_function("async () => { await window.jupyterapp?.restored; return window.jupyterapp; }", timeout=SLOW)
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def seat(desk):
+    """A function that opens a notebook in JupyterLab; at the end no error may stand in the console."""
 
     def sit(name):
-        seat.here = Seat(page, name)
-        page.goto(f"{lab}/lab/tree/{name}.ipynb?token=test&reset")
-        page.wait_for_selector(".jp-NotebookPanel .jp-Notebook", timeout=SLOW)
+        seat.here = Seat(desk, name)
+        desk.evaluate(
+            "async path => { await window.jupyterapp.commands.execute('docmanager:open', {path}); }", f"{name}.ipynb"
+        )
+        desk.wait_for_selector(".jp-NotebookPanel .jp-Notebook", timeout=SLOW)
         return seat.here
 
     yield sit
     errors = seat.here.errors
-    page.evaluate("async () => { await window.jupyterapp?.shell?.currentWidget?.sessionContext?.shutdown(); }")
-    page.close()
+    desk.evaluate("""async () => {
+        const panel = window.jupyterapp.shell.currentWidget, id = panel?.sessionContext?.session?.id;
+        document.activeElement?.blur();  // a field that was left half filled says its value now
+        await panel?.sessionContext?.session?.kernel?.requestExecute({code: '', silent: true}).done;
+        panel?.dispose();
+        if (id) await window.jupyterapp.serviceManager.sessions.shutdown(id);
+    }""")
     assert not errors, errors
 
 
