@@ -22,6 +22,7 @@ from PIL import Image
 
 from .foundation import BadInput, atomic, format_bytes
 from semgan_nb.files import (
+    Check,
     PIXEL_SIZE,
     PLAIN,
     TEXT,
@@ -37,6 +38,7 @@ from semgan_nb.files import (
     optional,
     table_of,
     whole,
+    worded,
 )
 
 # %% ../nbs/05_archives.ipynb #9ee0974a
@@ -312,7 +314,7 @@ def find_file(store: ZipStore | FolderStore, name: str) -> str | None:
 
 # %% ../nbs/05_archives.ipynb #13fc2d1c
 def read_table_file(
-    store: ZipStore | FolderStore, name: str, rule: Callable
+    store: ZipStore | FolderStore, name: str, rule: Check
 ) -> dict | list:  # name of a JSON file; see chapter 01
     "The value of a JSON file of an archive. Raises BadInput if it is too long, not readable, or against the rule."
     if (size := store.size(name)) > json_limit():
@@ -433,6 +435,7 @@ _OURS = fields(
 )
 
 # %% ../nbs/05_archives.ipynb #68878de0
+@worded("an object")
 def MANIFEST(value: dict, field: str) -> None:  # what was read; where it stands
     "The rule of manifest.json; of one that semgan did not write nothing is asked but that it is an object."
     fields({})(value, field)
@@ -443,13 +446,13 @@ def MANIFEST(value: dict, field: str) -> None:  # what was read; where it stands
 _LABEL = optional(either(number(), list_of(number(), most=2**14)))
 
 
+@worded("[name, number] or [name, vector]")
 def _one_label(pair, field):
     "The rule of a label: [name, class number or vector of numbers]."
     list_of(PLAIN, 2, 2, "[name, number] or [name, vector]")(pair, field)
     TEXT(pair[0], f"{field}[0]"), _LABEL(pair[1], f"{field}[1]")
 
 
-_one_label.words = "[name, number] or [name, vector]"
 LABELS = fields({}, dict(labels=optional(list_of(_one_label, words="a list of [name, label]"))))
 
 # %% ../nbs/05_archives.ipynb #5cd0799e

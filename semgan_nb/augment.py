@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -426,7 +427,7 @@ class AugmentPipe(nn.Module):
     def __init__(
         self,
         # the multiplier of a transform (a name of TRANSFORMS; 0 off, 1 on), or its strength (a field of Strengths)
-        **options: float | Sequence[float],
+        **options: Any,
     ):
         super().__init__()
         self.register_buffer("p", torch.zeros([]))

@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .foundation import UNWRITABLE, BadInput, Rule, atomic, printable, try_folder
 from .micrographs import list_images, micrograph_line, other_files, read_micrograph
@@ -83,7 +84,7 @@ def _folder_info(path: Path) -> str:
 # %% ../nbs/98_cli.ipynb #83da86a8
 def info(
     path: Path | str,
-    **how: object,  # of an image: what `read_micrograph` takes, such as page=1 or print_density=True
+    **how: Any,  # of an image: what `read_micrograph` takes, such as page=1 or print_density=True
 ) -> str:
     """What a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot or a network
     pickle is, in a few lines. Raises BadInput where there is nothing, or nothing that is known."""
@@ -281,7 +282,7 @@ def _verb(verb: str, rest: list[str]) -> int:
         _complain(error)
         return 1
     except SystemExit as end:  # --help
-        return end.code or 0
+        return 1 if isinstance(end.code, str) else end.code or 0
     return 0
 
 # %% ../nbs/98_cli.ipynb #15ff21b4

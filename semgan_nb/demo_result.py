@@ -9,6 +9,7 @@ __all__ = ['DEMO', 'WALK', 'DemoResult', 'read_demo', 'write_walk']
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -124,7 +125,7 @@ def read_demo(
     )
 
 # %% ../nbs/91_demo_result.ipynb #f8a47d44
-WALK = dict(seeds="0,1,2,0", frames=240, fps=24)
+WALK: dict[str, Any] = dict(seeds="0,1,2,0", frames=240, fps=24)
 
 # %% ../nbs/91_demo_result.ipynb #55237980
 def write_walk(

@@ -55,7 +55,7 @@ class FeatureSet:
         statistics: tuple[np.ndarray, np.ndarray] | None = None,  # or (mu [d], sigma [d, d])
     ):
         self.statistics = statistics
-        self.centred = None
+        self.centred: Any = None  # features minus their mean, where there are no more images than features
         if features is not None and len(features) > features.shape[1]:
             self.statistics = feature_statistics(features)
         elif features is not None:
@@ -249,7 +249,8 @@ def precision_recall(
         if half:
             radii = radii.sqrt().half().double().square()
         share.append(float(in_manifold(points, centres, radii).double().mean()))
-    return tuple(share)
+    precision, recall = share
+    return precision, recall
 
 # %% ../nbs/40_distances.ipynb #715df431
 def inception_score(

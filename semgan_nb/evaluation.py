@@ -86,28 +86,28 @@ def score(
 ) -> dict:
     """Judge one source of images against another: the fields of a MetricRecord that need no archive. Raises BadInput
     where two sets of images are not enough for the metric, too small, or of different sizes."""
-    metric = parse_metric(metric) if isinstance(metric, str) else metric
-    if metric.statistic.not_alone:
-        raise BadInput(f"{metric.name} {metric.statistic.not_alone}")
-    extractor = get_extractor(metric.extractor, device, weights)
-    metric = _named(metric, extractor)
-    if metric.statistic.needs == "generator":
-        value = path_length(generated, extractor, metric.count, metric.real, seed=seed, progress=progress)
-        return MetricRecord({metric.name: value}, metric.name, num_gen=metric.count, **_about(extractor)).to_dict()
-    sizes, few = [], f"{metric.name} needs {metric.count} generated images"
+    parsed: Metric = parse_metric(metric) if isinstance(metric, str) else metric
+    if parsed.statistic.not_alone:
+        raise BadInput(f"{parsed.name} {parsed.statistic.not_alone}")
+    extractor = get_extractor(parsed.extractor, device, weights)
+    parsed = _named(parsed, extractor)
+    if parsed.statistic.needs == "generator":
+        value = path_length(generated, extractor, parsed.count, parsed.real, seed=seed, progress=progress)
+        return MetricRecord({parsed.name: value}, parsed.name, num_gen=parsed.count, **_about(extractor)).to_dict()
+    sizes, few = [], f"{parsed.name} needs {parsed.count} generated images"
     a, b = (
-        _collect(extractor, metric, _of_one_size(metric, source, sizes), total, text, progress, few)
+        _collect(extractor, parsed, _of_one_size(parsed, source, sizes), total, text, progress, few)
         for source, total, text in (
-            (real if metric.real else (), None, "real images"),
-            (generated, metric.count, "generated images"),
+            (real if parsed.real else (), None, "real images"),
+            (generated, parsed.count, "generated images"),
         )
     )
-    if metric.real and len(a) < metric.fewest:
+    if parsed.real and len(a) < parsed.fewest:
         raise BadInput(
-            f"{metric.name} got {len(a)} real image{'s' * (len(a) != 1)}: at least {metric.fewest} make a distance"
+            f"{parsed.name} got {len(a)} real image{'s' * (len(a) != 1)}: at least {parsed.fewest} make a distance"
         )
-    judged = _judged(metric, a, b, seed, floor_of(metric, a, seed) if metric.real else None)
-    return MetricRecord(metric=metric.name, num_real=len(a), num_gen=len(b), **_about(extractor), **judged).to_dict()
+    judged = _judged(parsed, a, b, seed, floor_of(parsed, a, seed) if parsed.real else None)
+    return MetricRecord(metric=parsed.name, num_real=len(a), num_gen=len(b), **_about(extractor), **judged).to_dict()
 
 # %% ../nbs/45_evaluation.ipynb #54d096b2
 def _collect(extractor, metric, source, total, text, progress, complaint, shape=None):
@@ -241,7 +241,7 @@ class KeptFiles:
         "The file of something that depends on more than all of them do."
         depends |= dict(format=_DRAWN if "seed" in depends else 2, **self.depends)
         key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
-        return self.folder / f"{kind}-{key[:20]}{ending}"
+        return Path(self.folder or ".") / f"{kind}-{key[:20]}{ending}"
 
     def features(self, kind: str, rows: np.ndarray, compute: Callable, **depends) -> np.ndarray:
         "What is kept of the images of these numbers, [len(rows), ..], or else computed and kept."
@@ -382,6 +382,16 @@ class ArchiveJudge:
     Attributes: metric (its full name), parsed (a Metric), num_gen (generated images it needs), num_real, extractor,
     dataset, data (fingerprint of the archive), seed."""
 
+    metric: str
+    parsed: Metric
+    num_gen: int
+    num_real: int
+    extractor: Any
+    dataset: Dataset
+    data: str
+    seed: int
+    _record: Callable
+
     @property
     def needs_generator(self) -> bool:
         "Whether `judge` wants a generator instead of images."
@@ -426,6 +436,12 @@ class ArchiveJudge:
 # %% ../nbs/45_evaluation.ipynb #c2d00296
 class _RealSide(ArchiveJudge):
     "A judge whose real side is computed at the first call, and kept with floor and ladder."
+
+    real_indices: np.ndarray
+    _features: Callable
+    _files: Any
+    _names: dict
+    _kept: dict
 
     def _keep(self, name, compute):
         if name not in self._kept:

@@ -9,6 +9,7 @@ __all__ = ['parse_seeds', 'latents', 'to_uint8_images', 'sample', 'random_images
 # %% ../nbs/25_latent.ipynb #17aede9c
 from contextlib import contextmanager
 from collections.abc import Iterable, Iterator
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ def _at_rest(G):
 def sample(
     G: torch.nn.Module,  # a generator, such as load(run).G
     seeds: Iterable[int] | str,  # numbers, or text such as "0-3,7"
-    truncation_psi: PSI = 1.0,  # 1: none; 0: the mean image
+    truncation_psi: Annotated[float, PSI] = 1.0,  # 1: none; 0: the mean image
     truncation_cutoff: int | None = None,  # truncate only so many of the first layers; None: all
     noise_mode: str = "const",  # const, random or none
     batch: int = 32,  # images computed at a time
@@ -159,7 +160,8 @@ def slerp(
         ]
         return np.stack(turned).reshape(shape)
 
-    result = at(float(t)) if np.ndim(t) == 0 else np.stack([at(float(value)) for value in t])
+    values = np.asarray(t, np.float64)
+    result = at(float(values)) if values.ndim == 0 else np.stack([at(float(value)) for value in values])
     if torch.is_tensor(a):
         return torch.from_numpy(result).to(a)
     dtype = np.asarray(a).dtype

@@ -136,15 +136,14 @@ def upfirdn2d(
     gain: float = 1.0,
 ) -> torch.Tensor:
     "Upsample, pad, filter, downsample; differentiable to any order."
-    up = (up, up) if np.isscalar(up) else tuple(up)
-    down = (down, down) if np.isscalar(down) else tuple(down)
-    pad = (padding,) * 4 if np.isscalar(padding) else tuple(padding)
+    each = lambda value, n: (value,) * n if np.isscalar(value) else tuple(value)
+    ups, downs, pad = each(up, 2), each(down, 2), each(padding, 4)
     f = f.to(x.dtype)
     if f.ndim == 2:
-        return _resample_2d(x, f * gain, up, down, pad, flip_filter)
+        return _resample_2d(x, f * gain, ups, downs, pad, flip_filter)
     f = f * math.sqrt(gain)
-    x = _resample_2d(x, f[None, :], (up[0], 1), (down[0], 1), (pad[0], pad[1], 0, 0), flip_filter)
-    return _resample_2d(x, f[:, None], (1, up[1]), (1, down[1]), (0, 0, pad[2], pad[3]), flip_filter)
+    x = _resample_2d(x, f[None, :], (ups[0], 1), (downs[0], 1), (pad[0], pad[1], 0, 0), flip_filter)
+    return _resample_2d(x, f[:, None], (1, ups[1]), (1, downs[1]), (0, 0, pad[2], pad[3]), flip_filter)
 
 # %% ../nbs/20_layers.ipynb #221a9d9a
 def _taps(f):

@@ -124,7 +124,7 @@ def _resampled(x, matrix, shift=0.0) -> np.ndarray:
     n, h = len(x), x.shape[1]
     theta = torch.zeros(n, 2, 3)
     theta[:, :, :2], theta[:, :, 2] = torch.from_numpy(matrix), torch.as_tensor(shift)
-    grid = F.affine_grid(theta, (n, 1, h, h), align_corners=False)
+    grid = F.affine_grid(theta, [n, 1, h, h], align_corners=False)
     seen = F.grid_sample(
         torch.from_numpy(np.ascontiguousarray(x))[:, None],
         grid,
@@ -264,7 +264,7 @@ def _sparsest(meter, change, spare: float, among: Iterable[str]) -> tuple[dict, 
     share, rest = _shares(meter, change, among)
     while among:
         fits = {name: _shares(meter, change, [other for other in among if other != name]) for name in among}
-        name = max(among, key=share.get)
+        name = max(among, key=lambda other: share[other])
         if share[name] <= ALL:
             name = min(fits, key=lambda name: fits[name][1])
             if len(among) == 1 or fits[name][1] - rest > spare:

@@ -266,7 +266,7 @@ def _value_unit(key: str, pixel_um: float | None) -> str:
 def extremes(
     real: np.ndarray,  # uint8 [N, H, W] or [N, C, H, W]
     generated: np.ndarray,  # as real
-    measured: tuple,  # the two `Measured` of them
+    measured: Sequence,  # the two `Measured` of them
     key: str,  # of DESCRIPTORS
     count: int = 3,  # micrographs at each end
     labels: tuple[str, str] = ("real", "generated"),
@@ -274,7 +274,7 @@ def extremes(
 ) -> Figure:
     """The micrographs at both ends of a descriptor, of two sets, with the boundary of the phase as it was found (by
     grey levels; of given masks none is drawn)."""
-    values = image_values(*measured, key)
+    values = image_values(measured[0], measured[1], key)
     d, pixel_um = DESCRIPTORS[key], measured[0].pixel_um or measured[1].pixel_um
     unit = _value_unit(key, pixel_um)
     figure = _figure(figure, (1.35 * 2 * count + 0.4, 3.5))
@@ -303,7 +303,7 @@ def before_after(
     before: Sequence[np.ndarray],  # uint8 [H, W], of any sizes
     after: Sequence[np.ndarray],  # as many
     titles: Sequence[str] | None = None,  # a text per pair
-    notes: Sequence[tuple[str, str]] | None = None,  # a pair of texts per pair, written under each image
+    notes: Sequence[tuple[str, ...]] | None = None,  # a pair of texts per pair, written under each image
     pixel_size_nm: Sequence[tuple] | None = None,  # a pair per pair: nm per pixel of each, or None
     figure: Figure | None = None,
 ) -> Figure:

@@ -225,7 +225,7 @@ def _real_sets(test) -> dict:
     own = test._draw(n, test.reals, "yardstick")
     records = [test.records[i] for i in own]
     itself = lambda at, to: (own[:, None] == np.arange(at, to)) | shares_pixels(records, test.records[at:to])
-    sets = dict(yardstick=(test.train[own], itself))
+    sets: dict[str, tuple[np.ndarray, Callable | None]] = dict(yardstick=(test.train[own], itself))
     if extra:
         more = test._draw(extra, min(test.reals, 500), "unseen images")
         unseen = [test.unseen_records[i] for i in more]

@@ -58,7 +58,9 @@ class EventFile:
     what is new."""
 
     def __init__(self, run: Path | str):
-        self.run, self.path, self.written = Path(run), None, {}
+        self.run = Path(run)
+        self.path: Path | None = None
+        self.written: dict[str, int] = {}
 
     def _record(self, event: bytes) -> bytes:
         mask = lambda data: struct.pack("<I", ((crc := _crc32c(data)) >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF)

@@ -184,7 +184,7 @@ def real_and_generated(
     return figure
 
 # %% ../nbs/80_plots.ipynb #11024ec3
-def value_of(record: dict, result: str | None = None) -> float:
+def value_of(record: Mapping, result: str | None = None) -> float:
     "The number in a metric record; of several that of `result`, else of the headline."
     return float(record["results"][result or headline(record)])
 
@@ -447,7 +447,7 @@ def curves(
         panels[0].legend(*lines, fontsize=8, framealpha=1, edgecolor="none", loc="upper right")
     if decides:
         _draw_shares(panels[-3], decides, colours)
-    _draw_augmentation(*panels[-2:], runs, colours)
+    _draw_augmentation(panels[-2], panels[-1], runs, colours)
     return figure
 
 # %% ../nbs/80_plots.ipynb #c825fb7d

@@ -8,7 +8,7 @@ __all__ = ['grf', 'dual_phase_islands', 'dual_phase_grains', 'dual_phase', 'iter
 
 # %% ../nbs/14_synthetic.ipynb #7b2341ed
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -384,7 +384,7 @@ def dual_phase_grains(
     return _expose(canvas, image, 0.55, shading, noise), phase
 
 # %% ../nbs/14_synthetic.ipynb #6df9a613
-_KINDS = {"islands": dual_phase_islands, "grains": dual_phase_grains}
+_KINDS: dict[str, Callable] = {"islands": dual_phase_islands, "grains": dual_phase_grains}
 
 # %% ../nbs/14_synthetic.ipynb #ca119907
 def dual_phase(
@@ -443,7 +443,7 @@ def iter_specimens(
     jitter: float = 0.025,
     workers: int | None = 1,  # processes; None = one per core
     **options: Any,  # further arguments of `dual_phase`
-) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+) -> Generator[tuple[np.ndarray, np.ndarray, int], None, None]:
     """Yield (image uint8 [size, size], phase map bool [size, size], specimen int) of seeded dual-phase steel, in
     order; the same for any number of workers, and never more than a few images in memory. Raises BadInput where an
     argument is out of its range."""

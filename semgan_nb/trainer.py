@@ -15,6 +15,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -164,10 +165,9 @@ def _unpacked(packed: bytes) -> dict:
     return torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
 
 # %% ../nbs/55_trainer.ipynb #dd0f866d
-_DICT, _LIST, _TENSOR = (
-    rule(f"a {word}", lambda v, kind=kind: isinstance(v, kind))
-    for word, kind in (("dictionary", dict), ("list", list), ("tensor", torch.Tensor))
-)
+_DICT = rule("a dictionary", lambda v: isinstance(v, dict))
+_LIST = rule("a list", lambda v: isinstance(v, list))
+_TENSOR = rule("a tensor", torch.is_tensor)
 _TENSORS, _OPTIMISER, _ANY = table_of(_TENSOR), fields(dict(state=_DICT, param_groups=_LIST)), number(finite=False)
 _SUMS, _SAID = table_of(list_of(_ANY, 3, 3)), table_of(fields(dict(mean=_ANY), dict(num=number(0), std=_ANY)))
 STATE = fields(  # what Trainer.state_dict gives, as it comes back from a file
@@ -215,7 +215,7 @@ class _Players:
     def __init__(
         self,
         config: Config,
-        dataset: Dataset,
+        dataset: Any,  # a Dataset, or what has its `images`, `resolution` and `channels`
         device: torch.device | str = "cpu",
         networks: tuple | None = None,  # G, D and G_ema to begin with; None: fresh ones
         ranks: ProcessGroup = ProcessGroup(),
@@ -419,11 +419,13 @@ class Trainer(_Resumable):
 
     _gmain, _greg, _dmain, _dreg, _phase = _gmain, _greg, _dmain, _dreg, _phase_step
 
-    def phases(self, sizes: list[int], real: Iterable[torch.Tensor]) -> dict[str, tuple]:
+    def phases(
+        self, sizes: list[int], real: Iterable[torch.Tensor]
+    ) -> dict[str, tuple[torch.nn.Module, torch.optim.Optimizer, Any, Callable, int]]:
         """Name -> network, optimiser, what each part gets (a number of images, or real ones), loss and interval, of
         all phases of this configuration in their order."""
         c = self.config
-        found = dict(Gmain=(self.G, self.G_opt, sizes, self._gmain, 1))
+        found: dict[str, tuple] = dict(Gmain=(self.G, self.G_opt, sizes, self._gmain, 1))
         if c.G_reg_interval and c.pl_weight > 0:
             found["Greg"] = (self.G, self.G_opt, sizes, self._greg, c.G_reg_interval)
         found["Dmain"] = (self.D, self.D_opt, real, self._dmain, 1)

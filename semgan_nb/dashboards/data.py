@@ -101,10 +101,12 @@ def file_steps(
     source = next(s for s in manifest["sources"] if s["file"] == file)
     micrograph, recipe = _read_again(manifest, Path(folder), source), Recipe.of(manifest)
     own = [image["crop"] for image in manifest["images"] if image["source"] == file]
-    found, size = {}, micrograph.pixel_size_nm
+    found: dict[str, dict] = {}
+    size = micrograph.pixel_size_nm
     for name, image in steps(micrograph, recipe, crop or (own[0] if own else None)).items():
         if size is not None and name == "one scale":
-            size = [nm * f for nm, f in zip(size, recipe.factor(size))]
+            (y, x), (fy, fx) = size, recipe.factor(size)
+            size = y * fy, x * fx
         if size is not None and name == "crop":
             size = recipe.final_size(micrograph.image.shape, micrograph.pixel_size_nm)
         found[name] = _one_step(image, size)

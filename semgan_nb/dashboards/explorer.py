@@ -43,7 +43,7 @@ def walk_image(
     Source: Shoemake 1985 (the arc between latent vectors); Lambard et al. 2023, Fig. 5."""
     device = next(G.parameters()).device
     z = latents(seeds, G.z_dim)
-    maps = _noise_between(*(noise_maps(G, seed) for seed in seeds), t) if noise_mode == "walk" else {}
+    maps = _noise_between(noise_maps(G, seeds[0]), noise_maps(G, seeds[1]), t) if noise_mode == "walk" else {}
     maps = {f"synthesis.{name}": noise.to(device) for name, noise in maps.items()}
     how = dict(
         truncation_psi=truncation_psi,
@@ -80,7 +80,8 @@ class _Film:
 
     def __init__(self, button: W.Button, progress: W.HTML, say: Callable[[str], None]):
         self._button, self._progress, self._say = button, progress, say
-        self._thread, self._called_off = None, threading.Event()
+        self._thread: threading.Thread | None = None
+        self._called_off = threading.Event()
 
     @property
     def running(self) -> bool:
@@ -131,7 +132,10 @@ class _FractionCurve:
 
     def __init__(self, G: torch.nn.Module, points: int):
         self.G, self.points = G, points
-        self.walk, self.values, self._frames, self._drawn = None, [], None, 0.0
+        self.walk: dict | None = None
+        self.values: list[float] = []
+        self._frames: Iterator[np.ndarray] = iter(())
+        self._drawn = 0.0
 
     def follow(self, walk: dict) -> None:
         "Begin anew where the walk is another."
@@ -200,8 +204,8 @@ def _walk_layout(w: SimpleNamespace) -> W.HBox:
 # %% ../../nbs/87_dashboards_explorer.ipynb #bbf2e069
 def _walk_code(path: Path, walk: dict, k: int, frames: int, points: int) -> str:
     "The lines of Python that draw image k of `frames`, and the curve."
-    how, at = {name: value for name, value in walk.items() if name != "seeds"}, f"{k} / {frames - 1}"
-    seeds, how = walk["seeds"], ", ".join(f"{name}={value!r}" for name, value in how.items())
+    seeds, at = walk["seeds"], f"{k} / {frames - 1}"
+    how = ", ".join(f"{name}={value!r}" for name, value in walk.items() if name != "seeds")
     return f"""import numpy as np
 
 from semgan_nb import descriptors, films, plots
