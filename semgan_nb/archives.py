@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'IMAGE', 'SOURCE', 'SETTINGS', 'LABELS', 'png', 'check_image', 'check_archive_name',
            'ArchiveWriter', 'write_archive', 'ZipStore', 'FolderStore', 'open_store', 'is_image', 'find_file',
-           'read_table_file', 'image_header', 'decode_image', 'MANIFEST', 'clean_record', 'one_scale', 'archive_origin',
-           'is_archive']
+           'read_table_file', 'image_header', 'channels_first', 'decode_image', 'MANIFEST', 'clean_record', 'one_scale',
+           'archive_origin', 'is_archive']
 
 # %% ../nbs/05_archives.ipynb #78693ec1
 import io
@@ -348,6 +348,11 @@ def image_header(store: ZipStore | FolderStore, name: str) -> Image.Image:
 def _damaged(store, name, error):
     return BadInput(f"{store.path}: {name} is damaged or no image ({type(error).__name__}): make the archive again")
 
+# %% ../nbs/05_archives.ipynb #3a659a68
+def channels_first(image: np.ndarray) -> np.ndarray:
+    "[..., H, W, 3] in colour, or [H, W] in grey, as [..., 3, H, W] or [1, H, W]; a view."
+    return image[None] if image.ndim == 2 else np.moveaxis(image, -1, -3)
+
 # %% ../nbs/05_archives.ipynb #bcee7562
 def decode_image(store: ZipStore | FolderStore, name: str) -> np.ndarray:
     "uint8 [channels, height, width]. Raises BadInput if the image is damaged, or longer than its pixels can be."
@@ -356,7 +361,7 @@ def decode_image(store: ZipStore | FolderStore, name: str) -> np.ndarray:
         array = np.asarray(image)
     except Exception as error:
         raise _damaged(store, name, error)
-    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+    return np.ascontiguousarray(channels_first(array))
 
 # %% ../nbs/05_archives.ipynb #301087f4
 _GROUP = either(TEXT, TRUTH, number())

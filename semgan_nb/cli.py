@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .foundation import UNWRITABLE, BadInput, Rule, atomic, printable, try_folder
+from .foundation import UNWRITABLE, BadInput, Rule, atomic, count_noun, printable, try_folder
 from .micrographs import list_images, micrograph_line, other_files, read_micrograph
 from .options import GOES_ON, _complain, _nobody_reads, _option, _Parser, _reader, _say, _was_interrupted
 from .data_verbs import _fetch, _fetch_options, _prepare, _prepare_options, _synth, _synth_options
@@ -76,7 +76,7 @@ def _folder_info(path: Path) -> str:
         return "\n".join(info(state) for state in states)
     if not paths:
         raise BadInput(f"{path}: holds no images, no archive and no run")
-    lines = [f"{path}: {len(paths)} image{'s' * (len(paths) != 1)}", *(f"  {micrograph_line(p)}" for p in paths[:20])]
+    lines = [f"{path}: {count_noun(len(paths), 'image')}", *(f"  {micrograph_line(p)}" for p in paths[:20])]
     lines += ["  …"] if len(paths) > 20 else []
     lines += [f"  note: {others}"] if (others := other_files(path)) else []
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .foundation import BadInput, printable
+from .foundation import BadInput, count_noun, printable
 from .files import PLAIN, Unfit, fields, list_of, number, one_of, regular_file, whole, worded
 from semgan_nb.archives import (
     FORMAT,
@@ -96,7 +96,7 @@ def _differences(names, records):
         )
     if gone:
         said.append(
-            f"{len(gone)} image{'s' * (len(gone) != 1)} of the manifest, e.g. {min(gone)},"
+            f"{count_noun(len(gone), 'image')} of the manifest, e.g. {min(gone)},"
             f" {'is' if len(gone) == 1 else 'are'} missing"
         )
     return said
@@ -126,7 +126,7 @@ def _twice(store, names):
     content = {n: (size, crc) for n, size, crc in store.listing}
     twice = len(names) - len({content[n] for n in names})
     words = "is a copy of another" if twice == 1 else "are copies of others"
-    return [f"{twice} image{'s' * (twice != 1)} {words} in the archive"] if twice else []
+    return [f"{count_noun(twice, 'image')} {words} in the archive"] if twice else []
 
 # %% ../nbs/06_dataset.ipynb #0d5c0341
 def _both_sides(store, names, records, held):
@@ -300,8 +300,8 @@ class _Described:
     def __repr__(self):
         kind = "grey" if self.channels == 1 else "RGB"
         known = {self._record(n).get("group") for n in self.names} - {None}
-        images = f"{len(self)} {kind} image{'s' * (len(self) != 1)}"
-        groups = f"{len(known)} group{'s' * (len(known) != 1)}" if known else "groups unknown"
+        images = count_noun(len(self), f"{kind} image")
+        groups = count_noun(len(known), "group") if known else "groups unknown"
         size = f"{self.resolution} x {self.resolution} px"
         return f"Dataset({self.path.name}: {images} of {size}, {groups}, part {self.part})"
 

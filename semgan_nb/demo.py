@@ -13,7 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from .foundation import SIDE, BadInput, Rule, _image_bar, atomic, checked, printable, write_json
+from semgan_nb.foundation import (
+    SIDE,
+    BadInput,
+    Rule,
+    _image_bar,
+    atomic,
+    checked,
+    count_noun,
+    format_duration,
+    printable,
+    write_json,
+)
 from .files import read_json
 from .micrographs import embedded, list_images
 from .transfer import _with_transfer
@@ -132,9 +143,8 @@ def prepared(
 ) -> str:
     "How many images there are, what is held out, and what there is to note."
     held = ", ".join(summary["holdout_groups"][:8]) + (" …" if len(summary["holdout_groups"]) > 8 else "")
-    first = (
-        f"{summary['n_train']} image{'s' * (summary['n_train'] != 1)} to train on, {summary['n_holdout']} held out"
-        + (f" ({held})" if held else "")
+    first = f"{count_noun(summary['n_train'], 'image')} to train on, {summary['n_holdout']} held out" + (
+        f" ({held})" if held else ""
     )
     if summary.get("window"):
         first += f"; tiles of {summary['window']} px every {summary['stride']} px, reduced to {summary['size']} px"
@@ -195,13 +205,13 @@ def _write_figures(d, names: Iterable[str]) -> None:
     "The figures of a DemoResult as PNG; names: its distances, of which the last has its ladder drawn."
     from semgan_nb import material_plots, plots
 
-    sides, labels, pixel = (d.real, d.generated), (d.side, "generated"), d.archive.pixel_size_nm
+    labels, pixel = (d.side, "generated"), d.archive.pixel_size_nm
     figures = dict(
         curves=plots.curves(d.folder / "run"),
         samples=plots.real_and_generated(d.real[:64], d.generated[:64], titles=labels, pixel_size_nm=pixel),
-        spectra=material_plots.spectra(*sides, labels=labels),
-        fractions=material_plots.fractions(*sides, labels=labels),
-        two_points=material_plots.two_points(*sides, labels=labels, pixel_size_nm=pixel),
+        spectra=d.compared(material_plots.spectra),
+        fractions=d.compared(material_plots.fractions),
+        two_points=d.compared(material_plots.two_points, pixel_size_nm=pixel),
     )
     for name in names:
         figures["ladder"] = plots.ladder_figure(*d.metrics[name])
@@ -320,5 +330,5 @@ def _farewell(found: Mapping, seconds: float) -> str:
     beside = f", {film} walks from image to image" if film else ""
     return (
         f"\nOpen {found['report']} in a browser: it tells all this in plain words. {samples} shows real and generated"
-        f" images{beside}. {seconds:.0f} s this time."
+        f" images{beside}. It took {format_duration(seconds)}."
     )

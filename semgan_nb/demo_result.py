@@ -6,7 +6,7 @@
 __all__ = ['DEMO', 'WALK', 'DemoResult', 'read_demo', 'write_walk']
 
 # %% ../nbs/91_demo_result.ipynb #338ad326
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,10 @@ class DemoResult:
     real: np.ndarray  # uint8 [n, C, H, W], n up to 2000
     generated: np.ndarray  # uint8 [2000, C, H, W], at random
     physics: Mapping  # of `compare`
+
+    def compared(self, figure: Callable, **more: Any) -> Any:
+        "A figure of two sets, such as `fractions`, of the real and the generated images."
+        return figure(self.real, self.generated, labels=(self.side, "generated"), **more)
 
     @property
     def settings(self) -> dict:

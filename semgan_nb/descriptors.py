@@ -20,7 +20,7 @@ from scipy.cluster.vq import kmeans2, vq
 from skimage.filters import threshold_multiotsu
 
 from .foundation import BadInput, Rule, rules_of
-from .synthetic import otsu_threshold, phase_fraction
+from .synthetic import otsu_threshold, phase_fraction, round_to_uint8
 from .preprocess import MEDIAN, median_filter
 
 # %% ../nbs/32_descriptors.ipynb #47daea2e
@@ -44,7 +44,7 @@ def phase_fractions(images: np.ndarray) -> np.ndarray:  # uint8 [H, W], [N, H, W
     "Phase fraction of each image, float64 [N] in 0..1."
     images = grey_stack(images)
     if images.dtype != np.uint8:
-        images = np.clip(np.rint(images), 0, 255).astype(np.uint8)
+        images = round_to_uint8(images)
     return np.array([phase_fraction(image) for image in images], dtype=float)
 
 # %% ../nbs/32_descriptors.ipynb #66aa0216
@@ -226,7 +226,7 @@ def segment(image: np.ndarray, how: Segmentation = Segmentation()) -> np.ndarray
     if how.method == "mask":
         raise BadInput("method: mask was given, and no masks: give them, or choose otsu, multiotsu or kmeans")
     if image.dtype != np.uint8:
-        image = np.rint(image).clip(0, 255).astype(np.uint8)
+        image = round_to_uint8(image)
     if how.median:
         image = median_filter(image, how.median)
     if how.sigma or how.flatten or how.clip:

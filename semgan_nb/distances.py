@@ -17,6 +17,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from .foundation import stream, torch_stream
+from .synthetic import round_to_uint8
 from .layers import full_float32
 
 # %% ../nbs/40_distances.ipynb #9a96b5cf
@@ -277,7 +278,7 @@ def blur(
 ) -> np.ndarray:
     "The images smoothed by a Gaussian (borders reflected), uint8."
     smooth = gaussian_filter(np.asarray(images, dtype=np.float64), (0, 0, sigma, sigma), mode="reflect")
-    return np.rint(smooth).clip(0, 255).astype(np.uint8)
+    return round_to_uint8(smooth)
 
 # %% ../nbs/40_distances.ipynb #73065a5a
 def extrapolate(

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .foundation import BadInput, _time_text, atomic, file_hash, stream, _write_text
+from .foundation import BadInput, _write_text, atomic, count_noun, file_hash, stream
 from .workers import prefetch
 from .files import fields, number, read_json, table_of
 from .dataset import Dataset, subset_indices
@@ -104,7 +104,7 @@ def score(
     )
     if parsed.real and len(a) < parsed.fewest:
         raise BadInput(
-            f"{parsed.name} got {len(a)} real image{'s' * (len(a) != 1)}: at least {parsed.fewest} make a distance"
+            f"{parsed.name} got {count_noun(len(a), 'real image')}: at least {parsed.fewest} make a distance"
         )
     judged = _judged(parsed, a, b, seed, floor_of(parsed, a, seed) if parsed.real else None)
     return MetricRecord(metric=parsed.name, num_real=len(a), num_gen=len(b), **_about(extractor), **judged).to_dict()
@@ -184,6 +184,18 @@ def _foreign(judge) -> str:
     return "Generated images have the shape {{}}, those of {} {}: judge a network against its own data".format(
         str(judge.dataset.path).replace("{", "{{").replace("}", "}}"), list(judge._shape())
     )
+
+# %% ../nbs/45_evaluation.ipynb #6c4c8e19
+def _time_text(seconds):
+    "45s, 2m 03s, 1h 02m 03s, 1d 02h 03m."
+    s = int(round(seconds))
+    if s < 60:
+        return f"{s}s"
+    if s < 3600:
+        return f"{s // 60}m {s % 60:02d}s"
+    if s < 86400:
+        return f"{s // 3600}h {s // 60 % 60:02d}m {s % 60:02d}s"
+    return f"{s // 86400}d {s // 3600 % 24:02d}h {s // 60 % 60:02d}m"
 
 # %% ../nbs/45_evaluation.ipynb #95345260
 def _recorded(judge, began: float, results: dict, **more) -> dict:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['UNWRITABLE', 'SEED', 'PSI', 'SIDE', 'FRAMES', 'FPS', 'WORKERS', 'STREAMS', 'printable', 'plain_label', 'BadInput',
            'CannotWrite', 'writing', 'atomic', 'write_json', 'append_line', 'mark', 'made_by', 'try_folder', 'keep',
-           'claim', 'RunFailed', 'format_bytes', 'free_bytes', 'room_for', 'format_duration', 'Rule', 'rules_of',
-           'checked', 'granted_cores', 'cores', 'file_hash', 'stream', 'torch_stream', 'default_cache']
+           'claim', 'RunFailed', 'format_bytes', 'free_bytes', 'room_for', 'format_duration', 'count_noun', 'Rule',
+           'rules_of', 'checked', 'granted_cores', 'cores', 'file_hash', 'stream', 'torch_stream', 'default_cache']
 
 # %% ../nbs/00_foundation.ipynb #dddf3b60
 import contextlib
@@ -259,23 +259,30 @@ def room_for(
         raise
 
 # %% ../nbs/00_foundation.ipynb #bbc940d7
-def format_duration(seconds: float) -> str:
-    "A duration in words: 40 s, 12 min, 5.5 h, 21 days."
+def format_duration(
+    seconds: float,
+    fine: bool = False,  # in the two largest units: a number that runs
+) -> str:
+    "A duration in words: 40 s, 12 min, 5.5 h, 21 days; fine: 3 min 20 s."
+    if fine:
+        whole = max(round(seconds), 0)
+        for size, unit, part, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+            if whole >= size:
+                return f"{whole // size} {unit} {whole % size // part} {small}"
+        return f"{whole} s"
     known = (("s", 1, 120), ("min", 60, 120 * 60), ("h", 3600, 48 * 3600))
     unit, length = next(((unit, length) for unit, length, limit in known if seconds < limit), ("days", 86400))
     return f"{seconds / length:.{0 if seconds / length >= 10 else 1}f} {unit}"
 
-# %% ../nbs/00_foundation.ipynb #61b60159
-def _time_text(seconds):
-    "45s, 2m 03s, 1h 02m 03s, 1d 02h 03m."
-    s = int(round(seconds))
-    if s < 60:
-        return f"{s}s"
-    if s < 3600:
-        return f"{s // 60}m {s % 60:02d}s"
-    if s < 86400:
-        return f"{s // 3600}h {s // 60 % 60:02d}m {s % 60:02d}s"
-    return f"{s // 86400}d {s // 3600 % 24:02d}h {s // 60 % 60:02d}m"
+# %% ../nbs/00_foundation.ipynb #06ac8743
+def count_noun(
+    n: int,
+    what: str,
+    many: str | None = None,  # of several; None: with an s
+    thousands: str = "",  # what stands between thousands
+) -> str:
+    "'1 file', '2 files'."
+    return f"{n:,}".replace(",", thousands) + f" {what if n == 1 else many or what + 's'}"
 
 # %% ../nbs/00_foundation.ipynb #f38a32ed
 def _shown(value) -> str:

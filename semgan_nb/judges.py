@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .foundation import BadInput, _write_text, stream
+from .foundation import BadInput, _write_text, count_noun, stream
 from .files import list_of, number, read_json, table_of
 from .dataset import Dataset, subset_indices
 from .latent import _at_once, apart_in_pairs, correlation, crossed_images, has_noise, intraclass, shares
@@ -281,7 +281,7 @@ def _leak_images(judge, path, subset, subset_seed, mirror) -> tuple:
     chosen = np.sort(stream(judge.seed, "leak images").permutation(len(dataset))[:1000])
     if len(chosen) < 8:
         raise BadInput(
-            f"{path}: {len(chosen)} real image{'s' * (len(chosen) != 1)} do not tell what an augmentation"
+            f"{path}: {count_noun(len(chosen), 'real image')} do not tell what an augmentation"
             f" changes, {judge.metric} wants at least 8: take an archive with more images"
         )
     return dataset, everything.fingerprint, chosen

@@ -19,7 +19,7 @@ from .foundation import BadInput, plain_label, torch_stream
 from .micrographs import scale_bar
 from .preprocess import histogram
 from .augment import AugmentPipe, SENSE, replay, scaled_pipe
-from .latent import to_uint8_images
+from .latent import to_network, to_uint8_images
 from semgan_nb.descriptors import (
     Segmentation,
     grey_stack,
@@ -356,7 +356,7 @@ def grey_levels(
 # %% ../nbs/82_material_plots.ipynb #817a9d3b
 def _augmented(pipe: AugmentPipe, images: np.ndarray, seed: int) -> np.ndarray:
     "Grey images, uint8 [N, H, W], augmented."
-    x = torch.as_tensor(images[:, None] / 127.5 - 1, dtype=torch.float32)
+    x = to_network(torch.as_tensor(images[:, None].astype(np.float64))).float()
     with torch.no_grad():
         y = pipe(x, torch_stream(seed, "augmented images"))
     return to_uint8_images(y)[:, 0].numpy()

@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter, shift as shift_image
 from scipy.stats import hypergeom
 
 from .foundation import BadInput, stream
+from .synthetic import round_to_uint8
 from .features import resize_matrix
 from .descriptors import grey_stack
 from .distances import blur
@@ -109,7 +110,7 @@ def align(
     moved = shift_image(np.asarray(image, float), [-d * np.shape(image)[0] for d in shift], order=1, mode="nearest")
     corners = np.arange(4).reshape(2, 2)
     back = next(k for k in range(8) if np.array_equal(dihedral(dihedral(corners, turn), k), corners))
-    return np.rint(dihedral(moved, back)).clip(0, 255).astype(np.uint8)
+    return round_to_uint8(dihedral(moved, back))
 
 # %% ../nbs/42_memorisation.ipynb #d304d05e
 def best_alignment(
@@ -145,7 +146,7 @@ def plant_copies(
     for i, image in enumerate(images):
         out[i] = np.roll(dihedral(image, int(rng.integers(8))), rng.integers(-far, far + 1, 2), (-2, -1))
     soft = blur(out, blurred) if out.ndim == 4 else blur(out[:, None], blurred)[:, 0]
-    return np.rint(soft + noise * rng.standard_normal(out.shape)).clip(0, 255).astype(np.uint8)
+    return round_to_uint8(soft + noise * rng.standard_normal(out.shape))
 
 # %% ../nbs/42_memorisation.ipynb #891da2c1
 LIKENESS_QUANTILE, PLAIN_COPY = 0.99, 0.01  # of real images; expected number of such pairs by chance in the whole set

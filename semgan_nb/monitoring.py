@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from .foundation import _bar, _speaks, _watched, printable
+from .foundation import _bar, _speaks, _watched, count_noun, printable
 from .runs import is_metric_file, read_config, read_ladder, read_metrics, read_stats, read_status, snapshots
 
 # %% ../nbs/59_monitoring.ipynb #0bdd9b6f
@@ -197,7 +197,7 @@ def _run_info(run: Path) -> str:
     if status.get("warning"):
         lines.append(f"  warning: {status['warning']}")
     lines.append(
-        f"  data: {config['data']['path']}, {config['data']['count']} image{'s' * (config['data']['count'] != 1)} of"
+        f"  data: {config['data']['path']}, {count_noun(config['data']['count'], 'image')} of"
         f" {config['data']['resolution']} px"
     )
     lines += [f"  {line}" for line in config.get("init", {}).get("lines", [])]

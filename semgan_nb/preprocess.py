@@ -16,9 +16,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from .foundation import BadInput, Rule
+from .foundation import BadInput, Rule, count_noun
 from .micrographs import Micrograph, grey_range, to_uint8
-from .sources import Outcome, Source, count_files, count_noun, from_to
+from .synthetic import round_to_uint8
+from .sources import Outcome, Source, count_files, from_to
 
 # %% ../nbs/17_preprocess.ipynb #8dac005b
 MEDIAN = Rule(int, 1, 99, "px", only="odd", also=(0,))
@@ -77,7 +78,7 @@ def match_histogram(
     levels = np.flatnonzero(wanted)
     rank, wanted_rank = np.cumsum(counts) / np.size(image), np.cumsum(wanted[levels]) / np.sum(wanted)
     table = np.interp(rank, wanted_rank, levels)
-    return np.clip(np.rint(table), 0, 255).astype(np.uint8)[image]
+    return round_to_uint8(table)[image]
 
 # %% ../nbs/17_preprocess.ipynb #0a6c4965
 def stretch_levels(
@@ -89,7 +90,7 @@ def stretch_levels(
     "uint8 [height, width] on a full grey range."
     a, b = np.percentile(image, [low, high])
     levels = (np.asarray(image, float) - a) * ((to[1] - to[0]) / max(b - a, 1.0)) + to[0]
-    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    return round_to_uint8(levels)
 
 # %% ../nbs/17_preprocess.ipynb #7b51edb5
 def normalise(

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from scipy import fft, ndimage
 
-from .foundation import BadInput
+from .foundation import BadInput, count_noun
 from .workers import WorkerPool
 from .synthetic import phase_fraction
-from .sources import Outcome, Source, count_files, count_noun, read_again
+from .sources import Outcome, Source, count_files, read_again
 from .preprocess import Recipe, _shading, histogram, median_filter, reduce_to
 
 # %% ../nbs/18_quality.ipynb #430d914a

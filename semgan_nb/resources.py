@@ -25,6 +25,7 @@ import torch
 from .foundation import BadInput, cores, free_bytes, format_bytes, format_duration, stream
 from .layers import keep_memory
 from .micrographs import grid_size
+from .latent import to_network
 from .runs import Config, is_run, read_config
 from .distributed import ProcessGroup
 from .trainer import Trainer, iteration_generator, estimate_memory, set_arithmetic
@@ -85,7 +86,7 @@ def _probe_here(settings: dict, resolution: int, channels: int, device: str, ima
         trainer.pipe.p.fill_(config.p)
     weights = sum(p.numel() * p.element_size() for net in (trainer.G, trainer.D) for p in net.parameters())
     base = torch.cuda.memory_allocated(device) if cuda else _memory()
-    real = [torch.from_numpy(trainer.dataset.images(range(images))).to(device).float() / 127.5 - 1]
+    real = [to_network(torch.from_numpy(trainer.dataset.images(range(images))).to(device).float())]
     phases = trainer.phases([images], real)
     seconds = {}
     for name in ("Greg", "Dreg", "Gmain", "Dmain"):

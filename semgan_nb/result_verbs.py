@@ -8,7 +8,7 @@ __all__ = []
 # %% ../nbs/97_result_verbs.ipynb #38f951a7
 from pathlib import Path
 
-from .foundation import _image_bar, atomic, claim, mark, try_folder
+from .foundation import _image_bar, atomic, claim, count_noun, mark, try_folder
 from .micrographs import read_micrograph
 from .generate import phases, walk
 from .options import _listed, _option, _overwrite, _say
@@ -243,7 +243,7 @@ def _phases(options):
         if count <= 20:
             _say(_map_line(found))
     endings = ", ".join([*options.formats, "json"])
-    _say(("…\n" if count > 20 else "") + f"{options.dest}: {count} phase map{'s' * (count != 1)}, each as {endings}")
+    _say(("…\n" if count > 20 else "") + f"{options.dest}: {count_noun(count, 'phase map')}, each as {endings}")
 
 # %% ../nbs/97_result_verbs.ipynb #83ad26ef
 def _convert_options(parser):

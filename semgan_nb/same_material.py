@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import wasserstein_distance
 
-from .foundation import BadInput, stream
+from .foundation import BadInput, count_noun, stream
 from semgan_nb.descriptors import (
     Segmentation,
     fraction_quantiles,
@@ -368,7 +368,7 @@ def _comparison_text(result):
     ]
     if result["num_real"] < 4 or result["num_gen"] < 2:
         few = " and ".join(
-            f"{count} {kind} image{'s' * (count != 1)}"
+            f"{count_noun(count, f'{kind} image')}"
             for count, kind in ((result["num_real"], "real"), (result["num_gen"], "generated"))
         )
         lines.insert(

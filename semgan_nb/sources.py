@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Source', 'read_again', 'list_sources', 'read_sources', 'leave_out', 'read_table', 'group_files', 'group_sources',
-           'choose_holdout', 'Outcome', 'source_file', 'count_files', 'count_noun', 'some_of', 'from_to', 'note_deep',
-           'note_lossy', 'note_bars', 'note_rejected', 'note_warnings', 'note_one_sided', 'note_one_group']
+           'choose_holdout', 'Outcome', 'source_file', 'count_files', 'some_of', 'from_to', 'note_deep', 'note_lossy',
+           'note_bars', 'note_rejected', 'note_warnings', 'note_one_sided', 'note_one_group']
 
 # %% ../nbs/16_sources.ipynb #fa30c7fa
 import csv
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from .foundation import BadInput, file_hash, _shown
+from .foundation import BadInput, _shown, count_noun, file_hash
 from .workers import WorkerPool
 from .texts import _text
 from .image_files import stack_pages
@@ -426,11 +426,6 @@ def source_file(source: dict) -> tuple[str, int | None]:  # an entry of `sources
 def count_files(entries: list[dict]) -> int:  # of `sources` of a manifest
     "How many files they are: the pages of a stack are of one."
     return len({source_file(entry)[0] for entry in entries})
-
-# %% ../nbs/16_sources.ipynb #16237c5d
-def count_noun(n: int, what: str) -> str:
-    "'1 file', '2 files'."
-    return f"{n} {what}{'s' * (n != 1)}"
 
 # %% ../nbs/16_sources.ipynb #09f5e882
 def some_of(names: list[str], n: int = 4) -> str:

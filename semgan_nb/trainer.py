@@ -27,6 +27,7 @@ from .networks import use_half
 from .augment import AdaController, augment_pipe
 from .losses import loss_as_generated, loss_as_real, mixed_ws, path_lengths, path_penalty, r1_penalty
 from .distributed import ProcessGroup
+from .latent import to_network
 from .runs import Config
 from .transfer import make_networks
 
@@ -357,7 +358,7 @@ def _real_parts(t: _Players, mine: range, parts: int) -> tuple[torch.Tensor, ...
     chosen = t.sampler.take(t.config.batch_size)  # the same on all ranks
     images = t.dataset.images(np.concatenate([chosen[part::parts] for part in mine]))
     real = torch.from_numpy(images).to(t.device)
-    return (real.to(torch.get_default_dtype()) / 127.5 - 1).split(t.config.batch_gpu)
+    return to_network(real.to(torch.get_default_dtype())).split(t.config.batch_gpu)
 
 # %% ../nbs/55_trainer.ipynb #8006e01b
 @torch.no_grad()

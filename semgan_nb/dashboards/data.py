@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from .. import material_plots
-from ..foundation import BadInput, file_hash
+from ..foundation import BadInput, count_noun, file_hash
 from ..micrographs import Micrograph, read_micrograph
 from ..synthetic import phase_fraction
 from ..descriptors import Segmentation, phase_of, segment
@@ -171,7 +171,7 @@ def _summary_html(manifest: dict, name: str) -> str:
     "An archive in a few lines."
     images, refused, files = (manifest.get(key, []) for key in ("images", "rejected_images", "rejected"))
     words = [
-        f"<b>{safe(name)}</b>: {len(images)} image{'s' * (len(images) != 1)} of {Recipe.of(manifest).size} px from"
+        f"<b>{safe(name)}</b>: {count_noun(len(images), 'image')} of {Recipe.of(manifest).size} px from"
         f" {len(manifest['sources'])} micrographs"
     ]
     if manifest.get("reference"):

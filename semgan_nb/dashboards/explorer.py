@@ -20,6 +20,8 @@ from PIL import Image
 
 from .. import plots
 from ..foundation import BadInput, atomic, torch_stream
+from ..archives import channels_first
+from ..micrographs import planes
 from ..latent import has_noise, latents, slerp, to_uint8_images
 from ..films import _noise_between, noise_maps, walk_frames, write_film
 from ..descriptors import phase_fractions
@@ -56,12 +58,12 @@ def walk_image(
             .cpu()
             .numpy()
         )
-    return image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+    return planes(image[None])[0]
 
 # %% ../../nbs/87_dashboards_explorer.ipynb #adab1cba
 def _fraction(image: np.ndarray) -> float:
     "Phase fraction of one image [H, W] or [H, W, 3]."
-    return float(phase_fractions(image if image.ndim == 2 else image.transpose(2, 0, 1)[None])[0])
+    return float(phase_fractions(channels_first(image)[None])[0])
 
 # %% ../../nbs/87_dashboards_explorer.ipynb #f839d5fd
 def _unused(path: Path) -> Path:

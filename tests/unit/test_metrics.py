@@ -14,7 +14,7 @@ from made_up_sets import crops
 from reference_tools import tool
 
 import semgan_nb.distances as distances
-from semgan_nb import foundation, plots
+from semgan_nb import evaluation, plots
 from semgan_nb.extractors import Inception, get_extractor
 from semgan_nb.weights import find_weights
 from semgan_nb.same_material import compare
@@ -178,7 +178,7 @@ def test_the_last_bin_does_not_decide():
 
 
 def test_times_in_words():
-    assert [foundation._time_text(s) for s in (45, 123, 3723, 93780)] == ["45s", "2m 03s", "1h 02m 03s", "1d 02h 03m"]
+    assert [evaluation._time_text(s) for s in (45, 123, 3723, 93780)] == ["45s", "2m 03s", "1h 02m 03s", "1d 02h 03m"]
 
 
 # Kernel distance, precision and recall, inception score.
