@@ -163,7 +163,7 @@ def lab_folder(
         if place.exists() and not place.is_dir():
             raise BadInput(f"{place} is a file: give a folder for your notebooks")
     try_folder(folder)
-    chapters = [*book.glob("[0-9]*.ipynb"), *book.glob("images/*.png")]
+    chapters = [*book.glob("[0-9]*.ipynb"), book / "glossary.ipynb", *book.glob("images/*.png")]
     for shipped, mine in [(file, file.name) for file in book.glob("tutorials/*.ipynb")] + [
         (file, Path("chapters") / file.relative_to(book)) for file in chapters
     ]:

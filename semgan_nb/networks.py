@@ -476,10 +476,8 @@ class Discriminator(nn.Module):
             first_layer += b.num_layers
         cmap_dim = (widths[-1] if cmap_dim is None else cmap_dim) if c_dim else 0
         if c_dim:
-            layers: dict[str, Any] = dict(
-                embed_features=embed_features, layer_features=layer_features, activation=mapping_activation
-            )
-            self.mapping = MappingNetwork(0, c_dim, cmap_dim, None, mapping_layers, mapping_lr_multiplier, **layers)
+            own = (mapping_layers, mapping_lr_multiplier, 0.995, embed_features, layer_features, mapping_activation)
+            self.mapping = MappingNetwork(0, c_dim, cmap_dim, None, *own)  # no mean is kept, so its share says nothing
         end = (architecture, conv_clamp, mbstd_group_size, mbstd_num_channels, epilogue_activation)
         self.b4 = DiscriminatorEpilogue(widths[-1], cmap_dim, img_channels, *end)
 

@@ -150,7 +150,9 @@ def test_the_lab_folder_is_the_users():
         and notebook.read_bytes() == (book / "tutorials" / notebook.name).read_bytes()
     )
     shipped = sorted(
-        path.relative_to(book) for pattern in ("[0-9]*.ipynb", "images/*.png") for path in book.glob(pattern)
+        path.relative_to(book)
+        for pattern in ("[0-9]*.ipynb", "glossary.ipynb", "images/*.png")
+        for path in book.glob(pattern)
     )
     assert (
         sorted(path.relative_to("my lab/chapters") for path in Path("my lab/chapters").rglob("*.*")) == shipped
