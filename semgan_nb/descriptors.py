@@ -58,7 +58,7 @@ def two_point_map(
     periodic: bool = False,  # True: the image continues at the opposite border
 ) -> np.ndarray:
     """S2 for every displacement, float64 [.., H', W'] with displacement 0 at the centre, index (H'//2, W'//2).
-    H' = H when periodic, else 2H - 1. Source: Torquato 2002, section 2.2."""
+    H' = H when periodic, else 2H - 1. Source: Torquato 2002."""
     m = np.asarray(phase_map, dtype=float)
     h, w = m.shape[-2:]
     size = (h, w) if periodic else (fft.next_fast_len(2 * h - 1), fft.next_fast_len(2 * w - 1))

@@ -273,7 +273,7 @@ def _inception_block(x, convolutions, name, branches, joint, weight, biases):
 class Inception(Extractor):
     """Inception-v3 (2015-12-05) from a state dict: resized to 299 x 299 by TensorFlow 1's rule, (x - 128)/128, mean
     over a map. Raises BadInput if there is no such file, or it is another network.
-    Source: Szegedy et al. 2016, section 6; as features Heusel et al. 2017.
+    Source: Szegedy et al. 2016; as features Heusel et al. 2017.
     """
 
     name, size = "inception", 299
@@ -408,7 +408,7 @@ def _vgg16_maps(state, x) -> list[torch.Tensor]:
 class Vgg16(Extractor):
     """VGG-16 from a state dict in torchvision's layout: resized to 224 x 224 by TensorFlow 1's rule, ImageNet
     normalisation, 4096 features of the second fully connected layer after its ReLU. `embedding` gives that of LPIPS.
-    Source: Simonyan and Zisserman 2015, table 1, D; as features Kynkäänniemi et al. 2019, section 3."""
+    Source: Simonyan and Zisserman 2015; as features Kynkäänniemi et al. 2019."""
 
     name, dim, size, preprocessing = "vgg16", 4096, 224, "tensorflow resize, ImageNet normalisation"
 

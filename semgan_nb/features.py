@@ -240,7 +240,7 @@ def perceptual_embedding(
     maps: Sequence[torch.Tensor],  # of the five stages, [n, C, h, w] each
     weights: Sequence[torch.Tensor],  # of the channels, [C] each
 ) -> torch.Tensor:
-    "float32 [n, length]: the squared distance of two rows is LPIPS. Source: Zhang et al. 2018, section 3, eq. 1."
+    "float32 [n, length]: the squared distance of two rows is LPIPS. Source: Zhang et al. 2018."
     parts = [
         x
         / (x.square().sum(1, keepdim=True).sqrt() + 1e-10)

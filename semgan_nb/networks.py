@@ -42,7 +42,7 @@ def channels(resolution: int, channel_base: int, channel_max: int) -> int:
 
 # %% ../nbs/21_networks.ipynb #67fa9045
 def normalize_2nd_moment(x: torch.Tensor) -> torch.Tensor:
-    "Each row of [N, C] divided by its root mean square. Source: Karras et al. 2018, section 4.2."
+    "Each row of [N, C] divided by its root mean square. Source: Karras et al. 2018."
     return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 # %% ../nbs/21_networks.ipynb #a0bc3441
@@ -52,7 +52,7 @@ def truncated(
     psi: float = 1.0,  # 1: as they are; 0: the mean
     cutoff: int | None = None,  # only the first so many entries; None: all
 ) -> torch.Tensor:
-    "Styles pulled towards the mean, w_avg + psi (w - w_avg). Source: Karras et al. 2019, appendix B."
+    "Styles pulled towards the mean, w_avg + psi (w - w_avg). Source: Karras et al. 2019."
     if psi == 1:
         return ws
     k = ws.shape[1] if cutoff is None else cutoff
@@ -60,7 +60,7 @@ def truncated(
 
 # %% ../nbs/21_networks.ipynb #18a55f27
 class MappingNetwork(nn.Module):
-    "z [N, z_dim], labels c [N, c_dim] -> ws [N, num_ws, w_dim], all of one w. Source: Karras et al. 2019, section 2."
+    "z [N, z_dim], labels c [N, c_dim] -> ws [N, num_ws, w_dim], all of one w. Source: Karras et al. 2019."
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ def _check_architecture(architecture):
 # %% ../nbs/21_networks.ipynb #98836ae8
 class SynthesisBlock(nn.Module):
     """One resolution of the synthesis network: x [N, in, r/2, r/2] -> [N, out, r, r], and the picture so far.
-    Source: Karras et al. 2020 (StyleGAN2), section 4.1."""
+    Source: Karras et al. 2020 (StyleGAN2)."""
 
     def __init__(
         self,

@@ -489,8 +489,8 @@ def specimens(n_images: int, size: int, *args: Any, **options: Any) -> tuple[np.
 
 # %% ../nbs/14_synthetic.ipynb #e1fe8125
 def otsu_threshold(image: np.ndarray) -> int:  # uint8, any shape
-    """Otsu's threshold, a grey level: pixels above it are the light phase. Source: Otsu 1979, IEEE Transactions on
-    Systems, Man, and Cybernetics 9, 62-66."""
+    """Otsu's threshold, a grey level: pixels above it are the light phase. Source: Otsu 1979,
+    doi:10.1109/TSMC.1979.4310076."""
     share = np.bincount(np.ravel(image), minlength=256) / np.size(image)
     below, moment = np.cumsum(share), np.cumsum(share * np.arange(256))
     spread = below * (1 - below)

@@ -34,7 +34,7 @@ from .transfer import make_networks
 # %% ../nbs/55_trainer.ipynb #cb6e5b75
 def lazy_adam(params: Iterable[torch.nn.Parameter], lr: float, interval: int | None) -> torch.optim.Adam:
     """Adam(0, 0.99), corrected for a regulariser that runs at every `interval`-th iteration: with c = interval /
-    (interval + 1), lr c and beta^c. Source: Karras et al. 2020 (StyleGAN2), appendix B."""
+    (interval + 1), lr c and beta^c. Source: Karras et al. 2020 (StyleGAN2)."""
     c = 1.0 if interval is None else interval / (interval + 1)
     return torch.optim.Adam(params, lr=lr * c, betas=(0.0, 0.99**c), eps=1e-8, fused=True)
 

@@ -297,7 +297,7 @@ def transfer(
     """Fill G and D from a source; returns the averaged generator, and what became of every part, line by line.
 
     Raises BadInput, which names all reasons at once, where the source does not fit or needs an adaptation that was
-    not asked for; G and D are then as they were. Source: Karras et al. 2020 (ADA), section 4; for Freeze-D, Mo et al.
+    not asked for; G and D are then as they were. Source: Karras et al. 2020 (ADA); for Freeze-D, Mo et al.
     2020.
     """
     plans = _checked_plans(G, D, source, adapt)
