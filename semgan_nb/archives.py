@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'IMAGE', 'SOURCE', 'SETTINGS', 'LABELS', 'png', 'check_image', 'check_archive_name',
            'ArchiveWriter', 'write_archive', 'ZipStore', 'FolderStore', 'open_store', 'is_image', 'find_file',
-           'read_table_file', 'image_header', 'decode_image', 'MANIFEST', 'clean_record', 'one_scale', 'archive_origin',
-           'is_archive']
+           'read_table_file', 'image_header', 'channels_first', 'decode_image', 'MANIFEST', 'clean_record', 'one_scale',
+           'archive_origin', 'is_archive']
 
 # %% ../nbs/05_archives.ipynb #78693ec1
 import io
@@ -22,6 +22,7 @@ from PIL import Image
 
 from .foundation import BadInput, atomic, format_bytes
 from semgan_nb.files import (
+    Check,
     PIXEL_SIZE,
     PLAIN,
     TEXT,
@@ -37,6 +38,7 @@ from semgan_nb.files import (
     optional,
     table_of,
     whole,
+    worded,
 )
 
 # %% ../nbs/05_archives.ipynb #9ee0974a
@@ -312,7 +314,7 @@ def find_file(store: ZipStore | FolderStore, name: str) -> str | None:
 
 # %% ../nbs/05_archives.ipynb #13fc2d1c
 def read_table_file(
-    store: ZipStore | FolderStore, name: str, rule: Callable
+    store: ZipStore | FolderStore, name: str, rule: Check
 ) -> dict | list:  # name of a JSON file; see chapter 01
     "The value of a JSON file of an archive. Raises BadInput if it is too long, not readable, or against the rule."
     if (size := store.size(name)) > json_limit():
@@ -346,6 +348,11 @@ def image_header(store: ZipStore | FolderStore, name: str) -> Image.Image:
 def _damaged(store, name, error):
     return BadInput(f"{store.path}: {name} is damaged or no image ({type(error).__name__}): make the archive again")
 
+# %% ../nbs/05_archives.ipynb #3a659a68
+def channels_first(image: np.ndarray) -> np.ndarray:
+    "[..., H, W, 3] in colour, or [H, W] in grey, as [..., 3, H, W] or [1, H, W]; a view."
+    return image[None] if image.ndim == 2 else np.moveaxis(image, -1, -3)
+
 # %% ../nbs/05_archives.ipynb #bcee7562
 def decode_image(store: ZipStore | FolderStore, name: str) -> np.ndarray:
     "uint8 [channels, height, width]. Raises BadInput if the image is damaged, or longer than its pixels can be."
@@ -354,7 +361,7 @@ def decode_image(store: ZipStore | FolderStore, name: str) -> np.ndarray:
         array = np.asarray(image)
     except Exception as error:
         raise _damaged(store, name, error)
-    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+    return np.ascontiguousarray(channels_first(array))
 
 # %% ../nbs/05_archives.ipynb #301087f4
 _GROUP = either(TEXT, TRUTH, number())
@@ -433,6 +440,7 @@ _OURS = fields(
 )
 
 # %% ../nbs/05_archives.ipynb #68878de0
+@worded("an object")
 def MANIFEST(value: dict, field: str) -> None:  # what was read; where it stands
     "The rule of manifest.json; of one that semgan did not write nothing is asked but that it is an object."
     fields({})(value, field)
@@ -443,13 +451,13 @@ def MANIFEST(value: dict, field: str) -> None:  # what was read; where it stands
 _LABEL = optional(either(number(), list_of(number(), most=2**14)))
 
 
+@worded("[name, number] or [name, vector]")
 def _one_label(pair, field):
     "The rule of a label: [name, class number or vector of numbers]."
     list_of(PLAIN, 2, 2, "[name, number] or [name, vector]")(pair, field)
     TEXT(pair[0], f"{field}[0]"), _LABEL(pair[1], f"{field}[1]")
 
 
-_one_label.words = "[name, number] or [name, vector]"
 LABELS = fields({}, dict(labels=optional(list_of(_one_label, words="a list of [name, label]"))))
 
 # %% ../nbs/05_archives.ipynb #5cd0799e

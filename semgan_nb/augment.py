@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,7 +104,7 @@ class AdaController:
     `report` takes the logits of real images, `update` is called after every iteration and steps p at every
     `interval`-th. r_t counts all that was reported since the last step, the R1 phase included, as the reference does.
     p is kept in float32; it has no upper limit unless `p_max` is given.
-    Source: Karras et al. 2020 (ADA), section 3, eq. 1; Lambard et al. 2023, eq. 4.
+    Source: Karras et al. 2020 (ADA); Lambard et al. 2023, eq. 4.
     """
 
     def __init__(
@@ -207,7 +208,7 @@ class _Draws:
 # %% ../nbs/23_augment.ipynb #1bbeba33
 @dataclass(frozen=True)
 class Strengths:
-    "How strong each transform is where its gate opens; usual values: Karras et al. 2020 (ADA), appendix B."
+    "How strong each transform is where its gate opens; usual values: Karras et al. 2020 (ADA)."
 
     xint_max: float = 0.125  # largest whole-pixel shift, share of the image
     scale_std: float = 0.2  # of log2 of the scale
@@ -324,7 +325,7 @@ def _colour(x, draws, on, how):
 # %% ../nbs/23_augment.ipynb #ce6e4f04
 def filter_bank() -> np.ndarray:
     """Four symmetric filters [4, 43] float64, from the coarse to the fine; they add up to a unit impulse.
-    Source: Karras et al. 2020 (ADA), appendix B."""
+    Source: Karras et al. 2020 (ADA)."""
     low, high = np.array([-1, 0, 9, 16, 9, 0, -1]) / 32, np.array([1, 0, -9, 16, -9, 0, 1]) / 32
     rows = [np.ones(1)] + [np.zeros(1)] * 3
     for k in range(1, 4):
@@ -420,13 +421,13 @@ class AugmentPipe(nn.Module):
     the same shape.
 
     Twice differentiable, as R1 needs. Images whose gates all stay closed come out untouched.
-    Source: Karras et al. 2020 (ADA), appendix B; `blur` and `median` from the outlook of Lambard et al. 2023.
+    Source: Karras et al. 2020 (ADA); `blur` and `median` from the outlook of Lambard et al. 2023.
     """
 
     def __init__(
         self,
         # the multiplier of a transform (a name of TRANSFORMS; 0 off, 1 on), or its strength (a field of Strengths)
-        **options: float | Sequence[float],
+        **options: Any,
     ):
         super().__init__()
         self.register_buffer("p", torch.zeros([]))

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
@@ -187,7 +188,8 @@ def _known_rows(table, kept: dict) -> None:
             continue
         table.tell(REFERENCE_SETS[key])
         images = first.dataset.images(first.rung_indices)
-        images = images if changes[key] is None else changes[key](images)
+        change = changes[key]
+        images = images if change is None else change(images)
         values = {}
         for ladder, judge in zip(ladders, table.judges):
             rung = next(rung for rung in ladder["rungs"] if rung["key"] == key)
@@ -241,11 +243,11 @@ def baselines(
     networks: dict | None = None,
     metrics: list[str] | None = None,  # None: lite0 fd, kid and pr against the hold-out, else against all
     # of each set; None: up to 500, as many as the archive has
-    count: Rule(int, 2, 1_000_000, "images", also=(None,)) = None,
+    count: Annotated[int | None, Rule(int, 2, 1_000_000, "images", also=(None,))] = None,
     # folder: baselines.json (goes on from what is there) and baselines.md; None = nothing is written
     out: Path | str | None = None,
     cache: Path | str | None = None,  # as of Judge
-    seed: SEED = 0,
+    seed: Annotated[int, SEED] = 0,
     device: str = "cpu",
     weights: Path | str | None = None,  # as of Judge
     overwrite: bool = False,  # replace what is in the folder; a table with the same settings is gone on with anyway

@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -109,7 +110,7 @@ _ARGUMENT_RULES = {
 # %% ../nbs/51_checkpoints.ipynb #e773565c
 def _check_arguments(kind: str, arguments: dict) -> None:
     "Refuse arguments of a network that are of the wrong kind or absurd, before anything is made from them."
-    lists = lambda value, depth=3: (
+    lists: Callable[..., Any] = lambda value, depth=3: (
         [lists(one, depth - 1) for one in value[:1000]] if depth and type(value) in (list, tuple) else value
     )  # pickles have tuples too
     for name, value in arguments.items():
@@ -121,7 +122,7 @@ def _check_arguments(kind: str, arguments: dict) -> None:
             ) from None
 
 # %% ../nbs/51_checkpoints.ipynb #a6e505d5
-def _make_network(cls, arguments: dict, shapes: dict[str, tuple], kind: str) -> torch.nn.Module:
+def _make_network(cls, arguments: Any, shapes: dict[str, tuple], kind: str) -> torch.nn.Module:
     "A network of these arguments, if its names and shapes are these; memory is taken only after that is known."
     if type(arguments) is not dict:
         raise Refused(f"it does not say what its {kind} is")
@@ -378,7 +379,8 @@ def _read_snapshot(path: Path) -> Networks:
     for kind, (net, own) in nets.items():
         load_tensors(net, {short: tensors[n] for short, n in own.items()}, f"{path} ({kind})")
         net.eval().requires_grad_(False)
-    return Networks(nets["G_ema"][0], *(nets[k][0] if k in nets else None for k in ("G", "D")), about, path)
+    G, D = (nets[k][0] if k in nets else None for k in ("G", "D"))
+    return Networks(nets["G_ema"][0], G, D, about, path)
 
 # %% ../nbs/51_checkpoints.ipynb #9b4cd91a
 def load(

@@ -12,9 +12,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from .foundation import UNWRITABLE, BadInput, Rule, atomic, printable, try_folder
-from .texts import count_noun
+from .foundation import UNWRITABLE, BadInput, Rule, atomic, count_noun, printable, try_folder
 from .micrographs import list_images, micrograph_line, other_files, read_micrograph
 from .options import GOES_ON, _complain, _nobody_reads, _option, _Parser, _reader, _say, _was_interrupted
 from .data_verbs import _fetch, _fetch_options, _prepare, _prepare_options, _synth, _synth_options
@@ -86,7 +86,7 @@ def _folder_info(path: Path) -> str:
 # %% ../nbs/98_cli.ipynb #83da86a8
 def info(
     path: Path | str,
-    **how: object,  # of an image: what `read_micrograph` takes, such as page=1 or print_density=True
+    **how: Any,  # of an image: what `read_micrograph` takes, such as page=1 or print_density=True
 ) -> str:
     """What a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot or a network
     pickle is, in a few lines. Raises BadInput where there is nothing, or nothing that is known."""
@@ -165,7 +165,7 @@ def lab_folder(
         if place.exists() and not place.is_dir():
             raise BadInput(f"{place} is a file: give a folder for your notebooks")
     try_folder(folder)
-    chapters = [*book.glob("[0-9]*.ipynb"), *book.glob("images/*.png")]
+    chapters = [*book.glob("[0-9]*.ipynb"), book / "glossary.ipynb", *book.glob("images/*.png")]
     for shipped, mine in [(file, file.name) for file in book.glob("tutorials/*.ipynb")] + [
         (file, Path("chapters") / file.relative_to(book)) for file in chapters
     ]:
@@ -284,7 +284,7 @@ def _verb(verb: str, rest: list[str]) -> int:
         _complain(error)
         return 1
     except SystemExit as end:  # --help
-        return end.code or 0
+        return 1 if isinstance(end.code, str) else end.code or 0
     return 0
 
 # %% ../nbs/98_cli.ipynb #15ff21b4

@@ -16,9 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .foundation import BadInput, printable
-from .files import PLAIN, Unfit, fields, list_of, number, one_of, regular_file, whole
-from .texts import count_noun
+from .foundation import BadInput, count_noun, printable
+from .files import PLAIN, Unfit, fields, list_of, number, one_of, regular_file, whole, worded
 from semgan_nb.archives import (
     FORMAT,
     LABELS,
@@ -264,6 +263,11 @@ def _check_place(path, part):
 class _Described:
     "What is known of the images of a Dataset, in the order of `names`; flips are not counted."
 
+    path: Path
+    names: list[str]
+    _labels: dict
+    _records: dict
+
     @property
     def name(self) -> str:
         "The archive's name without its ending."
@@ -342,8 +346,8 @@ class Dataset(_Described):
         self, indices: np.ndarray | list[int] | None = None
     ) -> np.ndarray:  # numbers in range(len(self)); None = all
         "uint8 array [n, channels, height, width]; numbers from len(names) on are mirrored copies."
-        indices = _in_range(indices, len(self))
-        raw, flipped = indices % len(self.names), indices >= len(self.names)
+        wanted = _in_range(indices, len(self))
+        raw, flipped = wanted % len(self.names), wanted >= len(self.names)
         if self._kept is not None:
             batch = self._kept[raw]
         else:
@@ -376,6 +380,7 @@ def _own_store(dataset):
     return dataset._open_store[1]
 
 # %% ../nbs/06_dataset.ipynb #45f543aa
+@worded("what random numbers go on from")
 def _mersenne(value, field):
     """The rule of what NumPy's Mersenne twister goes on from: its name, 624 words, the place among them, and a
     number kept for later."""
@@ -386,7 +391,6 @@ def _mersenne(value, field):
         inner(value[k], f"{field}[{k}]")
 
 
-_mersenne.words = "what random numbers go on from"
 SAMPLER = fields(dict(order=list_of(whole(0, 2**31)), idx=whole(), random=_mersenne))  # state of a sampler
 
 # %% ../nbs/06_dataset.ipynb #8dc97477

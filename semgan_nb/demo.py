@@ -11,10 +11,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated, Any
 
-from .foundation import SIDE, BadInput, Rule, _image_bar, atomic, checked, printable, write_json
+from semgan_nb.foundation import (
+    SIDE,
+    BadInput,
+    Rule,
+    _image_bar,
+    atomic,
+    checked,
+    count_noun,
+    format_duration,
+    printable,
+    write_json,
+)
 from .files import read_json
-from .texts import count_noun
 from .micrographs import embedded, list_images
 from .transfer import _with_transfer
 from .launch import evaluate
@@ -101,7 +112,7 @@ def _open_demo(out: Path, settings: dict) -> bool:
 
 # %% ../nbs/93_demo.ipynb #3af8725d
 @contextmanager
-def _recorded(out: Path, settings: Mapping) -> Iterator[None]:
+def _recorded(out: Path, settings: dict) -> Iterator[None]:
     "demo.json while an archive is being prepared; where that fails, nothing new is left."
     fresh, record, archive = not out.exists(), out / "demo.json", out / "data.zip"
     began_here = not record.exists()
@@ -116,7 +127,7 @@ def _recorded(out: Path, settings: Mapping) -> Iterator[None]:
         raise
 
 # %% ../nbs/93_demo.ipynb #785bbafc
-def _prepare_demo(out: Path, settings: Mapping, folder: Path | None, progress: bool, **how) -> dict:
+def _prepare_demo(out: Path, settings: dict, folder: Path | None, progress: bool, **how) -> dict:
     "Write the archive of a demo; how: as `prepare` takes it. Returns the summary."
     from semgan_nb.preparation import prepare
     from semgan_nb.synthetic_sets import prepare_synthetic
@@ -194,13 +205,13 @@ def _write_figures(d, names: Iterable[str]) -> None:
     "The figures of a DemoResult as PNG; names: its distances, of which the last has its ladder drawn."
     from semgan_nb import material_plots, plots
 
-    sides, labels, pixel = (d.real, d.generated), (d.side, "generated"), d.archive.pixel_size_nm
+    labels, pixel = (d.side, "generated"), d.archive.pixel_size_nm
     figures = dict(
         curves=plots.curves(d.folder / "run"),
-        samples=plots.real_and_generated(*(side[:64] for side in sides), titles=labels, pixel_size_nm=pixel),
-        spectra=material_plots.spectra(*sides, labels=labels),
-        fractions=material_plots.fractions(*sides, labels=labels),
-        two_points=material_plots.two_points(*sides, labels=labels, pixel_size_nm=pixel),
+        samples=plots.real_and_generated(d.real[:64], d.generated[:64], titles=labels, pixel_size_nm=pixel),
+        spectra=d.compared(material_plots.spectra),
+        fractions=d.compared(material_plots.fractions),
+        two_points=d.compared(material_plots.two_points, pixel_size_nm=pixel),
     )
     for name in names:
         figures["ladder"] = plots.ladder_figure(*d.metrics[name])
@@ -258,12 +269,13 @@ def findings(
 @checked
 def demo(
     data: Path | str = "superalloy",  # superalloy, synthetic, or a folder of micrographs
-    size: SIDE = 32,  # of the images to train on
+    size: Annotated[int, SIDE] = 32,  # of the images to train on
     out: Path | str | None = None,  # None: demo, demo-synthetic or demo-NAME
     # side of the tiles cut from the micrographs; auto: by the width of their features; None: centre crops, as in the
     # paper
-    window: Rule(int, 8, 1 << 16, "px", also=("auto", None)) = "auto",
-    stride: Rule(int, 1, 1 << 16, "px", also=(None,)) = None,  # step between tiles; None: by the window
+    window: Annotated[int | str | None, Rule(int, 8, 1 << 16, "px", also=("auto", None))] = "auto",
+    # step between tiles; None: by the window
+    stride: Annotated[int | None, Rule(int, 1, 1 << 16, "px", also=(None,))] = None,
     pixel_size: float | str | None = None,  # bring all micrographs to it: nm, or text such as "50nm"
     mixed_scales: bool = False,  # accept micrographs of different pixel size
     progress: bool = True,
@@ -281,7 +293,7 @@ def demo(
     from semgan_nb.scores import in_words
     from semgan_nb.opening import check_run
 
-    say = lambda text, tell=say: tell(printable(text, keep="\n"))
+    tell, say = say, lambda text: tell(printable(text, keep="\n"))
     began, data, out = time.monotonic(), str(data), Path(out) if out else demo_folder(str(data))
     archive, run = out / "data.zip", out / "run"
     config, changed = _with_transfer(preset("laptop", size, run=run), settings, run)
@@ -302,7 +314,9 @@ def demo(
     film = _film(out, progress, say)
     d = read_demo(out)
     _write_figures(d, ranked)
-    found = dict(out=str(out), physics=d.physics, metrics=_demo_metrics(d, ranked), film=film and str(film))
+    found: dict[str, Any] = dict(
+        out=str(out), physics=d.physics, metrics=_demo_metrics(d, ranked), film=film and str(film)
+    )
     found["decides"] = [d.metrics[name][1][-1]["text"] for name in names if name not in ranked]
     found["report"] = str(write_report(d))
     say(findings(found))
@@ -316,5 +330,5 @@ def _farewell(found: Mapping, seconds: float) -> str:
     beside = f", {film} walks from image to image" if film else ""
     return (
         f"\nOpen {found['report']} in a browser: it tells all this in plain words. {samples} shows real and generated"
-        f" images{beside}. {seconds:.0f} s this time."
+        f" images{beside}. It took {format_duration(seconds)}."
     )

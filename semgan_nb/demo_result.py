@@ -6,9 +6,10 @@
 __all__ = ['DEMO', 'WALK', 'DemoResult', 'read_demo', 'write_walk']
 
 # %% ../nbs/91_demo_result.ipynb #338ad326
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,10 @@ class DemoResult:
     real: np.ndarray  # uint8 [n, C, H, W], n up to 2000
     generated: np.ndarray  # uint8 [2000, C, H, W], at random
     physics: Mapping  # of `compare`
+
+    def compared(self, figure: Callable, **more: Any) -> Any:
+        "A figure of two sets, such as `fractions`, of the real and the generated images."
+        return figure(self.real, self.generated, labels=(self.side, "generated"), **more)
 
     @property
     def settings(self) -> dict:
@@ -124,7 +129,7 @@ def read_demo(
     )
 
 # %% ../nbs/91_demo_result.ipynb #f8a47d44
-WALK = dict(seeds="0,1,2,0", frames=240, fps=24)
+WALK: dict[str, Any] = dict(seeds="0,1,2,0", frames=240, fps=24)
 
 # %% ../nbs/91_demo_result.ipynb #55237980
 def write_walk(

@@ -11,15 +11,16 @@ __all__ = ['METHODS', 'DIRECTIONS', 'grey_stack', 'phase_fractions', 'fraction_q
 # %% ../nbs/32_descriptors.ipynb #7b41ab09
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 from scipy import fft, ndimage
 from scipy.cluster.vq import kmeans2, vq
 from skimage.filters import threshold_multiotsu
 
-from .foundation import BadInput, Rule
-from .synthetic import otsu_threshold, phase_fraction
+from .foundation import BadInput, Rule, rules_of
+from .synthetic import otsu_threshold, phase_fraction, round_to_uint8
 from .preprocess import MEDIAN, median_filter
 
 # %% ../nbs/32_descriptors.ipynb #47daea2e
@@ -43,7 +44,7 @@ def phase_fractions(images: np.ndarray) -> np.ndarray:  # uint8 [H, W], [N, H, W
     "Phase fraction of each image, float64 [N] in 0..1."
     images = grey_stack(images)
     if images.dtype != np.uint8:
-        images = np.clip(np.rint(images), 0, 255).astype(np.uint8)
+        images = round_to_uint8(images)
     return np.array([phase_fraction(image) for image in images], dtype=float)
 
 # %% ../nbs/32_descriptors.ipynb #66aa0216
@@ -57,7 +58,7 @@ def two_point_map(
     periodic: bool = False,  # True: the image continues at the opposite border
 ) -> np.ndarray:
     """S2 for every displacement, float64 [.., H', W'] with displacement 0 at the centre, index (H'//2, W'//2).
-    H' = H when periodic, else 2H - 1. Source: Torquato 2002, section 2.2."""
+    H' = H when periodic, else 2H - 1. Source: Torquato 2002."""
     m = np.asarray(phase_map, dtype=float)
     h, w = m.shape[-2:]
     size = (h, w) if periodic else (fft.next_fast_len(2 * h - 1), fft.next_fast_len(2 * w - 1))
@@ -139,21 +140,24 @@ METHODS = ("otsu", "multiotsu", "kmeans", "mask")
 class Segmentation:
     "How grey levels become phases. Raises BadInput for a choice that makes no sense."
 
-    method: Rule(choices=METHODS) = "otsu"  # 'mask' for maps that were given
-    classes: Rule(int, 2, 6, "phases") = 2  # to tell apart; otsu knows 2
+    method: Annotated[str, Rule(choices=METHODS)] = "otsu"  # 'mask' for maps that were given
+    classes: Annotated[int, Rule(int, 2, 6, "phases")] = 2  # to tell apart; otsu knows 2
     phase: str | int = "light"  # the class that is measured: 'light', 'dark', or its number counted from dark
-    median: replace(MEDIAN, also=(0, None)) = None  # side of the median filter; 0 = off; None: 3 from 128 px on
-    sigma: Rule(float, 0, 100, "px", also=(None,)) = None  # of the Gaussian; 0 = off; None: 1 from 128 px on
-    flatten: Rule(float, 0, 10_000, "px") = 0  # sigma of the Gaussian that is subtracted; 0 = off
-    clip: Rule(float, 0, 50, "per cent", below=True, also=(None,)) = (
+    median: Annotated[int | None, replace(MEDIAN, also=(0, None))] = (
+        None  # side of the median filter; 0 = off; None: 3 from 128 px on
+    )
+    sigma: Annotated[float | None, Rule(float, 0, 100, "px", also=(None,))] = (
+        None  # of the Gaussian; 0 = off; None: 1 from 128 px on
+    )
+    flatten: Annotated[float, Rule(float, 0, 10_000, "px")] = 0  # sigma of the Gaussian that is subtracted; 0 = off
+    clip: Annotated[float | None, Rule(float, 0, 50, "per cent", below=True, also=(None,))] = (
         None  # of the darkest and of the lightest pixels whose levels do not count; 0 = off; None: 1 from 128 px on
     )
-    min_px: Rule(int, 0, 1_000_000, "px") = 0  # regions of fewer pixels are filled
+    min_px: Annotated[int, Rule(int, 0, 1_000_000, "px")] = 0  # regions of fewer pixels are filled
 
     def __post_init__(self):
-        for field in fields(self):
-            if isinstance(field.type, Rule):
-                field.type.check(field.name, getattr(self, field.name))
+        for name, rule in rules_of(Segmentation).items():
+            rule.check(name, getattr(self, name))
         if self.method == "otsu" and self.classes != 2:
             raise BadInput(
                 f"classes: otsu tells 2 phases apart, {self.classes} were asked for: use multiotsu or kmeans"
@@ -222,7 +226,7 @@ def segment(image: np.ndarray, how: Segmentation = Segmentation()) -> np.ndarray
     if how.method == "mask":
         raise BadInput("method: mask was given, and no masks: give them, or choose otsu, multiotsu or kmeans")
     if image.dtype != np.uint8:
-        image = np.rint(image).clip(0, 255).astype(np.uint8)
+        image = round_to_uint8(image)
     if how.median:
         image = median_filter(image, how.median)
     if how.sigma or how.flatten or how.clip:
@@ -231,7 +235,7 @@ def segment(image: np.ndarray, how: Segmentation = Segmentation()) -> np.ndarray
             x = ndimage.gaussian_filter(x, how.sigma)
         if how.flatten:
             x = x - ndimage.gaussian_filter(x, how.flatten)
-        low, high = np.percentile(x[::2, ::2] if x.size > 2**16 else x, (how.clip, 100 - how.clip))
+        low, high = np.percentile(x[::2, ::2] if x.size > 2**16 else x, (how.clip or 0, 100 - (how.clip or 0)))
         image = (((x - low) * 255 / (high - low)).clip(0, 255) if high - low > 1e-3 else np.zeros_like(x)).astype(
             np.uint8
         )

@@ -17,6 +17,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from .foundation import stream, torch_stream
+from .synthetic import round_to_uint8
 from .layers import full_float32
 
 # %% ../nbs/40_distances.ipynb #9a96b5cf
@@ -34,8 +35,7 @@ def frechet_distance(
     mu2: np.ndarray,
     sigma2: np.ndarray,
 ) -> float:
-    """The Fréchet distance of two Gaussians; symmetric, at least 0 up to rounding. Source: Heusel et al. 2017,
-    eq. 6 (FID)."""
+    """The Fréchet distance of two Gaussians; symmetric, at least 0 up to rounding. Source: Heusel et al. 2017 (FID)."""
     first, second = (torch.from_numpy(np.ascontiguousarray(s, dtype=np.float64)) for s in (sigma1, sigma2))
     root, singular = torch.linalg.cholesky_ex(first)
     if singular:
@@ -55,7 +55,7 @@ class FeatureSet:
         statistics: tuple[np.ndarray, np.ndarray] | None = None,  # or (mu [d], sigma [d, d])
     ):
         self.statistics = statistics
-        self.centred = None
+        self.centred: Any = None  # features minus their mean, where there are no more images than features
         if features is not None and len(features) > features.shape[1]:
             self.statistics = feature_statistics(features)
         elif features is not None:
@@ -115,7 +115,7 @@ def kernel_distance(
     single: bool = False,  # kernels and sums in float32, as the official code has them: off by up to 1e-5 of the value
 ) -> tuple[float, float]:
     """(KID, standard deviation over its subsets). Draws as the official code does, generated first, from a generator
-    of its own. Source: Bińkowski et al. 2018, section 4 (KID)."""
+    of its own. Source: Bińkowski et al. 2018 (KID)."""
     draw = seed if isinstance(seed, np.random.RandomState) else np.random.RandomState(seed)
     m = min(len(real), len(gen), size)
     chosen = [
@@ -150,7 +150,7 @@ def mmd2_unbiased(
     gen: np.ndarray,  # features [m, d]
     tile: int = 4096,  # rows at a time: bounds the memory
 ) -> float:
-    """The unbiased estimate from all pairs of images: nothing is drawn. Source: Gretton et al. 2012, Lemma 6, with
+    """The unbiased estimate from all pairs of images: nothing is drawn. Source: Gretton et al. 2012, with
     the kernel of Bińkowski et al. 2018."""
     x, y = (torch.from_numpy(np.ascontiguousarray(f)) for f in (gen, real))
     blocks = lambda a, b: sum(
@@ -212,7 +212,7 @@ def in_manifold(
     radii: torch.Tensor,  # float64 [m], squared, of balls around the centres
     tile: int = 2048,
 ) -> torch.Tensor:
-    "bool [n]: whether a point lies in, or on the rim of, at least one ball. Source: Kynkäänniemi et al. 2019, eq. 1."
+    "bool [n]: whether a point lies in, or on the rim of, at least one ball. Source: Kynkäänniemi et al. 2019."
     inside, middle = torch.zeros(len(points), dtype=torch.bool), centres.mean(0)
     quick, around = points - middle, centres - middle
     doubt = 1e-5 * float(max(quick.square().sum(1).max(), around.square().sum(1).max()))
@@ -239,7 +239,7 @@ def precision_recall(
     k: int = 3,  # neighbours
     half: bool = False,  # features and radii rounded to float16, as the official code has it
 ) -> tuple[float, float]:
-    "(precision, recall), each 0 ... 1. Source: Kynkäänniemi et al. 2019, section 2."
+    "(precision, recall), each 0 ... 1. Source: Kynkäänniemi et al. 2019."
     real, gen = (torch.from_numpy(np.ascontiguousarray(f, np.float32)) for f in (real, gen))
     if half:
         real, gen = real.half().float(), gen.half().float()
@@ -249,7 +249,8 @@ def precision_recall(
         if half:
             radii = radii.sqrt().half().double().square()
         share.append(float(in_manifold(points, centres, radii).double().mean()))
-    return tuple(share)
+    precision, recall = share
+    return precision, recall
 
 # %% ../nbs/40_distances.ipynb #715df431
 def inception_score(
@@ -257,7 +258,7 @@ def inception_score(
     splits: int = 10,  # equal consecutive parts
 ) -> tuple[float, float]:
     """(mean, standard deviation) over the splits; NaN where there are fewer images than splits. Source: Salimans
-    et al. 2016, section 4."""
+    et al. 2016."""
     p = np.asarray(probabilities, dtype=np.float64)
     scores = []
     for i in range(splits):
@@ -276,7 +277,7 @@ def blur(
 ) -> np.ndarray:
     "The images smoothed by a Gaussian (borders reflected), uint8."
     smooth = gaussian_filter(np.asarray(images, dtype=np.float64), (0, 0, sigma, sigma), mode="reflect")
-    return np.rint(smooth).clip(0, 255).astype(np.uint8)
+    return round_to_uint8(smooth)
 
 # %% ../nbs/40_distances.ipynb #73065a5a
 def extrapolate(
@@ -333,7 +334,7 @@ def path_length(
     c: torch.Tensor | None = None,  # labels [any, c_dim] to draw from
     progress: Callable | None = None,  # called as progress(done, total, text)
 ) -> float:
-    "The perceptual path length (PPL). Source: Karras et al. 2019, section 4.1."
+    "The perceptual path length (PPL). Source: Karras et al. 2019."
     G = copy.deepcopy(G).eval().float()
     device, draw = next(G.parameters()).device, torch_stream(seed, "path length")
     noise = [b for name, b in G.named_buffers() if name.endswith("noise_const")]

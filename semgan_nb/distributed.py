@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -36,7 +37,7 @@ class ProcessGroup:
     rank: int = 0
     size: int = 1
     local: int = 0  # number on its machine
-    store: object = None  # a few words that all can read
+    store: Any = None  # a few words that all can read
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         "In place, the sum over all ranks."
@@ -44,7 +45,7 @@ class ProcessGroup:
             torch.distributed.all_reduce(tensor)
         return tensor
 
-    def share(self, value: object = None) -> object:
+    def share(self, value: Any = None) -> Any:
         "What rank 0 has, on all."
         if self.size == 1:
             return value
@@ -52,7 +53,7 @@ class ProcessGroup:
         torch.distributed.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
-    def first(self, function: Callable[[], object]) -> object:
+    def first(self, function: Callable[[], Any]) -> Any:
         """What `function` gives, called on rank 0 alone (None elsewhere). Raises BadInput on all ranks where it raises
         BadInput there."""
         result = fault = None
@@ -120,16 +121,16 @@ def init_distributed(
     import torch.distributed as dist
 
     if "ranks" not in _JOINED:
-        patience = datetime.timedelta(seconds=patience)
+        limit = datetime.timedelta(seconds=patience)
         rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
-        store, _, _ = next(dist.rendezvous(os.environ.get("SEMGAN_RENDEZVOUS", "env://"), rank, size, timeout=patience))
-        store.set_timeout(patience)
+        store, _, _ = next(dist.rendezvous(os.environ.get("SEMGAN_RENDEZVOUS", "env://"), rank, size, timeout=limit))
+        store.set_timeout(limit)
         dist.init_process_group(
             "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl",
             store=dist.PrefixStore("group", store),
             rank=rank,
             world_size=size,
-            timeout=patience,
+            timeout=limit,
         )
         if parent := os.environ.get("SEMGAN_PARENT"):
             threading.Thread(target=_exit_with_parent, args=(int(parent),), daemon=True).start()

@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .foundation import BadInput, _time_text, atomic, file_hash, stream, _write_text
+from .foundation import BadInput, _write_text, atomic, count_noun, file_hash, stream
 from .workers import prefetch
 from .files import fields, number, read_json, table_of
-from .texts import count_noun
 from .dataset import Dataset, subset_indices
 from .layers import full_float32
 from .latent import random_images
@@ -87,28 +86,28 @@ def score(
 ) -> dict:
     """Judge one source of images against another: the fields of a MetricRecord that need no archive. Raises BadInput
     where two sets of images are not enough for the metric, too small, or of different sizes."""
-    metric = parse_metric(metric) if isinstance(metric, str) else metric
-    if metric.statistic.not_alone:
-        raise BadInput(f"{metric.name} {metric.statistic.not_alone}")
-    extractor = get_extractor(metric.extractor, device, weights)
-    metric = _named(metric, extractor)
-    if metric.statistic.needs == "generator":
-        value = path_length(generated, extractor, metric.count, metric.real, seed=seed, progress=progress)
-        return MetricRecord({metric.name: value}, metric.name, num_gen=metric.count, **_about(extractor)).to_dict()
-    sizes, few = [], f"{metric.name} needs {metric.count} generated images"
+    parsed: Metric = parse_metric(metric) if isinstance(metric, str) else metric
+    if parsed.statistic.not_alone:
+        raise BadInput(f"{parsed.name} {parsed.statistic.not_alone}")
+    extractor = get_extractor(parsed.extractor, device, weights)
+    parsed = _named(parsed, extractor)
+    if parsed.statistic.needs == "generator":
+        value = path_length(generated, extractor, parsed.count, parsed.real, seed=seed, progress=progress)
+        return MetricRecord({parsed.name: value}, parsed.name, num_gen=parsed.count, **_about(extractor)).to_dict()
+    sizes, few = [], f"{parsed.name} needs {parsed.count} generated images"
     a, b = (
-        _collect(extractor, metric, _of_one_size(metric, source, sizes), total, text, progress, few)
+        _collect(extractor, parsed, _of_one_size(parsed, source, sizes), total, text, progress, few)
         for source, total, text in (
-            (real if metric.real else (), None, "real images"),
-            (generated, metric.count, "generated images"),
+            (real if parsed.real else (), None, "real images"),
+            (generated, parsed.count, "generated images"),
         )
     )
-    if metric.real and len(a) < metric.fewest:
+    if parsed.real and len(a) < parsed.fewest:
         raise BadInput(
-            f"{metric.name} got {count_noun(len(a), 'real image')}: at least {metric.fewest} make a distance"
+            f"{parsed.name} got {count_noun(len(a), 'real image')}: at least {parsed.fewest} make a distance"
         )
-    judged = _judged(metric, a, b, seed, floor_of(metric, a, seed) if metric.real else None)
-    return MetricRecord(metric=metric.name, num_real=len(a), num_gen=len(b), **_about(extractor), **judged).to_dict()
+    judged = _judged(parsed, a, b, seed, floor_of(parsed, a, seed) if parsed.real else None)
+    return MetricRecord(metric=parsed.name, num_real=len(a), num_gen=len(b), **_about(extractor), **judged).to_dict()
 
 # %% ../nbs/45_evaluation.ipynb #54d096b2
 def _collect(extractor, metric, source, total, text, progress, complaint, shape=None):
@@ -186,6 +185,18 @@ def _foreign(judge) -> str:
         str(judge.dataset.path).replace("{", "{{").replace("}", "}}"), list(judge._shape())
     )
 
+# %% ../nbs/45_evaluation.ipynb #6c4c8e19
+def _time_text(seconds):
+    "45s, 2m 03s, 1h 02m 03s, 1d 02h 03m."
+    s = int(round(seconds))
+    if s < 60:
+        return f"{s}s"
+    if s < 3600:
+        return f"{s // 60}m {s % 60:02d}s"
+    if s < 86400:
+        return f"{s // 3600}h {s // 60 % 60:02d}m {s % 60:02d}s"
+    return f"{s // 86400}d {s // 3600 % 24:02d}h {s // 60 % 60:02d}m"
+
 # %% ../nbs/45_evaluation.ipynb #95345260
 def _recorded(judge, began: float, results: dict, **more) -> dict:
     "The line of one evaluation by a judge; `more` are other fields of a MetricRecord, and what its kind adds."
@@ -242,7 +253,7 @@ class KeptFiles:
         "The file of something that depends on more than all of them do."
         depends |= dict(format=_DRAWN if "seed" in depends else 2, **self.depends)
         key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
-        return self.folder / f"{kind}-{key[:20]}{ending}"
+        return Path(self.folder or ".") / f"{kind}-{key[:20]}{ending}"
 
     def features(self, kind: str, rows: np.ndarray, compute: Callable, **depends) -> np.ndarray:
         "What is kept of the images of these numbers, [len(rows), ..], or else computed and kept."
@@ -383,6 +394,16 @@ class ArchiveJudge:
     Attributes: metric (its full name), parsed (a Metric), num_gen (generated images it needs), num_real, extractor,
     dataset, data (fingerprint of the archive), seed."""
 
+    metric: str
+    parsed: Metric
+    num_gen: int
+    num_real: int
+    extractor: Any
+    dataset: Dataset
+    data: str
+    seed: int
+    _record: Callable
+
     @property
     def needs_generator(self) -> bool:
         "Whether `judge` wants a generator instead of images."
@@ -427,6 +448,12 @@ class ArchiveJudge:
 # %% ../nbs/45_evaluation.ipynb #c2d00296
 class _RealSide(ArchiveJudge):
     "A judge whose real side is computed at the first call, and kept with floor and ladder."
+
+    real_indices: np.ndarray
+    _features: Callable
+    _files: Any
+    _names: dict
+    _kept: dict
 
     def _keep(self, name, compute):
         if name not in self._kept:

@@ -163,7 +163,7 @@ def inception_layers(dim: int = 2048) -> list[tuple[str, tuple]]:  # features: 6
     def put(name, kernel, out, into):
         layers.append((name, (out, into, *map(int, kernel.rstrip("sv").split("x")))))
 
-    for step in (*_STEM, *INCEPTION):
+    for step in [*_STEM, *INCEPTION]:
         if step == dim:
             return layers
         if isinstance(step, tuple) and isinstance(step[1], list):
@@ -172,8 +172,9 @@ def inception_layers(dim: int = 2048) -> list[tuple[str, tuple]]:  # features: 6
                 put(f"{step[0]}.{name}", *convolution)
             channels = wide
         elif isinstance(step, tuple):
-            put(*step, channels)
-            channels = step[2]
+            name, kernel, out = step
+            put(name, kernel, out, channels)
+            channels = out
     raise BadInput(f"Inception-v3 has no layer of {dim} features: choose 64, 192, 768, 1280 or 2048")
 
 # %% ../nbs/31_extractors.ipynb #33d5784e
@@ -246,8 +247,8 @@ def _branch(x, convolutions, name, steps) -> list[torch.Tensor]:
 # %% ../nbs/31_extractors.ipynb #da101631
 def _joined(convolutions, name, branches) -> tuple[list[int], torch.Tensor, list[torch.Tensor]]:
     "(branches that begin with a 1 x 1 convolution, the kernels of these as one, their biases)."
-    firsts = [next((step for step in branch[:2] if isinstance(step, tuple)), None) for branch in branches]
-    begin = [first is not None and first[1] == "1x1" and branch[0] != "max1" for first, branch in zip(firsts, branches)]
+    firsts = [next((step for step in branch[:2] if isinstance(step, tuple)), ("", "")) for branch in branches]
+    begin = [first[1] == "1x1" and branch[0] != "max1" for first, branch in zip(firsts, branches)]
     joint = [i for i, yes in enumerate(begin) if yes]
     weights = [convolutions[f"{name}.{firsts[i][0]}"] for i in joint]
     weight = torch.cat([w for w, _ in weights]).contiguous(memory_format=torch.channels_last)
@@ -272,7 +273,7 @@ def _inception_block(x, convolutions, name, branches, joint, weight, biases):
 class Inception(Extractor):
     """Inception-v3 (2015-12-05) from a state dict: resized to 299 x 299 by TensorFlow 1's rule, (x - 128)/128, mean
     over a map. Raises BadInput if there is no such file, or it is another network.
-    Source: Szegedy et al. 2016, section 6; as features Heusel et al. 2017.
+    Source: Szegedy et al. 2016; as features Heusel et al. 2017.
     """
 
     name, size = "inception", 299
@@ -307,7 +308,7 @@ class Inception(Extractor):
         pytorch = self.preprocessing == "pytorch-fid"
         x = tf1_resize(x.float(), self.size, middles=pytorch)
         x = (x / 127.5 - 1 if pytorch else (x - 128) / 128).contiguous(memory_format=torch.channels_last)
-        for step in (*_STEM, *INCEPTION):
+        for step in [*_STEM, *INCEPTION]:
             if step == self.dim:
                 return x.mean((2, 3))
             if step == "max":
@@ -384,7 +385,7 @@ _STAGE_ENDS = (2, 7, 14, 21, 28)
 # %% ../nbs/31_extractors.ipynb #03becd2e
 def vgg16_layout() -> dict[str, tuple]:
     "name -> shape of the tensors in torchvision's file that are used."
-    shapes = {f"features.{i}.weight": (out, into, 3, 3) for i, into, out in VGG16_CONVOLUTIONS}
+    shapes: dict[str, tuple] = {f"features.{i}.weight": (out, into, 3, 3) for i, into, out in VGG16_CONVOLUTIONS}
     shapes |= {f"features.{i}.bias": (out,) for i, _, out in VGG16_CONVOLUTIONS}
     shapes |= {"classifier.0.weight": (4096, 25088), "classifier.0.bias": (4096,)}
     return shapes | {"classifier.3.weight": (4096, 4096), "classifier.3.bias": (4096,)}
@@ -407,7 +408,7 @@ def _vgg16_maps(state, x) -> list[torch.Tensor]:
 class Vgg16(Extractor):
     """VGG-16 from a state dict in torchvision's layout: resized to 224 x 224 by TensorFlow 1's rule, ImageNet
     normalisation, 4096 features of the second fully connected layer after its ReLU. `embedding` gives that of LPIPS.
-    Source: Simonyan and Zisserman 2015, table 1, D; as features Kynkäänniemi et al. 2019, section 3."""
+    Source: Simonyan and Zisserman 2015; as features Kynkäänniemi et al. 2019."""
 
     name, dim, size, preprocessing = "vgg16", 4096, 224, "tensorflow resize, ImageNet normalisation"
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from .foundation import BadInput
 from .layers import full_float32, keep_memory
+from .latent import to_network
 
 # %% ../nbs/30_features.ipynb #f6bd4b58
 def resize_matrix(
@@ -239,7 +240,7 @@ def perceptual_embedding(
     maps: Sequence[torch.Tensor],  # of the five stages, [n, C, h, w] each
     weights: Sequence[torch.Tensor],  # of the channels, [C] each
 ) -> torch.Tensor:
-    "float32 [n, length]: the squared distance of two rows is LPIPS. Source: Zhang et al. 2018, section 3, eq. 1."
+    "float32 [n, length]: the squared distance of two rows is LPIPS. Source: Zhang et al. 2018."
     parts = [
         x
         / (x.square().sum(1, keepdim=True).sqrt() + 1e-10)
@@ -270,7 +271,7 @@ class RandomNetwork(Extractor):
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         "float32 [n, 512] of a uint8 batch [n, 1 or 3, H, W]."
-        x, found = x.float().mean(1, keepdim=True) / 127.5 - 1, []
+        x, found = to_network(x.float().mean(1, keepdim=True)), []
         for i, weight in enumerate(self.weights):
             x = F.relu(F.conv2d(x, weight, stride=1 if i == 0 else 2, padding=1)).contiguous(
                 memory_format=torch.channels_last
@@ -280,7 +281,7 @@ class RandomNetwork(Extractor):
 
     def embedding(self, x: torch.Tensor) -> torch.Tensor:
         "float32 [n, length]: a stand-in for LPIPS made of the four untrained maps, all channels with the same weight."
-        x, maps = x.float().mean(1, keepdim=True) / 127.5 - 1, []
+        x, maps = to_network(x.float().mean(1, keepdim=True)), []
         for i, weight in enumerate(self.weights):
             x = F.relu(F.conv2d(x, weight, stride=1 if i == 0 else 2, padding=1))
             maps.append(x)

@@ -13,11 +13,11 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -69,19 +69,20 @@ def _noise_between(
 def walk_frames(
     G: torch.nn.Module,
     seeds: Iterable[int] | str | torch.Tensor,  # two or more seeds, text such as "0-3,7", or latent vectors [n, z_dim]
-    frames: replace(FRAMES, high=math.inf) = 240,  # of the whole walk, both ends included
+    frames: Annotated[int, replace(FRAMES, high=math.inf)] = 240,  # of the whole walk, both ends included
     # z: slerp between latent vectors; w: straight lines between intermediate latents
-    space: Rule(choices=("z", "w")) = "z",
-    truncation_psi: PSI = 1.0,
+    space: Annotated[str, Rule(choices=("z", "w"))] = "z",
+    truncation_psi: Annotated[float, PSI] = 1.0,
     # const, none, random, or walk: from the noise of one seed to that of the next
-    noise_mode: Rule(choices=("const", "none", "random", "walk")) = "const",
+    noise_mode: Annotated[str, Rule(choices=("const", "none", "random", "walk"))] = "const",
     batch: int = 8,  # images computed at a time
 ) -> Iterator[np.ndarray]:
     """The frames of a walk, one at a time: uint8 [H, W], or [H, W, 3] in colour. Raises BadInput, before the first
     frame, if there are fewer than two seeds or frames, or if noise shall walk and there are no seeds.
     Source: Lambard et al. 2023, Methods and Fig. 5."""
-    seeds = seeds if torch.is_tensor(seeds) else parse_seeds(seeds, 1000) if isinstance(seeds, str) else list(seeds)
-    ends = seeds if torch.is_tensor(seeds) else latents(seeds, G.z_dim)
+    if not isinstance(seeds, torch.Tensor):
+        seeds = parse_seeds(seeds, 1000) if isinstance(seeds, str) else list(seeds)
+    ends = seeds if isinstance(seeds, torch.Tensor) else latents(seeds, G.z_dim)
     if len(ends) < 2:
         raise BadInput(f"walk: it needs two seeds at least and got {len(ends)}; write them as 0,1 or 0-3")
     if noise_mode == "walk" and torch.is_tensor(seeds):
@@ -127,7 +128,7 @@ def _walk(G, ends, seeds, frames, space, psi, noise_mode, batch):
 class _Sheet(NamedTuple):
     "Where the panels of a walk stand, in inches from the top left."
 
-    count: int
+    panels: int
     columns: int
     width: float  # of a panel
     height: float
@@ -140,7 +141,7 @@ class _Sheet(NamedTuple):
 
     @property
     def size(self) -> tuple[float, float]:
-        rows = -(-self.count // self.columns)
+        rows = -(-self.panels // self.columns)
         wide = self.columns * self.width + (self.columns - 1) * self.gap
         return wide, rows * (self.height + self.top + self.gap) - self.gap
 
@@ -192,7 +193,7 @@ def walk_figure(
     steps = max(len(images) - 1, 1)
     titles = [f"t = {k / steps:.3g}" for k in range(len(images))] if titles is None else list(titles)
     fresh = figure is None
-    figure = plt.figure(dpi=90) if fresh else figure
+    figure = figure or plt.figure(dpi=90)
     at = _Sheet(len(images), min(columns, len(images)), width, width * images[0].shape[0] / images[0].shape[1])
     canvas = at.canvas(figure)
     for k, (image, title) in enumerate(zip(images, titles)):
@@ -259,10 +260,11 @@ def _encode(frames: Iterator[np.ndarray], first: np.ndarray, path: Path, fps: fl
             _ffmpeg(first, path, fps, kind), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints
         )
         try:
+            pipe: Any = process.stdin
             for frame in frames:
-                process.stdin.write(np.ascontiguousarray(frame).tobytes())
+                pipe.write(np.ascontiguousarray(frame).tobytes())
                 count += 1
-            process.stdin.close()
+            pipe.close()
             failed = process.wait() != 0
         except BrokenPipeError:
             failed = True
@@ -317,7 +319,7 @@ def check_film(path: Path | str) -> str:
 def write_film(
     frames: Iterable[np.ndarray],  # uint8 [H, W] or [H, W, 3], all of one size
     path: Path | str,  # *.mp4, *.gif, or a folder for PNG frames (frame000000.png ...), new or empty
-    fps: FPS = 24,  # of a film
+    fps: Annotated[float, FPS] = 24,  # of a film
     total: int | None = None,  # how many frames there will be, for the bar; None: asked of `frames`, if it knows
     progress: bool = True,
     side: int = 256,  # films of smaller images are enlarged by a whole factor to at least this many pixels
@@ -328,7 +330,7 @@ def write_film(
 
     path = Path(path)
     kind = check_film(path)
-    total = total if total is not None else len(frames) if hasattr(frames, "__len__") else None
+    total = total if total is not None else len(frames) if isinstance(frames, Sized) else None
     stream = iter(frames)
     first = next(stream, None)
     if first is None:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['UNWRITABLE', 'SEED', 'PSI', 'SIDE', 'FRAMES', 'FPS', 'WORKERS', 'STREAMS', 'printable', 'plain_label', 'BadInput',
            'CannotWrite', 'writing', 'atomic', 'write_json', 'append_line', 'mark', 'made_by', 'try_folder', 'keep',
-           'claim', 'RunFailed', 'format_bytes', 'free_bytes', 'room_for', 'format_duration', 'Rule', 'checked',
-           'granted_cores', 'cores', 'file_hash', 'stream', 'torch_stream', 'default_cache']
+           'claim', 'RunFailed', 'format_bytes', 'free_bytes', 'room_for', 'format_duration', 'count_noun', 'Rule',
+           'rules_of', 'checked', 'granted_cores', 'cores', 'file_hash', 'stream', 'torch_stream', 'default_cache']
 
 # %% ../nbs/00_foundation.ipynb #dddf3b60
 import contextlib
@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     import numpy
@@ -86,7 +86,7 @@ def writing(path: Path | str) -> Iterator[None]:
         raise
     except Exception as error:
         number = getattr(error, "errno", None) or next(
-            (n for n in UNWRITABLE if os.strerror(n) in str(error)), None
+            (n for n in UNWRITABLE if os.strerror(n) in str(error)), 0
         )  # some libraries have errors of their own
         own = (
             isinstance(error, OSError)
@@ -220,10 +220,11 @@ class RunFailed(RuntimeError):
 # %% ../nbs/00_foundation.ipynb #b23b7ffd
 def format_bytes(n: float) -> str:
     "A size in words, of a number of bytes: 12 kB, 3.4 MB, 1.2 GB."
-    for unit in ("kB", "MB", "GB"):
-        n /= 1000
-        if n < 999.5 or unit == "GB":
-            return f"{n:.{0 if n >= 10 else 1}f} {unit}"
+    n, unit = n / 1000, "kB"
+    for larger in ("MB", "GB"):
+        if n >= 999.5:
+            n, unit = n / 1000, larger
+    return f"{n:.{0 if n >= 10 else 1}f} {unit}"
 
 # %% ../nbs/00_foundation.ipynb #baf9b1e4
 def free_bytes(folder: Path | str) -> int:
@@ -258,28 +259,32 @@ def room_for(
         raise
 
 # %% ../nbs/00_foundation.ipynb #bbc940d7
-def format_duration(seconds: float) -> str:
-    "A duration in words: 40 s, 12 min, 5.5 h, 21 days."
-    for unit, length, limit in (
-        ("s", 1, 120),
-        ("min", 60, 120 * 60),
-        ("h", 3600, 48 * 3600),
-        ("days", 86400, float("inf")),
-    ):
-        if seconds < limit:
-            return f"{seconds / length:.{0 if seconds / length >= 10 else 1}f} {unit}"
+def format_duration(
+    seconds: float,
+    fine: bool = False,  # in the two largest units: a number that runs
+) -> str:
+    "A duration in words: 40 s, 12 min, 5.5 h, 21 days; fine: 3 min 20 s."
+    if fine:
+        whole = max(round(seconds), 0)
+        for size, unit, part, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+            if whole >= size:
+                return f"{whole // size} {unit} {whole % size // part} {small}"
+        return f"{whole} s"
+    known = (("s", 1, 120), ("min", 60, 120 * 60), ("h", 3600, 48 * 3600))
+    unit, length = next(((unit, length) for unit, length, limit in known if seconds < limit), ("days", 86400))
+    return f"{seconds / length:.{0 if seconds / length >= 10 else 1}f} {unit}"
 
-# %% ../nbs/00_foundation.ipynb #61b60159
-def _time_text(seconds):
-    "45s, 2m 03s, 1h 02m 03s, 1d 02h 03m."
-    s = int(round(seconds))
-    if s < 60:
-        return f"{s}s"
-    if s < 3600:
-        return f"{s // 60}m {s % 60:02d}s"
-    if s < 86400:
-        return f"{s // 3600}h {s // 60 % 60:02d}m {s % 60:02d}s"
-    return f"{s // 86400}d {s // 3600 % 24:02d}h {s // 60 % 60:02d}m"
+# %% ../nbs/00_foundation.ipynb #06ac8743
+def count_noun(
+    n: int,
+    what: str,
+    one: str = "",  # verb of one
+    more: str = "",  # verb of several or none
+    thousands: str = "",  # what stands between thousands
+) -> str:
+    "'1 file', '2 files'; with a verb '1 file is', '2 files are'."
+    verb = one if n == 1 else more
+    return f"{n:,}".replace(",", thousands) + f" {what}{'s' * (n != 1)}{verb and ' ' + verb}"
 
 # %% ../nbs/00_foundation.ipynb #f38a32ed
 def _shown(value) -> str:
@@ -324,13 +329,14 @@ class Rule:
         return value
 
 # %% ../nbs/00_foundation.ipynb #97803832
-def _fits(rule, value) -> bool:
+def _fits(rule: Rule, value: Any) -> bool:
     "Whether a value keeps to a Rule, leaving aside what may stand in its place."
     if rule.choices:
         return isinstance(value, str) and value in rule.choices
     if rule.kind in (str, bool):
         return isinstance(value, rule.kind)
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral if rule.kind is int else numbers.Real):
+    kind = numbers.Integral if rule.kind is int else numbers.Real
+    if isinstance(value, bool) or not issubclass(type(value), kind):
         return False
     if not rule.low <= value <= rule.high or abs(value) == math.inf:
         return False
@@ -338,7 +344,7 @@ def _fits(rule, value) -> bool:
         return False
     if rule.only == "odd":
         return value % 2 == 1
-    return rule.only != "power of two" or not value & (value - 1)
+    return rule.only != "power of two" or not int(value) & (int(value) - 1)
 
 # %% ../nbs/00_foundation.ipynb #1916bd08
 def _rule_text(rule) -> str:
@@ -358,8 +364,8 @@ def _rule_text(rule) -> str:
                 (rule.low, "more than" if rule.above else "at least"),
                 (rule.high, "less than" if rule.below else "at most"),
             ]
-            limits = [f"{word} {number(limit)}" for limit, word in limits if abs(limit) < math.inf]
-            text += ", " + " and ".join(limits) if limits else ""
+            words = [f"{word} {number(limit)}" for limit, word in limits if abs(limit) < math.inf]
+            text += ", " + " and ".join(words) if words else ""
         else:
             text += f" from {number(rule.low)} to {number(rule.high)}"
         text += f" {rule.unit}" if rule.unit else ""
@@ -373,25 +379,35 @@ def _nearest(rule, value) -> str:
     "The powers of two beside a number that is none, in words."
     if rule.only != "power of two" or not isinstance(value, numbers.Integral):
         return ""
-    down = 2 ** (int(value).bit_length() - 1) if value > 0 else 0
+    down = 2 ** (int(value).bit_length() - 1) if int(value) > 0 else 0
     near = [str(n) for n in (down, 2 * down) if rule.low <= n <= rule.high] or [
         str(rule.low if value < rule.low else rule.high)
     ]
     return f"; the nearest {'is' if len(near) == 1 else 'are'} {' and '.join(near)}"
 
-# %% ../nbs/00_foundation.ipynb #63e80ff6
-def checked(function: Callable) -> Callable:
-    """The same function, which first checks its arguments by the Rules that stand as annotations beside them. Raises
-    BadInput where one is broken."""
-    signature = inspect.signature(function)
-    rules = {
-        name: parameter.annotation
-        for name, parameter in signature.parameters.items()
-        if isinstance(parameter.annotation, Rule)
+# %% ../nbs/00_foundation.ipynb #671f3b74
+@functools.cache
+def rules_of(function: Callable) -> dict[str, Rule]:
+    "Parameter -> the Rule beside its type, of a function or a dataclass; only of those that have one."
+    return {
+        name: rule
+        for name, parameter in inspect.signature(function).parameters.items()
+        for rule in getattr(parameter.annotation, "__metadata__", ())
+        if isinstance(rule, Rule)
     }
 
+# %% ../nbs/00_foundation.ipynb #63e80ff6
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """The same function, which first checks its arguments by the Rules beside their types. Raises BadInput where one is
+    broken."""
+    signature, rules = inspect.signature(function), rules_of(function)
+
     @functools.wraps(function)
-    def call(*args, **options):
+    def call(*args: _P.args, **options: _P.kwargs) -> _R:
         given = signature.bind(*args, **options).arguments
         for name, rule in rules.items():
             if name in given:

@@ -9,11 +9,12 @@ __all__ = ['walk', 'phases']
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Any
 
 from .foundation import FPS, FRAMES, PSI, BadInput, Rule, atomic, checked, claim, mark, printable, try_folder
 from .micrographs import list_images, other_files, read_micrograph
 from .files import regular_file
-from .texts import count_noun
+from .foundation import count_noun
 
 # %% ../nbs/60_generate.ipynb #de7e9d72
 @checked
@@ -21,11 +22,11 @@ def walk(
     snapshot: Path | str,  # a snapshot, or a run directory: its newest
     out: Path | str = "walk.mp4",  # *.mp4, *.gif, or a folder for PNG frames
     seeds: str = "0,1",  # two or more, such as 0-3,7
-    frames: FRAMES = 240,
-    fps: FPS = 24,
-    space: Rule(choices=("z", "w")) = "z",
-    truncation_psi: PSI = 1.0,
-    noise_mode: Rule(choices=("const", "none", "random", "walk")) = "const",
+    frames: Annotated[int, FRAMES] = 240,
+    fps: Annotated[float, FPS] = 24,
+    space: Annotated[str, Rule(choices=("z", "w"))] = "z",
+    truncation_psi: Annotated[float, PSI] = 1.0,
+    noise_mode: Annotated[str, Rule(choices=("const", "none", "random", "walk"))] = "const",
     best: str | None = None,  # of a run directory: the best snapshot by this metric
     figure: Path | str | None = None,  # where the six panels go; None: beside the film
     progress: bool = True,
@@ -46,7 +47,7 @@ def walk(
     claim(figure, "walk", overwrite)
     claim(out, "walk", overwrite) if out.suffix else try_folder(out)
     loaded = load(snapshot, best)
-    how = dict(space=space, truncation_psi=truncation_psi, noise_mode=noise_mode)
+    how: dict[str, Any] = dict(space=space, truncation_psi=truncation_psi, noise_mode=noise_mode)
     stream = walk_frames(loaded.G, seeds, frames, **how)
     if noise_mode == "walk" and not noise_maps(loaded.G, 0):
         print(
@@ -217,12 +218,13 @@ def phases(
     source: Path | str,  # a micrograph, a folder of them, an archive, a run or a snapshot
     dest: Path | str = "phases",  # folder, made if it is missing
     formats: tuple[str, ...] | None = None,  # of tif, png, vti, npy; None: PHASE_FORMATS of chapter 34
-    how: object | None = None,  # Segmentation of chapter 32; None: Otsu's threshold
+    how: Any = None,  # Segmentation of chapter 32; None: Otsu's threshold
     masks: Path | str | None = None,  # a label image, or a folder with one for each image
     seeds: str | None = None,  # of a network, such as 0-3,7; None: 0
-    truncation_psi: PSI = 1.0,
-    images: Rule(int, 1, also=(None,)) = None,  # of a folder or an archive, at most so many
-    pixel_size: Rule(float, 0, 1e9, "nm", above=True, also=(None,)) = None,  # where the source does not say it
+    truncation_psi: Annotated[float, PSI] = 1.0,
+    images: Annotated[int | None, Rule(int, 1, also=(None,))] = None,  # of a folder or an archive, at most so many
+    # where the source does not say it
+    pixel_size: Annotated[float | None, Rule(float, 0, 1e9, "nm", above=True, also=(None,))] = None,
     overwrite: bool = False,  # replace what is there; phase maps of an earlier call are replaced anyway
     **how_to_read,  # of image files: page, bar, force, print_density
 ) -> Iterator[dict]:

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .foundation import BadInput, _write_text, stream
+from .foundation import BadInput, _write_text, count_noun, stream
 from .files import list_of, number, read_json, table_of
-from .texts import count_noun
 from .dataset import Dataset, subset_indices
 from .latent import _at_once, apart_in_pairs, correlation, crossed_images, has_noise, intraclass, shares
 from .extractors import get_extractor

@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
@@ -149,7 +150,7 @@ class Processes:
     def __init__(self, count: int, settings: dict, environment: dict[str, str]):
         self.count, self.settings, self.environment = count, settings, environment
         self.processes: list[subprocess.Popen] = []
-        self.first = None  # number of the rank that failed first
+        self.first: int | None = None  # number of the rank that failed first
         self._told, self._old = [], {}
 
     def __enter__(self):
@@ -215,6 +216,7 @@ def first_cause(
             if kind is KeyboardInterrupt:
                 return KeyboardInterrupt()
             return RunFailed(f"process {rank} of {len(status)}: {text}") if kind is Exception else kind(text)
+    first = next(rank for rank, code in enumerate(status) if code) if first is None else first
     return RunFailed(f"process {first} of {len(status)} ended with status {status[first]}")
 
 # %% ../nbs/58_launch.ipynb #3ecd652e
@@ -223,8 +225,8 @@ def launch(
     config: Config,
     data: Path | str,
     out: Path | str,
-    gpus: GPUS,  # one a GPU, or on a machine without GPUs so many that share its cores
-    first_gpu: FIRST_GPU = 0,
+    gpus: Annotated[int, GPUS],  # one a GPU, or on a machine without GPUs so many that share its cores
+    first_gpu: Annotated[int, FIRST_GPU] = 0,
     # module and function that each process calls with config, data, out and the options
     loop: str = "semgan_nb.launch:run_training",
     **options,  # of that function

@@ -91,7 +91,7 @@ def fir_filter(
     taps: Sequence[float] | float | None = (1, 3, 3, 1),
 ) -> torch.Tensor:  # 1-D taps, or a 2-D kernel; None: no filter
     """A low-pass normalised to sum one, float32: 1-D taps fewer than 8 become a 2-D outer product; 8 or more stay 1-D
-    and act on each axis in turn. Source: Zhang 2019, section 3.2."""
+    and act on each axis in turn. Source: Zhang 2019."""
     f = torch.as_tensor(np.atleast_1d(np.asarray(1 if taps is None else taps, dtype=np.float32)))
     if f.ndim == 1 and len(f) < 8:
         f = torch.outer(f, f)
@@ -136,15 +136,14 @@ def upfirdn2d(
     gain: float = 1.0,
 ) -> torch.Tensor:
     "Upsample, pad, filter, downsample; differentiable to any order."
-    up = (up, up) if np.isscalar(up) else tuple(up)
-    down = (down, down) if np.isscalar(down) else tuple(down)
-    pad = (padding,) * 4 if np.isscalar(padding) else tuple(padding)
+    each = lambda value, n: (value,) * n if np.isscalar(value) else tuple(value)
+    ups, downs, pad = each(up, 2), each(down, 2), each(padding, 4)
     f = f.to(x.dtype)
     if f.ndim == 2:
-        return _resample_2d(x, f * gain, up, down, pad, flip_filter)
+        return _resample_2d(x, f * gain, ups, downs, pad, flip_filter)
     f = f * math.sqrt(gain)
-    x = _resample_2d(x, f[None, :], (up[0], 1), (down[0], 1), (pad[0], pad[1], 0, 0), flip_filter)
-    return _resample_2d(x, f[:, None], (1, up[1]), (1, down[1]), (0, 0, pad[2], pad[3]), flip_filter)
+    x = _resample_2d(x, f[None, :], (ups[0], 1), (downs[0], 1), (pad[0], pad[1], 0, 0), flip_filter)
+    return _resample_2d(x, f[:, None], (1, ups[1]), (1, downs[1]), (0, 0, pad[2], pad[3]), flip_filter)
 
 # %% ../nbs/20_layers.ipynb #221a9d9a
 def _taps(f):
@@ -202,7 +201,7 @@ def conv2d_resample(
 # %% ../nbs/20_layers.ipynb #83fe27dc
 def demodulation(w: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
     """1 / norm of each image's own kernel: w [out, in, k, k], styles [N, in] -> [N, out].
-    Source: Karras et al. 2020 (StyleGAN2), section 2.2, eq. 3."""
+    Source: Karras et al. 2020 (StyleGAN2)."""
     return (styles.square() @ w.square().sum(dim=[2, 3]).t() + 1e-8).rsqrt()
 
 # %% ../nbs/20_layers.ipynb #bc927e84
@@ -224,7 +223,7 @@ def modulated_conv2d(
     fused: bool = False,  # True: one kernel for each image (grouped convolution), the definition
 ) -> torch.Tensor:
     """Convolution with kernels scaled by `styles`, and normalised again if `demodulate`: [N, out, H up, W up].
-    Source: Karras et al. 2020 (StyleGAN2), section 2.2."""
+    Source: Karras et al. 2020 (StyleGAN2)."""
     if demodulate and x.dtype == torch.float16:
         w, styles = tame_for_half(w, styles)
     if fused:
@@ -247,7 +246,7 @@ def modulated_conv2d(
 # %% ../nbs/20_layers.ipynb #920d7492
 class FullyConnected(nn.Module):
     """y = act(x W' + b'): stored weight N(0, 1)/m, used weight W m/sqrt(in), used bias b m, with m = lr_multiplier.
-    Source: Karras et al. 2018, section 4.1 (equalised learning rate)."""
+    Source: Karras et al. 2018 (equalised learning rate)."""
 
     def __init__(
         self,
@@ -270,7 +269,7 @@ class FullyConnected(nn.Module):
 # %% ../nbs/20_layers.ipynb #e2d3e487
 class Conv2dLayer(nn.Module):
     """Plain equalised convolution with bias, activation, gain and clamp; the discriminator's layer. `trainable=False`
-    is Freeze-D. Source: Karras et al. 2018, section 4.1; Mo et al. 2020."""
+    is Freeze-D. Source: Karras et al. 2018; Mo et al. 2020."""
 
     def __init__(
         self,
@@ -413,7 +412,7 @@ class ToRGB(nn.Module):
 # %% ../nbs/20_layers.ipynb #f6b37c34
 class MinibatchStd(nn.Module):
     """Append `num_channels` maps with the mean standard deviation over each group: [N, C, H, W] -> [N, C +
-    num_channels, H, W]. Source: Karras et al. 2018, section 3."""
+    num_channels, H, W]. Source: Karras et al. 2018."""
 
     def __init__(self, group_size: int | None, num_channels: int = 1):  # images in a group; None: the whole batch
         super().__init__()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 # %% ../nbs/24_losses.ipynb #a603815b
 def loss_as_real(logits: torch.Tensor) -> torch.Tensor:
     """softplus(-logit) per sample, the same shape: small where the discriminator says real. G's loss on its images,
-    D's loss on real ones. Source: Goodfellow et al. 2014, section 3."""
+    D's loss on real ones. Source: Goodfellow et al. 2014."""
     return F.softplus(-logits)
 
 # %% ../nbs/24_losses.ipynb #c337638c
@@ -28,7 +28,7 @@ def r1_penalty(
     images: torch.Tensor,  # [N, C, H, W] that require a gradient, before augmentation
 ) -> torch.Tensor:  # [N]
     """Squared norm of the gradient of D's output with respect to each image, itself differentiable; without the
-    factor gamma / 2. Source: Mescheder et al. 2018, eq. 9."""
+    factor gamma / 2. Source: Mescheder et al. 2018."""
     (grad,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return grad.square().sum(dim=[1, 2, 3])
 
@@ -39,7 +39,7 @@ def path_lengths(
     noise: torch.Tensor,  # standard normal, the shape of the images
 ) -> torch.Tensor:  # [N]
     """Length of the step that the images make for a step of ws, in a random direction of image space; differentiable.
-    Source: Karras et al. 2020 (StyleGAN2), section 3.2."""
+    Source: Karras et al. 2020 (StyleGAN2)."""
     h, w = images.shape[2:]
     (grad,) = torch.autograd.grad((images * noise / math.sqrt(h * w)).sum(), ws, create_graph=True)
     return grad.square().sum(dim=2).mean(dim=1).sqrt()
@@ -64,7 +64,7 @@ def mixed_ws(
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:  # [N, num_ws, w_dim]
     """Styles of a batch: with probability `prob`, the entries from a random cutoff on come from a second latent vector.
-    Source: Karras et al. 2019, section 3.1."""
+    Source: Karras et al. 2019."""
     ws = mapping(z, c)
     if prob <= 0:
         return ws

@@ -19,7 +19,7 @@ from .foundation import BadInput, plain_label, torch_stream
 from .micrographs import scale_bar
 from .preprocess import histogram
 from .augment import AugmentPipe, SENSE, replay, scaled_pipe
-from .latent import to_uint8_images
+from .latent import to_network, to_uint8_images
 from semgan_nb.descriptors import (
     Segmentation,
     grey_stack,
@@ -266,7 +266,7 @@ def _value_unit(key: str, pixel_um: float | None) -> str:
 def extremes(
     real: np.ndarray,  # uint8 [N, H, W] or [N, C, H, W]
     generated: np.ndarray,  # as real
-    measured: tuple,  # the two `Measured` of them
+    measured: Sequence,  # the two `Measured` of them
     key: str,  # of DESCRIPTORS
     count: int = 3,  # micrographs at each end
     labels: tuple[str, str] = ("real", "generated"),
@@ -274,7 +274,7 @@ def extremes(
 ) -> Figure:
     """The micrographs at both ends of a descriptor, of two sets, with the boundary of the phase as it was found (by
     grey levels; of given masks none is drawn)."""
-    values = image_values(*measured, key)
+    values = image_values(measured[0], measured[1], key)
     d, pixel_um = DESCRIPTORS[key], measured[0].pixel_um or measured[1].pixel_um
     unit = _value_unit(key, pixel_um)
     figure = _figure(figure, (1.35 * 2 * count + 0.4, 3.5))
@@ -303,7 +303,7 @@ def before_after(
     before: Sequence[np.ndarray],  # uint8 [H, W], of any sizes
     after: Sequence[np.ndarray],  # as many
     titles: Sequence[str] | None = None,  # a text per pair
-    notes: Sequence[tuple[str, str]] | None = None,  # a pair of texts per pair, written under each image
+    notes: Sequence[tuple[str, ...]] | None = None,  # a pair of texts per pair, written under each image
     pixel_size_nm: Sequence[tuple] | None = None,  # a pair per pair: nm per pixel of each, or None
     figure: Figure | None = None,
 ) -> Figure:
@@ -356,7 +356,7 @@ def grey_levels(
 # %% ../nbs/82_material_plots.ipynb #817a9d3b
 def _augmented(pipe: AugmentPipe, images: np.ndarray, seed: int) -> np.ndarray:
     "Grey images, uint8 [N, H, W], augmented."
-    x = torch.as_tensor(images[:, None] / 127.5 - 1, dtype=torch.float32)
+    x = to_network(torch.as_tensor(images[:, None].astype(np.float64))).float()
     with torch.no_grad():
         y = pipe(x, torch_stream(seed, "augmented images"))
     return to_uint8_images(y)[:, 0].numpy()

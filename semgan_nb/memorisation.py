@@ -18,7 +18,8 @@ from scipy.ndimage import gaussian_filter, shift as shift_image
 from scipy.stats import hypergeom
 
 from .foundation import BadInput, stream
-from .texts import count_noun
+from .synthetic import round_to_uint8
+from .foundation import count_noun
 from .features import resize_matrix
 from .descriptors import grey_stack
 from .distances import blur
@@ -110,7 +111,7 @@ def align(
     moved = shift_image(np.asarray(image, float), [-d * np.shape(image)[0] for d in shift], order=1, mode="nearest")
     corners = np.arange(4).reshape(2, 2)
     back = next(k for k in range(8) if np.array_equal(dihedral(dihedral(corners, turn), k), corners))
-    return np.rint(dihedral(moved, back)).clip(0, 255).astype(np.uint8)
+    return round_to_uint8(dihedral(moved, back))
 
 # %% ../nbs/42_memorisation.ipynb #d304d05e
 def best_alignment(
@@ -146,7 +147,7 @@ def plant_copies(
     for i, image in enumerate(images):
         out[i] = np.roll(dihedral(image, int(rng.integers(8))), rng.integers(-far, far + 1, 2), (-2, -1))
     soft = blur(out, blurred) if out.ndim == 4 else blur(out[:, None], blurred)[:, 0]
-    return np.rint(soft + noise * rng.standard_normal(out.shape)).clip(0, 255).astype(np.uint8)
+    return round_to_uint8(soft + noise * rng.standard_normal(out.shape))
 
 # %% ../nbs/42_memorisation.ipynb #891da2c1
 LIKENESS_QUANTILE, PLAIN_COPY = 0.99, 0.01  # of real images; expected number of such pairs by chance in the whole set
@@ -226,7 +227,7 @@ def _real_sets(test) -> dict:
     own = test._draw(n, test.reals, "yardstick")
     records = [test.records[i] for i in own]
     itself = lambda at, to: (own[:, None] == np.arange(at, to)) | shares_pixels(records, test.records[at:to])
-    sets = dict(yardstick=(test.train[own], itself))
+    sets: dict[str, tuple[np.ndarray, Callable | None]] = dict(yardstick=(test.train[own], itself))
     if extra:
         more = test._draw(extra, min(test.reals, 500), "unseen images")
         unseen = [test.unseen_records[i] for i in more]

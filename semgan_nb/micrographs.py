@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from scipy import ndimage
@@ -91,7 +91,7 @@ def list_images(folder: Path | str) -> list[Path]:
     return sorted(found, key=lambda p: p.relative_to(folder).as_posix())
 
 # %% ../nbs/12_micrographs.ipynb #bb4cf79d
-_OTHER_ENDINGS = (".dm3", ".dm4", ".heic", ".heif", ".webp", ".gif", ".jp2", ".svg", ".pdf")
+_OTHER_ENDINGS: tuple[str, ...] = (".dm3", ".dm4", ".heic", ".heif", ".webp", ".gif", ".jp2", ".svg", ".pdf")
 _OTHER_ENDINGS += (".emd", ".ser", ".czi", ".lif", ".nd2", ".raw")  # of microscopes
 _PACKED = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 
@@ -419,10 +419,10 @@ def _refuse_maps(micrograph, values, path):  # its distinct values
 @checked
 def read_micrograph(
     path: Path | str,  # TIFF, PNG, JPEG or BMP; the kind is told from its first bytes
-    bar: BAR = "auto",  # 'auto': as the file says, else as `find_bar` finds; or rows to cut; 0 = none
+    bar: Annotated[int | str, BAR] = "auto",  # 'auto': by the file, else by `find_bar`; or rows to cut; 0 = none
     force: bool = False,  # take label maps, colour images and blank ones too
     # of a file of several, counted from 0; 'auto': the one of most bits, then of most pixels, and the others are named
-    page: PAGE = "auto",
+    page: Annotated[int | str, PAGE] = "auto",
     print_density: bool = False,  # take the dpi of a file without any record as its pixel size
     orient: bool = True,  # turn the pixels as the Orientation of the TIFF or EXIF says, unless the data bar says no
 ) -> Micrograph:
@@ -478,7 +478,7 @@ def write_scale(
     if pixel_size_nm is None and bar_rows is None:
         raise BadInput(f"{image}: neither pixel_size_nm nor bar_rows was given: state at least one")
     path, one_number = _scale_path(image), pixel_size_nm is None or np.ndim(pixel_size_nm) == 0
-    size = pixel_size_nm if one_number else [float(v) for v in pixel_size_nm]
+    size = pixel_size_nm if one_number else [float(v) for v in np.ravel(pixel_size_nm)]
     said = dict(pixel_size_nm=size, bar_rows=bar_rows, by=by)
     checked_json(json.dumps(said), SCALE, str(path), "give other values")
     write_json(path, said)

@@ -13,8 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from .foundation import _bar, _speaks, _watched, printable
-from .texts import count_noun
+from .foundation import _bar, _speaks, _watched, count_noun, printable
 from .runs import is_metric_file, read_config, read_ladder, read_metrics, read_stats, read_status, snapshots
 
 # %% ../nbs/59_monitoring.ipynb #0bdd9b6f
@@ -59,7 +58,9 @@ class EventFile:
     what is new."""
 
     def __init__(self, run: Path | str):
-        self.run, self.path, self.written = Path(run), None, {}
+        self.run = Path(run)
+        self.path: Path | None = None
+        self.written: dict[str, int] = {}
 
     def _record(self, event: bytes) -> bytes:
         mask = lambda data: struct.pack("<I", ((crc := _crc32c(data)) >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF)

@@ -10,6 +10,7 @@ __all__ = ['ARCHITECTURES', 'resolutions', 'channels', 'normalize_2nd_moment', '
 # %% ../nbs/21_networks.ipynb #b8f8ea7c
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -41,7 +42,7 @@ def channels(resolution: int, channel_base: int, channel_max: int) -> int:
 
 # %% ../nbs/21_networks.ipynb #67fa9045
 def normalize_2nd_moment(x: torch.Tensor) -> torch.Tensor:
-    "Each row of [N, C] divided by its root mean square. Source: Karras et al. 2018, section 4.2."
+    "Each row of [N, C] divided by its root mean square. Source: Karras et al. 2018."
     return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 # %% ../nbs/21_networks.ipynb #a0bc3441
@@ -51,7 +52,7 @@ def truncated(
     psi: float = 1.0,  # 1: as they are; 0: the mean
     cutoff: int | None = None,  # only the first so many entries; None: all
 ) -> torch.Tensor:
-    "Styles pulled towards the mean, w_avg + psi (w - w_avg). Source: Karras et al. 2019, appendix B."
+    "Styles pulled towards the mean, w_avg + psi (w - w_avg). Source: Karras et al. 2019."
     if psi == 1:
         return ws
     k = ws.shape[1] if cutoff is None else cutoff
@@ -59,7 +60,7 @@ def truncated(
 
 # %% ../nbs/21_networks.ipynb #18a55f27
 class MappingNetwork(nn.Module):
-    "z [N, z_dim], labels c [N, c_dim] -> ws [N, num_ws, w_dim], all of one w. Source: Karras et al. 2019, section 2."
+    "z [N, z_dim], labels c [N, c_dim] -> ws [N, num_ws, w_dim], all of one w. Source: Karras et al. 2019."
 
     def __init__(
         self,
@@ -163,7 +164,7 @@ def _check_architecture(architecture):
 # %% ../nbs/21_networks.ipynb #98836ae8
 class SynthesisBlock(nn.Module):
     """One resolution of the synthesis network: x [N, in, r/2, r/2] -> [N, out, r, r], and the picture so far.
-    Source: Karras et al. 2020 (StyleGAN2), section 4.1."""
+    Source: Karras et al. 2020 (StyleGAN2)."""
 
     def __init__(
         self,
@@ -177,7 +178,7 @@ class SynthesisBlock(nn.Module):
         use_fp16: bool = False,
         conv_clamp: float | None = None,
         resample_filter: Sequence[float] = (1, 3, 3, 1),
-        **layer: str | bool,  # activation, use_noise: of its layers
+        **layer: Any,  # activation, use_noise: of its layers
     ):  # in_channels 0: the first block, which starts from the learned constant
         super().__init__()
         self.in_channels, self.architecture, self.use_fp16, self.half = in_channels, architecture, use_fp16, None
@@ -192,7 +193,7 @@ class SynthesisBlock(nn.Module):
         if is_last or architecture == "skip":
             self.torgb = ToRGB(out_channels, img_channels, w_dim, conv_clamp)
         if in_channels and architecture == "resnet":
-            plain = dict(bias=False, activation="linear", up=2, resample_filter=resample_filter)
+            plain: dict[str, Any] = dict(bias=False, activation="linear", up=2, resample_filter=resample_filter)
             self.skip = Conv2dLayer(in_channels, out_channels, 1, **plain)
 
     def forward(
@@ -246,10 +247,7 @@ class SynthesisNetwork(nn.Module):
         num_fp16_res: int = 0,
         use_noise: bool = True,
         noise_from: int = 4,
-        **block: str
-        | float
-        | Sequence[float]
-        | None,  # architecture, conv_clamp, activation, resample_filter: of its blocks
+        **block: Any,  # architecture, conv_clamp, activation, resample_filter: of its blocks
     ):
         super().__init__()
         self.w_dim, self.img_resolution, self.img_channels = w_dim, img_resolution, img_channels
@@ -332,7 +330,7 @@ class Generator(nn.Module):
         for name, usual in (("block_channels", []), ("noise_from", 4)):  # not the reference's: only where they are used
             if self.init_kwargs[name] == usual:
                 del self.init_kwargs[name]
-        block = dict(architecture=architecture, conv_clamp=conv_clamp, activation=activation)
+        block: dict[str, Any] = dict(architecture=architecture, conv_clamp=conv_clamp, activation=activation)
         block |= dict(resample_filter=resample_filter, use_noise=use_noise, noise_from=noise_from)
         self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, widths, num_fp16_res, **block)
         self.num_ws = self.synthesis.num_ws
@@ -467,7 +465,7 @@ class Discriminator(nn.Module):
         self.c_dim, self.img_resolution, self.img_channels = c_dim, img_resolution, img_channels
         self.block_resolutions = resolutions(img_resolution)[:0:-1]
         widths = block_widths(img_resolution, channel_base, channel_max)[::-1]
-        block = dict(architecture=architecture, conv_clamp=conv_clamp, activation=activation)
+        block: dict[str, Any] = dict(architecture=architecture, conv_clamp=conv_clamp, activation=activation)
         block |= dict(freeze_layers=freeze_layers, resample_filter=resample_filter)
         first_layer = 0
         for r, width, out in zip(self.block_resolutions, widths, widths[1:]):
@@ -478,8 +476,8 @@ class Discriminator(nn.Module):
             first_layer += b.num_layers
         cmap_dim = (widths[-1] if cmap_dim is None else cmap_dim) if c_dim else 0
         if c_dim:
-            layers = dict(embed_features=embed_features, layer_features=layer_features, activation=mapping_activation)
-            self.mapping = MappingNetwork(0, c_dim, cmap_dim, None, mapping_layers, mapping_lr_multiplier, **layers)
+            own = (mapping_layers, mapping_lr_multiplier, 0.995, embed_features, layer_features, mapping_activation)
+            self.mapping = MappingNetwork(0, c_dim, cmap_dim, None, *own)  # no mean is kept, so its share says nothing
         end = (architecture, conv_clamp, mbstd_group_size, mbstd_num_channels, epilogue_activation)
         self.b4 = DiscriminatorEpilogue(widths[-1], cmap_dim, img_channels, *end)
 

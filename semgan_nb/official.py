@@ -12,6 +12,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -206,7 +207,7 @@ def _tensor_notes(value, budget: _Budget, prefix: str = "", depth: int = 0) -> d
     state = _module_state(value)[1]
     skip, found = set(_set_of_names(state.get("_non_persistent_buffers_set", []))), {}
     for kind in ("_parameters", "_buffers", "_modules"):
-        entries = state.get(kind)
+        entries: Any = state.get(kind)
         need(type(entries) is dict, "a network is not what it should be")
         budget.spend_names(len(entries))
         for name, entry in entries.items():
@@ -286,7 +287,7 @@ _POSITIONS = {
 }
 
 # %% ../nbs/52_official.ipynb #657e8356
-def official_arguments(kind: str, args: tuple, kwargs: dict) -> dict:
+def official_arguments(kind: str, args: Any, kwargs: Any) -> dict:
     "The arguments an official Generator or Discriminator was made with, as ours; an unknown one is refused by name."
     need(
         type(kwargs) is dict and isinstance(args, tuple) and len(args) <= len(_POSITIONS[kind]),
@@ -343,7 +344,7 @@ def _official_network(file: _OfficialFile, key: str, cls) -> torch.nn.Module:
 def _official_meta(file: _OfficialFile, data: bytes) -> dict:
     "What a file says beside its networks."
     top = file.top
-    meta = dict(
+    meta: dict[str, Any] = dict(
         training_set=_plain_entries(top.get("training_set_kwargs")),
         protocol=file.pickle.protocol,
         sha256=hashlib.sha256(data).hexdigest(),
@@ -372,11 +373,12 @@ def load_official(
     try:
         if not path.is_file():
             raise BadInput(f"{path} is no file: give a network pickle (*.pkl)")
-        data = path.read_bytes() if path.stat().st_size < 1 << 32 else None
+        size = path.stat().st_size
+        data = path.read_bytes() if size < 1 << 32 else b""
     except OSError as e:
         raise BadInput(f"{path} cannot be read: {e.strerror}") from None
     try:
-        need(data is not None, "it is larger than 4 GiB")
+        need(size < 1 << 32, "it is larger than 4 GiB")
         need(data[:4] != b"PK\x03\x04", "it is a ZIP, perhaps a state dict written by torch.save")
         need(data[:1] == b"\x80", "it is no pickle of protocol 2 to 5")
         file = _OfficialFile(data)

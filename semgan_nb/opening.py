@@ -16,7 +16,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import filelock
@@ -340,7 +340,7 @@ class _RunFiles:
             return f"{stem}{cur_nimg:09d}i{suffix}"
         return f"{stem}{cur_nimg // 1000:06d}{suffix}"
 
-    def prune(self, best: set[str] = frozenset()) -> None:
+    def prune(self, best: Collection[str] = ()) -> None:
         "Delete old snapshots, but for the last `keep_snapshots` and those named in `best`."
         for path in snapshots(self.dir)[: -self.config.keep_snapshots]:
             if path.name not in best:
@@ -353,6 +353,7 @@ def _make_ready(files: _RunFiles, data: dict, asked, init, environment: dict) ->
     old, free = examine_run(files.dir, files.config, data)
     _clear_left_over(files.dir)
     status = StatusFile(files.dir, files.config.total_kimg)
+    about: dict | None
     if old is None:
         about = _first_config(files.config, asked, data, environment, init)
     else:

@@ -13,8 +13,9 @@ import os
 import re
 import sys
 import typing
+from typing import Any
 
-from .foundation import BadInput, Rule, _nearest, _shown, printable
+from .foundation import BadInput, Rule, _nearest, _shown, printable, rules_of
 
 # %% ../nbs/94_options.ipynb #d34d0950
 GOES_ON = ("demo", "train", "study", "fetch", "baselines")
@@ -119,8 +120,8 @@ def _option(parser: argparse.ArgumentParser, function, name: str, *flags: str, h
     """An option for a parameter of a function (or a field of a dataclass): its kind, bounds, unit and default are
     those that stand there."""
     parameter = inspect.signature(function).parameters[name]
-    rule, default = parameter.annotation, None if parameter.default is parameter.empty else parameter.default
-    if isinstance(rule, Rule):
+    rule, default = rules_of(function).get(name), None if parameter.default is parameter.empty else parameter.default
+    if rule:
         units = {"px": "PX", "seconds": "S", "GB": "GB", "µm": "UM", "rows": "ROWS"}
         more = dict(metavar=units.get(rule.unit, "N" if rule.kind is int else "X")) | more
         if rule.choices:
@@ -129,7 +130,7 @@ def _option(parser: argparse.ArgumentParser, function, name: str, *flags: str, h
             more["type"] = _reader(rule)
     text = ",".join(map(str, default)) if isinstance(default, tuple) else default
     said = "" if default is None or "(default" in help else f" (default {text})"
-    words = dict(dest=name, default=default, help=(help + said).replace("%", "%%"))
+    words: dict[str, Any] = dict(dest=name, default=default, help=(help + said).replace("%", "%%"))
     parser.add_argument(*(flags or ["--" + name.replace("_", "-")]), **(words | more))
 
 # %% ../nbs/94_options.ipynb #28748e45
@@ -233,7 +234,7 @@ def _fields_of(text: str) -> dict:
     from semgan_nb.runs import Config, config_rules
 
     kinds = {field.name: field.type for field in dataclasses.fields(Config)}
-    fields = {}
+    fields: dict[str, Any] = {}
     for part in text.split(","):
         name, equals, value = part.partition("=")
         name, value = (name.strip().replace("-", "_"), value) if equals else ("aug", part.strip())

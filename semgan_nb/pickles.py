@@ -9,6 +9,7 @@ __all__ = ['Call', 'Name', 'PickleReader']
 import pickletools
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 from .foundation import printable
 from .files import Refused
@@ -95,7 +96,7 @@ class PickleReader:
             raise Refused("it is damaged: a name has no end")
         return str(self.take(end + 1)[:-1], "utf-8")
 
-    def read(self) -> object:
+    def read(self) -> Any:
         "The value of the next pickle in the data."
         try:
             return self._run()
@@ -150,7 +151,7 @@ def _plain_value(reader: PickleReader, name: str, arg) -> None:
     "Push None, a truth value, a number, a text or bytes."
     match name:
         case "NONE" | "NEWTRUE" | "NEWFALSE":
-            value = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name]
+            value: Any = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name]
         case "BININT1" | "BININT2":
             value = int.from_bytes(arg, "little")
         case "BININT" | "LONG1":

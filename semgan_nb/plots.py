@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .foundation import plain_label
+from .archives import channels_first
 from .distances import FeatureSet
 from .scores import best_record, higher_is_better, headline, in_words, is_latent_share, number_text, quantity
 from .micrographs import planes, sheet
@@ -184,7 +185,7 @@ def real_and_generated(
     return figure
 
 # %% ../nbs/80_plots.ipynb #11024ec3
-def value_of(record: dict, result: str | None = None) -> float:
+def value_of(record: Mapping, result: str | None = None) -> float:
     "The number in a metric record; of several that of `result`, else of the headline."
     return float(record["results"][result or headline(record)])
 
@@ -447,7 +448,7 @@ def curves(
         panels[0].legend(*lines, fontsize=8, framealpha=1, edgecolor="none", loc="upper right")
     if decides:
         _draw_shares(panels[-3], decides, colours)
-    _draw_augmentation(*panels[-2:], runs, colours)
+    _draw_augmentation(panels[-2], panels[-1], runs, colours)
     return figure
 
 # %% ../nbs/80_plots.ipynb #c825fb7d
@@ -479,8 +480,10 @@ def samples(
         figure.text(0.5, 0.5, "no samples yet", ha="center", va="center", color=QUIET, fontsize=9)
         return figure
     columns = columns or (4 if len(found) <= 3 else 2)
-    channels_first = lambda images: images if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    pictures = [sheet(channels_first(_reduced(images)), min(columns, len(images))) for images, _ in found.values()]
+    tiles = [
+        images if images.ndim == 3 else channels_first(images) for images in (_reduced(i) for i, _ in found.values())
+    ]
+    pictures = [sheet(images, min(columns, len(images))) for images in tiles]
     titles = [f"{label}\n{at:.4g} kimg" for label, (_, at) in found.items()]
     width = min(images.shape[2] for images, _ in found.values())
     _place(figure, pictures, titles, zoom or max((96 if len(found) == 1 else 64) // width, 1))

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Annotated
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -96,35 +97,35 @@ PAGES = Rule(int, PAGE.low, PAGE.high, also=("auto", "all"))
 def prepare(
     src: Path | str | list,  # folder of micrographs (searched with its sub-folders), or a list of files
     dest: Path | str,  # the archive to write, .zip
-    size: SIDE,  # of the training images
+    size: Annotated[int, SIDE],  # of the training images
     # None = one centre crop of `size` per micrograph (the paper); side of tiles; 'auto' = see `suggest_window`
-    window: Rule(int, 8, 1 << 16, "px", also=("auto", None)) = None,
+    window: Annotated[int | str | None, Rule(int, 8, 1 << 16, "px", also=("auto", None))] = None,
     # between tiles; None = a quarter of the window, or as suggested with window 'auto'
-    stride: Rule(int, 1, 1 << 16, "px", also=(None,)) = None,
+    stride: Annotated[int | None, Rule(int, 1, 1 << 16, "px", also=(None,))] = None,
     reference: Path | str | None = None,  # image file whose histogram is taken; None = the best of the folder
     # 'match' = histogram matching (the paper), 'normalise' = gain and offset only, 'none'
-    intensity: Rule(choices=("match", "normalise", "none")) = "match",
+    intensity: Annotated[str, Rule(choices=("match", "normalise", "none"))] = "match",
     # of the reference: percentiles such as (5, 95) brought to the levels 60 and 200; None = never; 'auto' = (5, 95)
     # where they are less than 140 levels apart
     stretch: tuple | str | None = "auto",
-    median: MEDIAN = 3,  # side of the median filter; 0 = off
-    holdout: SHARE = 0.2,  # share of images kept out of training, by whole groups; 0 = none
+    median: Annotated[int, MEDIAN] = 3,  # side of the median filter; 0 = off
+    holdout: Annotated[float, SHARE] = 0.2,  # share of images kept out of training, by whole groups; 0 = none
     group: str = "auto",  # 'auto', 'file', 'folder', 'prefix' or a CSV file, see `group_files`
     progress: bool = True,  # progress bars
-    bar: BAR = "auto",  # data bar: 'auto', rows to cut, or 0
+    bar: Annotated[int | str, BAR] = "auto",  # data bar: 'auto', rows to cut, or 0
     force: bool = False,  # take label maps and colour images too
     # of files with several: a number from 0; 'auto', see `read_micrograph`; 'all' = each a stack of one specimen
-    page: PAGES = "auto",
+    page: Annotated[int | str, PAGES] = "auto",
     print_density: bool = False,  # True = a plain resolution is the pixel size, where no vendor says one
     strict: bool = False,  # True = stop at a file that cannot be used, instead of leaving it out
     mixed_scales: bool = False,  # True = accept micrographs of different pixel size
     resize: bool = False,  # True = reduce the largest central square of each micrograph instead of cropping
     pixel_size: float | str | None = None,  # bring all micrographs to this pixel size: nm, or text such as '50nm'
-    marks: Rule(choices=("reject", "keep")) = "reject",  # images with a mark burnt in, see `find_marks`
-    blurred: THRESHOLD = 0.33,
-    saturated: THRESHOLD = 0.7,
-    constant: THRESHOLD = 0.1,  # of what is left out, see `rejection_reasons`; 0 = never
-    workers: WORKERS = None,  # processes; None = one per core, up to 8, fewer for few files
+    marks: Annotated[str, Rule(choices=("reject", "keep"))] = "reject",  # images with a mark burnt in, see `find_marks`
+    blurred: Annotated[float, THRESHOLD] = 0.33,
+    saturated: Annotated[float, THRESHOLD] = 0.7,
+    constant: Annotated[float, THRESHOLD] = 0.1,  # of what is left out, see `rejection_reasons`; 0 = never
+    workers: Annotated[int | None, WORKERS] = None,  # processes; None = one per core, up to 8, fewer for few files
     overwrite: bool = False,  # True = replace whatever is at dest; an archive of these micrographs is replaced anyway
 ) -> dict:
     """Write an archive of training images and return a summary. Raises BadInput, and writes nothing, on bad input.

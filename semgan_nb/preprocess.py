@@ -11,13 +11,14 @@ __all__ = ['MEDIAN', 'median_filter', 'histogram', 'match_histogram', 'stretch_l
 # %% ../nbs/17_preprocess.ipynb #7a2061ef
 from dataclasses import dataclass
 from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
-from .foundation import BadInput, Rule
+from .foundation import BadInput, Rule, count_noun
 from .micrographs import Micrograph, grey_range, to_uint8
-from .texts import count_noun
+from .synthetic import round_to_uint8
 from .sources import Outcome, Source, count_files, from_to
 
 # %% ../nbs/17_preprocess.ipynb #8dac005b
@@ -77,7 +78,7 @@ def match_histogram(
     levels = np.flatnonzero(wanted)
     rank, wanted_rank = np.cumsum(counts) / np.size(image), np.cumsum(wanted[levels]) / np.sum(wanted)
     table = np.interp(rank, wanted_rank, levels)
-    return np.clip(np.rint(table), 0, 255).astype(np.uint8)[image]
+    return round_to_uint8(table)[image]
 
 # %% ../nbs/17_preprocess.ipynb #0a6c4965
 def stretch_levels(
@@ -89,7 +90,7 @@ def stretch_levels(
     "uint8 [height, width] on a full grey range."
     a, b = np.percentile(image, [low, high])
     levels = (np.asarray(image, float) - a) * ((to[1] - to[0]) / max(b - a, 1.0)) + to[0]
-    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    return round_to_uint8(levels)
 
 # %% ../nbs/17_preprocess.ipynb #7b51edb5
 def normalise(
@@ -234,19 +235,26 @@ def suggest_from(
 class _Geometry:
     "Where the pixels of a micrograph go: the part of a `Recipe` that is about sizes."
 
+    size: int
+    window: int | None
+    stride: int | None
+    resize: bool
+    pixel_size: float | None
+
     def factor(self, pixel_size_nm: tuple[float, float] | None) -> tuple[float, float]:  # (y, x)
         "(y, x) by how much pixels grow; 1 where they are right to a hundredth, or unknown."
         if self.pixel_size is None or pixel_size_nm is None:
             return (1.0, 1.0)
-        factors = [self.pixel_size / s for s in pixel_size_nm]
-        return (1.0, 1.0) if all(abs(f - 1) < 0.01 for f in factors) else tuple(factors)
+        y, x = (self.pixel_size / s for s in pixel_size_nm)
+        return (1.0, 1.0) if max(abs(y - 1), abs(x - 1)) < 0.01 else (y, x)
 
     def shape(self, shape: tuple[int, int], pixel_size_nm: tuple[float, float] | None) -> tuple[int, int]:
         "(height, width) of a cleaned image, from those of the micrograph without its bar."
-        return tuple(
+        height, width = (
             n if f == 1 else int(n / f + 1e-6) if f > 1 else round(n / f)
             for n, f in zip(shape, self.factor(pixel_size_nm))
         )
+        return height, width
 
     def side(self, shape: tuple[int, int]) -> int:
         "Side in px of the square that is cut from a cleaned image of this shape."
@@ -341,7 +349,7 @@ def steps(
     micrograph: Micrograph,
     recipe: Recipe,
     # (y, x, height, width) in pixels of the file, as the manifest has it; None = the first, or the central one
-    crop: tuple[float, float, float, float] | list | None = None,
+    crop: Sequence[float] | None = None,
 ) -> dict[str, np.ndarray]:
     """dict from the name of each step to the uint8 image after it: '8-bit grey', 'bar off', 'median', 'one scale'
     (only where the size changes), 'intensity', 'crop'. Raises BadInput where nothing fits."""

@@ -18,10 +18,9 @@ from pathlib import Path
 import numpy as np
 from scipy import fft, ndimage
 
-from .foundation import BadInput
+from .foundation import BadInput, count_noun
 from .workers import WorkerPool
 from .synthetic import phase_fraction
-from .texts import count_noun
 from .sources import Outcome, Source, count_files, read_again
 from .preprocess import Recipe, _shading, histogram, median_filter, reduce_to, resample
 
@@ -370,9 +369,9 @@ def measure_cuts(job: tuple) -> Cuts:  # Source, Recipe, arguments of `read_micr
         share = max(np.count_nonzero(e[y : y + side, x : x + side]) for e in ends) / side**2
         place = slice(int(y * fy), math.ceil((y + side) * fy)), slice(int(x * fx), math.ceil((x + side) * fx))
         rows.append((phase_fraction(small), span(small) / whole, share, sharpness(small, whole), marks[place].any()))
-    *numbers, marked = np.array(rows, float).reshape(-1, 5).T
+    fraction, spans, limits, sharp, marked = np.array(rows, float).reshape(-1, 5).T
     places = np.array(corners, np.int32).reshape(-1, 2)
-    return Cuts(places, *numbers, marked > 0, _thumbnail(image, shrink), float(marks.mean()))
+    return Cuts(places, fraction, spans, limits, sharp, marked > 0, _thumbnail(image, shrink), float(marks.mean()))
 
 # %% ../nbs/18_quality.ipynb #9ca371ce
 def _thumbnail(image, shrink):

@@ -6,6 +6,7 @@
 __all__ = ['RUNG_WORDS', 'TWO_POINT_LIMIT', 'write_report']
 
 # %% ../nbs/92_report.ipynb #3cb50a3c
+import functools
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,8 @@ from markupsafe import Markup
 
 import semgan_nb
 from . import material_plots, plots
-from .foundation import BadInput, _write_text, format_duration, stream
+from .foundation import BadInput, _write_text, count_noun, format_duration, stream
+from .archives import channels_first
 from .dataset import Dataset
 from .latent import has_noise, judged_images, noise_draws
 from .films import walk_frames
@@ -42,9 +44,7 @@ from .pages import chart_html, data_uri, micrographs_html, page, shown
 from .demo_result import WALK, DemoResult, read_demo
 
 # %% ../nbs/92_report.ipynb #6704e274
-def _count(n: int, one: str, many: str | None = None) -> str:
-    "A number with its noun."
-    return f"{n:,} {one if n == 1 else many or one + 's'}".replace(",", "\u202f")
+_count = functools.partial(count_noun, thousands="\u202f")
 
 # %% ../nbs/92_report.ipynb #5e32aa2c
 def _material(d: DemoResult) -> str:
@@ -375,10 +375,9 @@ def _decides(d: DemoResult) -> dict:
 def _walk(d: DemoResult) -> dict:
     "The film, inside the page where it is short, and eight stations of it."
     film = d.folder / "walk.mp4"
-    stations = np.stack(list(walk_frames(d.snapshot.G, ",".join(WALK["seeds"].split(",")[:2]), 8)))
-    stations = stations[:, None] if stations.ndim == 3 else stations.transpose(0, 3, 1, 2)
+    stations = walk_frames(d.snapshot.G, ",".join(WALK["seeds"].split(",")[:2]), 8)
     strip = micrographs_html(
-        stations,
+        np.stack([channels_first(image) for image in stations]),
         "Eight images that change gradually from one generated micrograph to another",
         "Eight stations from the first micrograph of the film to the second.",
         pixel_size_nm=d.archive.pixel_size_nm,
@@ -437,21 +436,20 @@ def _floor_words(d: DemoResult, s2_of_each: np.ndarray) -> list[str]:
 # %% ../nbs/92_report.ipynb #7f7536a3
 def _physics_charts(d: DemoResult, real_s2: np.ndarray, generated_s2: np.ndarray) -> tuple[Markup, ...]:
     "The three charts, with what they show in words; S2: float64 [distances], means of all images."
-    fraction, spectrum, labels = d.physics["fraction"], d.physics["spectrum"], (d.side, "generated")
-    draw = lambda plot, **more: plot(d.real, d.generated, labels=labels, **more)
+    fraction, spectrum = d.physics["fraction"], d.physics["spectrum"]
     ends = [f"from {s2[0]:.2f} to {s2[-1]:.2f}" for s2 in (real_s2, generated_s2)]
     return (
         chart_html(
-            draw(material_plots.fractions),
+            d.compared(material_plots.fractions),
             f"Cumulative curves of the phase fraction; quantiles real {_three(fraction['real'])}, generated"
             f" {_three(fraction['gen'])}",
         ),
         chart_html(
-            draw(material_plots.two_points, pixel_size_nm=d.archive.pixel_size_nm),
+            d.compared(material_plots.two_points, pixel_size_nm=d.archive.pixel_size_nm),
             f"Two-point correlation over distance: {ends[0]} in real images, {ends[1]} in generated ones",
         ),
         chart_html(
-            draw(material_plots.spectra),
+            d.compared(material_plots.spectra),
             f"Radial power spectra and their difference, at most {spectrum['largest']:.2f} decades but for the"
             " finest bin",
             narrow=(3.8, 3.8),

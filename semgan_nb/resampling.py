@@ -197,7 +197,8 @@ def warp(
     pad = _padding(inverse, extent)
     whole = extent + pad.sum(axis=0)
     # -> column and row of the padded, doubled image, from those of the doubled output counted from its middle
-    to_padded = _translation(*(extent - 1 + 2 * pad[0]), 1) @ _scaling(2, 2, 1)
+    x0, y0 = extent - 1 + 2 * pad[0]
+    to_padded = _translation(x0, y0, 1) @ _scaling(2, 2, 1)
     m = to_padded @ inverse @ _matrix(1, {(0, 0): 0.5, (1, 1): 0.5, (0, 2): 0.25, (1, 2): 0.25})
     samples = 2 * (extent + 2 * _MARGIN)
     at = np.floor((m @ _corners((samples - 1) / 2))[:, :2])

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ import torch
 from .foundation import BadInput, cores, free_bytes, format_bytes, format_duration, stream
 from .layers import keep_memory
 from .micrographs import grid_size
+from .latent import to_network
 from .runs import Config, is_run, read_config
 from .distributed import ProcessGroup
 from .trainer import Trainer, iteration_generator, estimate_memory, set_arithmetic
@@ -85,7 +86,7 @@ def _probe_here(settings: dict, resolution: int, channels: int, device: str, ima
         trainer.pipe.p.fill_(config.p)
     weights = sum(p.numel() * p.element_size() for net in (trainer.G, trainer.D) for p in net.parameters())
     base = torch.cuda.memory_allocated(device) if cuda else _memory()
-    real = [torch.from_numpy(trainer.dataset.images(range(images))).to(device).float() / 127.5 - 1]
+    real = [to_network(torch.from_numpy(trainer.dataset.images(range(images))).to(device).float())]
     phases = trainer.phases([images], real)
     seconds = {}
     for name in ("Greg", "Dreg", "Gmain", "Dmain"):
@@ -144,7 +145,7 @@ def _possible_parts(config: Config, ranks: int) -> list[int]:
     return [n for n in range(largest, 0, -1) if share % n == 0 and n % min(config.mbstd_group_size, n) == 0]
 
 # %% ../nbs/56_resources.ipynb #9b6a34e4
-def _choose_part(allowed: list[int], measured: dict, limit: float, strict: bool) -> tuple[int, str]:
+def _choose_part(allowed: list[int], measured: Mapping, limit: float, strict: bool) -> tuple[int, str]:
     "The largest part of a batch that fits into so many bytes by a probe, and in words what it needs."
     each = max(measured["peak"] - measured["base"], 0) / measured["images"]
     takes = lambda n: measured["base"] + 1.2 * n * each
@@ -166,9 +167,9 @@ def fit_batch_gpu(
     device: str = "cpu",
     ranks: int = 1,
     limit: float | None = None,  # bytes for one process; None: four fifths of what is free, shared out
-    measured: dict | None = None,  # what `probe` found, if it was called already
+    measured: Mapping | None = None,  # what `probe` found, if it was called already
     strict: bool = False,  # BadInput where not even the smallest part of a batch fits
-) -> tuple[Config, dict | None, str]:
+) -> tuple[Config, Mapping | None, str]:
     """A configuration whose batch_gpu fits into the memory and is at most what it was; what was measured for it
     (None: the rough figure was enough), and the choice in words. Raises BadInput where a batch cannot be shared out,
     and with `strict` where nothing fits."""
@@ -205,7 +206,7 @@ V100_SECONDS = {
 }  # for a kimg on one card, preset auto, the reference implementation; four cards at 512 px: 19
 
 # %% ../nbs/56_resources.ipynb #8287cd5d
-def seconds_per_kimg(config: Config, measured: dict, ranks: int = 1) -> float:
+def seconds_per_kimg(config: Config, measured: Mapping, ranks: int = 1) -> float:
     "Of whole iterations, from the phases that `probe` timed."
     s, c = measured["seconds"], config
     one = (
@@ -249,7 +250,7 @@ def _v100_lines(config: Config, resolution: int) -> list[str]:
 def estimate(
     config: Config,
     resolution: int,  # px
-    measured: dict | None,  # what `probe` found
+    measured: Mapping | None,  # what `probe` found
     device: str = "cpu",
     ranks: int = 1,
 ) -> list[str]:
@@ -282,7 +283,7 @@ def describe_bfloat16(
     config: Config,
     resolution: int,  # px
     channels: int = 1,
-    measured: dict | None = None,  # what `probe` found for this configuration on a CPU; None: it is called
+    measured: Mapping | None = None,  # what `probe` found for this configuration on a CPU; None: it is called
 ) -> str:
     """What bfloat16 gains or loses on this CPU, by a probe of the same configuration with it and without it: one
     sentence, empty where a probe ran out of memory.
@@ -294,10 +295,10 @@ def describe_bfloat16(
         else config.replace(half_format="bfloat16", num_fp16_res=config.num_fp16_res or 4)
     )
     first = measured or probe(config, resolution, channels)
-    found = [first, first and probe(other, resolution, channels, images=first["images"])]
-    if not all(found):
+    second = first and probe(other, resolution, channels, images=first["images"])
+    if not first or not second:
         return ""
-    with_half, without = (seconds_per_kimg(config, m) for m in (found if chosen else found[::-1]))
+    with_half, without = (seconds_per_kimg(config, m) for m in ((first, second) if chosen else (second, first)))
     measures = f"bfloat16 takes {with_half:.3g} s/kimg here, float32 {without:.3g}"
     if chosen:
         return measures + ("" if with_half < without else ": it does not pay, leave --half-format out")
@@ -420,7 +421,8 @@ class Yielding:
                 ready.set(), release.wait()
 
             thread = threading.Thread(target=sleep, daemon=True, name="semgan asleep")
-            thread.start(), ready.wait()
+            thread.start()
+            ready.wait()
             self._asleep.append((release, thread))
         self.braked = on
 

@@ -8,8 +8,7 @@ __all__ = []
 # %% ../nbs/97_result_verbs.ipynb #38f951a7
 from pathlib import Path
 
-from .foundation import _image_bar, atomic, claim, mark, try_folder
-from .texts import count_noun
+from .foundation import _image_bar, atomic, claim, count_noun, mark, try_folder
 from .micrographs import read_micrograph
 from .generate import phases, walk
 from .options import _listed, _option, _overwrite, _say

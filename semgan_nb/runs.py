@@ -44,6 +44,7 @@ from semgan_nb.files import (
     read_lines,
     table_of,
     whole,
+    worded,
 )
 
 # %% ../nbs/50_runs.ipynb #8fc9d25a
@@ -62,11 +63,8 @@ def _f(
     )
 
 # %% ../nbs/50_runs.ipynb #b9fb1441
-ADAPTATIONS = (
-    "channels",
-    "resolution",
-    "mapping",
-)  # in what the source of a transfer may differ from the run, if it is said so
+# in what the source of a transfer may differ from the run, if it is said so
+ADAPTATIONS = ("channels", "resolution", "mapping")
 
 # %% ../nbs/50_runs.ipynb #dd5991e2
 @dataclass(frozen=True)
@@ -340,8 +338,8 @@ def paper1024(resolution: int, gpus: int = 1) -> Config:
 def cifar(resolution: int, gpus: int = 1) -> Config:
     "The ADA paper's settings for 32-px photographs: no path length, no mixing, discriminator without short cuts."
     config = _official("cifar", resolution, 64, 2, 32, 1, 0.0025, 0.01, 500.0, 0.05, 2)
-    other = dict(total_kimg=100000.0, pl_weight=0.0, style_mixing_prob=0.0, d_architecture="orig")
-    return dataclasses.replace(config, **other)
+    config = dataclasses.replace(config, total_kimg=100000.0, pl_weight=0.0, style_mixing_prob=0.0)
+    return dataclasses.replace(config, d_architecture="orig")
 
 # %% ../nbs/50_runs.ipynb #b833006f
 def sem512(resolution: int = 512, gpus: int = 1) -> Config:
@@ -357,7 +355,7 @@ def laptop(resolution: int = 32, gpus: int = 1) -> Config:
     sides = [2**k for k in range(2, resolution.bit_length())]
     return Config(
         preset="laptop",
-        g_channels=[widths.get(r, max(512 // r, 1)) for r in sides],
+        g_channels=tuple(widths.get(r, max(512 // r, 1)) for r in sides),
         noise_from=resolution,
         z_dim=64,
         w_dim=64,
@@ -454,6 +452,7 @@ STATUS = fields(  # status.json
 )
 
 # %% ../nbs/50_runs.ipynb #69e045ac
+@worded("an object")
 def STATS(value: dict, field: str) -> None:
     "The rule of a line of stats.jsonl: how far the run was, and numbers by name."
     fields({"Progress/kimg": fields(dict(mean=number(0)))}, dict(timestamp=number(0)))(value, field)

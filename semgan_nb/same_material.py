@@ -12,12 +12,12 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 from scipy.stats import wasserstein_distance
 
-from .foundation import BadInput, stream
-from .texts import count_noun
+from .foundation import BadInput, count_noun, stream
 from semgan_nb.descriptors import (
     Segmentation,
     fraction_quantiles,
@@ -230,7 +230,7 @@ def compare_microstructures(
         if matched and d.grey:
             one |= dict(verdict="unread", why=MATCHED)
         found[key] = one | dict(sentence=_sentence(d, one["unit"], one, names, yardstick))
-    ratios = {key: one["ratio"] for key, one in found.items() if one["verdict"] != "unread"}
+    ratios: dict[str, Any] = {key: one["ratio"] for key, one in found.items() if one["verdict"] != "unread"}
     result = dict(
         num_real=n,
         num_gen=m,
@@ -240,7 +240,7 @@ def compare_microstructures(
         pixel_um=pixel_um,
         segmentation=[asdict(real.how), asdict(generated.how)],
         value=float(np.exp(np.mean(np.log(list(ratios.values()))))),
-        worst=max(ratios, key=ratios.get),
+        worst=max(ratios, key=lambda name: ratios[name]),
         descriptors=found,
     )
     return result | dict(text="\n".join(_notes(result, real, generated, yardstick)))
@@ -345,8 +345,8 @@ def compare(
         return result
     if len(real) < 4 or len(generated) < 2:
         return result | dict(material=None)
-    sides = (measure(x, pixel_size_nm, how, workers=workers) for x in (real, generated))
-    return result | dict(material=compare_microstructures(*sides, matched, groups))
+    ours, theirs = (measure(x, pixel_size_nm, how, workers=workers) for x in (real, generated))
+    return result | dict(material=compare_microstructures(ours, theirs, matched, groups))
 
 # %% ../nbs/36_same_material.ipynb #1e358758
 def _comparison_text(result):

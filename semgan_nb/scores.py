@@ -13,12 +13,13 @@ import contextlib
 import re
 from dataclasses import dataclass, field, fields as record_fields
 from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from .foundation import BadInput
 from .files import PLAIN, TEXT, either, fields, list_of, number, optional, rule, table_of, whole
-from .texts import count_noun
+from .foundation import count_noun
 from .extractors import EXTRACTORS
 from .leak import TRANSFORMS
 from .distances import inception_score, kernel_distance, precision_recall
@@ -162,7 +163,7 @@ class Metric(NamedTuple):
 
     extractor: str  # such as 'lite0'; 'micro' for the descriptors of chapter 33
     stat: str  # 'fd', 'kid', 'pr', 'is', 'ppl'; '' for micro
-    count: int  # generated images (paths, for the path length)
+    count: int  # type: ignore[assignment]  # generated images (paths, for the path length); hides tuple.count
     # 'holdout', 'full', 'subset', 'plain'; '' for the inception score; for the path length what is varied: 'wend' ...
     real: str
     digit: str = ""  # neighbours of precision and recall
@@ -252,12 +253,12 @@ def parse_metric(name: str) -> Metric:  # such as 'lite0_fd500_holdout' or 'fid5
     if s.digits and not digit:
         count, digit = count[:-1], count[-1]
     extractors = tuple(EXTRACTORS) if s.extractor in EXTRACTORS else (s.extractor,)
-    for value, known, what in (
+    for value, choices, what in (
         (extractor, extractors, "extractor"),
         (real, s.real, "path" if s.needs == "generator" else "real side"),
     ):
-        if value not in known:
-            among = ", ".join(known) or "none"
+        if value not in choices:
+            among = ", ".join(choices) or "none"
             raise BadInput(f"The metric {name!r} names the {what} {value!r}, known are {among}: {_HINT}")
     if not re.fullmatch(s.digits, digit):
         raise _no_metric(name)
@@ -440,13 +441,13 @@ def check_record(record: dict, name: str, where: str) -> dict:
     return record
 
 # %% ../nbs/41_scores.ipynb #f8b18eb5
-def headline(record: dict) -> str:
+def headline(record: Mapping) -> str:
     "The name of the result that stands for a record: recall of precision and recall, else the first."
     return next((name for name in record["results"] if name.endswith("_recall")), next(iter(record["results"])))
 
 # %% ../nbs/41_scores.ipynb #8b715593
 def best_record(
-    records: list[dict],  # of one metric
+    records: Sequence[dict],  # of one metric
     result: str | None = None,  # which of its results; None: the headline
 ) -> dict | None:
     """The record with the best finite value; of equals the first. The first of all where no value is finite. None
@@ -470,9 +471,8 @@ def _at_best(metrics, records, result) -> dict:
     found = {}
     for other, theirs in metrics.items():
         if re.search(r"(^|_)(fd|fid|kid)\d", other):
-            chosen = best_record(theirs).get("snapshot_pkl")
-            same = [r for r in records if r.get("snapshot_pkl") == chosen]
-            if same:
+            chosen = (best_record(theirs) or {}).get("snapshot_pkl")
+            if same := [r for r in records if r.get("snapshot_pkl") == chosen]:
                 found[other] = _standing(same[0], result)
     return found
 
@@ -486,7 +486,7 @@ def summary(metrics: dict[str, list[dict]]) -> list[dict]:  # metric name -> rec
         for result in records[0]["results"]:
             if result.endswith("_std") or higher_is_better(result) is None:
                 continue
-            row = dict(result=result, **_standing(best_record(records, result), result))
+            row = dict(result=result, **_standing(best_record(records, result) or {}, result))
             if result.endswith("_recall"):
                 row["at_best"] = _at_best(metrics, records, result)
             rows.append(row)
@@ -531,9 +531,9 @@ def judgement(ladder: dict, value: float) -> str:  # of Judge.ladder, of a dista
     others = {rung["name"]: rung["value"] for rung in ladder["rungs"] if rung["value"] > floor}
     nearer, farther = ([name for name, number in others.items() if sign * number > sign * value] for sign in (1, -1))
     if nearer:
-        clauses.append(f"nearer than {min(nearer, key=others.get)!r}")
+        clauses.append(f"nearer than {min(nearer, key=lambda name: others[name])!r}")
     if farther:
-        clauses.append(f"farther than {max(farther, key=others.get)!r}")
+        clauses.append(f"farther than {max(farther, key=lambda name: others[name])!r}")
     return f"{verdict}: {', '.join(clauses)}"
 
 # %% ../nbs/41_scores.ipynb #836a2a34
@@ -542,7 +542,7 @@ def closer_than(ladder: dict, value: float) -> list[str]:
     return [rung["key"] for rung in ladder["rungs"] if value < rung["value"]]
 
 # %% ../nbs/41_scores.ipynb #6c9dc77d
-def alike_pairs(record: dict, most: int = 8) -> list[dict]:
+def alike_pairs(record: Mapping, most: int = 8) -> list[dict]:
     """The generated images of a record of memorisation that are most like a training image: image, train, likeness.
     Raises BadInput where it names none."""
     worst, count = record.get("worst"), record.get("num_gen", 0)

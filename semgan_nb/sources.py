@@ -13,16 +13,16 @@ import hashlib
 import itertools
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from .foundation import BadInput, file_hash, _shown
+from .foundation import BadInput, _shown, count_noun, file_hash
 from .workers import WorkerPool
-from .texts import _text, count_noun
+from .texts import _text
 from .image_files import stack_pages
 from .micrographs import GREY_RANGE, LabelMap, Micrograph, list_images, other_files, read_micrograph
 
@@ -43,7 +43,7 @@ class Source:
 
     def entry(self, group: str, images: int, **more) -> dict:  # its group; count of its training images
         "What the manifest says of it, and what is `more` to say."
-        wanted = ("grey_range", "levels") if "grey_range" in self.tags else ()
+        wanted: tuple[str, ...] = ("grey_range", "levels") if "grey_range" in self.tags else ()
         wanted += ("pixel_size_from", "lossy", "warnings")
         known = {
             "file": self.name,
@@ -144,7 +144,7 @@ def list_sources(src: Path | str | Iterable) -> tuple[list[Path], Path]:  # fold
             raise BadInput(
                 f"{root}: holds no TIFF, PNG, JPEG or BMP"
                 f" images{' (only ' + ', '.join(others[:5]) + ')' if others else ''}: give the folder with the"
-                " micrographs" + (f"; {others}" if (others := other_files(root)) else "")
+                " micrographs" + (f"; {more}" if (more := other_files(root)) else "")
             )
         return files, root
     files = [Path(f) for f in src]
@@ -317,9 +317,9 @@ def group_files(
             f"group: '{how}' was given: it is 'auto', 'file', 'folder', 'prefix' or a CSV file with lines file,group"
         )
     rows = read_table(table)
-    found = [rows.get(n) or rows.get(Path(n).name) or rows.get(Path(n).stem) for n in names]
-    if None in found:
-        raise _no_group(names[found.index(None)], table)
+    found = [rows.get(n) or rows.get(Path(n).name) or rows.get(Path(n).stem) or "" for n in names]
+    if "" in found:
+        raise _no_group(names[found.index("")], table)
     return found
 
 # %% ../nbs/16_sources.ipynb #9819be18
@@ -433,7 +433,7 @@ def some_of(names: list[str], n: int = 4) -> str:
     return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 # %% ../nbs/16_sources.ipynb #c2dafd47
-def from_to(values: list[float]) -> str:
+def from_to(values: Sequence[float]) -> str:
     "The range of some numbers in four digits, or the number where they agree to them."
     low, high = f"{min(values):.4g}", f"{max(values):.4g}"
     return low if low == high else f"{low} to {high}"
@@ -493,7 +493,7 @@ def note_rejected(outcome: Outcome) -> list[str]:
         return []
     pages = sum("page" in r for r in out)
     files = f"{count_noun(len(out) - pages, 'file')} of {outcome.n_files}" if len(out) > pages else ""
-    count = " and ".join(filter(None, (files, pages and count_noun(pages, "page"))))
+    count = " and ".join(filter(None, (files, count_noun(pages, "page") if pages else "")))
     return [f"{count} left out, e.g. {out[0]['file']}: {out[0]['why']}"]
 
 # %% ../nbs/16_sources.ipynb #a14c9f34

@@ -19,7 +19,7 @@ import filelock
 import numpy as np
 
 from .foundation import BadInput, write_json
-from .files import TEXT, Unfit, fields, list_of, read_json, whole
+from .files import TEXT, Unfit, fields, list_of, read_json, whole, worded
 from .scores import best_record, higher_is_better, headline, metric_name
 from semgan_nb.runs import (
     SETTINGS,
@@ -41,6 +41,7 @@ from .monitoring import left_out
 STUDY_FORMAT = 1
 
 # %% ../nbs/70_studies.ipynb #da2e0f6f
+@worded("an object")
 def _point(value, field):
     "The rule of a point of study.json: the fields that differ, seeds, and what was refused."
     fields(dict(fields=fields({}), seeds=list_of(whole(0, 2**32 - 1))), dict(refused=fields({})))(value, field)
@@ -54,7 +55,6 @@ def _point(value, field):
         TEXT(why, f"{field}.refused.{seed}")
 
 
-_point.words = "an object"
 STUDY = fields(dict(format=whole(), base=fields({}, SETTINGS), points=list_of(_point)), dict(version=TEXT))
 
 # %% ../nbs/70_studies.ipynb #eff870b8

@@ -38,7 +38,7 @@ from semgan_nb.plots import (
 
 # %% ../nbs/81_study_plots.ipynb #496f432e
 _TAB = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink")
-AXIS_COLOURS = dict(
+AXIS_COLOURS: dict[str | None, dict] = dict(
     augpipe={**PAPER_COLOURS, "bright": "tab:red"},  # what the paper calls color is brightness and contrast
     ada_target=dict(zip((0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), _TAB)),
     subset=dict(zip((10, 50, 100, 500, 1000, 3000), _TAB)),
@@ -50,7 +50,8 @@ def setting_colours(
     axis: str | None = None,  # a field of Config
 ) -> dict:
     "value -> colour: the paper's where its figures have one, else a palette for all eyes."
-    paper, colours = AXIS_COLOURS.get(axis, {}), {}
+    paper: dict = AXIS_COLOURS.get(axis, {})
+    colours: dict = {}
     for value in values:
         colour = "0.5" if value == "noaug" and axis != "augpipe" else paper.get(value)
         colours[value] = colour if colour not in colours.values() else None
@@ -184,7 +185,7 @@ def bands(
     _draw_bands(p, part, part.stat_bands("Progress/augment"), "-", 1.2)
     legend = dict(title=part.axis, title_fontsize=8, fontsize=8, framealpha=0.9, edgecolor="none")
     if found:
-        _band_limits(top, found, part.ladder(metric), log)
+        _band_limits(top, found, part.ladder(str(metric)), log)
         top.legend(loc="best", ncols=1 if len(found) < 5 else 2, **legend)
     else:
         _empty(top)

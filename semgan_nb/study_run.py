@@ -11,6 +11,7 @@ import traceback
 from contextlib import closing
 from pathlib import Path
 from collections.abc import Callable
+from typing import Annotated, Any
 
 from .foundation import BadInput, checked
 from .dataset import Dataset
@@ -60,7 +61,8 @@ class _Bar:
     "What `run_study` shows: one bar over the kimg of all points; or the caller's function; or nothing."
 
     def __init__(self, study: Study, progress):
-        self.call, self.bar = progress if callable(progress) else None, None
+        self.call = progress if callable(progress) else None
+        self.bar: Any = None
         points = study.points
         self.count, self.total = len(points), [study.config(point).total_kimg for point in points]
         if progress and not self.call:
@@ -141,7 +143,7 @@ def run_study(
     data: Path | str,  # the archive
     progress: bool | Callable = True,  # a bar; or a function called with (point, tick) at every tick
     device: str | None = None,
-    state_every: STATE_EVERY = STATE_SECONDS,  # as in train
+    state_every: Annotated[float, STATE_EVERY] = STATE_SECONDS,  # as in train
 ) -> list[dict]:
     """Train all points that are not done, one after the other, and return `study.status()`. Interrupted and called
     again, it goes on. Raises BadInput where the study has no settings of its own, or the data cannot be read."""

@@ -9,6 +9,7 @@ __all__ = ['prepare_synthetic']
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -26,16 +27,17 @@ _GRAIN_PIXEL_UM = 0.0992  # derived: 127 mm / (magnification 1000 x 1280 px); th
 @checked
 def prepare_synthetic(
     dest: Path | str,  # the archive to write, .zip
-    size: SIDE = 32,  # side of an image
-    n_images: Rule(int, 1, 10_000_000, "images") = 3000,
-    seed: SEED = 0,
-    n_specimens: Rule(int, 1, 10_000, "specimens") = 30,
-    holdout: SHARE = 0.2,  # share of images kept out of training, by whole specimens; 0 = none
-    field_um: Rule(float, 0.1, 1000, "µm", also=(None,)) = None,  # side of an image; None = see above
+    size: Annotated[int, SIDE] = 32,  # side of an image
+    n_images: Annotated[int, Rule(int, 1, 10_000_000, "images")] = 3000,
+    seed: Annotated[int, SEED] = 0,
+    n_specimens: Annotated[int, Rule(int, 1, 10_000, "specimens")] = 30,
+    holdout: Annotated[float, SHARE] = 0.2,  # share of images kept out of training, by whole specimens; 0 = none
+    # side of an image; None = see above
+    field_um: Annotated[float | None, Rule(float, 0.1, 1000, "µm", also=(None,))] = None,
     # see chapter 14; None = islands up to 64 px, grains above
-    kind: Rule(choices=("islands", "grains"), also=(None,)) = None,
+    kind: Annotated[str | None, Rule(choices=("islands", "grains"), also=(None,))] = None,
     fractions: tuple[float, float] = (0.37, 0.90),  # martensite of the first and the last specimen
-    workers: WORKERS = None,  # processes; None = one per core, up to 8, one for small archives
+    workers: Annotated[int | None, WORKERS] = None,  # processes; None = one per core, up to 8, one for small archives
     progress: bool = True,  # a progress bar
     maps: Path | str | None = None,  # second archive to write, .zip: the phase maps, martensite white; None = none
     overwrite: bool = False,  # True = replace what is at dest and maps, whatever it is; synthetic archives anyway
@@ -48,7 +50,7 @@ def prepare_synthetic(
         workers = min(cores(), 8) if n_images * size**2 > 2**25 else 1
     kind = kind or ("islands" if size <= 64 else "grains")
     field_um = field_um or (4.8 if kind == "islands" else _GRAIN_PIXEL_UM * size)
-    how = {"fractions": tuple(fractions), "field_um": field_um, "kind": kind} | options
+    how: dict[str, Any] = {"fractions": tuple(fractions), "field_um": field_um, "kind": kind} | options
     stream = iter_specimens(n_images, size, seed, n_specimens, workers=workers, **how)
     scale = [1000 * field_um / size] * 2
     settings = {

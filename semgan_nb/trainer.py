@@ -15,6 +15,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,13 +27,14 @@ from .networks import use_half
 from .augment import AdaController, augment_pipe
 from .losses import loss_as_generated, loss_as_real, mixed_ws, path_lengths, path_penalty, r1_penalty
 from .distributed import ProcessGroup
+from .latent import to_network
 from .runs import Config
 from .transfer import make_networks
 
 # %% ../nbs/55_trainer.ipynb #cb6e5b75
 def lazy_adam(params: Iterable[torch.nn.Parameter], lr: float, interval: int | None) -> torch.optim.Adam:
     """Adam(0, 0.99), corrected for a regulariser that runs at every `interval`-th iteration: with c = interval /
-    (interval + 1), lr c and beta^c. Source: Karras et al. 2020 (StyleGAN2), appendix B."""
+    (interval + 1), lr c and beta^c. Source: Karras et al. 2020 (StyleGAN2)."""
     c = 1.0 if interval is None else interval / (interval + 1)
     return torch.optim.Adam(params, lr=lr * c, betas=(0.0, 0.99**c), eps=1e-8, fused=True)
 
@@ -164,10 +166,9 @@ def _unpacked(packed: bytes) -> dict:
     return torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
 
 # %% ../nbs/55_trainer.ipynb #dd0f866d
-_DICT, _LIST, _TENSOR = (
-    rule(f"a {word}", lambda v, kind=kind: isinstance(v, kind))
-    for word, kind in (("dictionary", dict), ("list", list), ("tensor", torch.Tensor))
-)
+_DICT = rule("a dictionary", lambda v: isinstance(v, dict))
+_LIST = rule("a list", lambda v: isinstance(v, list))
+_TENSOR = rule("a tensor", torch.is_tensor)
 _TENSORS, _OPTIMISER, _ANY = table_of(_TENSOR), fields(dict(state=_DICT, param_groups=_LIST)), number(finite=False)
 _SUMS, _SAID = table_of(list_of(_ANY, 3, 3)), table_of(fields(dict(mean=_ANY), dict(num=number(0), std=_ANY)))
 STATE = fields(  # what Trainer.state_dict gives, as it comes back from a file
@@ -215,7 +216,7 @@ class _Players:
     def __init__(
         self,
         config: Config,
-        dataset: Dataset,
+        dataset: Any,  # a Dataset, or what has its `images`, `resolution` and `channels`
         device: torch.device | str = "cpu",
         networks: tuple | None = None,  # G, D and G_ema to begin with; None: fresh ones
         ranks: ProcessGroup = ProcessGroup(),
@@ -357,7 +358,7 @@ def _real_parts(t: _Players, mine: range, parts: int) -> tuple[torch.Tensor, ...
     chosen = t.sampler.take(t.config.batch_size)  # the same on all ranks
     images = t.dataset.images(np.concatenate([chosen[part::parts] for part in mine]))
     real = torch.from_numpy(images).to(t.device)
-    return (real.to(torch.get_default_dtype()) / 127.5 - 1).split(t.config.batch_gpu)
+    return to_network(real.to(torch.get_default_dtype())).split(t.config.batch_gpu)
 
 # %% ../nbs/55_trainer.ipynb #8006e01b
 @torch.no_grad()
@@ -419,11 +420,13 @@ class Trainer(_Resumable):
 
     _gmain, _greg, _dmain, _dreg, _phase = _gmain, _greg, _dmain, _dreg, _phase_step
 
-    def phases(self, sizes: list[int], real: Iterable[torch.Tensor]) -> dict[str, tuple]:
+    def phases(
+        self, sizes: list[int], real: Iterable[torch.Tensor]
+    ) -> dict[str, tuple[torch.nn.Module, torch.optim.Optimizer, Any, Callable, int]]:
         """Name -> network, optimiser, what each part gets (a number of images, or real ones), loss and interval, of
         all phases of this configuration in their order."""
         c = self.config
-        found = dict(Gmain=(self.G, self.G_opt, sizes, self._gmain, 1))
+        found: dict[str, tuple] = dict(Gmain=(self.G, self.G_opt, sizes, self._gmain, 1))
         if c.G_reg_interval and c.pl_weight > 0:
             found["Greg"] = (self.G, self.G_opt, sizes, self._greg, c.G_reg_interval)
         found["Dmain"] = (self.D, self.D_opt, real, self._dmain, 1)

@@ -10,9 +10,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from .dataset import Dataset
 from .layers import keep_memory
 from .latent import _at_once, latents, to_uint8_images
 from .scores import best_record, headline
-from .evaluation import Judge, judge_together
+from .evaluation import ArchiveJudge, judge_together
 from .judges import LeakJudge, get_judge
 from .runs import FIRST_GPU, STATE_EVERY, STATE_SECONDS, Config, image_number, read_metrics, snapshots
 from .checkpoints import check_state, load_state, save_snapshot, save_state
@@ -110,7 +111,7 @@ def _fakes(t: Trainer, z: torch.Tensor) -> np.ndarray:
 
 # %% ../nbs/57_training.ipynb #4e466dc4
 def judge_snapshot(
-    judges: list[Judge],  # what they have in common is generated and embedded once
+    judges: list[ArchiveJudge],  # what they have in common is generated and embedded once
     run: Path,
     G: torch.nn.Module,
     snapshot: Path,  # the file that holds G
@@ -142,7 +143,7 @@ class _Snapshots:
 
     def __init__(self, trainer: Trainer, writer: RunWriter, data):
         self.trainer, self.writer, self.data = trainer, writer, data
-        self.judges: dict[str, Judge] = {}
+        self.judges: dict[str, ArchiveJudge] = {}
         self.columns, rows = grid_size(trainer.dataset.resolution)
         self.grid_z = latents(range(self.columns * rows), trainer.config.z_dim).to(trainer.device)
 
@@ -212,7 +213,7 @@ class _Reporter(_Snapshots):
         given = w.status.get("warning", "")
         standing = standing_warnings(t.config, float(t.ada.p), records, given)
         warning = "; ".join(text for kind, text in standing.items() if WARNINGS[kind] not in given)
-        about = dict(records=records, snapshot=snapshot, done=t.done, warning=warning)
+        about: dict[str, Any] = dict(records=records, snapshot=snapshot, done=t.done, warning=warning)
         where = (t.cur_tick, t.cur_nimg, t.cur_nimg / 1000, stats, t.ada.rt, float(t.ada.p))
         tick = Tick(*where, rate, left / rate if rate else None, **about)
         self.write(tick, beside, seconds, "; ".join(standing.values()))
@@ -225,7 +226,8 @@ class _Reporter(_Snapshots):
 
     def write(self, tick: Tick, beside: str, seconds: float, standing: str) -> None:
         "A tick into log.txt, stats.jsonl and status.json."
-        w, changes = self.writer, {}
+        w = self.writer
+        changes: dict[str, Any] = {}
         if tick.warning:
             w.log(f"warning: {tick.warning}")
         if standing != (given := w.status.get("warning", "")):
@@ -234,7 +236,7 @@ class _Reporter(_Snapshots):
                 w.log(f"the warning that {words} is taken back")
         w.append("stats.jsonl", {**tick.stats, "timestamp": time.time()})
         if tick.img_per_sec:
-            changes |= dict(sec_per_kimg=round(1000 / tick.img_per_sec, 3), eta_sec=round(tick.eta_sec, 1))
+            changes |= dict(sec_per_kimg=round(1000 / tick.img_per_sec, 3), eta_sec=round(tick.eta_sec or 0.0, 1))
         w.set_status(cur_nimg=tick.cur_nimg, kimg=tick.kimg, message=beside, **changes)
         w.log(_tick_line(self.trainer, tick, seconds, self.maintenance))
 
@@ -340,18 +342,19 @@ class Run:
         alone = self.device == "cpu" and self.ranks.size == 1
         self.threads_before = torch.get_num_threads()
         self.threads = choose_threads(out) if alone else self.threads_before
-        self.networks, self.init = self.ranks.first(lambda: load_initial_networks(self.config, self.dataset, out)) or (
-            None,
-            None,
-        )
+        begin = self.ranks.first(lambda: load_initial_networks(self.config, self.dataset, out))
+        self.networks, self.init = begin or (None, None)
         about, rest = _about_data(data, self.dataset), (self.init, self.ranks.size, self.threads)
-        self.writer = self.ranks.first(
-            lambda: RunWriter(out, self.config, about, self.device, self.asked, *rest)
-        ) or NullWriter(out)
+        first = lambda: RunWriter(out, self.config, about, self.device, self.asked, *rest)
+        self.writer: RunWriter | Any = self.ranks.first(first) or NullWriter(out)
         self.signals, self.yielding = _Signals(), Yielding(self.threads if alone else 1)
-        self.state, self.message, self.trainer = "failed", "it never began", None
+        self.state, self.message = "failed", "it never began"
+        self.trainer: Any = None  # a Trainer, made on entering
+        self.reporter: Any = None  # a _Reporter, of rank 0
+        self.watts: Callable[[], float] = lambda: 0.0
+        self.last_saved = self.counted = self.began = 0.0  # by the monotonic clock
         self.whole = self.pending = False  # between two iterations; a tick is due that was not reported
-        self.saved_at = None  # images seen by the last saved state
+        self.saved_at: int | None = None  # images seen by the last saved state
 
     def __enter__(self):
         return self
@@ -374,11 +377,9 @@ class Run:
 
     def where(self) -> str:
         "Where the last saved state is, in words."
-        return (
-            "no state was saved yet"
-            if self.saved_at is None
-            else f"the last good state is at {self.saved_at / 1000:.3f} kimg"
-        )
+        if self.saved_at is None:
+            return "no state was saved yet"
+        return f"the last good state is at {self.saved_at / 1000:.3f} kimg"
 
 # %% ../nbs/57_training.ipynb #0d7adb7d
 def _save(run: Run) -> None:
@@ -529,7 +530,7 @@ def _save_when_due(run: Run, state_every: float) -> None:
         run.last_saved = time.monotonic()
 
 # %% ../nbs/57_training.ipynb #e89e98b1
-def ticks(run: Run, state_every: float = STATE_SECONDS) -> Iterator[Tick]:
+def ticks(run: Run, state_every: float = STATE_SECONDS) -> Generator[Tick, None, None]:
     "Train a run that is entered, to its end or until somebody asks to stop; a Tick at every line of the log."
     if not _load(run):
         return
@@ -557,9 +558,9 @@ def train(
     data: Path | str,  # an archive (ZIP) or a folder of prepared images
     out: Path | str,  # the run directory; a run found there goes on
     device: str | None = None,  # None: a GPU if there is one
-    state_every: STATE_EVERY = STATE_SECONDS,  # between two saved states
-    first_gpu: FIRST_GPU = 0,  # of several, the one that the first process takes
-) -> Iterator[Tick]:
+    state_every: Annotated[float, STATE_EVERY] = STATE_SECONDS,  # between two saved states
+    first_gpu: Annotated[int, FIRST_GPU] = 0,  # of several, the one that the first process takes
+) -> Generator[Tick, None, None]:
     """Train a GAN; yields a Tick at every line of the log. Raises BadInput before anything is written where data,
     configuration and directory do not fit. Source: Karras et al. 2020 (ADA)."""
     with Run(config, data, out, device, first_gpu) as run:

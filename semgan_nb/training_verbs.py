@@ -96,7 +96,7 @@ def _base_config(cfg: str | None, dataset, gpus: int = 1, run: str | None = None
     "The configuration before any option: of the run that goes on, or of a preset."
     from semgan_nb.runs import Config, preset, read_config
 
-    if goes_on and cfg is None:
+    if goes_on and cfg is None and run:
         return Config.from_dict(read_config(run)["resolved"])
     return preset(cfg or ("laptop" if dataset.resolution <= 64 else "auto"), dataset.resolution, gpus, run)
 
@@ -261,8 +261,9 @@ def _sweep(options) -> bool:
     dataset = Dataset(options.path, part="train")
     out = Path(options.out or Path("studies") / "-".join([dataset.name, *axes]))
     base = _base_config(options.cfg, dataset)
-    if (out / "study.json").is_file() and options.cfg in (None, Study(out).base.preset):
-        base = Study(out).base  # as it was when the study began
+    there = Study(out).base if (out / "study.json").is_file() else None
+    if there and options.cfg in (None, there.preset):
+        base = there  # as it was when the study began
     base, changed = _with_transfer(base, fixed)
     extra, seeds = [_fields_of(text) for text in options.extra], parse_seeds(options.seeds, 1000)
     for fields in Study.wanted(out, base, axes, seeds, extra):

@@ -12,6 +12,7 @@ import re
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -54,7 +55,7 @@ def make_networks(config: Config, resolution: int, channels: int) -> tuple[Gener
     check_networks(c, resolution)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(c.seed)
-        common = dict(
+        common: dict[str, Any] = dict(
             img_resolution=resolution,
             img_channels=channels,
             channel_base=c.channel_base,
@@ -296,7 +297,7 @@ def transfer(
     """Fill G and D from a source; returns the averaged generator, and what became of every part, line by line.
 
     Raises BadInput, which names all reasons at once, where the source does not fit or needs an adaptation that was
-    not asked for; G and D are then as they were. Source: Karras et al. 2020 (ADA), section 4; for Freeze-D, Mo et al.
+    not asked for; G and D are then as they were. Source: Karras et al. 2020 (ADA); for Freeze-D, Mo et al.
     2020.
     """
     plans = _checked_plans(G, D, source, adapt)
@@ -341,7 +342,7 @@ def load_initial_networks(
     changed since the run began."""
     if config.init_from is None or any((Path(out) / "state").glob("state-*.pt")):
         return None, None
-    source = load_networks(resolve_init(config, out))
+    source = load_networks(str(resolve_init(config, out)))
     sha256 = file_hash(source.path)
     if is_run(out) and (record := read_config(out).get("init")) and record["sha256"] != sha256:
         raise BadInput(
@@ -359,4 +360,4 @@ def _with_transfer(config: Config, given: dict, out: Path | str | None = None) -
     config = config.replace(**given)
     if not given.get("init_from") or out and is_run(out):
         return config, []
-    return transfer_config(config, load_networks(config.init_from), given)
+    return transfer_config(config, load_networks(given["init_from"]), given)

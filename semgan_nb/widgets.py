@@ -233,7 +233,11 @@ class _Updated(_Panel):
         return self._worker.settled(timeout)
 
     def _work(self) -> None:
-        self.do(lambda: self._refresh(self) or self.say(""), then_ask=False)
+        def refresh():
+            self._refresh(self)
+            self.say("")
+
+        self.do(refresh, then_ask=False)
 
     def do(self, action: Callable[[], object], then_ask: bool = True) -> None:
         "Call `action`; what goes wrong is shown in the box."

@@ -54,7 +54,8 @@ class WorkerPool:
     manager: leaving it waits for the jobs in hand."""
 
     def __init__(self, workers: int):  # processes, 1 or more
-        self.workers, self.pool = workers, None
+        self.workers = workers
+        self.pool: ProcessPoolExecutor | None = None
 
     def __enter__(self):
         return self

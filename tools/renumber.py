@@ -49,6 +49,7 @@ def renamed(text: str, moves: dict[str, str], files: dict[str, str]) -> str:
         lambda m: m[1] + re.sub(r"\d\d", lambda n: moves.get(n[0], n[0]), m[2] + m[3]),
         text,
     )
+    text = re.sub(r"\[(\d\d)\](?=\((?:\.\./)?\d\d_\w)", lambda m: f"[{moves.get(m[1], m[1])}]", text)
     text = re.sub(r"\b\d\d_[\w.]+\.ipynb", lambda m: files.get(m[0], m[0]), text)
     return re.sub(r"^(\s*\"?\| )(\d\d)( \| \[)", lambda m: m[1] + moves.get(m[2], m[2]) + m[3], text, flags=re.M)
 

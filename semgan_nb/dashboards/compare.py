@@ -146,14 +146,14 @@ class _Comparison:
         key = (how, persistence, floor)
         if key not in self._compared:
             groups = self.sides[0]["groups"] if floor == _BY_GROUP else None
-            two = self.measured(how, persistence)
-            self._compared[key] = compare_microstructures(*two, self.matched, groups, names=self.names)
+            one, two = self.measured(how, persistence)
+            self._compared[key] = compare_microstructures(one, two, self.matched, groups, names=self.names)
         return self._compared[key]
 
     def extremes(self, how: Segmentation, persistence: bool, key: str):
         "The micrographs at both ends of a descriptor, as a figure."
-        images, two = [side["images"] for side in self.sides], self.measured(how, persistence)
-        return material_plots.extremes(*images, two, key, labels=self.labels)
+        one, two = (side["images"] for side in self.sides)
+        return material_plots.extremes(one, two, self.measured(how, persistence), key, labels=self.labels)
 
 # %% ../../nbs/89_dashboards_compare.ipynb #95ae10da
 def _state_words(found: dict, labels: tuple[str, str]) -> str:

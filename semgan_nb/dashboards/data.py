@@ -17,8 +17,7 @@ import numpy as np
 from PIL import Image
 
 from .. import material_plots
-from ..foundation import BadInput, file_hash
-from ..texts import count_noun
+from ..foundation import BadInput, count_noun, file_hash
 from ..micrographs import Micrograph, read_micrograph
 from ..synthetic import phase_fraction
 from ..descriptors import fraction_without_particles
@@ -97,7 +96,8 @@ def file_steps(
     source = next(s for s in manifest["sources"] if s["file"] == file)
     micrograph, recipe = _read_again(manifest, Path(folder), source), Recipe.of(manifest)
     own = [image["crop"] for image in manifest["images"] if image["source"] == file]
-    found, size = {}, micrograph.pixel_size_nm
+    found: dict[str, dict] = {}
+    size = micrograph.pixel_size_nm
     for name, image in steps(micrograph, recipe, crop or (own[0] if own else None)).items():
         if size is not None and name == "one scale":
             size = recipe.cleaned_size(size)

@@ -20,6 +20,8 @@ from PIL import Image
 
 from .. import plots
 from ..foundation import BadInput, atomic, torch_stream
+from ..archives import channels_first
+from ..micrographs import planes
 from ..latent import has_noise, latents, slerp, to_uint8_images
 from ..films import _noise_between, noise_maps, walk_frames, write_film
 from ..descriptors import phase_fractions
@@ -43,7 +45,7 @@ def walk_image(
     Source: Shoemake 1985 (the arc between latent vectors); Lambard et al. 2023, Fig. 5."""
     device = next(G.parameters()).device
     z = latents(seeds, G.z_dim)
-    maps = _noise_between(*(noise_maps(G, seed) for seed in seeds), t) if noise_mode == "walk" else {}
+    maps = _noise_between(noise_maps(G, seeds[0]), noise_maps(G, seeds[1]), t) if noise_mode == "walk" else {}
     maps = {f"synthesis.{name}": noise.to(device) for name, noise in maps.items()}
     how = dict(
         truncation_psi=truncation_psi,
@@ -56,12 +58,12 @@ def walk_image(
             .cpu()
             .numpy()
         )
-    return image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+    return planes(image[None])[0]
 
 # %% ../../nbs/87_dashboards_explorer.ipynb #adab1cba
 def _fraction(image: np.ndarray) -> float:
     "Phase fraction of one image [H, W] or [H, W, 3]."
-    return float(phase_fractions(image if image.ndim == 2 else image.transpose(2, 0, 1)[None])[0])
+    return float(phase_fractions(channels_first(image)[None])[0])
 
 # %% ../../nbs/87_dashboards_explorer.ipynb #f839d5fd
 def _unused(path: Path) -> Path:
@@ -80,7 +82,8 @@ class _Film:
 
     def __init__(self, button: W.Button, progress: W.HTML, say: Callable[[str], None]):
         self._button, self._progress, self._say = button, progress, say
-        self._thread, self._called_off = None, threading.Event()
+        self._thread: threading.Thread | None = None
+        self._called_off = threading.Event()
 
     @property
     def running(self) -> bool:
@@ -131,7 +134,10 @@ class _FractionCurve:
 
     def __init__(self, G: torch.nn.Module, points: int):
         self.G, self.points = G, points
-        self.walk, self.values, self._frames, self._drawn = None, [], None, 0.0
+        self.walk: dict | None = None
+        self.values: list[float] = []
+        self._frames: Iterator[np.ndarray] = iter(())
+        self._drawn = 0.0
 
     def follow(self, walk: dict) -> None:
         "Begin anew where the walk is another."
@@ -200,8 +206,8 @@ def _walk_layout(w: SimpleNamespace) -> W.HBox:
 # %% ../../nbs/87_dashboards_explorer.ipynb #bbf2e069
 def _walk_code(path: Path, walk: dict, k: int, frames: int, points: int) -> str:
     "The lines of Python that draw image k of `frames`, and the curve."
-    how, at = {name: value for name, value in walk.items() if name != "seeds"}, f"{k} / {frames - 1}"
-    seeds, how = walk["seeds"], ", ".join(f"{name}={value!r}" for name, value in how.items())
+    seeds, at = walk["seeds"], f"{k} / {frames - 1}"
+    how = ", ".join(f"{name}={value!r}" for name, value in walk.items() if name != "seeds")
     return f"""import numpy as np
 
 from semgan_nb import descriptors, films, plots

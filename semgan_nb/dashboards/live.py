@@ -13,7 +13,7 @@ from pathlib import Path
 import ipywidgets as W
 
 from .. import plots
-from ..foundation import BadInput
+from ..foundation import BadInput, format_duration
 from ..runs import image_number, is_run, read_config, read_metrics, read_stats, read_status, request_stop
 from ..studies import sample_files
 from ..widgets import Dashboard, _button, _control, _row, _update, safe
@@ -36,7 +36,7 @@ def _state(name: str, text: str, kimg: float = 0.0, total: float | None = None, 
 def _state_words(state: str, status: dict) -> str:
     "What a state means and what to do, from the content of status.json."
     message = str(status.get("message") or "")
-    ago = _duration(time.time() - status.get("heartbeat", time.time()))
+    ago = format_duration(time.time() - status.get("heartbeat", time.time()), fine=True)
     words = {
         "waiting": "it has not begun",
         "running": message or "training",
@@ -76,15 +76,6 @@ def _run_state(run: Path) -> dict:
         left=status.get("eta_sec") if running else None,
     )
 
-# %% ../../nbs/85_dashboards_live.ipynb #ed86e38d
-def _duration(seconds: float) -> str:
-    "Seconds in the two largest units, such as 3 min 20 s."
-    seconds = max(round(seconds), 0)
-    for size, unit, part, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if seconds >= size:
-            return f"{seconds // size} {unit} {seconds % size // part} {small}"
-    return f"{seconds} s"
-
 # %% ../../nbs/85_dashboards_live.ipynb #3c993a5f
 def _state_html(label: str, now: dict) -> str:
     "A run's state as a line: name, state, how far, how fast, how long, and why."
@@ -97,7 +88,7 @@ def _state_html(label: str, now: dict) -> str:
             f" {now['total_kimg']:.4g} kimg"
         )
     parts += [f"{now['speed']:.3g} images/s"] if now["speed"] else []
-    parts += [f"{_duration(now['left'])} left"] if now["left"] else []
+    parts += [f"{format_duration(now['left'], fine=True)} left"] if now["left"] else []
     return " · ".join(parts) + (f"<br>{safe(now['text'])}" if now["text"] else "")
 
 # %% ../../nbs/85_dashboards_live.ipynb #ee6cbe6f

@@ -69,7 +69,7 @@ def test_the_wheel_made_from_the_sdist_runs(environment, tmp_path, monkeypatch):
     )
     names = {
         path.relative_to(ROOT / "nbs").as_posix()
-        for pattern in ("[0-9]*.ipynb", "images/*.png")
+        for pattern in ("[0-9]*.ipynb", "glossary.ipynb", "images/*.png")
         for path in (ROOT / "nbs").glob(pattern)
     }
     assert {

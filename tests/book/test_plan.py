@@ -207,12 +207,12 @@ def test_numbers_of_chapters_are_changed_everywhere_at_once():
     )
     before = (
         "Chapter 33 measures, chapters 34 and 35 write 33 of them ([maps](34_phase_maps.ipynb)).\n| 34 |"
-        " [phase_maps](34_phase_maps.ipynb) |"
+        " [phase_maps](34_phase_maps.ipynb) | [chapters 33](33_microstructure.ipynb) and [34](34_phase_maps.ipynb)"
     )
     assert (
         renumber.renamed(before, moves, files)
         == "Chapter 34 measures, chapters 33 and 35 write 33 of them ([maps](33_phase_maps.ipynb)).\n| 33 |"
-        " [phase_maps](33_phase_maps.ipynb) |"
+        " [phase_maps](33_phase_maps.ipynb) | [chapters 34](34_microstructure.ipynb) and [33](33_phase_maps.ipynb)"
     )
     index = (ROOT / "nbs" / "index.ipynb").read_text(encoding="utf-8")
     assert renumber.in_order(index) == index
@@ -245,4 +245,4 @@ def test_every_link_of_the_book_leads_somewhere():
                 )
                 assert anchor in [title.replace(" ", "-") for title in titles], f"{path.name}: {file}#{anchor}"
             count += 1
-    assert count > 60  # or nothing was looked at
+    assert count > 200  # or nothing was looked at

@@ -1,15 +1,21 @@
-"""Lint and format of notebooks, tests and tools, as ruff.toml has them."""
+"""Lint, format and types, as ruff.toml and mypy.ini have them."""
 
 import ast
+import dataclasses
+import importlib
+import inspect
 import os
 import subprocess
 import sys
 import sysconfig
+import typing
 from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 import yaml
+
+from semgan_nb.foundation import rules_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RUFF = Path(sysconfig.get_path("scripts")) / ("ruff.exe" if sys.platform == "win32" else "ruff")
@@ -35,6 +41,37 @@ def test_ruff_reads_the_notebooks(tmp_path):
     (tmp_path / "24_losses.ipynb").write_text(chapter.replace("import torch", "import torch, os", 1), encoding="utf-8")
     done = ruff("check", "--output-format=concise", cwd=tmp_path)
     assert done.returncode == 1 and "24_losses.ipynb" in done.stdout and "F401" in done.stdout, done.stdout
+
+
+def test_types_fit(tmp_path):
+    "mypy finds nothing in the package. A wrong call beside it is found, so an empty answer means something."
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("from semgan_nb.preparation import prepare\n\nprepare('a', 'b', size='large')\n", encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path / "cache"), "semgan_nb", str(wrong)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    found = [line for line in done.stdout.splitlines() if ": error: " in line]
+    assert len(found) == 1 and "wrong.py:3" in found[0] and 'expected "int"' in found[0], done.stdout + done.stderr
+
+
+def test_a_rule_is_of_the_type_that_stands_beside_it():
+    "Annotated[int, Rule(int, …)]: an editor and the program say the same of a parameter."
+    seen = 0
+    for path in MODULES:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for function in vars(importlib.import_module(name)).values():
+            if getattr(function, "__module__", "") != name or not (
+                inspect.isfunction(function) or inspect.isclass(function)
+            ):
+                continue
+            if inspect.isclass(function) and not dataclasses.is_dataclass(function):
+                continue
+            for parameter, rule in rules_of(function).items():
+                beside = inspect.signature(function).parameters[parameter].annotation.__origin__
+                kinds = {str} if rule.choices else {rule.kind}
+                wanted = kinds | {type(other) for other in rule.also}
+                assert set(typing.get_args(beside) or (beside,)) == wanted, f"{name}.{function.__name__}: {parameter}"
+                seen += 1
+    assert seen > 50
 
 
 def test_the_citation_is_of_this_version():

@@ -9,6 +9,7 @@ import copy
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import torch.distributed.fsdp  # PyTorch imports it late, and must not meet a pretended device then
 from torch.overrides import TorchFunctionMode
@@ -28,25 +29,12 @@ from semgan_nb.losses import mixed_ws, r1_penalty
 from semgan_nb.distances import path_length
 from semgan_nb.foundation import BadInput
 from semgan_nb.networks import Discriminator, Generator, use_half
-from semgan_nb.runs import Config
 from semgan_nb.trainer import Trainer
 from semgan_nb.transfer import make_networks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*to a meta parameter", "ignore:Converting a tensor with requires_grad")
 AWAY = torch.device("meta")  # the name under which the second device goes
-TINY = Config(
-    z_dim=16,
-    w_dim=16,
-    channel_base=64,
-    channel_max=8,
-    batch_size=8,
-    batch_gpu=4,
-    G_reg_interval=2,
-    D_reg_interval=2,
-    ada_interval=2,
-    p=0.6,
-    metrics=(),
-)
+TINY = tiny.TINY.replace(G_reg_interval=2, D_reg_interval=2, ada_interval=2, p=0.6)
 
 
 class Away(torch.Tensor):
@@ -345,10 +333,10 @@ def test_a_driver_that_does_not_answer_ends_no_training(monkeypatch):
         return value
 
     monkeypatch.setattr(torch.cuda, "power_draw", draw)
-    source, watts = resources.power(torch.device("cuda", 0), None)
+    source, watts = resources.power_meter(torch.device("cuda", 0), None)
     assert "what the GPU reports" in source and [watts(), watts()] == [250.0, 300.0]
     monkeypatch.setattr(torch.cuda, "power_draw", lambda device: draw(device))
-    source, watts = resources.power(torch.device("cuda", 0), None)
+    source, watts = resources.power_meter(torch.device("cuda", 0), None)
     assert "assumed" in source and watts() == 300.0
 
 

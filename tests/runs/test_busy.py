@@ -5,25 +5,15 @@ import subprocess
 import sys
 
 import pytest
+import tiny
 import torch
 
-
 from semgan_nb.foundation import cores
-from semgan_nb.runs import Config, read_config, read_stats, read_status
+from semgan_nb.runs import read_config, read_stats, read_status
 from semgan_nb.resources import Neighbours, Yielding, choose_threads
 from semgan_nb.training import train
 
-TINY = Config(
-    z_dim=16,
-    w_dim=16,
-    channel_base=64,
-    channel_max=8,
-    batch_size=8,
-    batch_gpu=4,
-    total_kimg=0.064,
-    kimg_per_tick=0.032,
-    metrics=(),
-)
+TINY = tiny.TINY.replace(total_kimg=0.064)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
+import tiny
 from command import say
 from made_up_runs import fake_train, random_snapshot
 from PIL import Image
@@ -16,17 +17,8 @@ from semgan_nb.runs import Config, laptop, read_config
 from semgan_nb.study_run import run_study
 from semgan_nb.training import train
 
-TINY = dict(
-    z_dim=16,
-    w_dim=16,
-    channel_base=64,
-    channel_max=8,
-    batch_size=8,
-    batch_gpu=8,
-    total_kimg=0.032,
-    kimg_per_tick=0.016,
-    snap=1,
-)
+NETWORKS = {name: getattr(tiny.TINY, name) for name in ("z_dim", "w_dim", "channel_base", "channel_max")}
+TINY = dict(**NETWORKS, batch_size=8, batch_gpu=8, total_kimg=0.032, kimg_per_tick=0.016, snap=1)
 OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()] + ["--metrics=none"]
 
 
@@ -158,7 +150,9 @@ def test_the_lab_folder_is_the_users():
         and notebook.read_bytes() == (book / "tutorials" / notebook.name).read_bytes()
     )
     shipped = sorted(
-        path.relative_to(book) for pattern in ("[0-9]*.ipynb", "images/*.png") for path in book.glob(pattern)
+        path.relative_to(book)
+        for pattern in ("[0-9]*.ipynb", "glossary.ipynb", "images/*.png")
+        for path in book.glob(pattern)
     )
     assert (
         sorted(path.relative_to("my lab/chapters") for path in Path("my lab/chapters").rglob("*.*")) == shipped

@@ -18,14 +18,14 @@ from command import said, say
 from semgan_nb import plots, files
 from semgan_nb.checkpoints import digest, load, load_state, save_state
 from semgan_nb.dashboards.study import _study_html
-from semgan_nb.archives import png, write_archive
+from semgan_nb.archives import MANIFEST, png, write_archive
 from semgan_nb.dataset import Dataset
 from semgan_nb.foundation import BadInput, Rule, plain_label
 from semgan_nb.latent import judged_images
 from semgan_nb.official import file_lines
 from semgan_nb.files import DAMAGED
 from semgan_nb.opening import RunWriter
-from semgan_nb.runs import Config, read_config, read_metrics, read_status
+from semgan_nb.runs import STATS, Config, read_config, read_metrics, read_status
 from semgan_nb.scores import alike_pairs
 from semgan_nb.studies import Study, study_text
 from semgan_nb.widgets import safe
@@ -686,3 +686,9 @@ def test_an_archive_that_is_right_stays_right(tmp_path):
         and not data.warnings
         and say("info", tmp_path / "a.zip")[0] == 0
     )
+
+
+def test_every_rule_says_what_it_asks_for():
+    "The rules of manifest.json and of stats.jsonl had no words: in a list they would have raised AttributeError."
+    for rule in (MANIFEST, STATS):
+        assert files.list_of(rule).words == "a list, of each: an object"

@@ -14,7 +14,7 @@ from made_up_sets import crops
 from reference_tools import tool
 
 import semgan_nb.distances as distances
-from semgan_nb import foundation, plots
+from semgan_nb import evaluation, plots
 from semgan_nb.extractors import Inception, get_extractor
 from semgan_nb.weights import find_weights
 from semgan_nb.same_material import compare
@@ -45,7 +45,7 @@ from semgan_nb.scores import (
 )
 from semgan_nb.reference_sets import distinct_indices, phase_randomise, floor_of, warnings_of
 from semgan_nb.evaluation import score
-from semgan_nb.foundation import BadInput
+from semgan_nb.foundation import BadInput, format_duration
 from semgan_nb.descriptors import power_spectrum
 from semgan_nb.networks import Generator
 
@@ -178,7 +178,9 @@ def test_the_last_bin_does_not_decide():
 
 
 def test_times_in_words():
-    assert [foundation._time_text(s) for s in (45, 123, 3723, 93780)] == ["45s", "2m 03s", "1h 02m 03s", "1d 02h 03m"]
+    assert [evaluation._time_text(s) for s in (45, 123, 3723, 93780)] == ["45s", "2m 03s", "1h 02m 03s", "1d 02h 03m"]
+    assert [format_duration(s) for s in (40, 1e6, float("inf"))] == ["40 s", "12 days", "inf days"]
+    assert [format_duration(s, fine=True) for s in (40, 200, 93780)] == ["40 s", "3 min 20 s", "1 d 2 h"]
 
 
 # Kernel distance, precision and recall, inception score.

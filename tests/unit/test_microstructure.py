@@ -50,7 +50,7 @@ from semgan_nb.descriptors import (
 )
 from semgan_nb.microstructure import DESCRIPTORS, measure, unit_of
 from semgan_nb.phase_maps import write_phases
-from semgan_nb.leak import LeakMeter, characteristic_length, directions, leak_meter
+from semgan_nb.leak import LeakMeter, characteristic_length, directions
 from semgan_nb.synthetic import dual_phase, dual_phase_islands, grf, specimens
 
 
@@ -191,7 +191,7 @@ def test_leak_meter_tells_what_changed():
     small = lambda seed, stretch=2, angle=0.4: textured(80, seed, stretch=stretch, angle=angle)[:, :32, :32]
     other, meter = small(5), LeakMeter(small(4))
     seen = lambda images: leaking(meter(images)["leaks"])
-    assert seen(other) == set() == leaking(leak_meter(small(4), other)) and meter(other)["verdict"] == "none"
+    assert seen(other) == set() and meter(other)["verdict"] == "none"
     angles = np.random.default_rng(0).uniform(0, 360, len(other))
     wide = textured(80, 5, stretch=2, angle=0.4)
     turned = [rotate(one, a, reshape=False, order=1, mode="reflect")[16:48, 16:48] for one, a in zip(wide, angles)]
@@ -207,7 +207,7 @@ def test_leak_meter_tells_what_changed():
     ):  # no direction left, twice as large: far from real ones
         assert meter(spoilt)["verdict"] in ("leak", "unlike") and meter(spoilt)["apart"] > 3
     with pytest.raises(BadInput, match="at least 4"):
-        leak_meter(other[:3], other)
+        LeakMeter(other[:3])
 
 
 def test_leak_meter_sees_what_is_upside_down():
@@ -218,7 +218,7 @@ def test_leak_meter_sees_what_is_upside_down():
     )
     assert "% are turned by half (augmentation rotate90)" in found["text"]
     assert not found["leaks"]["mirror"]["seen"] and "images that are mirrored" in found["text"]
-    assert leaking(leak_meter(gradient, gradient)) == set()
+    assert leaking(LeakMeter(gradient)(gradient)["leaks"]) == set()
 
 
 def test_no_leak_where_a_network_is_untrained_or_collapsed():
@@ -235,7 +235,7 @@ def test_no_leak_where_a_network_is_untrained_or_collapsed():
     with pytest.raises(BadInput, match="of the size of the real ones"):
         meter(real[:, :16, :16])
     with pytest.raises(BadInput, match="at least 8 × 8"):
-        leak_meter(real[:, :4, :4], real)
+        LeakMeter(real[:, :4, :4])
 
 
 # What follows: segmentation, shapes with known answers, other libraries, many images, two sets, phase maps.

@@ -14,7 +14,7 @@ from semgan_nb.foundation import BadInput
 from semgan_nb.judges import get_judge
 from semgan_nb.quality import note_left_out
 from semgan_nb.sources import Outcome
-from semgan_nb.texts import count_noun
+from semgan_nb.foundation import count_noun
 from semgan_nb.evaluation import score
 from semgan_nb.reference_sets import warnings_of
 from semgan_nb.launch import record_lines
