@@ -355,7 +355,7 @@ def record_lines(record: dict, ladder: dict | None = None) -> list[str]:
         if name in floor
     ]
     value, line = record["results"].get(record["metric"]), record.get("extrapolated")
-    if None not in (value, line) and line != value:  # as they are of what has no bias
+    if value is not None and line is not None and line != value:  # as they are of what has no bias
         said.append(f"for infinitely many images: {number_text(record['metric'], line)}")
         if "extrapolated" in about:
             zero = number_text(record["metric"], about["extrapolated"], 3)

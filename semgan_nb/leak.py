@@ -275,7 +275,7 @@ def _sparsest(meter, change, spare: float, among: Iterable[str]) -> tuple[dict, 
     among = list(among)
     while True:
         share, rest = _thinned(meter, change, spare, among)
-        name = max(share, key=share.get)
+        name = max(share, key=lambda other: share[other])
         if share[name] <= ALL:
             return share, rest
         among.remove(name)

@@ -262,16 +262,20 @@ class _Geometry:
 
     def cleaned_size(self, pixel_size_nm: tuple[float, float] | None) -> tuple[float, float] | None:
         "(y, x) nm of a pixel of a cleaned image, or None where that of the micrograph is unknown."
-        return pixel_size_nm and tuple(s * f for s, f in zip(pixel_size_nm, self.factor(pixel_size_nm)))
+        if pixel_size_nm is None:
+            return None
+        y, x = (s * f for s, f in zip(pixel_size_nm, self.factor(pixel_size_nm)))
+        return y, x
 
     def final_size(
         self, shape: tuple[int, int], pixel_size_nm: tuple[float, float] | None
     ) -> tuple[float, float] | None:
         "(y, x) nm of a pixel of the training images, or None where that of the micrograph is unknown."
-        if pixel_size_nm is None:
+        cleaned = self.cleaned_size(pixel_size_nm)
+        if cleaned is None:
             return None
-        side = self.side(self.shape(shape, pixel_size_nm))
-        return tuple(s * side / self.size for s in self.cleaned_size(pixel_size_nm))
+        y, x = (s * self.side(self.shape(shape, pixel_size_nm)) / self.size for s in cleaned)
+        return y, x
 
     def corners(self, shape: tuple[int, int]) -> list[tuple[int, int]]:
         "(y, x) of what is cut from a cleaned image of this shape; empty where nothing fits."
