@@ -276,9 +276,13 @@ def _statistic_series(points: list[dict], name: str):
 class _StudyReading(_StudyFolder):
     "What the runs of a study reached."
 
+    def known(self, point: dict) -> dict:
+        "The records of a point by metric; none where its files are damaged."
+        return _read_run(point)[1]
+
     def metrics(self) -> list[str]:
         "The metrics that any run was judged by, the most common first."
-        count = Counter(name for point in self.points for name in _read_run(point)[1])
+        count = Counter(name for point in self.points for name in self.known(point))
         return [name for name, _ in count.most_common()]
 
     def records(self, metric: str) -> list[tuple[dict, list[dict]]]:
@@ -287,7 +291,7 @@ class _StudyReading(_StudyFolder):
         found = [
             (point, records)
             for point in self.points
-            if (records := (known := _read_run(point)[1]).get(metric, known.get(metric_name(metric))))
+            if (records := (known := self.known(point)).get(metric, known.get(metric_name(metric))))
         ]
         if not found:
             raise BadInput(

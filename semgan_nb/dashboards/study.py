@@ -15,6 +15,7 @@ import ipywidgets as W
 from .. import plots, study_plots
 from ..runs import image_number, request_stop
 from ..studies import Study, sample_files, value_text
+from ..study_results import StudyPart, setting_order
 from ..widgets import Dashboard, _button, _control, _row, _update, safe
 from .live import _CURVES, _marks, _offer, _state_html, run_state
 
@@ -29,7 +30,7 @@ def _study_axes(study: Study) -> dict:
     for fields in named:
         for name, value in fields.items():
             axes.setdefault(name, {})[json.dumps(value)] = value
-    return {name: study_plots._Part.order(values.values()) for name, values in axes.items()}
+    return {name: setting_order(values.values(), name) for name, values in axes.items()}
 
 # %% ../../nbs/86_dashboards_study.ipynb #b74c2de6
 def _point_states(study: Study, points: list[dict]) -> list[dict]:
@@ -124,7 +125,7 @@ class _Sweep:
         for field, hold in self.holds.items():
             hold.disabled = field == axis
         where = {name: json.loads(hold.value) for name, hold in self.holds.items() if hold.value and name != axis}
-        part = study_plots._Part(self.study, axis or None, where)
+        part = StudyPart(self.study, axis or None, where)
         values = part.order(part.key(point) for point in part.points)
         _offer(settings, [(value_text(value), value) for value in values])
         _offer(self.w["seed"], [("any", -1), *((str(s), s) for s in sorted({p["seed"] for p in part.points}))])
