@@ -151,42 +151,49 @@ def paired_spread(
     freedom = sum(len(d) - 1 for d in found)
     return float(np.sqrt(sum(d.var(ddof=1) * (len(d) - 1) for d in found) / freedom)) if freedom else float("nan")
 
+# %% ../nbs/71_comparison.ipynb #0837f09a
+def _short(number: float) -> str:
+    "A number with three digits, and without an exponent where it is large."
+    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
+
 # %% ../nbs/71_comparison.ipynb #dadb63d4
 def _seen_words(values: Mapping, found: Sequence[Difference]) -> str:
     "What size of difference so few seeds could show, as a sentence."
     seeds, spread = min(one.seeds for one in found), paired_spread(values)
     several = f"{len(found)} comparisons" if len(found) > 1 else "1 comparison"
-    size = smallest_seen(seeds, len(found))
+    times = smallest_seen(seeds, len(found))
     middle = float(np.median([abs(v) for by_seed in values.values() for v in by_seed.values() if np.isfinite(v)]))
-    text = (
-        f"With {seeds} seeds and {several}, a difference is seen in 4 of 5 studies only from {size * spread:.3g} on,"
-        f" {size:.3g} times the scatter of the paired differences ({spread:.3g})"
+    hopeless = not any(one.shown for one in found) and times * spread > middle > 0
+    return (
+        f"With {seeds} seeds and {several}, a difference is likely to be seen (in 4 of 5 studies) only from"
+        f" {_short(times * spread)} on, {_short(times)} times the scatter of the paired differences ({_short(spread)})"
+        f"{': more than the values themselves' if hopeless else ''}."
     )
-    hopeless = size * spread > middle > 0
-    return text + (": more than the values themselves, so nothing could be seen." if hopeless else ".")
 
 # %% ../nbs/71_comparison.ipynb #e4c8ac67
 def comparison_text(
     values: Mapping[Hashable, Mapping[int, float]],  # as in compare_settings
     found: Sequence[Difference],  # of compare_settings
     words: Mapping[Hashable, str] | None = None,  # names of the settings; None: as they are
+    most: int = 3,  # how many of the shown differences are told, the clearest first
 ) -> str:
     "What is shown and what is not, in sentences; with fewer than five seeds also what could be seen at all."
     if not found:
         return "No two settings share two seeds, so no difference can be told from chance: train more seeds."
     name = lambda setting: str((words or {}).get(setting, setting))
-    shown = [one for one in found if one.shown]
+    shown = sorted((one for one in found if one.shown), key=lambda one: one.p)
+    size = lambda one: " to ".join(map(_short, sorted((abs(one.low), abs(one.high)))))
     lines = [
-        f"{name(one.second)} is {abs(one.mean):.3g} {'above' if one.mean > 0 else 'below'} {name(one.first)}"
-        f" ({abs(one.low if abs(one.low) < abs(one.high) else one.high):.3g} to"
-        f" {max(abs(one.low), abs(one.high)):.3g})"
-        for one in sorted(shown, key=lambda one: one.p)
+        f"{name(one.second)} is {_short(abs(one.mean))} {'above' if one.mean > 0 else 'below'}"
+        f" {name(one.first)} ({size(one)})"
+        for one in shown[:most]
     ]
-    count = f"{len(shown)} of {len(found)} comparisons" if len(found) > 1 else "The comparison"
-    show = "shows" if len(found) == 1 or len(shown) == 1 else "show"
-    text = f"{count} {show} a difference: {'; '.join(lines)}." if shown else ""
     if not shown:
         text = f"None of {len(found)} comparisons shows a difference." if len(found) > 1 else "No difference is shown."
+    else:
+        count = f"{len(shown)} of {len(found)} comparisons" if len(found) > 1 else "The comparison"
+        clearest = ", the clearest" if len(shown) > most else ""
+        text = f"{count} {'shows' if len(shown) == 1 else 'show'} a difference{clearest}: {'; '.join(lines)}."
     return f"{text} {_seen_words(values, found)}" if min(one.seeds for one in found) < 5 else text
 
 # %% ../nbs/71_comparison.ipynb #cd1c4291
@@ -289,7 +296,11 @@ def _advice(remain: Sequence, beaten: Mapping, found: Mapping, name) -> str:
     reasons = _reasons(remain, beaten, name)
     if len(remain) == 1:
         return f"Take {name(remain[0])}: {reasons}.{more}"
-    return f"Take {_listed([name(s) for s in remain], 'or')}, between which these seeds do not decide: {reasons}.{more}"
+    not_these = _listed([name(setting) for setting in beaten], "or")
+    return (
+        f"Not {not_these}: {reasons}. Between {_listed([name(setting) for setting in remain])} these seeds do not"
+        f" decide.{more}"
+    )
 
 # %% ../nbs/71_comparison.ipynb #55b275b6
 def recommend(

@@ -371,7 +371,8 @@ def _own_folder(path: Path) -> None:
     "Make the folder of a study. BadInput where it holds something else."
     if is_run(path) or path.is_file():
         raise BadInput(f"{path} is a {'file' if path.is_file() else 'run'}: choose another folder for the study")
-    ours = lambda p: p.name in ("study.json", "control") or p.name.startswith(".") or is_run(p)
+    page = lambda p: p.name.startswith("report") and p.suffix in (".html", ".csv")  # of `semgan study report`
+    ours = lambda p: p.name in ("study.json", "control") or p.name.startswith(".") or page(p) or is_run(p)
     foreign = [p.name for p in path.iterdir() if not ours(p)] if path.exists() else []
     if foreign and not (path / "study.json").exists():
         raise BadInput(f"{path} is not empty and holds no study (it has {foreign[0]!r}): choose another folder")
@@ -522,7 +523,9 @@ def study_text(
     ]
     lines += [f"  note: {line}" for line in dict.fromkeys(line for point in points for line in left_out(point["run"]))]
     for metric in metrics or study.metrics():
-        lines += ["", table_text(study.best_table(metric), metric)]
+        record = study.records(metric)[0][1][0]
+        result = metric if metric in record["results"] else headline(record)
+        lines += ["", table_text(study.best_table(result), result)]
     return "\n".join(lines)
 
 # %% ../nbs/70_studies.ipynb #c2d8adad

@@ -89,13 +89,13 @@ class StudyPart(Study):
         return self.order(self.key(point) for point in self.points)
 
     def label(self, setting: Hashable) -> str:
-        "A setting in words: r_t 0.5, 100 images, noaug."
+        "A setting in words: target 0.5, 100 images, noaug."
         points = [point for point in self.points if self.key(point) == setting]
         if not points or list(points[0]["fields"]) == ["aug"] or self.axis in (None, "augpipe"):
             return value_text(setting)
         if self.axis == "subset":
             return f"{images_of(points[0]['run']) or value_text(setting)} images"
-        return f"{'r_t' if self.axis == 'ada_target' else self.axis} {value_text(setting)}"
+        return f"{'target' if self.axis == 'ada_target' else self.axis} {value_text(setting)}"
 
 # %% ../nbs/75_study_results.ipynb #25906b43
 def as_part(study: StudyPart | Study | Path | str) -> StudyPart:

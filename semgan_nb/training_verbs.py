@@ -6,12 +6,13 @@
 __all__ = []
 
 # %% ../nbs/97_training_verbs.ipynb #7ae58cdb
+import argparse
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .foundation import BadInput, Rule, _speaks, try_folder
-from .options import _add_settings, _fields_of, _option, _reader, _say, _scales, _settings
+from .options import _add_settings, _fields_of, _option, _overwrite, _reader, _say, _scales, _settings
 
 # %% ../nbs/97_training_verbs.ipynb #8746e140
 def _demo_options(parser):
@@ -217,12 +218,24 @@ def _train_verb(options):
         say("\n".join("  " + line for line in changed + load_initial_networks(config, dataset, out)[1]["lines"]))
     say(_ending(out, options.data, _run(options, config, out, gpus)))
 
+# %% ../nbs/97_training_verbs.ipynb #519678af
+def _study_task(text: str) -> str:
+    "What `semgan study` is to do; a sentence for a name it had before."
+    if text == "table":
+        raise argparse.ArgumentTypeError(
+            "table is report now: `semgan study report FOLDER` prints the same lines and writes a page with figures"
+        )
+    return text
+
 # %% ../nbs/97_training_verbs.ipynb #91e0ed31
 def _study_options(parser):
     add = parser.add_argument
-    add("what", choices=("sweep", "table"), help="sweep: train; table: read a study or any folder of runs")
-    add("path", help="sweep: the archive to train on; table: the folder")
-    add("--out", metavar="DIR", help="folder of the study; a study found there goes on (default: studies/DATA-AXES)")
+    tasks = "sweep: train; report: read a study, or any folder of runs, and write a page with figures and tables"
+    add("what", choices=("sweep", "report"), type=_study_task, help=tasks)
+    add("path", help="sweep: the archive to train on; report: the folder")
+    place = "sweep: folder of the study; a study found there goes on (default: studies/DATA-AXES); report: the page"
+    add("--out", metavar="PATH", help=f"{place} (default: report.html in the folder)")
+    _overwrite(parser)
     add("--seeds", default="0-2", help="such as 0-2 or 0,3 (default 0-2)")
     add(
         "--with",
@@ -277,9 +290,13 @@ def _sweep(options) -> bool:
 # %% ../nbs/97_training_verbs.ipynb #d2b56a4a
 def _study(options):
     from semgan_nb.studies import study_text
+    from semgan_nb.study_report import write_study
 
-    if options.what == "table":
+    if options.overwrite and options.what != "report":
+        raise BadInput("--overwrite is for the page of `semgan study report`: a study is never replaced, it goes on")
+    if options.what == "report":
         given = _settings(options)
         _say(study_text(options.path, list(given["metrics"]) if "metrics" in given else None))
+        _say(f"{write_study(options.path, options.out, options.overwrite)}: the page, with its tables beside it")
     elif not _sweep(options):
         raise SystemExit(1)
