@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PAPER', 'write_study']
 
-# %% ../nbs/96_study_report.ipynb #8e190d9f
+# %% ../nbs/96_study_report.ipynb #da4620ce
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,7 @@ from semgan_nb.study_results import (
 )
 from .pages import chart_html, micrographs_html, page
 
-# %% ../nbs/96_study_report.ipynb #2edd3fb1
+# %% ../nbs/96_study_report.ipynb #9a2d8455
 _A, _B = (
     "Results, “Which augmentations for the generation of SEM images?”",
     "Results, “Influence of the target heuristic”",
@@ -83,10 +84,20 @@ PAPER = (  # (key, what, the paper's value, where)
     ("energy", "electricity of all runs", "about 17 MWh", _M),
 )
 
-# %% ../nbs/96_study_report.ipynb #0ea8c43d
+# %% ../nbs/96_study_report.ipynb #0c9f536b
+def _first(part: StudyPart, word: str) -> str | None:
+    "The first result of a kind (distance, recall) by which all runs were judged alike; None where there is none."
+    for result in results_of(part):
+        if quantity(result) == word:
+            with contextlib.suppress(BadInput):
+                part.records(result)
+                return result
+    return None
+
+# %% ../nbs/96_study_report.ipynb #91601c11
 def _medians(part: StudyPart, word: str) -> dict:
     "setting -> median of the best values of the first distance, or the first recall; empty where there is none."
-    result = next((result for result in results_of(part) if quantity(result) == word), None)
+    result = _first(part, word)
     values = paired_values(part, result) if result else {}
     return {setting: float(np.median(list(by.values()))) for setting, by in values.items()}
 
@@ -115,7 +126,7 @@ def _of_sizes(part: StudyPart) -> dict:
         found["slope"] = f"{abs(slope):.3g} {'lower' if slope < 0 else 'higher'}"
     return found
 
-# %% ../nbs/96_study_report.ipynb #b6f68472
+# %% ../nbs/96_study_report.ipynb #ea54e779
 def _energy(part: StudyPart) -> str:
     "The electricity of all runs; nothing where a run did not count it."
     last = [
@@ -127,7 +138,7 @@ def _energy(part: StudyPart) -> str:
     kwh = sum(line["Resources/energy_kwh"]["mean"] for line in last)
     return f"{kwh / 1000:.3g} MWh" if kwh > 1000 else f"{kwh:.3g} kWh"
 
-# %% ../nbs/96_study_report.ipynb #2a1e5b4c
+# %% ../nbs/96_study_report.ipynb #748df456
 def _beside_paper(part: StudyPart) -> list[dict]:
     "A row for each value of the paper: what, paper, here, where."
     medians, here = _medians(part, "distance"), {"energy": _energy(part)}
@@ -140,7 +151,7 @@ def _beside_paper(part: StudyPart) -> list[dict]:
         targets = {target: value for target, value in medians.items() if isinstance(target, float)}
         if targets:
             here["target"] = f"{value_text(min(targets, key=targets.get))} by the medians"
-        result = next((result for result in results_of(part) if quantity(result) == "distance"), None)
+        result = _first(part, "distance")
         if own := list(paired_values(part, result).get(0.5, {}).values()) if result else []:
             here["best"] = f"{min(own):.3g}" if len(own) == 1 else f"from {min(own):.3g} to {max(own):.3g}"
     elif part.axis == "subset":
@@ -154,12 +165,12 @@ def _ranged(values: Sequence, unit: str = "") -> str:
     text = "" if not values else f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} to {values[-1]:g}"
     return text + (unit if text else "")
 
-# %% ../nbs/96_study_report.ipynb #793aef1d
+# %% ../nbs/96_study_report.ipynb #48cba03c
 def _features(part: StudyPart, word: str) -> str:
     "By what network of features a distance or a recall was measured, with the counts."
-    result = next((result for result in results_of(part) if quantity(result) == word), None)
+    result = _first(part, word)
     if result is None:
-        return "not measured"
+        return "not measured, or not alike in all runs"
     record = part.records(result)[0][1][0]
     try:
         name = {"inception": "InceptionV3", "vgg16": "VGG-16"}.get(parse_metric(metric_name(result)).extractor)
@@ -176,7 +187,7 @@ def _archives(about: Sequence[Mapping]) -> str:
     names = sorted({Path(one["data"]["path"]).name for one in about})
     return "the archive " + ", ".join(names) if names else ""
 
-# %% ../nbs/96_study_report.ipynb #208cbf97
+# %% ../nbs/96_study_report.ipynb #4083539b
 def _setting_differences(part: StudyPart) -> list[tuple[str, str, str]]:
     "(what, in the paper, here) of all by which the numbers of two studies may differ."
     about = [read_config(point["run"]) for point in part.points if is_run(point["run"])]
@@ -201,7 +212,7 @@ def _setting_differences(part: StudyPart) -> list[tuple[str, str, str]]:
         ("network", "StyleGAN2 at full width, on 4 GPUs", ", ".join(sorted({str(name) for name in of("preset")}))),
     ]
 
-# %% ../nbs/96_study_report.ipynb #d90c787a
+# %% ../nbs/96_study_report.ipynb #4fe1513f
 def _run_states(part: StudyPart) -> dict:
     "How many runs are in which state, and the ones that are not at their end."
     states = part.status()
@@ -228,10 +239,10 @@ def _ranking(part: StudyPart) -> str:
         f" largest for {part.label(worst)} ({medians[worst]:.3g})."
     )
 
-# %% ../nbs/96_study_report.ipynb #37a861d3
+# %% ../nbs/96_study_report.ipynb #e82ed2f2
 def _result_rows(part: StudyPart, result: str) -> list[dict]:
     "For each setting: name, runs, best and last values in words, the kimg of the best, recall at the best distance."
-    main = next((r for r in results_of(part) if quantity(r) == "distance"), None)
+    main = _first(part, "distance")
     beside = paired_values(part, result, at=main) if main and quantity(result) != "distance" else {}
     text = lambda value: number_text(result, value, 3)
     three = lambda row, name: (
@@ -251,7 +262,7 @@ def _result_rows(part: StudyPart, result: str) -> list[dict]:
         for setting in part.order(rows)
     ]
 
-# %% ../nbs/96_study_report.ipynb #deb558d7
+# %% ../nbs/96_study_report.ipynb #de1f91c5
 def _charts(part: StudyPart, result: str) -> list[Markup]:
     "The bands and the best values of a result."
     rows = {row["value"]: row for row in part.best_table(result)}
@@ -315,18 +326,13 @@ def _size_words(part: StudyPart, fit) -> str:
         f" {n} would bring the {word} from {now:.3g} to {then:.3g}; no run has shown that."
     )
 
-# %% ../nbs/96_study_report.ipynb #7122e4a6
+# %% ../nbs/96_study_report.ipynb #9a8ea8c8
 def _sizes(part: StudyPart) -> dict | None:
     "Lines through the sizes; None where there are fewer than two."
     if len({images_of(point["run"]) for point in part.points} - {None}) < 2 or part.axis != "subset":
         return None
     try:
-        fits = [
-            size_fit(part, result)
-            for word in ("distance", "recall")
-            for result in [next((r for r in results_of(part) if quantity(r) == word), None)]
-            if result
-        ]
+        fits = [size_fit(part, result) for word in ("distance", "recall") if (result := _first(part, word))]
         chart = chart_html(study_plots.size_lines(part), "; ".join(map(line_text, fits)), narrow=(6.4, 3.8))
     except BadInput:
         return None
@@ -350,15 +356,17 @@ def _choice(part: StudyPart) -> dict | None:
     count = sum(map(len, advice.differences.values()))
     return dict(text=advice.text, front=front, words=words, chart=chart, count=count)
 
-# %% ../nbs/96_study_report.ipynb #b779b804
+# %% ../nbs/96_study_report.ipynb #932f0075
 def _samples(part: StudyPart) -> list[Markup]:
     "Eight images of each setting, as figures of the page."
     about = [read_config(point["run"]) for point in part.points if is_run(point["run"])]
     pixel = about[0]["data"].get("pixel_size_nm") if about else None
-    return [
-        micrographs_html(images, f"{len(images)} generated images in a row: {caption}", caption, 8, pixel)
-        for images, caption in study_plots.sample_rows(part)
-    ]
+    try:
+        rows = study_plots.sample_rows(part)
+    except BadInput:  # runs that were judged differently have no best snapshot in common
+        return []
+    alt = "generated images in a row"
+    return [micrographs_html(images, f"{len(images)} {alt}: {words}", words, 8, pixel) for images, words in rows]
 
 # %% ../nbs/96_study_report.ipynb #205dbe93
 def _newest(part: StudyPart) -> str:
@@ -375,7 +383,7 @@ def _base_rows(part: StudyPart) -> list[tuple[str, str]]:
     text = lambda value: ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value_text(value)
     return [(name, text(value)) for name, value in settings[0].items() if same(name)] if settings else []
 
-# %% ../nbs/96_study_report.ipynb #f847cafc
+# %% ../nbs/96_study_report.ipynb #fd182912
 def _page(part: StudyPart, tables: Sequence[str]) -> str:
     "The page as text; tables: names of the files beside it."
     results, problems = _results(part)

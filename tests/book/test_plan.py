@@ -173,6 +173,7 @@ READERS = [
     "scores",
     "runs",
     "studies",
+    "study_results",
     "plots",
     "study_plots",
     "material_plots",
@@ -180,6 +181,7 @@ READERS = [
     "dashboards.live",
     "dashboards.study",
     "report",
+    "study_report",
 ]
 
 
