@@ -347,7 +347,7 @@ def _draw_fit(above: Axes, below: Axes, part: StudyPart, fit: SizeFit) -> None:
     below.set_xticks(list(labels), list(labels.values()))
     kind = "a square-root" if fit.scale == "sqrt" else "a logarithmic"
     _tidy(above, "", f"best {quantity(fit.result)}")
-    _tidy(below, f"training images ({kind} axis)", "residual")
+    _tidy(below, f"training {fit.unit} ({kind} axis)", "residual")
 
 # %% ../nbs/81_study_plots.ipynb #9ccfc8a6
 def size_lines(

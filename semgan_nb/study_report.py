@@ -36,6 +36,7 @@ from semgan_nb.study_results import (
     paired_values,
     results_of,
     size_fit,
+    size_of,
     tradeoff,
 )
 from .pages import chart_html, micrographs_html, page
@@ -114,14 +115,14 @@ def _of_sizes(part: StudyPart) -> dict:
     found = {}
     for word, key, digits in (("distance", "fid", 3), ("recall", "recall", 2)):
         medians = _medians(part, word)
-        sizes = {images_of(point["run"]): part.key(point) for point in part.points}
+        sizes = {size_of(p["run"])[0]: part.key(p) for p in part.points if is_run(p["run"])}
         for size in (1000, 3000):
             if sizes.get(size) in medians:
                 found[f"{key}{size}"] = f"{medians[sizes[size]]:.{digits}g}"
-        largest = max((size for size in sizes if size), default=None)
+        largest = max(sizes, default=None)
         if sizes.get(largest) in medians:
-            found.setdefault(f"{key}3000", f"{medians[sizes[largest]]:.{digits}g} of {largest} images")
-    if len(set(filter(None, map(images_of, (p["run"] for p in part.points))))) > 1 and _medians(part, "distance"):
+            found.setdefault(f"{key}3000", f"{medians[sizes[largest]]:.{digits}g} of {part.label(sizes[largest])}")
+    with contextlib.suppress(BadInput):  # of fewer than two sizes
         slope = size_fit(part, scale="log10").line.slope
         found["slope"] = f"{abs(slope):.3g} {'lower' if slope < 0 else 'higher'}"
     return found
@@ -177,7 +178,7 @@ def _features(part: StudyPart, word: str) -> str:
     except BadInput:
         name = None
     name = name or record.get("extractor") or "unknown"
-    sides = dict(holdout="held-out", full="all", subset="training", plain="training")
+    sides = dict(holdout="held-out", full="all", train="the training part", subset="training", plain="training")
     side = sides.get(record.get("real") or "", record.get("real") or "real")
     return f"{name}, {record['num_gen']} generated against {record['num_real']} real images ({side})"
 
@@ -224,6 +225,7 @@ def _run_states(part: StudyPart) -> dict:
         unfinished=[
             (p["run"].name, p["state"], p["kimg"], p["total_kimg"], p["message"]) for p in states if not ended(p)
         ],
+        early=sum(point["message"].startswith("ended by the median rule") for point in states),
         notes=list(dict.fromkeys(line for point in part.points for line in left_out(point["run"]))),
     )
 
@@ -322,14 +324,14 @@ def _size_words(part: StudyPart, fit) -> str:
     grow = np.log10 if fit.scale == "log10" else np.sqrt
     now, then = (line.intercept + line.slope * grow(size) for size in (n, 2 * n))
     return (
-        f"{line_text(fit)}, with a slope of {line.slope:.3g}{interval}. If the line went on, {2 * n} images instead of"
-        f" {n} would bring the {word} from {now:.3g} to {then:.3g}; no run has shown that."
+        f"{line_text(fit)}, with a slope of {line.slope:.3g}{interval}. If the line went on, {2 * n} {fit.unit} instead"
+        f" of {n} would bring the {word} from {now:.3g} to {then:.3g}; no run has shown that."
     )
 
 # %% ../nbs/96_study_report.ipynb #9a8ea8c8
 def _sizes(part: StudyPart) -> dict | None:
     "Lines through the sizes; None where there are fewer than two."
-    if len({images_of(point["run"]) for point in part.points} - {None}) < 2 or part.axis != "subset":
+    if part.axis != "subset":
         return None
     try:
         fits = [size_fit(part, result) for word in ("distance", "recall") if (result := _first(part, word))]
