@@ -161,11 +161,13 @@ def _seen_words(values: Mapping, found: Sequence[Difference]) -> str:
     "What size of difference so few seeds could show, as a sentence."
     seeds, spread = min(one.seeds for one in found), paired_spread(values)
     several = f"{len(found)} comparisons" if len(found) > 1 else "1 comparison"
+    if not spread > 0:
+        return "The values do not differ between seeds, so there is no scatter to judge by."
     times = smallest_seen(seeds, len(found))
     middle = float(np.median([abs(v) for by_seed in values.values() for v in by_seed.values() if np.isfinite(v)]))
     hopeless = not any(one.shown for one in found) and times * spread > middle > 0
     return (
-        f"With {seeds} seeds and {several}, a difference is likely to be seen (in 4 of 5 studies) only from"
+        f"With {seeds} pairs of runs and {several}, a difference is likely to be seen (in 4 of 5 studies) only from"
         f" {_short(times * spread)} on, {_short(times)} times the scatter of the paired differences ({_short(spread)})"
         f"{': more than the values themselves' if hopeless else ''}."
     )

@@ -176,7 +176,9 @@ def bands(
     legend = dict(title=axis_words(part.axis), title_fontsize=8, fontsize=8, framealpha=0.9, edgecolor="none")
     if found:
         _band_limits(top, found, part.ladder(result), result, log)
-        top.legend(loc="best", ncols=1 if len(found) < 5 else 2, **legend)
+        long = max(len(value_text(value)) for value in found) > 12
+        # what lies within the axes needs no room of its own
+        top.legend(loc="best", ncols=1 if len(found) < 5 or long else 2, **legend).set_in_layout(False)
     else:
         _empty(top)
         if rt.lines:
@@ -245,7 +247,9 @@ def best_values(
     else:
         axes.set_ylim(0 if min(map(min, rows.values())) >= 0 else None, 1.12 * max(map(max, rows.values())))
         _draw_beside(axes, part, result, places)
-    axes.set_xticks(range(len(rows)), [plain_label(value_text(value).replace(", ", "\n")) for value in places])
+    labels = [plain_label(value_text(value).replace(", ", "\n")) for value in places]
+    long = max((len(line) for label in labels for line in label.split("\n")), default=0) > 9
+    axes.set_xticks(range(len(rows)), labels, **(dict(rotation=30, ha="right", rotation_mode="anchor") if long else {}))
     axes.set_xlim(-0.5, max(len(rows), 1) - 0.2)
     which = "last" if higher is None else "best"
     named = f"{which} {quantity(result)}\n({metric_name(result)})" if result else "best value"
@@ -410,8 +414,11 @@ def tradeoff_figure(
     for axes, (result, up) in zip(panels, others):
         _draw_tradeoff(axes, part, across, up, result)
     if others:
-        title = dict(title=axis_words(part.axis), title_fontsize=8, fontsize=8, frameon=False)
-        panels[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), **title)
+        legend = dict(title=axis_words(part.axis), title_fontsize=8, fontsize=8, frameon=False)
+        if max(len(value_text(setting)) for setting in across) > 12:
+            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, **legend)
+        else:
+            panels[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), **legend)
     else:
         _empty(panels[0], "no recall was measured beside the distance")
     return figure

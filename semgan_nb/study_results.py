@@ -49,7 +49,7 @@ def axis_words(axis: str | None) -> str:
 # %% ../nbs/75_study_results.ipynb #3fd054fd
 class StudyPart(Study):
     """Some points of a study, grouped by an axis, as they are at the moment when they are first asked for. Raises
-    BadInput where the folder is no study."""
+    BadInput where the folder is no study, or its runs do not differ in the axis."""
 
     def __init__(
         self,
@@ -62,6 +62,11 @@ class StudyPart(Study):
         super().__init__(whole.path)
         self._axis, self._seen = axis or whole.axis, {}
         self.everything = whole.points
+        fields = {name for point in self.everything for name in point["fields"]}
+        if axis and fields and axis not in fields:
+            raise BadInput(
+                f"{whole.path}: no runs differ in {axis!r}, only in {', '.join(sorted(fields))}: choose one of these"
+            )
         wanted = None if settings is None else set(settings)
         fits = lambda point: all(point["fields"].get(name, value) == value for name, value in (where or {}).items())
         # points that have no such field, as noaug has no target, are kept beside all others

@@ -236,6 +236,7 @@ def _study_options(parser):
     place = "sweep: folder of the study; a study found there goes on (default: studies/DATA-AXES); report: the page"
     add("--out", metavar="PATH", help=f"{place} (default: report.html in the folder)")
     _overwrite(parser)
+    add("--axis", metavar="FIELD", help="report: group runs by this field, such as ada_target, where several differ")
     add("--seeds", default="0-2", help="such as 0-2 or 0,3 (default 0-2)")
     add(
         "--with",
@@ -291,12 +292,15 @@ def _sweep(options) -> bool:
 def _study(options):
     from semgan_nb.studies import study_text
     from semgan_nb.study_report import write_study
+    from semgan_nb.study_results import StudyPart
 
-    if options.overwrite and options.what != "report":
-        raise BadInput("--overwrite is for the page of `semgan study report`: a study is never replaced, it goes on")
+    if options.what != "report" and (options.overwrite or options.axis):
+        name = "overwrite" if options.overwrite else "axis"
+        raise BadInput(f"--{name} is for the page of `semgan study report`: a study is never replaced, it goes on")
     if options.what == "report":
-        given = _settings(options)
+        part, given = StudyPart(options.path, options.axis), _settings(options)
         _say(study_text(options.path, list(given["metrics"]) if "metrics" in given else None))
-        _say(f"{write_study(options.path, options.out, options.overwrite)}: the page, with its tables beside it")
+        page = write_study(part, options.out, options.overwrite)
+        _say(f"{page}: the page, with its tables beside it")
     elif not _sweep(options):
         raise SystemExit(1)

@@ -242,3 +242,17 @@ def test_a_study_with_one_setting_or_one_seed_has_a_page(tmp_path, no_charts):
     text = words(write_study(folder))
     assert "No two settings share two seeds" in text and "If the line went on, 1000 images instead of 500" in text
     assert results_of(folder) == [DISTANCE, RECALL, f"{DIVERSITY}_precision"]
+
+
+def test_a_study_of_several_fields_is_read_along_one_of_them(tmp_path, monkeypatch, no_charts):
+    made_up_study(tmp_path, "subset", {50: (30, 0.4), 100: (20, 0.4)}, seeds=1, kimgs=(0, 96), skip=(PHYSICS,))
+    for target, run in zip((0.3, 0.5), sorted(tmp_path.glob("subset=*"))):
+        text = (run / "config.json").read_text()
+        (run / "config.json").write_text(re.sub(r'"ada_target": [\d.]+', f'"ada_target": {target}', text))
+    monkeypatch.chdir(tmp_path)
+    assert "subset 100, ada_target 0.3" in words(write_study(tmp_path))
+    status, _, err = say("study", "report", ".", "--axis", "p")
+    assert status == 2 and "no runs differ in 'p', only in ada_target, subset" in err
+    assert say("study", "report", ".", "--axis", "subset")[0] == 0
+    assert "50 images, 100 images" in words(tmp_path / "report.html")
+    assert "--axis is for the page" in say("study", "sweep", "no.zip", "--axis", "subset")[2]
