@@ -17,6 +17,7 @@ from made_up_runs import DISTANCE, DIVERSITY, PAPER_STUDIES, PHYSICS, made_up_st
 from semgan_nb import study_plots, study_report
 from semgan_nb.plots import as_png
 from semgan_nb.runs import read_metrics
+from semgan_nb.studies import _own_folder
 from semgan_nb.study_report import write_study
 from semgan_nb.study_results import (
     StudyPart,
@@ -224,6 +225,7 @@ def test_the_report_from_the_command_line(tmp_path, monkeypatch, no_charts):
     status, out, _ = say("study", "report", "s")
     assert status == 0 and "1 runs, 1 done" in out and f"{DIVERSITY}_recall" in out and "report.html: the page" in out
     assert say("study", "report", "s")[0] == 0  # its own page is replaced
+    _own_folder(tmp_path / "s")  # and does not keep these runs from being made a study
     (tmp_path / "mine.html").write_text("mine")
     (tmp_path / "new-runs.csv").write_text("mine")
     for out in ("mine.html", "new.html"):
