@@ -237,6 +237,7 @@ def _study_options(parser):
     add("--out", metavar="PATH", help=f"{place} (default: report.html in the folder)")
     _overwrite(parser)
     add("--axis", metavar="FIELD", help="report: group runs by this field, such as ada_target, where several differ")
+    add("--figures", choices=("png", "svg", "pdf"), help="report: also write each figure as a file of this kind")
     add("--seeds", default="0-2", help="such as 0-2 or 0,3 (default 0-2)")
     add(
         "--with",
@@ -294,13 +295,13 @@ def _study(options):
     from semgan_nb.study_report import write_study
     from semgan_nb.study_results import StudyPart
 
-    if options.what != "report" and (options.overwrite or options.axis):
-        name = "overwrite" if options.overwrite else "axis"
-        raise BadInput(f"--{name} is for the page of `semgan study report`: a study is never replaced, it goes on")
+    given = [name for name in ("overwrite", "axis", "figures") if getattr(options, name)]
+    if options.what != "report" and given:
+        raise BadInput(f"--{given[0]} is for the page of `semgan study report`: a study is never replaced, it goes on")
     if options.what == "report":
         part, given = StudyPart(options.path, options.axis), _settings(options)
         _say(study_text(options.path, list(given["metrics"]) if "metrics" in given else None))
-        page = write_study(part, options.out, options.overwrite)
+        page = write_study(part, options.out, options.overwrite, options.figures)
         _say(f"{page}: the page, with its tables beside it")
     elif not _sweep(options):
         raise SystemExit(1)

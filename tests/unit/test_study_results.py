@@ -232,6 +232,11 @@ def test_the_report_from_the_command_line(tmp_path, monkeypatch, no_charts):
         status, _, err = say("study", "report", "s", "--out", out)
         assert status == 2 and "is there already" in err and not (tmp_path / "mine-runs.csv").exists()
     assert say("study", "report", "s", "--out", "mine.html", "--overwrite")[0] == 0
+    assert say("study", "report", "s", "--out", "f.html", "--figures", "svg")[0] == 0
+    names = ["best", "curves"]
+    assert sorted(p.name for p in tmp_path.glob("f-*.svg")) == sorted(
+        [f"f-{name}-{result}.svg" for name in names for result in (DISTANCE, RECALL)] + ["f-samples.svg"]
+    )
     assert "ends in .html" in say("study", "report", "s", "--out", "page.pdf")[2]
     assert "study report FOLDER" in say("study", "table", "s")[2]
     assert "holds no study" in say("study", "report", str(tmp_path / "nothing"))[2]
