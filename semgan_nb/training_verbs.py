@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .foundation import BadInput, Rule, _speaks, try_folder
-from .options import _add_settings, _fields_of, _option, _overwrite, _reader, _say, _scales, _settings
+from .options import _add_settings, _fields_of, _option, _reader, _say, _scales, _settings
 
 # %% ../nbs/97_training_verbs.ipynb #8746e140
 def _demo_options(parser):
@@ -230,14 +230,14 @@ def _study_task(text: str) -> str:
 # %% ../nbs/97_training_verbs.ipynb #91e0ed31
 def _study_options(parser):
     add = parser.add_argument
-    tasks = "sweep: train; report: read a study, or any folder of runs, and write a page with figures and tables"
+    tasks = "sweep: train; report: read a folder of runs, write a page with figures and tables"
     add("what", choices=("sweep", "report"), type=_study_task, help=tasks)
-    add("path", help="sweep: the archive to train on; report: the folder")
-    place = "sweep: folder of the study; a study found there goes on (default: studies/DATA-AXES); report: the page"
-    add("--out", metavar="PATH", help=f"{place} (default: report.html in the folder)")
-    _overwrite(parser)
-    add("--axis", metavar="FIELD", help="report: group runs by this field, such as ada_target, where several differ")
-    add("--figures", choices=("png", "svg", "pdf"), help="report: also write each figure as a file of this kind")
+    add("path", help="the archive to train on; report: the folder")
+    place = "the folder, which goes on (default: studies/DATA-AXES); report: the page"
+    add("--out", metavar="PATH", help=place)
+    add("--overwrite", action="store_true", help="report: replace what is in the place of the page")
+    add("--axis", metavar="FIELD", help="report: group by this field, where several differ")
+    add("--figures", choices=("png", "svg", "pdf"), help="report: also write each figure as a file")
     add("--seeds", default="0-2", help="such as 0-2 or 0,3 (default 0-2)")
     add(
         "--with",
