@@ -230,10 +230,10 @@ def _study_task(text: str) -> str:
 # %% ../nbs/97_training_verbs.ipynb #91e0ed31
 def _study_options(parser):
     add = parser.add_argument
-    tasks = "sweep: train; report: read a folder of runs, write a page with figures and tables"
+    tasks = "sweep: train; report: read a folder of runs, and write a page"
     add("what", choices=("sweep", "report"), type=_study_task, help=tasks)
     add("path", help="the archive to train on; report: the folder")
-    place = "the folder, which goes on (default: studies/DATA-AXES); report: the page"
+    place = "the folder (default: studies/DATA-AXES); report: the page"
     add("--out", metavar="PATH", help=place)
     add("--overwrite", action="store_true", help="report: replace what is in the place of the page")
     add("--axis", metavar="FIELD", help="report: group by this field, where several differ")
