@@ -162,7 +162,7 @@ def _seen_words(values: Mapping, found: Sequence[Difference]) -> str:
     seeds, spread = min(one.seeds for one in found), paired_spread(values)
     several = f"{len(found)} comparisons" if len(found) > 1 else "1 comparison"
     if not spread > 0:
-        return "The values do not differ between seeds, so there is no scatter to judge by."
+        return "The differences are equal in all pairs of runs, so there is no scatter to judge them by."
     times = smallest_seen(seeds, len(found))
     middle = float(np.median([abs(v) for by_seed in values.values() for v in by_seed.values() if np.isfinite(v)]))
     hopeless = not any(one.shown for one in found) and times * spread > middle > 0

@@ -259,7 +259,7 @@ def _result_rows(part: StudyPart, result: str) -> list[dict]:
             name=part.label(setting),
             runs=len(rows[setting]["seeds"]),
             best=three(rows[setting], "best"),
-            kimg=_ranged([round(kimg) for kimg in rows[setting]["best_kimg"]]),
+            kimg=_ranged([float(f"{kimg:.3g}") for kimg in rows[setting]["best_kimg"]]),
             end=three(rows[setting], "end"),
             beside=text(float(np.median(list(beside[setting].values())))) if beside.get(setting) else "",
         )
