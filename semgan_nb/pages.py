@@ -42,6 +42,7 @@ def policy(style: str) -> str:
 def page(
     name: str,  # of a template in templates/, with its style beside it: NAME.html, NAME.css
     filters: Mapping[str, Callable] | None = None,  # further filters and functions of the template, by name
+    css: str | None = None,  # the style of another template; None: its own
     **values: object,
 ) -> str:
     "A page from a template of this package: all values are escaped but what is Markup."
@@ -55,7 +56,7 @@ def page(
         finalize=lambda value: shown(value) if type(value) is str else value,
     )
     environment.filters.update(filters or {})
-    style = (folder / f"{name}.css").read_text(encoding="utf-8")
+    style = (folder / f"{css or name}.css").read_text(encoding="utf-8")
     return environment.get_template(f"{name}.html").render(style=Markup(style), policy=Markup(policy(style)), **values)
 
 # %% ../nbs/90_pages.ipynb #8f888216

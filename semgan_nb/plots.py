@@ -107,7 +107,8 @@ def _target_lines(axes: Axes, targets: Mapping[float, str]) -> None:
     for target, colour in targets.items():
         axes.axhline(target, color=colour, lw=1, ls=":")
         place = dict(transform=axes.get_yaxis_transform(), va="center")
-        axes.text(1.01, target, f"target {target:g}", fontsize=7.5, color=QUIET, **place)
+        words, size = (f"target {target:g}", 7.5) if len(targets) <= 4 else (f"{target:g}", 6)
+        axes.text(1.01, target, words, fontsize=size, color=QUIET, **place)
 
 # %% ../nbs/80_plots.ipynb #81341a26
 def colour_of(name: str, k: int) -> str:

@@ -276,9 +276,13 @@ def _statistic_series(points: list[dict], name: str):
 class _StudyReading(_StudyFolder):
     "What the runs of a study reached."
 
+    def known(self, point: dict) -> dict:
+        "The records of a point by metric; none where its files are damaged."
+        return _read_run(point)[1]
+
     def metrics(self) -> list[str]:
         "The metrics that any run was judged by, the most common first."
-        count = Counter(name for point in self.points for name in _read_run(point)[1])
+        count = Counter(name for point in self.points for name in self.known(point))
         return [name for name, _ in count.most_common()]
 
     def records(self, metric: str) -> list[tuple[dict, list[dict]]]:
@@ -287,7 +291,7 @@ class _StudyReading(_StudyFolder):
         found = [
             (point, records)
             for point in self.points
-            if (records := (known := _read_run(point)[1]).get(metric, known.get(metric_name(metric))))
+            if (records := (known := self.known(point)).get(metric, known.get(metric_name(metric))))
         ]
         if not found:
             raise BadInput(
@@ -367,7 +371,8 @@ def _own_folder(path: Path) -> None:
     "Make the folder of a study. BadInput where it holds something else."
     if is_run(path) or path.is_file():
         raise BadInput(f"{path} is a {'file' if path.is_file() else 'run'}: choose another folder for the study")
-    ours = lambda p: p.name in ("study.json", "control") or p.name.startswith(".") or is_run(p)
+    page = lambda p: p.name.startswith("report") and p.suffix in (".html", ".csv")  # of `semgan study report`
+    ours = lambda p: p.name in ("study.json", "control") or p.name.startswith(".") or page(p) or is_run(p)
     foreign = [p.name for p in path.iterdir() if not ours(p)] if path.exists() else []
     if foreign and not (path / "study.json").exists():
         raise BadInput(f"{path} is not empty and holds no study (it has {foreign[0]!r}): choose another folder")
@@ -518,7 +523,9 @@ def study_text(
     ]
     lines += [f"  note: {line}" for line in dict.fromkeys(line for point in points for line in left_out(point["run"]))]
     for metric in metrics or study.metrics():
-        lines += ["", table_text(study.best_table(metric), metric)]
+        record = study.records(metric)[0][1][0]
+        result = metric if metric in record["results"] else headline(record)
+        lines += ["", table_text(study.best_table(result), result)]
     return "\n".join(lines)
 
 # %% ../nbs/70_studies.ipynb #c2d8adad

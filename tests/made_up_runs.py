@@ -217,3 +217,80 @@ def logs(run):
     return [
         {k: v for k, v in s.items() if not k.startswith(("Timing", "Resources", "timestamp"))} for s in read_stats(run)
     ]
+
+
+PAPER_STUDIES = dict(  # the settings of the paper's three studies: field -> (true distance, true recall)
+    augpipe=dict(
+        noaug=(35, 0.20),
+        blit=(8, 0.52),
+        geom=(8.2, 0.50),
+        bright=(22, 0.30),
+        filter=(30, 0.22),
+        noise=(24, 0.25),
+        cutout=(21, 0.33),
+    ),
+    ada_target={
+        0.3: (7.2, 0.50),
+        0.4: (7.6, 0.52),
+        0.5: (6.6, 0.58),
+        0.6: (8, 0.52),
+        0.7: (10, 0.45),
+        0.8: (13, 0.4),
+        0.9: (17, 0.3),
+    },
+    subset={
+        size: (55.13 - 13.96 * np.log10(size), 0.2724 + 0.005615 * size**0.5) for size in (10, 50, 100, 500, 1000, 3000)
+    },
+)
+DISTANCE, DIVERSITY, PHYSICS = "lite0_fd500_full", "lite0_pr5003_full", "micro500_full"
+
+
+def _moments(rng, truth, scatter, kimgs):
+    """(kimg, result -> value) of a made-up course whose best distance and recall are the truth, but for a scatter."""
+    distance, recall = truth
+    distance, recall = distance * (1 + scatter * rng.normal()), recall * (1 + scatter * rng.normal())
+    for kimg in kimgs:
+        late = 200 * np.exp(-kimg / 12) + distance * (0.004 * max(kimg - 60, 0))
+        share = float(np.clip(recall * (1 - np.exp(-kimg / 10)), 0, 1))
+        yield (
+            kimg,
+            {
+                DISTANCE: {DISTANCE: distance + late},
+                DIVERSITY: {f"{DIVERSITY}_precision": 0.7, f"{DIVERSITY}_recall": round(500 * share) / 500},
+                PHYSICS: {PHYSICS: 1 + distance / 20 + late / 50},
+            },
+        )
+
+
+def made_up_study(folder, axis, truth=None, seeds=3, scatter=0.05, kimgs=range(0, 97, 16), skip=(), state="done"):
+    """A folder of runs that differ in one field and the seed, whose best values are known (truth: value of the field
+    -> (distance, recall)); skip: metrics that are not recorded."""
+    rng, side = np.random.default_rng(0), 32
+    for value, true in (truth or PAPER_STUDIES[axis]).items():
+        fields = dict(aug="noaug") if value == "noaug" else {axis: value}
+        for seed in range(seeds):
+            run = folder / f"{next(iter(fields))}={next(iter(fields.values()))}-seed{seed}"
+            run.mkdir(parents=True)
+            config = laptop().replace(**{"metrics": [DISTANCE], "total_kimg": 96, "seed": seed, **fields})
+            data = dict(DATA, count=value if axis == "subset" else 3000)
+            resolved = config.to_dict()
+            about = dict(format=1, version="0.2.0", requested={}, resolved=resolved, data=data, environment={})
+            (run / "config.json").write_text(json.dumps(about))
+            (run / "status.json").write_text(json.dumps(dict(state=state, kimg=96.0, total_kimg=96.0, cur_nimg=96000)))
+            lines = {}
+            for kimg, results in _moments(rng, true, scatter, kimgs):
+                row = {"Progress/kimg": kimg, "Loss/signs/real": min(kimg / 60, 0.6), "Progress/augment": kimg / 500}
+                row |= {"Timing/total_sec": 20.0 * kimg, "Resources/energy_kwh": 0.001 * kimg}
+                stats = {name: dict(num=1, mean=float(number), std=0.0) for name, number in row.items()}
+                lines.setdefault("stats.jsonl", []).append(stats)
+                about = dict(kimg=kimg, cur_nimg=1000 * kimg, snapshot_pkl=f"snapshot-{kimg:06d}.safetensors")
+                counts = dict(num_real=500, num_gen=500, real="full", seed=0, extractor="lite0")
+                for metric, values in results.items():
+                    if metric not in skip:
+                        record = dict(results=values, metric=metric, **about, **counts)
+                        lines.setdefault(f"metric-{metric}.jsonl", []).append(record)
+                sheet = rng.integers(0, 256, (2 * side, 8 * side), dtype=np.uint8)
+                Image.fromarray(sheet).save(run / f"fakes{kimg:06d}.png")
+            for name, records in lines.items():
+                (run / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder

@@ -116,11 +116,6 @@ def _offer(control, options: list, follow_last: bool = False) -> None:
     if [value for _, value in options] == old:
         return
     chosen, at_end = control.value, bool(old) and control.value == old[-1]
-    if isinstance(control, W.SelectMultiple):
-        keep = tuple(value for _, value in options if value in chosen or value not in old)
-        control.options, control.rows = options, min(max(len(options), 2), 8)
-        control.value = keep
-        return
     values = [value for _, value in options]
     control.options = options
     control.value = values[-1] if follow_last and at_end else chosen if chosen in values else values[0]

@@ -11,11 +11,15 @@ from collections import Counter
 from pathlib import Path
 
 import ipywidgets as W
+import traitlets
+from matplotlib.colors import to_hex
 
 from .. import plots, study_plots
+from ..foundation import format_duration
 from ..runs import image_number, request_stop
 from ..studies import Study, sample_files, value_text
-from ..widgets import Dashboard, _button, _control, _row, _update, safe
+from ..study_results import StudyPart, results_of, setting_order
+from ..widgets import Dashboard, _button, _control, _family, _row, _update, safe
 from .live import _CURVES, _marks, _offer, _state_html, run_state
 
 # %% ../../nbs/86_dashboards_study.ipynb #3d3b9997
@@ -29,7 +33,7 @@ def _study_axes(study: Study) -> dict:
     for fields in named:
         for name, value in fields.items():
             axes.setdefault(name, {})[json.dumps(value)] = value
-    return {name: study_plots._Part.order(values.values()) for name, values in axes.items()}
+    return {name: setting_order(values.values(), name) for name, values in axes.items()}
 
 # %% ../../nbs/86_dashboards_study.ipynb #b74c2de6
 def _point_states(study: Study, points: list[dict]) -> list[dict]:
@@ -44,6 +48,19 @@ def _point_states(study: Study, points: list[dict]) -> list[dict]:
         for p in points
     ]
 
+# %% ../../nbs/86_dashboards_study.ipynb #8b9760dc
+def _time_left(points: list[dict], states: list[dict]) -> float | None:
+    "Seconds until all runs are at their end, at the speed of those that train now; None where none trains."
+    speed = sum(now["speed"] or 0 for now in states if now["state"] == "running")
+    totals = [now["total_kimg"] for now in states if now["total_kimg"]]
+    ended = ("done", "kept", "failed", "refused", "unreadable")
+    kimg = (
+        sum((now["total_kimg"] or max(totals)) - now["kimg"] for now in states if now["state"] not in ended)
+        if totals
+        else 0
+    )
+    return 1000 * kimg / speed if speed else None
+
 # %% ../../nbs/86_dashboards_study.ipynb #a79556ac
 def _study_html(points: list[dict], states: list[dict]) -> str:
     "How many runs are in which state; those that train, and those that went wrong, one by one."
@@ -52,11 +69,50 @@ def _study_html(points: list[dict], states: list[dict]) -> str:
         f'<span class="semgan-state semgan-{safe(state)}">{n} {safe(words.get(state, state))}</span>'
         for state, n in Counter(now["state"] for now in states).items()
     )
-    lines = [f"<b>{len(points)} runs</b>: {counts}"]
+    left = _time_left(points, states)
+    lines = [f"<b>{len(points)} runs</b>: {counts}" + (f", about {format_duration(left)} left for all" if left else "")]
     for point, now in zip(points, states):
         if now["state"] in ("running", "stopping", "failed", "lost", "refused", "stopped"):
             lines.append(_state_html(f"{point['label']}, seed {point['seed']}", now))
     return "<br>".join(lines)
+
+# %% ../../nbs/86_dashboards_study.ipynb #8145b966
+class _CheckBoxes(W.HBox):
+    "Check boxes with colours. `options`: (text, value) of each; `value`: the values that are checked, in that order."
+
+    value = traitlets.Tuple()
+
+    def __init__(self, tooltip: str):
+        self.options, self._boxes, self._tooltip, self._colours = (), {}, tooltip, None
+        super().__init__(layout=W.Layout(flex_flow="row wrap", align_items="center"))
+
+    def offer(self, options: list[tuple], colours: dict) -> None:
+        "New options, with the colours of their curves; what is new is checked, what was unchecked stays so."
+        if tuple(options) == self.options and colours == self._colours:
+            return
+        off = {value for _, value in self.options} - set(self.value)
+        self.options, self._colours, self._boxes, children = tuple(options), dict(colours), {}, []
+        for text, value in options:
+            swatch = f'<span aria-hidden="true" style="color:{to_hex(colours[value])};font-size:1.4em">■</span>'
+            layout = W.Layout(width="auto", margin="2px 14px 2px 2px")
+            tip = f"{self._tooltip}: {text}"
+            box = W.Checkbox(value=value not in off, description=text, indent=False, tooltip=tip, layout=layout)
+            box.observe(self._tell, "value")
+            self._boxes[value] = box
+            children += [W.HTML(swatch), box]
+        before, self.children = self.children, children
+        for widget in [one for child in before for one in _family(child)]:
+            widget.close()
+        self._tell()
+
+    def _tell(self, _=None) -> None:
+        "Take over what is checked."
+        self.value = tuple(value for _, value in self.options if self._boxes[value].value)
+
+    @traitlets.observe("value")
+    def _show(self, change) -> None:
+        for value, box in self._boxes.items():
+            box.value = value in change["new"]
 
 # %% ../../nbs/86_dashboards_study.ipynb #d61bd79b
 def _hold_controls(axes: dict[str, list]) -> dict[str, W.Dropdown]:
@@ -71,16 +127,13 @@ def _sweep_controls(axes: dict[str, list]) -> dict[str, W.Widget]:
     "The controls of the panel by name."
     fields = [*((name, name) for name in axes)] or [("setting", "")]
     fields += [("each setting", "")] if len(axes) > 1 else []
-    several, colour = (
-        "Which settings are shown; with Ctrl or Shift, several",
-        "The field whose values are told apart by colour",
-    )
+    colour = "The field whose values are told apart by colour"
     seen = "The kimg at which samples are compared"
     holds = _hold_controls(axes)
     return dict(
         metric=_control(W.Dropdown, "metric", "Which metric is compared", options=[("none yet", "")]),
         axis=_control(W.Dropdown, "axis", colour, options=fields),
-        settings=_control(W.SelectMultiple, "settings", several, rows=2),
+        settings=_CheckBoxes("Show the setting"),
         log=W.Checkbox(
             value=True, description="logarithmic axis", tooltip="A logarithmic axis for the metric", indent=False
         ),
@@ -98,8 +151,8 @@ def _sweep_controls(axes: dict[str, list]) -> dict[str, W.Widget]:
 def _sweep_layout(w: dict[str, W.Widget]) -> list[W.Widget]:
     "The controls as rows."
     holds = [widget for name, widget in w.items() if name.startswith("hold_")]
-    choices = W.VBox([w["metric"], w["axis"], *holds, w["seed"], w["log"]])
-    rows = [_row(w["stop"], w["state"]), _row(choices, w["settings"]), _row(w["bands"], w["best"])]
+    choices = _row(w["metric"], w["axis"], *holds, w["seed"], w["log"])
+    rows = [_row(w["stop"], w["state"]), choices, w["settings"], _row(w["bands"], w["best"])]
     return [*rows, w["kimg"], w["samples"]]
 
 # %% ../../nbs/86_dashboards_study.ipynb #9b198d88
@@ -120,13 +173,15 @@ class _Sweep:
     def chosen(self) -> dict:
         "axis, where and settings, as `study_plots.bands` takes them; the menus offer what there is by now."
         axis, settings = self.w["axis"].value, self.w["settings"]
-        _offer(self.w["metric"], [(name, name) for name in self.study.metrics()] or [("none yet", "")])
+        known = results_of(self.study) or self.study.metrics()
+        _offer(self.w["metric"], [(name, name) for name in known] or [("none yet", "")])
         for field, hold in self.holds.items():
             hold.disabled = field == axis
         where = {name: json.loads(hold.value) for name, hold in self.holds.items() if hold.value and name != axis}
-        part = study_plots._Part(self.study, axis or None, where)
-        values = part.order(part.key(point) for point in part.points)
-        _offer(settings, [(value_text(value), value) for value in values])
+        part = StudyPart(self.study, axis or None, where)
+        everything = part.order(part.key(point) for point in part.everything)
+        colours = study_plots.setting_colours(everything, part.axis)
+        settings.offer([(value_text(value), value) for value in part.settings()], colours)
         _offer(self.w["seed"], [("any", -1), *((str(s), s) for s in sorted({p["seed"] for p in part.points}))])
         numbers = sorted({image_number(path) / 1000 for point in part.points for path in sample_files(point["run"])})
         kimgs = [(f"{number:g} kimg", number) for number in numbers] or [("none", -1)]

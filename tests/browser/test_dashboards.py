@@ -504,6 +504,15 @@ def test_sweep_shows_what_plots_draws(tmp_path):
     exec(box.code, shown)
     assert shown["chosen"]["settings"] == [0.3, "noaug"]
 
+    swatches, boxes = w["settings"].children[::2], w["settings"].children[1::2]
+    assert [(box.description, box.value) for box in boxes] == [("0.3", True), ("0.5", False), ("noaug", True)]
+    assert ["#1f77b4" in swatches[0].value, "#2ca02c" in swatches[1].value] == [
+        True,
+        True,
+    ]  # the paper's blue and green
+    boxes[1].value = True
+    assert w["settings"].value == (0.3, 0.5, "noaug") and box.wait()
+
 
 def test_sweep_over_two_fields_holds_one_fixed(tmp_path):
     sweep = tmp_path / "sweep"
@@ -546,6 +555,8 @@ def test_sweep_follows_while_it_is_made(tmp_path):
         )
     )
     assert [text for text, _ in w["settings"].options] == ["0.3", "0.7"] and len(w["settings"].value) == 2
+    # 80 kimg of this run and none of the one that is done, at the 40 images/s of this one
+    assert "about 33 min left for all" in w["state"].value
     run.tick(32)
     until(lambda: w["kimg"].value == 32)  # who stood at the newest stays at the newest
     w["stop"].click()

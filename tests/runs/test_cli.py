@@ -1,4 +1,4 @@
-"""Chapters 93 to 98: the command's faults and help, and the demo from end to end with a training of a few hundred
+"""Chapters 93 to 99: the command's faults and help, and the demo from end to end with a training of a few hundred
 images."""
 
 import contextlib

@@ -498,7 +498,8 @@ def test_the_stopped_run_goes_on(old, newest):
 
 def test_the_study(old, tmp_path):
     same(study_facts("study"), EXPECTED["study"])
-    assert say("study", "table", "study") == (0, EXPECTED["info"]["study"] + "\n", "")
+    status, out, err = say("study", "report", "study", "--out", str(tmp_path / "page.html"))
+    assert (status, err) == (0, "") and out.startswith(EXPECTED["info"]["study"] + "\n")
     (old / "study" / "study.json").rename(tmp_path / "study.json")
     same(study_facts("study"), EXPECTED["folder"])  # as a folder of runs
     (tmp_path / "study.json").rename(old / "study" / "study.json")

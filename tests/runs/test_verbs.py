@@ -112,7 +112,7 @@ def test_a_sweep_from_the_command_line(archive, monkeypatch):
     assert read_config(folder / "aug=fixed,p=0.2-seed1")["resolved"]["p"] == 0.2
     before = (folder / "aug=noaug-seed0" / "stats.jsonl").read_bytes()
     assert say(*command)[0] == 0 and (folder / "aug=noaug-seed0" / "stats.jsonl").read_bytes() == before
-    assert "8 runs, 8 done" in say("study", "table", folder)[1]
+    assert "8 runs, 8 done" in say("study", "report", folder)[1]
 
 
 def test_a_failed_point_is_named_and_the_status_says_so(archive, monkeypatch):
