@@ -87,16 +87,16 @@ def compare_measures(
 ) -> dict[str, list[Difference]]:
     """Every setting with every other in each measure, paired by seed, with Holm's rule over all of them. Pairs of
     settings that share fewer than two seeds are left out."""
-    tests = [(name, *pair) for name, values in measures.items() for pair in combinations(values, 2)]
-    tests = [(name, a, b, _differences(measures[name], a, b)) for name, a, b in tests]
+    pairs = [(name, a, b) for name, values in measures.items() for a, b in combinations(values, 2)]
+    tests = [(name, a, b, _differences(measures[name], a, b)) for name, a, b in pairs]
     tests = [test for test in tests if len(test[3]) > 1]
-    found = {name: [] for name in measures}
+    found: dict[str, list[Difference]] = {name: [] for name in measures}
     tried = [paired_t(d, (steps or {}).get(name, 0.0)) for name, _, _, d in tests]
     p = np.array([one[2] for one in tried], float)
     for (name, a, b, d), (mean, error, alone), p_holm, level in zip(tests, tried, holm(p), _levels(p, alpha)):
         half = stats.t.isf(level / 2, len(d) - 1) * error
-        numbers = map(float, (mean, mean - half, mean + half, alone, p_holm))
-        found[name].append(Difference(a, b, len(d), *numbers, bool(p_holm < alpha)))
+        low, high, shown = float(mean - half), float(mean + half), bool(p_holm < alpha)
+        found[name].append(Difference(a, b, len(d), float(mean), low, high, float(alone), float(p_holm), shown))
     return found
 
 # %% ../nbs/71_comparison.ipynb #ca9d5dc5
@@ -216,17 +216,19 @@ class Line(NamedTuple):
 # %% ../nbs/71_comparison.ipynb #88136604
 def fit_line(x: Iterable[float], y: Iterable[float]) -> Line:
     "The line of least squares. Raises BadInput for fewer than two different x."
-    x, y = np.array(list(x), float), np.array(list(y), float)
-    if len(set(x.tolist())) < 2:
-        raise BadInput(f"a line needs two different sizes at least, and {len(set(x.tolist()))} is there: train another")
-    found = stats.linregress(x, y)
-    residuals = y - found.intercept - found.slope * x
-    free = len(x) - 2
+    xs, ys = np.array(list(x), float), np.array(list(y), float)
+    if len(set(xs.tolist())) < 2:
+        raise BadInput(
+            f"a line needs two different sizes at least, and {len(set(xs.tolist()))} is there: train another"
+        )
+    found = stats.linregress(xs, ys)
+    residuals = ys - found.intercept - found.slope * xs
+    free = len(xs) - 2
     half = stats.t.isf(0.025, free) * found.stderr if free else np.nan
     spread = np.sqrt((residuals**2).sum() / free) if free else np.nan
     slope, explained = float(found.slope), float(found.rvalue**2)
-    numbers = map(float, (found.intercept, slope - half, slope + half, spread))
-    return Line(slope, *numbers, explained, residuals)
+    low, high = float(slope - half), float(slope + half)
+    return Line(slope, float(found.intercept), low, high, float(spread), explained, residuals)
 
 # %% ../nbs/71_comparison.ipynb #237dcac5
 def pareto_front(

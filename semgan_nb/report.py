@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -537,7 +538,7 @@ def write_report(
         three=_three,
         fraction=d.physics["fraction"],
         spectrum=d.physics["spectrum"],
-        **{name: section(d) for name, section in _SECTIONS.items()},
+        **dict[str, Any]({name: section(d) for name, section in _SECTIONS.items()}),
     )
     path = d.folder / "report.html"
     _write_text(path, text)

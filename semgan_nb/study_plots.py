@@ -176,7 +176,7 @@ def bands(
     _draw_bands(p, part, part.stat_bands("Progress/augment"), "-", 1.2)
     legend = dict(title=axis_words(part.axis), title_fontsize=8, fontsize=8, framealpha=0.9, edgecolor="none")
     if found:
-        _band_limits(top, found, part.ladder(result), result, log)
+        _band_limits(top, found, part.ladder(str(result)), str(result), log)
         long = max(len(value_text(value)) for value in found) > 12
         # what lies within the axes needs no room of its own
         top.legend(loc="best", ncols=1 if len(found) < 5 or long else 2, **legend).set_in_layout(False)
@@ -210,7 +210,7 @@ def _draw_best(axes: Axes, k: int, values: Sequence[float], colour: str) -> None
 def _draw_beside(axes: Axes, part: _Part, result: str, places: Mapping) -> None:
     "The medians of a recall at the snapshots of the best distance, as open dots; setting -> place."
     main = pick_result(part)
-    if quantity(result) != "recall" or quantity(main) != "distance":
+    if main is None or quantity(result) != "recall" or quantity(main) != "distance":
         return
     found = {setting: list(values.values()) for setting, values in paired_values(part, result, at=main).items()}
     points = [(places[setting] - 0.22, float(np.median(values))) for setting, values in found.items()]
@@ -247,7 +247,7 @@ def best_values(
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     else:
         axes.set_ylim(0 if min(map(min, rows.values())) >= 0 else None, 1.12 * max(map(max, rows.values())))
-        _draw_beside(axes, part, result, places)
+        _draw_beside(axes, part, str(result), places)
     labels = [plain_label(value_text(value).replace(", ", "\n")) for value in places]
     long = max((len(line) for label in labels for line in label.split("\n")), default=0) > 9
     axes.set_xticks(range(len(rows)), labels, **(dict(rotation=30, ha="right", rotation_mode="anchor") if long else {}))

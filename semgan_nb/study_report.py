@@ -7,6 +7,7 @@ __all__ = ['PAPER', 'CHARTED', 'FIGURE_FORMATS', 'write_study']
 
 # %% ../nbs/96_study_report.ipynb #da4620ce
 import contextlib
+from functools import partial
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -117,11 +118,11 @@ def _of_sizes(part: StudyPart) -> dict:
     found = {}
     for word, key, digits in (("distance", "fid", 3), ("recall", "recall", 2)):
         medians = _medians(part, word)
-        sizes = {size_of(p["run"])[0]: part.key(p) for p in part.points if is_run(p["run"])}
+        sizes = {found_size[0]: part.key(p) for p in part.points if (found_size := size_of(p["run"]))}
         for size in (1000, 3000):
             if sizes.get(size) in medians:
                 found[f"{key}{size}"] = f"{medians[sizes[size]]:.{digits}g}"
-        largest = max(sizes, default=None)
+        largest = max(sizes, default=0)
         if sizes.get(largest) in medians:
             found.setdefault(f"{key}3000", f"{medians[sizes[largest]]:.{digits}g} of {part.label(sizes[largest])}")
     with contextlib.suppress(BadInput):  # of fewer than two sizes
@@ -136,9 +137,10 @@ def _energy(part: StudyPart) -> str:
         next((line for line in reversed(read_stats(p["run"])) if "Resources/energy_kwh" in line), None)
         for p in part.points
     ]
-    if not last or not all(last):
+    counted = [line for line in last if line]
+    if not last or len(counted) < len(last):
         return ""
-    kwh = sum(line["Resources/energy_kwh"]["mean"] for line in last)
+    kwh = sum(line["Resources/energy_kwh"]["mean"] for line in counted)
     return f"{kwh / 1000:.3g} MWh" if kwh > 1000 else f"{kwh:.3g} kWh"
 
 # %% ../nbs/96_study_report.ipynb #748df456
@@ -153,7 +155,7 @@ def _beside_paper(part: StudyPart) -> list[dict]:
     elif part.axis == "ada_target":
         targets = {target: value for target, value in medians.items() if isinstance(target, float)}
         if targets:
-            here["target"] = f"{value_text(min(targets, key=targets.get))} by the medians"
+            here["target"] = f"{value_text(min(targets, key=lambda target: targets[target]))} by the medians"
         result = _first(part, "distance")
         if own := list(paired_values(part, result).get(0.5, {}).values()) if result else []:
             here["best"] = f"{min(own):.3g}" if len(own) == 1 else f"from {min(own):.3g} to {max(own):.3g}"
@@ -237,7 +239,7 @@ def _ranking(part: StudyPart) -> str:
     medians = _medians(part, "distance")
     if len(medians) < 2:
         return ""
-    best, worst = min(medians, key=medians.get), max(medians, key=medians.get)
+    best, *_, worst = sorted(medians, key=lambda setting: medians[setting])
     return (
         f"By the best distance of its runs, the median is smallest for {part.label(best)} ({medians[best]:.3g}) and"
         f" largest for {part.label(worst)} ({medians[worst]:.3g})."
@@ -438,14 +440,15 @@ FIGURE_FORMATS = ("png", "svg", "pdf")
 
 def _drawings(part: StudyPart) -> dict[str, Callable[[], Figure]]:
     "Name of a figure -> what draws it: all figures of the page."
-    found, compared = {}, []
+    found: dict[str, Callable[[], Figure]] = {}
+    compared = []
     for result in results_of(part):
         if quantity(result) in CHARTED:
             with contextlib.suppress(BadInput):
                 part.records(result)
                 compared.append(quantity(result))
-                found[f"curves-{result}"] = lambda result=result: study_plots.bands(part, result, part.axis)
-                found[f"best-{result}"] = lambda result=result: study_plots.best_values(part, result, part.axis)
+                found[f"curves-{result}"] = partial(study_plots.bands, part, result, part.axis)
+                found[f"best-{result}"] = partial(study_plots.best_values, part, result, part.axis)
     if compared:
         found["samples"] = lambda: study_plots.best_samples(part)
     with contextlib.suppress(BadInput):  # no distance, or fewer than two sizes

@@ -44,7 +44,7 @@ _AXIS_WORDS = dict(augpipe="augmentation", ada_target="target $r_t$", subset="tr
 
 def axis_words(axis: str | None) -> str:
     "What sets the settings apart, for the label of an axis."
-    return _AXIS_WORDS.get(axis, axis or "setting")
+    return _AXIS_WORDS.get(axis or "", axis or "setting")
 
 # %% ../nbs/75_study_results.ipynb #3fd054fd
 class StudyPart(Study):
@@ -122,8 +122,9 @@ def size_of(run: Path | str) -> tuple[int, str] | None:
     if not is_run(run):
         return None
     settings = read_config(run)["resolved"]
-    if settings.get("subset") is None:
-        return images_of(run), "images"
+    images = images_of(run)
+    if settings.get("subset") is None and images is not None:
+        return images, "images"
     return settings["subset"], "micrographs" if settings.get("subset_by") == "micrograph" else "images"
 
 # %% ../nbs/75_study_results.ipynb #e56ae5d4
@@ -171,7 +172,8 @@ def _run_value(metrics: Mapping, result: str, at: str | None) -> float:
     "The best value of a result, or that at the snapshot where the distance `at` is best; nan where there is none."
     records = metrics[metric_name(result) if metric_name(result) in metrics else result]
     if at is None:
-        return float(best_record(records, result)["results"][result])
+        best = best_record(records, result)
+        return float(best["results"][result]) if best else float("nan")
     beside = _at_best(metrics, records, result).get(metric_name(at))
     return float(beside["value"]) if beside else float("nan")
 
@@ -313,15 +315,16 @@ def size_fit(
 ) -> SizeFit:
     "The line through the best values over the size of the training set. Raises BadInput for fewer than two sizes."
     part = as_part(study)
-    result = pick_result(part, result)
+    result = pick_result(part, result) or ""
     scale = scale or ("sqrt" if result and higher_is_better(result) else "log10")
     if scale not in SCALES or of not in ("medians", "runs"):
         raise BadInput(
             f"a line is fitted over {', '.join(SCALES)} of the size, of medians or runs: not {scale!r}, {of!r}"
         )
     pairs = [
-        (size_of(point["run"])[0], _run_value(part.known(point), result, None))
+        (found[0], _run_value(part.known(point), result, None))
         for point, _ in (part.records(result) if result else [])
+        if (found := size_of(point["run"]))
     ]
     pairs = sorted((size, value) for size, value in pairs if np.isfinite(value))
     if of == "medians":
@@ -362,6 +365,6 @@ def tradeoff(study: StudyPart | Study | Path | str) -> tuple[dict, Recommendatio
     measures = {main: paired_values(part, main)}
     measures |= {result: paired_values(part, result, at=main) for result in _other_measures(part, main)}
     measures = {result: values for result, values in measures.items() if values}
-    named = {measure_words(result): (values, higher_is_better(result)) for result, values in measures.items()}
+    named = {measure_words(result): (values, bool(higher_is_better(result))) for result, values in measures.items()}
     steps = {measure_words(result): step_of(part, result) for result in measures}
     return measures, recommend(named, steps, {setting: part.label(setting) for setting in part.settings()})

@@ -83,7 +83,9 @@ class _CheckBoxes(W.HBox):
     value = traitlets.Tuple()
 
     def __init__(self, tooltip: str):
-        self.options, self._boxes, self._tooltip, self._colours = (), {}, tooltip, None
+        self.options: tuple = ()
+        self._boxes: dict = {}
+        self._tooltip, self._colours = tooltip, {}
         super().__init__(layout=W.Layout(flex_flow="row wrap", align_items="center"))
 
     def offer(self, options: list[tuple], colours: dict) -> None:
@@ -91,7 +93,8 @@ class _CheckBoxes(W.HBox):
         if tuple(options) == self.options and colours == self._colours:
             return
         off = {value for _, value in self.options} - set(self.value)
-        self.options, self._colours, self._boxes, children = tuple(options), dict(colours), {}, []
+        self.options, self._colours, self._boxes = tuple(options), dict(colours), {}
+        children: list[W.Widget] = []
         for text, value in options:
             swatch = f'<span aria-hidden="true" style="color:{to_hex(colours[value])};font-size:1.4em">■</span>'
             layout = W.Layout(width="auto", margin="2px 14px 2px 2px")
@@ -100,7 +103,8 @@ class _CheckBoxes(W.HBox):
             box.observe(self._tell, "value")
             self._boxes[value] = box
             children += [W.HTML(swatch), box]
-        before, self.children = self.children, children
+        before = list(self.children)
+        self.set_trait("children", tuple(children))
         for widget in [one for child in before for one in _family(child)]:
             widget.close()
         self._tell()
