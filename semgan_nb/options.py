@@ -30,6 +30,7 @@ COMMON = (
     "batch_gpu",
     "r1_gamma",
     "subset",
+    "subset_by",
     "mirror",
     "aug",
     "augpipe",

@@ -389,6 +389,8 @@ def _extended(path, about: dict, base: Config, wanted: list[dict], seeds: list[i
     for setting in wanted:
         point = points.setdefault(run_name(setting, 0), dict(fields=setting, seeds=[]))
         point["seeds"] = sorted({*point["seeds"], *seeds})
+    if about and base.metrics == ("auto",):  # they were written out when the study was run
+        base = base.replace(metrics=about["base"].get("metrics", ("auto",)))
     shared = {name: value for name, value in base.to_dict().items() if name != "seed"}
     return dict(format=STUDY_FORMAT, version=semgan_nb.__version__, base=shared, points=list(points.values()))
 
@@ -477,6 +479,12 @@ class Study(_StudyReading):
         "Ask the processes that run this study, wherever they are, to stop at their next tick; the states are saved."
         (self.path / "control").mkdir(exist_ok=True)
         (self.path / "control" / "stop").touch()
+
+    def set_metrics(self, names: Iterable[str]) -> None:
+        "Write into study.json by what all its runs are judged."
+        with self._edit():
+            about = self._read()
+            self._write({**about, "base": {**about["base"], "metrics": list(names)}})
 
     def set_refused(self, point: dict, text: str | None) -> None:  # one of `points`; why it was refused, or None
         "Note in study.json that a point was refused before it had a run directory."

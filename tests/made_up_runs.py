@@ -9,9 +9,8 @@ import numpy as np
 from PIL import Image
 
 from semgan_nb.checkpoints import save_snapshot
-from semgan_nb.dataset import Dataset
 from semgan_nb.networks import Generator
-from semgan_nb.opening import RunWriter
+from semgan_nb.opening import RunWriter, training_images
 from semgan_nb.runs import laptop, read_stats
 from semgan_nb.studies import Study
 from semgan_nb.study_run import run_study
@@ -94,7 +93,7 @@ def made_up_run(folder, kimgs=(0, 16, 32, 48), state="done", message="", **field
 def fake_train(config, data, out, device=None, state_every=300.0):
     """What a study asks of `train`, without a network: a directory held by one process, refusals of other settings
     and data, ticks that go on where the last ones ended, stops, how it ended."""
-    dataset = Dataset(data, part="train", subset=config.subset, mirror=config.mirror, seed=config.seed)
+    dataset = training_images(config, data)
     writer = RunWriter(
         out,
         config,

@@ -13,7 +13,8 @@ from pathlib import Path
 import ipywidgets as W
 
 from .. import plots, study_plots
-from ..runs import image_number, request_stop
+from ..runs import image_number
+from ..monitoring import request_stop
 from ..studies import Study, sample_files, value_text
 from ..widgets import Dashboard, _button, _control, _row, _update, safe
 from .live import _CURVES, _marks, _offer, _state_html, run_state
