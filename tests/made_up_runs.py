@@ -2,6 +2,8 @@
 compared with another."""
 
 import json
+import os
+import signal
 import sys
 import time
 
@@ -216,3 +218,42 @@ def logs(run):
     return [
         {k: v for k, v in s.items() if not k.startswith(("Timing", "Resources", "timestamp"))} for s in read_stats(run)
     ]
+
+
+# -- what a study may call in place of `train`, in processes of engines
+# ---------------------------------------------------------------------
+
+
+def slow_train(config, data, out, **how):
+    """Fake training with time between its ticks."""
+    for tick in fake_train(config, data, out, **how):
+        yield tick
+        time.sleep(0.05)
+
+
+def killed_once(config, data, out, **how):
+    """Fake training of which the process is killed at its second tick, the first time."""
+    for tick in fake_train(config, data, out, **how):
+        mark = out.parent / "control" / f"killed-{out.name}"
+        if tick.number == 1 and config.ada_target == 0.3 and not mark.exists():
+            mark.parent.mkdir(exist_ok=True)
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield tick
+
+
+def failing(config, data, out, **how):
+    """Fake training that fails at its first tick, always, for one target."""
+    ticks = fake_train(config, data, out, **how)
+    for tick in ticks:
+        if config.ada_target == 0.3:
+            ticks.throw(RuntimeError("out of luck"))
+        yield tick
+
+
+def study_by_processes(path, archive, loop):
+    """A study run by a program with an engine of two processes."""
+    from semgan_nb.engines import RunProcesses
+
+    with RunProcesses(2) as engine:
+        run_study(Study(path), archive, executor=engine, progress=False, loop=f"made_up_runs:{loop}")
