@@ -118,7 +118,7 @@ class _DataFields(_NetworkFields):
     subset: int | None = _f(None, "train on so many images, drawn by the seed", 1, 10**9, "images")
     subset_by: str = _f(
         "tile",
-        "what subset counts and draws: tile, or micrograph, each with all its tiles",
+        "what subset counts: tile, or micrograph with all its tiles",
         choices=("tile", "micrograph"),
     )
     mirror: bool = _f(False, "double the data by mirror images")

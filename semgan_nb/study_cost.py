@@ -93,7 +93,8 @@ def cost_text(
     if cost["seconds"] is None:
         lines = [f"{runs}: time and energy are not known, the probe ran out of memory"]
     else:
-        basis = f"{cost['timed']} kinds of runs timed" if cost["timed"] else "as fast as its runs have been"
+        kinds = f"{cost['timed']} kinds of runs were timed" if cost["timed"] > 1 else "one of the runs was timed"
+        basis = kinds if cost["timed"] else "as fast as its runs have been"
         lines = [
             f"{runs}: about {format_duration(cost['seconds'])}, {at_once} at a time, and {cost['kwh']:.3g} kWh at"
             f" {cost['watts']:g} W"

@@ -223,16 +223,16 @@ def _engine_options(add) -> None:
     from semgan_nb.runs import FIRST_GPU, GPUS, STATE_EVERY, STATE_SECONDS
 
     many = Rule(int, 1, 1024, "runs")
-    at_once = "runs at a time, each in a process of its own (default: as many as there are GPUs or cores for)"
+    at_once = "runs at a time, each in a process (default: by GPUs or cores)"
     add("--at-once", type=_reader(many), metavar="N", help=at_once)
-    processes = "GPUs of each run, or on a machine without GPUs its processes (default %(default)s)"
+    processes = "GPUs of each run, or without GPUs its processes (default 1)"
     add("--gpus", type=_reader(GPUS), default=1, metavar="N", help=processes)
     add("--first-gpu", type=_reader(FIRST_GPU), default=0, metavar="K", help="take the GPUs from K on (default 0)")
-    threads = "threads of a CPU for each run (default 1; where one run is trained at a time, all)"
+    threads = "of a CPU, for each run (default 1; with --at-once 1 all)"
     add("--threads", type=_reader(many), metavar="N", help=threads)
     pause = "seconds between two saved states (default %(default)g)"
     add("--state-every", type=_reader(STATE_EVERY), default=STATE_SECONDS, metavar="S", help=pause)
-    median = "end runs early that are worse than half of the others; biases bands and medians, so for a search only"
+    median = "end hopeless runs early: biases bands, so for a search only"
     add("--median-rule", action="store_true", help=median)
     dry = "say what would be trained and what it would take; writes nothing"
     add("--dry-run", action="store_true", help=dry)
@@ -243,12 +243,11 @@ def _study_options(parser):
     add(
         "what",
         choices=("augmentations", "targets", "sizes", "sweep", "table"),
-        help="the three studies of the paper, or sweep, over any settings: train; table: read a study or any folder of"
-        " runs",
+        help="the paper's three studies, or a sweep of any settings: train; table: read a folder",
     )
     add("path", help="the archive to train on; table: the folder")
     add("--out", metavar="DIR", help="folder of the study; a study found there goes on (default: studies/DATA-WHAT)")
-    add("--small", action="store_true", help="a study of the paper with three settings and two seeds, for two cores")
+    add("--small", action="store_true", help="of the paper's studies: three settings, two seeds, for two cores")
     add("--seeds", metavar="SEEDS", help="such as 0-2 or 0,3 (default 0-2, with --small 0-1)")
     add(
         "--with",
@@ -258,7 +257,7 @@ def _study_options(parser):
         metavar="POINT",
         help="a further point: noaug, or fields such as aug=fixed,p=0.2; may be given several times",
     )
-    add("--cfg", metavar="PRESET", help="as in semgan train; for a study of the paper sem512 at 512 px")
+    add("--cfg", metavar="PRESET", help="as in semgan train; sem512 for the paper's studies at 512 px")
     _engine_options(add)
     _add_settings(parser, several=True)
 
