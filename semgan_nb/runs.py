@@ -117,9 +117,7 @@ class _DataFields(_NetworkFields):
     init_adapt: tuple[str, ...] = _f((), "in what the source may differ: " + ", ".join(ADAPTATIONS) + " (with commas)")
     subset: int | None = _f(None, "train on so many images, drawn by the seed", 1, 10**9, "images")
     subset_by: str = _f(
-        "tile",
-        "what subset counts: tile, or micrograph with all its tiles",
-        choices=("tile", "micrograph"),
+        "tile", "what subset counts: tile, or micrograph with all its tiles", choices=("tile", "micrograph")
     )
     mirror: bool = _f(False, "double the data by mirror images")
 

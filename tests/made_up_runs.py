@@ -1,6 +1,7 @@
 """Run directories and studies with invented numbers, written as training writes them; and what of a run can be
 compared with another."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from semgan_nb.checkpoints import save_snapshot
+from semgan_nb.foundation import append_line
 from semgan_nb.networks import Generator
 from semgan_nb.opening import RunWriter, training_images
 from semgan_nb.runs import laptop, read_stats
@@ -249,6 +251,15 @@ def failing(config, data, out, **how):
         if config.ada_target == 0.3:
             ticks.throw(RuntimeError("out of luck"))
         yield tick
+
+
+def recording(config, data, out, **how):
+    """Fake training that is judged at every tick; a higher target is worse."""
+    for tick in fake_train(config, data, out, **how):
+        value, name = 10 * config.ada_target, "random_fd50_full"
+        record = dict(results={name: value}, metric=name, kimg=tick.kimg, snapshot_pkl=f"snapshot-{tick.number}")
+        append_line(out / f"metric-{name}.jsonl", record)
+        yield dataclasses.replace(tick, records=[record])
 
 
 def study_by_processes(path, archive, loop):

@@ -17,8 +17,10 @@ import tiny
 from semgan_nb.engines import RunProcesses, shares_of_machine
 from semgan_nb.foundation import BadInput
 from semgan_nb.runs import read_config, read_stats, read_status
+from semgan_nb.dataset import Dataset
 from semgan_nb.studies import Study
-from semgan_nb.study_run import Task, hopeless, run_study
+from semgan_nb.study_cost import cost_text, own_pace, study_cost
+from semgan_nb.study_run import Task, hopeless, run_bytes, run_study
 
 TINY = tiny.TINY.replace(batch_gpu=8, total_kimg=0.064, snap=1, G_reg_interval=None)
 TARGETS = {"ada_target": [0.3, 0.4, 0.5]}
@@ -197,8 +199,8 @@ def test_submitit_trains_a_study(study, archive, tmp_path):
     engine = submitit.AutoExecutor(folder=tmp_path / "jobs", cluster="debug")  # in this process
     points = run_study(study, archive, executor=engine, **FAKE)
     assert [p["state"] for p in points] == ["done"] * 6
-    task = Task("study", "run", {}, "data.zip")
-    assert task.checkpoint()._submission.function == task if hasattr(task.checkpoint(), "_submission") else True
+    again = Task("study", "run", {}, "data.zip").checkpoint()  # what is placed where the time of a job is over
+    assert again.function == Task("study", "run", {}, "data.zip")
 
 
 @pytest.mark.slow
@@ -290,6 +292,19 @@ def test_the_median_rule_ends_what_is_worse_than_half(tmp_path, archive):
     assert read_config(study.points[0]["run"])["resolved"]["metrics"] == ["random_fd50_full"]
 
 
+def test_the_median_rule_is_off_unless_asked_for(tmp_path, archive):
+    base = TINY.replace(metrics=["random_fd50_full"], total_kimg=0.16)
+    targets = {"ada_target": [0.3, 0.4, 0.5, 0.9]}
+    loop = dict(progress=False, loop="made_up_runs:recording")
+    assert {p["state"] for p in run_study(Study.create(tmp_path / "a", base, targets, [0]), archive, **loop)} == {
+        "done"
+    }
+    study = Study.create(tmp_path / "b", base, targets, [0])
+    *others, worst = run_study(study, archive, median_rule=True, **loop)
+    assert {p["state"] for p in others} == {"done"} and worst["state"] == "stopped"
+    assert worst["message"].startswith("ended by the median rule at 0.04 kimg") and worst["kimg"] == 0.04
+
+
 def test_what_the_median_rule_ended_is_passed_over_and_told(tmp_path, archive, capsys):
     from semgan_nb.studies import study_text
 
@@ -304,3 +319,43 @@ def test_what_the_median_rule_ended_is_passed_over_and_told(tmp_path, archive, c
     assert "the median rule ended" in study_text(study.path) and "of the better runs" in study_text(study.path)
     run_study(study, archive, **FAKE)  # without the rule it is trained
     assert states(study) == ["done"] * 4 and "hopeless" not in (study.path / "study.json").read_text()
+
+
+# -- what it costs
+# ----------------
+
+
+def test_the_cost_of_a_study_is_measured_once_for_each_kind_of_run(tmp_path, archive, monkeypatch):
+    asked = []
+
+    def probe(config, *args, threads=None, **options):
+        asked.append((config.aug, config.augpipe, threads))
+        each = 0.2 if config.aug == "noaug" else 0.4
+        return dict(images=8, seconds=dict(Gmain=each, Dmain=each), base=None, peak=None)
+
+    monkeypatch.setattr(sys.modules[study_cost.__module__], "probe", probe)
+    base = TINY.replace(total_kimg=1.0, r1_gamma=0.0)
+    study = Study.create(tmp_path / "s", base, {"ada_target": [0.3, 0.5]}, [0, 1], [{"aug": "noaug"}])
+    todo = lambda: [(study.config(p), p["run"]) for p in study.points]
+    dataset = Dataset(archive, part="train")
+    cost = study_cost(todo(), dataset, at_once=2, threads=1)
+    assert asked == [("ada", "bg", 1), ("noaug", "bg", 1)] and cost["timed"] == 2
+    assert cost["seconds"] == pytest.approx((4 * 100 + 2 * 50) / 2) and cost["kwh"] == pytest.approx(65 * 250 / 3.6e6)
+    assert cost["bytes"] == 6 * run_bytes(base, dataset) and cost["kimg"] == 6
+    assert "6 runs of 6 kimg in all" in cost_text(cost, 2, tmp_path) and "2 kinds of runs" in cost_text(
+        cost, 2, tmp_path
+    )
+    # a run that has come half of its way tells its own pace, and has half to go
+    run = study.points[0]["run"]
+    for tick in fake_train(base.replace(ada_target=0.3, seed=0), archive, run):
+        if tick.kimg > 0.5:
+            break
+    lines = [line | {"Timing/total_sec": dict(num=1, mean=10 * k, std=0)} for k, line in enumerate(read_stats(run), 1)]
+    (run / "stats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert own_pace(run) == pytest.approx(10 * len(lines) / tick.kimg)
+    asked.clear()
+    cost = study_cost(todo(), dataset, at_once=2, threads=1)
+    assert asked == [("noaug", "bg", 1)] and cost["kimg"] == pytest.approx(6 - tick.kimg)
+    assert cost["bytes"] == 5 * run_bytes(base, dataset)
+    stated = study_cost([(base.replace(watts=100.0), tmp_path / "new")], dataset)
+    assert stated["watts"] == 100 and study_cost([], dataset)["runs"] == 0
