@@ -34,10 +34,10 @@ def own_pace(run: Path | str) -> float | None:
     return stats[-1]["Timing/total_sec"]["mean"] / stats[-1]["Progress/kimg"]["mean"] if stats else None
 
 # %% ../nbs/77_study_cost.ipynb #e78088da
-def _paces(todo: list, dataset: Dataset, device: str, threads: int | None, gpus: int) -> tuple[dict, int]:
-    "Kind of run -> seconds for a kimg; and how many were timed. `todo`: (configuration, run directory)."
+def _paces(todo: list, known: list, dataset: Dataset, device: str, threads: int | None, gpus: int) -> tuple[dict, int]:
+    "Kind of run -> seconds for a kimg; and how many were timed. `todo`, `known`: (configuration, run directory)."
     paces, timed = {}, 0
-    for config, run in todo:
+    for config, run in known:
         if (pace := own_pace(run)) is not None:
             paces.setdefault(_kind(config), pace)
     for config, _ in todo:
@@ -57,12 +57,13 @@ def study_cost(
     threads: int | None = 1,  # of a CPU, for each run
     device: str = "cpu",
     gpus: int = 1,  # of each run
+    known: Iterable[tuple[Config, Path]] = (),  # further runs, whose own pace is taken
 ) -> dict:
     """What the runs will take: dict(runs, kimg, seconds (on the clock), kwh, watts, bytes (on the disk), timed (kinds
     of runs that were timed)). The seconds and kWh are None where nothing could be timed."""
     todo = list(todo)
     left = [config.total_kimg - (read_status(run)["kimg"] if is_run(run) else 0.0) for config, run in todo]
-    paces, timed = _paces(todo, dataset, device, threads, gpus)
+    paces, timed = _paces(todo, [*todo, *known], dataset, device, threads, gpus)
     kinds, room = {}, 0  # kind of run -> bytes that one takes
     for config, run in todo:
         if not is_run(run):

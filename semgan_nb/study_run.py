@@ -382,6 +382,8 @@ def _note_outcome(study: Study, name: str, outcome: dict, again: bool, say: Call
     if not outcome["fault"] or outcome["kind"] == "held":
         return False
     again = again and outcome["kind"] == "failed"
+    if not again and outcome["kind"] == "failed" and not is_run(study.path / name):
+        study.set_note(name, "refused", outcome["fault"])  # there is no directory that could say it
     say(f"{name} failed: {outcome['fault']}" + ("; it is tried again, from its last state" if again else ""))
     return again
 

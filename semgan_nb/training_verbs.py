@@ -327,7 +327,8 @@ def _cost(options, dataset, runs: Mapping, out: Path, device: str, workers: int)
 
     todo = [(config, run) for run, config in runs.items() if not _is_done(run, config, dataset.fingerprint)]
     threads = options.threads or (1 if workers > 1 else None)
-    cost = study_cost(todo, dataset, workers, threads, device, options.gpus)
+    known = [(config, run) for run, config in runs.items()]
+    cost = study_cost(todo, dataset, workers, threads, device, options.gpus, known)
     return "\n".join(f"  {line}" for line in cost_text(cost, workers, out, device).splitlines())
 
 # %% ../nbs/96_training_verbs.ipynb #ab4954dd
@@ -369,7 +370,7 @@ def _sweep(options) -> bool:
         return True
     points = _train_study(options, study, workers)
     _say(study_text(out))
-    return not any(point["state"] in ("failed", "refused") for point in points)
+    return not any(point["state"] in ("failed", "refused", "lost") for point in points)
 
 # %% ../nbs/96_training_verbs.ipynb #d2b56a4a
 def _study(options):

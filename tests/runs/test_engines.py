@@ -76,6 +76,15 @@ def test_a_failing_run_does_not_stop_the_rest(study, archive, capsys):
     assert states(study) == ["done"] * 6
 
 
+def test_a_process_that_never_comes_to_its_run_is_recorded_in_the_study(study, archive, forked_programs):
+    """As where the package cannot be imported there."""
+    with RunProcesses(2) as engine:
+        points = run_study(study, archive, executor=engine, progress=False, loop="made_up_runs:nothing_of_that_name")
+    assert [p["state"] for p in points] == ["refused"] * 6 and "nothing_of_that_name" in points[0]["message"]
+    run_study(study, archive, **FAKE)
+    assert states(study) == ["done"] * 6 and "refused" not in (study.path / "study.json").read_text()
+
+
 @pytest.mark.skipif(not forked.POSSIBLE, reason="signals to forked programs")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_scheduler_that_ends_leaves_runs_that_go_on(long_study, archive, number):
