@@ -51,7 +51,10 @@ def ship(found, to):
     for point in found.status():
         run, out = point["run"], to / point["run"].name
         out.mkdir()
-        for path in [run / "config.json", run / "stats.jsonl", *run.glob("metric-*.jsonl"), *run.glob("ladder-*.json")]:
+        about = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        about["data"] = {name: value for name, value in about["data"].items() if name not in ("absolute", "relative")}
+        (out / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        for path in [run / "stats.jsonl", *run.glob("metric-*.jsonl"), *run.glob("ladder-*.json")]:
             shutil.copy(path, out)
         status = {name: point[name] for name in ("state", "kimg", "total_kimg", "message")}
         (out / "status.json").write_text(

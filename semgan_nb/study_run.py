@@ -25,7 +25,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from .foundation import BadInput, Rule, checked, format_bytes, free_bytes
+from .foundation import BadInput, Rule, _watched, checked, format_bytes, free_bytes
 from .distributed import choose_device
 from .dataset import Dataset
 from .scores import best_record, higher_is_better, parse_metric
@@ -301,7 +301,7 @@ class _Bar(_KimgBar):
         for point in points:
             with contextlib.suppress(BadInput):
                 self._move(point["run"].name, read_status(point["run"]).get("kimg", 0.0))
-        self.bar.set_description_str(f"{len(points)} of {len(self.order)} runs at work")
+        self.bar.set_description_str(f"{len(points)} of {len(self.order)} runs at work", refresh=_watched())
 
 # %% ../nbs/72_study_run.ipynb #22415f4e
 def run_bytes(config: Config, dataset: Dataset) -> int:
