@@ -45,7 +45,7 @@ from semgan_nb.runs import (
 )
 from .opening import check_run, choose_study_metrics, subset_of
 from .transfer import make_networks
-from .trainer import estimate_memory
+from .trainer import check_ranks, estimate_memory
 from .resources import available_bytes, disk_use
 from .training import train
 from .launch import launch
@@ -101,12 +101,14 @@ def check_grid(
     configs: Mapping[str, Config],  # of each point by its label, with any of its seeds
     data: Path | str,  # the archive
     device: str = "cpu",
+    gpus: int = 1,  # processes of each run
 ) -> None:
     """Raises BadInput where a point cannot be trained on these data or not be judged, and where two of them would train
     equal networks here."""
     whole, seen, judged = Dataset(data, part="train"), {}, set()
     for label, config in configs.items():
         try:
+            check_ranks(config, gpus)
             images, _ = check_run(config.replace(metrics=()), data)
             for name in [name for name in config.metrics if name not in ("auto", "none", "")]:
                 about = subset_of(config) if parse_metric(name).real == "subset" else {}
@@ -487,7 +489,7 @@ def _schedule(scheduler: _Scheduler, engine, at_once: int, pause: float) -> None
 AT_ONCE, TRIES = Rule(int, 1, 10_000, "runs", also=(None,)), Rule(int, 1, 100)
 
 # %% ../nbs/72_study_run.ipynb #09da86e8
-def _check_study(study: Study, data: Path | str, device: str) -> Dataset:
+def _check_study(study: Study, data: Path | str, device: str, gpus: int) -> Dataset:
     "The images that the runs of a study draw theirs from, once its metrics are settled and what is left was checked."
     if study.base is None:
         raise BadInput(
@@ -496,7 +498,7 @@ def _check_study(study: Study, data: Path | str, device: str) -> Dataset:
     dataset = Dataset(data, part="train")
     settle_metrics(study, data)
     due = [p for p in study.points if not _is_done(p["run"], study.config(p), dataset.fingerprint)]
-    check_grid({point_label(p["fields"]): study.config(p) for p in due}, data, device)
+    check_grid({point_label(p["fields"]): study.config(p) for p in due}, data, device, gpus)
     return dataset
 
 # %% ../nbs/72_study_run.ipynb #bc077bf2
@@ -521,7 +523,7 @@ def run_study(
     trained on them, before anything is trained."""
     if executor is not None and callable(progress):
         raise BadInput("progress is a function, and runs of an engine are trained elsewhere: give True or False")
-    dataset = _check_study(study, data, choose_device(device))
+    dataset = _check_study(study, data, choose_device(device), gpus)
     (study.path / "control" / "stop").unlink(missing_ok=True)
     how = dict(device=device, state_every=state_every, gpus=gpus, threads=threads, hopeless=median_rule, loop=loop)
     place = dict(data=str(data), place=str(Path(data).absolute()))

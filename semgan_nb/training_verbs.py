@@ -298,6 +298,9 @@ def _study_grid(options, dataset) -> tuple:
         shared, paper_axes, points = paper_grid(options.what, values, options.small, images)
         axes, extra = paper_axes | axes, [*points, *extra]
         fixed = fixed if begun else shared | fixed
+    if options.gpus > 1 and not begun and not hasattr(options, "batch_gpu"):  # shared out among the processes
+        batch = fixed.get("batch_size", base.batch_size)
+        fixed["batch_gpu"] = min(base.batch_gpu, max(batch // options.gpus, 1))
     return out, base, fixed, axes, parse_seeds(options.seeds or ("0-1" if options.small else "0-2"), 1000), extra
 
 # %% ../nbs/96_training_verbs.ipynb #4bcd4a13
@@ -359,7 +362,8 @@ def _sweep(options) -> bool:
     base, changed = _with_transfer(base, fixed)
     wanted = Study.wanted(out, base, *grid)
     device, workers = choose_device(), _workers(options)
-    check_grid({point_label(fields): base.replace(**fields) for fields in wanted}, options.path, device)
+    points = {point_label(fields): base.replace(**fields) for fields in wanted}
+    check_grid(points, options.path, device, options.gpus)
     runs = _runs_of(out, base, wanted, grid[1])
     if not options.dry_run:
         try_folder(out)
