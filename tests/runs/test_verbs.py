@@ -187,7 +187,7 @@ def test_values_and_seeds_that_are_added_alone_are_trained(archive, nothing_is_t
         ),
         (["--metrics", "random_fd20_holdout", "--subset", "10,20"], "has no hold-out part"),
         (["--first-gpu", "3"], "has no GPU"),
-        (["--gpus", "2", "--batch-gpu", "8"], "times the number of processes (2)"),
+        (["--gpus", "2", "--batch-gpu", "16"], "times the number of processes (2)"),
         (["--ada-targt", "0.3"], "did you mean --ada-target"),
         (["--ada-target", "0.3,x"], "invalid number"),
         (["--with", "ada_targte=1"], "did you mean 'ada_target'"),
