@@ -47,7 +47,7 @@ setup(
     package_data={"semgan_nb": ["superalloy/*", "records/*", "records/**/*", "lab/labconfig/*", "templates/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split(), "topology": cfg["topology_requirements"].split()},
+    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("dev", "topology", "cluster")},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     cmdclass={"build_py": WithTheBook},
 )

@@ -10,7 +10,6 @@ it goes on. A longer --kimg goes on with the same runs.
 
 import argparse
 import json
-import multiprocessing
 import os
 import shutil
 import sys
@@ -37,25 +36,6 @@ def study(kimg):
     )
 
 
-def work_on(kimg):
-    "One process: it takes the next point that nobody has in hand, until there is none."
-    import torch
-
-    from semgan_nb.study_run import run_study
-
-    torch.set_num_threads(1)
-
-    def told(point, tick):
-        if tick.records:
-            print(
-                f"{point['run'].name:24} {tick.kimg:7.2f} kimg  r_t {tick.rt:5.2f}  p {tick.p:.3f} "
-                f" {tick.records[0]['results'][METRIC]:.1f}",
-                flush=True,
-            )
-
-    run_study(study(kimg), "tiles.zip", progress=told, state_every=60)
-
-
 def ship(found, to):
     "Copy what is small; of the state of a run only what a reader asks for."
     import numpy as np
@@ -71,7 +51,10 @@ def ship(found, to):
     for point in found.status():
         run, out = point["run"], to / point["run"].name
         out.mkdir()
-        for path in [run / "config.json", run / "stats.jsonl", *run.glob("metric-*.jsonl"), *run.glob("ladder-*.json")]:
+        about = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        about["data"] = {name: value for name, value in about["data"].items() if name not in ("absolute", "relative")}
+        (out / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        for path in [run / "stats.jsonl", *run.glob("metric-*.jsonl"), *run.glob("ladder-*.json")]:
             shutil.copy(path, out)
         status = {name: point[name] for name in ("state", "kimg", "total_kimg", "message")}
         (out / "status.json").write_text(
@@ -109,22 +92,20 @@ def main():
     options.work.mkdir(parents=True, exist_ok=True)
     os.chdir(options.work)  # relative paths from here on: config.json names the archive
 
+    from semgan_nb.engines import RunProcesses
     from semgan_nb.evaluation import Judge
     from semgan_nb.micrographs import embedded
     from semgan_nb.preparation import prepare
     from semgan_nb.studies import table_text
+    from semgan_nb.study_run import run_study
     from semgan_nb.foundation import default_cache
 
     if not Path("tiles.zip").exists():
         prepare(embedded(), "tiles.zip", 32, window=128, stride=32)
     Judge(METRIC, "tiles.zip", cache=default_cache()).ladder()  # once, not in both processes
     found = study(options.kimg)
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=work_on, args=(options.kimg,)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+    with RunProcesses(2) as engine:
+        run_study(found, "tiles.zip", executor=engine, state_every=60)
     if bad := [f"{p['run'].name}: {p['state']} {p['message']}" for p in found.status() if p["state"] != "done"]:
         sys.exit("not done:\n" + "\n".join(bad))
     ship(found, records)

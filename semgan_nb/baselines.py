@@ -47,6 +47,7 @@ def networks_beside(
     """The networks of `baselines`, by the names of their files. Raises BadInput where one makes images of another
     size."""
     from semgan_nb.checkpoints import load
+    from semgan_nb.opening import subset_of
     from semgan_nb.runs import Config, is_run, read_config
 
     networks = {}
@@ -60,7 +61,7 @@ def networks_beside(
             )
         if is_run(path if path.is_dir() else path.parent):
             config = Config.from_dict(read_config(path if path.is_dir() else path.parent)["resolved"])
-            more = dict(subset=config.subset, subset_seed=config.seed)
+            more = subset_of(config)
         networks[path.name if path.name not in networks else str(path)] = dict(source=loaded.G.to(device), **more)
     return networks
 
@@ -114,7 +115,7 @@ class _Table:
     data: Path | str
     judges: list
     memory: MemoryJudge  # of copies of any training image
-    networks: dict  # name -> dict(source, subset, subset_seed)
+    networks: dict  # name -> dict(source, subset, subset_seed, subset_by)
     real: np.ndarray
     settings: dict  # what tells this table from another
     out: Path | str | None
@@ -231,7 +232,7 @@ def _network_row(table, name, network) -> None:
         values |= record["results"]
     memory = table.memory
     if network.get("subset"):
-        own = dict(subset=network["subset"], subset_seed=network.get("subset_seed"))
+        own = {name: network[name] for name in ("subset", "subset_seed", "subset_by") if name in network}
         memory = MemoryJudge(memory.metric, table.data, seed=table.seed, cache=table.cache, **own)
     _finish(table, table.row(name, name, "network", values, images, memory))
 
@@ -239,7 +240,7 @@ def _network_row(table, name, network) -> None:
 @checked
 def baselines(
     data: Path | str,  # archive: zip or folder
-    # name -> a generator, or another source of images (see `batches`), or dict(source=, subset=, subset_seed=)
+    # name -> a generator, or another source of images (see `batches`), or dict(source=), with what `subset_of` gives
     networks: dict | None = None,
     metrics: list[str] | None = None,  # None: lite0 fd, kid and pr against the hold-out, else against all
     # of each set; None: up to 500, as many as the archive has

@@ -155,13 +155,12 @@ def _measure_ladders(archive: Path, names: Iterable[str], config, progress: bool
     "Measure the known sets of these metrics."
     from semgan_nb.foundation import default_cache
     from semgan_nb.judges import get_judge
+    from semgan_nb.opening import subset_of
 
     for name in names:
         say(f"2/4  measuring the known sets of {name}")
         with _image_bar("     ladder", progress) as bar:
-            judge = get_judge(
-                name, archive, subset=config.subset, subset_seed=config.seed, seed=0, cache=default_cache()
-            )
+            judge = get_judge(name, archive, **subset_of(config), seed=0, cache=default_cache())
             judge.ladder(bar)
 
 # %% ../nbs/93_demo.ipynb #ca541d00

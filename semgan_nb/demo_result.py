@@ -22,6 +22,7 @@ from .same_material import compare
 from .scores import headline, quantity
 from .runs import Config, is_run, read_config, read_ladder, read_metrics, read_stats, read_status
 from .checkpoints import Snapshot, load
+from .opening import training_images
 
 # %% ../nbs/91_demo_result.ipynb #5f9f3201
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def read_demo(
         folder=folder,
         name=name,
         archive=archive,
-        training=Dataset(path, part="train", subset=config.subset, seed=config.seed),
+        training=training_images(config, path, mirror=False),
         about=about,
         config=config,
         status=read_status(run),

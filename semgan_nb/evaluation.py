@@ -21,7 +21,7 @@ import numpy as np
 from .foundation import BadInput, _write_text, atomic, count_noun, file_hash, stream
 from .workers import prefetch
 from .files import fields, number, read_json, table_of
-from .dataset import Dataset, subset_indices
+from .dataset import Dataset
 from .layers import full_float32
 from .latent import random_images
 from .extractors import get_extractor
@@ -307,19 +307,18 @@ def _chosen_holdout(judge, path, held, train):
 REAL_LIMITS = {"kid": 1_000_000, "pr": 200_000}  # real images at most, as the official metrics have it
 
 
-def _chosen(judge, path, subset, subset_seed) -> _Chosen:
+def _chosen(judge, path, subset, subset_seed, subset_by) -> _Chosen:
     "Which images of the archive are the real side, and which the rungs are made of."
-    train_names = set(Dataset(path, part="train").names)
-    trains = np.array([name in train_names for name in judge.dataset.names])
-    train, real = np.flatnonzero(trains), judge.parsed.real
+    train, real, images = judge.dataset.training_indices()[0], judge.parsed.real, len(judge.dataset.names)
+    own, unused = judge.dataset.training_indices(subset, subset_seed, subset_by)
     if real == "holdout":
-        found = _chosen_holdout(judge, path, np.flatnonzero(~trains), train)
-    elif real == "subset" and subset and subset < len(train):
-        own = train[subset_indices(len(train), subset, subset_seed)]
-        found = _Chosen(own, np.setdiff1d(train, own), dict(subset=subset, subset_seed=subset_seed))
+        found = _chosen_holdout(judge, path, np.setdiff1d(np.arange(images), train), train)
+    elif real == "subset" and len(unused):
+        by = {} if subset_by == "tile" else dict(subset_by=subset_by)
+        found = _Chosen(own, unused, dict(subset=subset, subset_seed=subset_seed, **by))
     else:
-        everything = np.arange(len(judge.dataset if real == "plain" else trains))
-        found = _Chosen(train if real == "subset" else everything, train, {})
+        everything = np.arange(len(judge.dataset) if real == "plain" else images)
+        found = _Chosen(train if real in ("subset", "train") else everything, train, {})
     limit = 50_000 if real == "plain" else REAL_LIMITS.get(judge.parsed.stat)
     if limit and len(found.real) > limit:
         found = found._replace(real=np.sort(stream(judge.seed, "fewer images").permutation(found.real)[:limit]))
@@ -514,6 +513,7 @@ class Judge(_RealSide):
         device: str = "cpu",
         weights: Path | str | None = None,  # file or folder of the extractor's weights; None: looked for
         mirror: bool = False,  # whether training mirrored its images, for fid50k, kid50k, pr50k3
+        subset_by: str = "tile",  # what `subset` counts, as of Dataset
     ):
         parsed = parse_metric(metric)
         if parsed.statistic.judge != "Judge":
@@ -527,7 +527,7 @@ class Judge(_RealSide):
         self.metric, self.num_gen, self.seed = self.parsed.name, self.parsed.count, int(seed)
         self.dataset = Dataset(data_path, mirror=bool(mirror) and self.parsed.real == "plain")
         self.data = self.dataset.fingerprint
-        chosen = _chosen(self, data_path, subset, self.seed if subset_seed is None else int(subset_seed))
+        chosen = _chosen(self, data_path, subset, self.seed if subset_seed is None else int(subset_seed), subset_by)
         self.real_indices, self._pool = chosen.real, chosen.pool
         self.rung_indices = _drawn(self, chosen.pool, "rungs")
         self.num_real = len(chosen.real) if self.parsed.statistic.needs in ("features", "descriptors") else 0

@@ -15,7 +15,7 @@ import numpy as np
 
 from .foundation import BadInput, _write_text, count_noun, stream
 from .files import list_of, number, read_json, table_of
-from .dataset import Dataset, subset_indices
+from .dataset import Dataset
 from .latent import _at_once, apart_in_pairs, correlation, crossed_images, has_noise, intraclass, shares
 from .extractors import get_extractor
 from .leak import TRANSFORMS, LeakMeter
@@ -27,17 +27,15 @@ from .reference_sets import REFERENCE_SETS
 from .evaluation import ArchiveJudge, Judge, _DRAWN, _files_of, _foreign, _recorded
 
 # %% ../nbs/46_judges.ipynb #1a11b850
-def _own_and_unused(judge, path, subset, subset_seed) -> tuple:
+def _own_and_unused(judge, path, *subset) -> tuple:
     "Numbers of the images that a run was trained on, and of the training images that it left out."
-    place = {name: i for i, name in enumerate(judge.dataset.names)}
-    train = np.array([place[name] for name in Dataset(path, part="train").names])
-    own = train[subset_indices(len(train), subset, subset_seed)] if subset and subset < len(train) else train
+    own, unused = judge.dataset.training_indices(*subset)
     if len(own) < 10:
         raise BadInput(
             f"{path}: {count_noun(len(own), 'training image', 'is', 'are')} too few to say how alike real"
             f" ones are, {judge.metric} wants at least 10: take an archive with more images"
         )
-    return own, np.setdiff1d(train, own)
+    return own, unused
 
 # %% ../nbs/46_judges.ipynb #10bb633d
 def _seen_to_align(dataset) -> np.ndarray:
@@ -77,7 +75,7 @@ def _read_yardstick(path) -> dict | None:
     return {name: [float(x) for x in kept[name]] for name in names} if "yardstick" in kept else None
 
 # %% ../nbs/46_judges.ipynb #130559ab
-def _yardstick_file(judge, folder, subset_seed) -> Path:
+def _yardstick_file(judge, folder, subset_seed, subset_by) -> Path:
     "The file of a judge's yardstick, named by all that it depends on."
     depends = dict(
         format=_DRAWN,
@@ -87,6 +85,7 @@ def _yardstick_file(judge, folder, subset_seed) -> Path:
         reals=judge.reals,
         subset=judge.num_real,
         subset_seed=subset_seed,
+        **({} if subset_by == "tile" else dict(subset_by=subset_by)),
     )
     key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
     return Path(folder) / f"memory-{key[:20]}.json"
@@ -119,6 +118,7 @@ class MemoryJudge(MemorisationTest, ArchiveJudge):
         device: str = "cpu",
         weights: Path | str | None = None,
         mirror: bool = False,  # without effect, as are device and weights
+        subset_by: str = "tile",  # what `subset` counts, as of Dataset
     ):
         self.parsed, self.extractor, self.seed = parse_metric(metric), _LOOKS, int(seed)
         if self.parsed.stat != "memory":
@@ -130,11 +130,11 @@ class MemoryJudge(MemorisationTest, ArchiveJudge):
         self.dataset = Dataset(data_path)
         self.data = self.dataset.fingerprint
         subset_seed = self.seed if subset_seed is None else int(subset_seed)
-        own, unused = _own_and_unused(self, data_path, subset, subset_seed)
+        own, unused = _own_and_unused(self, data_path, subset, subset_seed, subset_by)
         super().__init__(**_test_material(self, own, unused))
         self.num_real, self._file = len(own), None
         if cache:
-            self._file = _yardstick_file(self, cache, subset_seed if len(unused) else None)
+            self._file = _yardstick_file(self, cache, *((subset_seed, subset_by) if len(unused) else (None, "tile")))
 
     def measured(self, progress: Callable | None = None) -> dict:
         "As `MemorisationTest.measured`, kept in the cache."
@@ -160,10 +160,9 @@ class MemoryJudge(MemorisationTest, ArchiveJudge):
         return _recorded(self, began, {self.metric: found.pop("share")}, **found)
 
 # %% ../nbs/46_judges.ipynb #a9f771e9
-def _drawn_pairs(judge, path, subset, subset_seed) -> np.ndarray:
+def _drawn_pairs(judge, path, *subset) -> np.ndarray:
     "Numbers of the training images of as many pairs as the metric has: [pairs, 2]."
-    n, count = len(judge.dataset), judge.parsed.count
-    own = subset_indices(n, subset, subset_seed) if subset and subset < n else np.arange(n)
+    count, (own, _) = judge.parsed.count, judge.dataset.training_indices(*(() if judge.parsed.real else subset))
     if len(own) < 2:
         raise BadInput(
             f"{path}: {len(own)} training image makes no pair, {judge.metric} compares with pairs: take an"
@@ -209,7 +208,7 @@ class LatentJudge(ArchiveJudge):
 
     def __init__(
         self,
-        metric: str,  # latent_share, or latent_shareN for N pairs
+        metric: str,  # latent_share, or latent_shareN for N pairs; with _train for pairs of all training images
         data_path: Path | str,  # archive: zip or folder
         subset: int | None = None,  # how many training images the run used
         seed: int = 0,  # of the draws of real images, latent vectors and noise
@@ -218,12 +217,14 @@ class LatentJudge(ArchiveJudge):
         device: str = "cpu",
         weights: Path | str | None = None,  # as of Judge
         mirror: bool = False,  # without effect
+        subset_by: str = "tile",  # what `subset` counts, as of Dataset
     ):
         self.parsed, self.extractor, self.seed = parse_metric(metric), get_extractor("lite0", device), int(seed)
         self.metric, self.num_gen = self.parsed.name, 4 * self.parsed.count
         self.dataset = Dataset(data_path, part="train")
         self.data = self.dataset.fingerprint
-        self._pairs = _drawn_pairs(self, data_path, subset, self.seed if subset_seed is None else int(subset_seed))
+        subset_seed = self.seed if subset_seed is None else int(subset_seed)
+        self._pairs = _drawn_pairs(self, data_path, subset, subset_seed, subset_by)
         self.num_real, self._half = self._pairs.size, -(-self.parsed.count // 2)
         self._files = _files_of(self, cache)
         self._names = dict(metric=self.metric, seed=self.seed, pairs=self._pairs.tolist())
@@ -267,7 +268,7 @@ class Plain:
 _PLAIN = Plain()
 
 # %% ../nbs/46_judges.ipynb #e3ce338b
-def _leak_images(judge, path, subset, subset_seed, mirror) -> tuple:
+def _leak_images(judge, path, subset, subset_seed, subset_by, mirror) -> tuple:
     "(the real side as a Dataset, fingerprint of the whole archive, numbers of up to 1000 images of that side)."
     everything = Dataset(path, mirror=bool(mirror))
     if judge.parsed.real == "holdout" and not everything.has_holdout:
@@ -275,8 +276,9 @@ def _leak_images(judge, path, subset, subset_seed, mirror) -> tuple:
             f"{path}: has no hold-out part, which {judge.metric} compares with: use"
             f" {judge.parsed._replace(real='subset').name}"
         )
-    subset = dict(part="train", subset=subset, seed=subset_seed)
-    part = dict(holdout=dict(part="holdout"), subset=subset, full={})[judge.parsed.real]
+    subset = dict(part="train", subset=subset, seed=subset_seed, subset_by=subset_by)
+    parts = dict(holdout=dict(part="holdout"), train=dict(part="train"), subset=subset, full={})
+    part = parts[judge.parsed.real]
     dataset = Dataset(path, mirror=bool(mirror), **part)
     chosen = np.sort(stream(judge.seed, "leak images").permutation(len(dataset))[:1000])
     if len(chosen) < 8:
@@ -307,11 +309,12 @@ class LeakJudge(ArchiveJudge):
         device: str = "cpu",
         weights: Path | str | None = None,  # without effect
         mirror: bool = False,  # whether training mirrored its images
+        subset_by: str = "tile",  # what `subset` counts, as of Dataset
     ):
         self.parsed, self.extractor, self.seed = parse_metric(metric), _PLAIN, int(seed)
         self.metric, self.num_gen = self.parsed.name, self.parsed.count
         subset_seed = self.seed if subset_seed is None else int(subset_seed)
-        self.dataset, self.data, self._chosen = _leak_images(self, data_path, subset, subset_seed, mirror)
+        self.dataset, self.data, self._chosen = _leak_images(self, data_path, subset, subset_seed, subset_by, mirror)
         self.num_real = len(self._chosen)
 
     def real_side(self, progress: Callable | None = None) -> LeakMeter:

@@ -26,7 +26,6 @@ import torch
 
 from .foundation import BadInput, RunFailed, _image_bar, checked, cores, default_cache
 from .distributed import OtherRankFailed, choose_device, shutdown_distributed
-from .dataset import Dataset
 from .leak import ALL
 from .scores import between_rungs, is_leak, number_text, summary
 from .evaluation import check_metric, judge_together
@@ -44,7 +43,7 @@ from semgan_nb.runs import (
     snapshots,
 )
 from .checkpoints import data_of, load
-from .opening import choose_metrics, hold
+from .opening import choose_metrics, hold, subset_of, training_images
 from .trainer import check_ranks
 from .training import judge_snapshot, train
 
@@ -271,8 +270,7 @@ def _wanted(run: Path, config: Config, metrics, data: Path, only, every: bool, w
     if metrics:
         names = [check_metric(name, weights) for name in metrics if name not in ("none", "")]
     else:
-        images = Dataset(data, part="train", subset=config.subset, seed=config.seed)
-        names = list(choose_metrics(config, data, images))
+        names = list(choose_metrics(config, data, training_images(config, data, mirror=False)))
     if not names:
         raise BadInput(
             f"{run} has nothing to be judged by: its configuration names no metric; name one, such as --metrics"
@@ -320,7 +318,7 @@ def evaluate(
         run, only = run.parent, run
     config, data = Config.from_dict(read_config(run)["resolved"]), data_of(run, data)
     found, names = _wanted(run, config, metrics, data, only, every, weights)
-    of_run = dict(subset=config.subset, seed=0, subset_seed=config.seed, mirror=config.mirror)
+    of_run = dict(subset_of(config), seed=0, mirror=config.mirror)
     judge_of = lambda name: get_judge(name, data, cache=default_cache(), weights=weights, device=device, **of_run)
     with hold(run, f"{run} is in use by another process: stop the training first, or wait for its end"):
         there = read_metrics(run)

@@ -31,6 +31,7 @@ COMMON = (
     "batch_gpu",
     "r1_gamma",
     "subset",
+    "subset_by",
     "mirror",
     "aug",
     "augpipe",

@@ -114,6 +114,7 @@ def probe(
     channels: int = 1,
     device: str = "cpu",
     images: int | None = None,  # taken at once; None: batch_gpu where that is small, else less, but two at least
+    threads: int | None = None,  # of a CPU; None: as many as PyTorch takes
 ) -> dict | None:
     """Measure each phase once for a few images, in another process: images, seconds of each phase, base and peak
     bytes. None where that process ran out of memory."""
@@ -128,6 +129,7 @@ def probe(
         input=json.dumps([config.to_dict(), resolution, channels, device, images]),
         capture_output=True,
         text=True,
+        env={**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})},
     )
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
@@ -427,7 +429,7 @@ class Yielding:
         self.braked = on
 
 # %% ../nbs/56_resources.ipynb #1c051e37
-def disk_use(trainer: Trainer) -> dict[str, int]:
+def disk_use(trainer: Trainer) -> dict[str, int]:  # of which only config, dataset, G and D are asked for
     "Bytes that a run takes at most: one state, one snapshot, all pictures, and all together."
     c, ds = trainer.config, trainer.dataset
     size = lambda net: sum(t.numel() * t.element_size() for t in net.state_dict().values())

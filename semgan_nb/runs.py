@@ -7,7 +7,7 @@ __all__ = ['ADAPTATIONS', 'LISTS', 'SETTINGS', 'GPUS', 'FIRST_GPU', 'STATE_EVERY
            'NEEDED', 'CONFIG', 'STATUS', 'Config', 'config_rules', 'auto', 'stylegan2', 'paper256', 'paper512',
            'paper1024', 'cifar', 'sem512', 'laptop', 'preset', 'idle_fields', 'STATS', 'check_settings', 'is_run',
            'read_config', 'is_held', 'read_status', 'read_stats', 'is_metric_file', 'read_metrics', 'read_ladder',
-           'image_number', 'snapshots', 'request_stop', 'config_differences']
+           'image_number', 'snapshots', 'config_differences']
 
 # %% ../nbs/50_runs.ipynb #f2e7d8d8
 import dataclasses
@@ -114,6 +114,9 @@ class _DataFields(_NetworkFields):
     )
     init_adapt: tuple[str, ...] = _f((), "in what the source may differ: " + ", ".join(ADAPTATIONS) + " (with commas)")
     subset: int | None = _f(None, "train on so many images, drawn by the seed", 1, 10**9, "images")
+    subset_by: str = _f(
+        "tile", "what subset counts: tile, or micrograph with all its tiles", choices=("tile", "micrograph")
+    )
     mirror: bool = _f(False, "double the data by mirror images")
 
 # %% ../nbs/50_runs.ipynb #67fede60
@@ -409,6 +412,8 @@ def idle_fields(config: Config | dict) -> dict[str, str]:
         idle["half_format"] = "num_fp16_res 0"
     if not get("init_from"):
         idle["init_adapt"] = "no init_from"
+    if not get("subset"):
+        idle["subset_by"] = "no subset"
     return idle
 
 # %% ../nbs/50_runs.ipynb #bd90188c
@@ -575,15 +580,6 @@ def image_number(path: Path | str) -> int:
 def snapshots(run: Path | str) -> list[Path]:
     "The snapshots of a run, oldest first."
     return sorted(Path(run).glob("snapshot-*.safetensors"), key=image_number)
-
-# %% ../nbs/50_runs.ipynb #4232d373
-def request_stop(run: Path | str) -> None:
-    """Ask a run, in whatever process, to finish its iteration, save and stop. Raises BadInput where the directory
-    holds no run."""
-    read_config(run)
-    control = Path(run) / "control"
-    control.mkdir(exist_ok=True)
-    (control / "stop").touch()
 
 # %% ../nbs/50_runs.ipynb #0afe2505
 def config_differences(old: Config, new: Config) -> tuple[list[str], list[str]]:

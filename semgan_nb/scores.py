@@ -34,7 +34,7 @@ class Statistic(NamedTuple):
     # what is compared: 'features', 'classes' (probabilities), 'descriptors' (chapter 33), or 'generator'
     needs: str = "features"
     digits: str = r""  # what may follow the count in the name
-    real: tuple = ("holdout", "full", "subset", "plain")  # real sides; for the path length, what is varied
+    real: tuple = ("holdout", "full", "train", "subset", "plain")  # real sides; for the path length, what is varied
     values: object = None  # function (real, gen, metric, seed) -> one value for each result
     official: str = ""  # what the official name begins with
     extractor: str = ""  # of the official one
@@ -115,7 +115,7 @@ STATISTICS |= {
         ("_diversity", "_ends", "_z", "_noise"),
         (None,) * 4,
         "generator",
-        real=("",),
+        real=("", "train"),
         extractor="latent",
         word="share",
         judge="LatentJudge",
@@ -127,7 +127,7 @@ STATISTICS |= {
         tuple(f"_{name}" for name in TRANSFORMS),
         (None,) * len(TRANSFORMS),
         "images",
-        real=("subset", "full", "holdout"),
+        real=("subset", "full", "train", "holdout"),
         extractor="augment",
         word="share",
         judge="LeakJudge",
@@ -139,7 +139,7 @@ STATISTICS |= {
         ("",),
         (False,),
         "descriptors",
-        real=("holdout", "full", "subset"),
+        real=("holdout", "full", "train", "subset"),
         values=_fd,
         extractor="micro",
         word="physics, in floors",
@@ -164,7 +164,7 @@ class Metric(NamedTuple):
     extractor: str  # such as 'lite0'; 'micro' for the descriptors of chapter 33
     stat: str  # 'fd', 'kid', 'pr', 'is', 'ppl'; '' for micro
     count: int  # type: ignore[assignment]  # generated images (paths, for the path length); hides tuple.count
-    # 'holdout', 'full', 'subset', 'plain'; '' for the inception score; for the path length what is varied: 'wend' ...
+    # one of Statistic.real; '' for the inception score; for the path length what is varied: 'wend' ...
     real: str
     digit: str = ""  # neighbours of precision and recall
     official: bool = False  # the name is the official one
@@ -183,7 +183,7 @@ class Metric(NamedTuple):
         if self.official:
             return f"{self.statistic.official}{count}{self.digit}" + ("_full" if self.real == "full" else "")
         if self.stat == "share" and self.count == LATENT_PAIRS:
-            return "latent_share"
+            return "latent_share" + (f"_{self.real}" if self.real else "")
         what = f"{self.extractor}_{self.stat}" if self.stat else self.extractor
         return f"{what}{count}{self.digit}" + (f"_{self.real}" if self.real else "")
 
@@ -234,8 +234,8 @@ def parse_metric(name: str) -> Metric:  # such as 'lite0_fd500_holdout' or 'fid5
     name = str(name)
     if name in OFFICIAL_PPL:
         return Metric("vgg16", "ppl", 50_000, OFFICIAL_PPL[name], "", True)
-    if name == "latent_share":
-        return Metric("latent", "share", LATENT_PAIRS, "")
+    if name in ("latent_share", "latent_share_train"):
+        return Metric("latent", "share", LATENT_PAIRS, name.partition("share_")[2])
     if match := re.fullmatch(r"(fid|kid|pr|is)(\d+)(k?)(3?)(_full)?", name):
         return _official_metric(name, *match.groups())
     match = re.fullmatch(r"(?:([a-z0-9]+)_)?([a-z]+)(\d+)(k?)(\d?)(?:_([a-z0-9]+))?", name)

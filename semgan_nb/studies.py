@@ -19,6 +19,7 @@ import filelock
 import numpy as np
 
 from .foundation import BadInput, write_json
+from .paper import PaperStudies
 from .files import TEXT, Unfit, fields, list_of, read_json, whole, worded
 from .scores import best_record, higher_is_better, headline, metric_name
 from semgan_nb.runs import (
@@ -44,15 +45,16 @@ STUDY_FORMAT = 1
 @worded("an object")
 def _point(value, field):
     "The rule of a point of study.json: the fields that differ, seeds, and what was refused."
-    fields(dict(fields=fields({}), seeds=list_of(whole(0, 2**32 - 1))), dict(refused=fields({})))(value, field)
+    notes = dict(refused=fields({}), hopeless=fields({}))
+    fields(dict(fields=fields({}), seeds=list_of(whole(0, 2**32 - 1))), notes)(value, field)
     for name, one in value["fields"].items():
         if name not in SETTINGS:
             raise Unfit(f"a name in {field}.fields", name, "a setting of a run")
         SETTINGS[name](one, f"{field}.fields.{name}")
-    for seed, why in value.get("refused", {}).items():
+    for kind, seed, why in [(name, *one) for name in notes for one in value.get(name, {}).items()]:
         if not (seed.isdecimal() and len(seed) <= 10):
-            raise Unfit(f"a name in {field}.refused", seed, "a seed")
-        TEXT(why, f"{field}.refused.{seed}")
+            raise Unfit(f"a name in {field}.{kind}", seed, "a seed")
+        TEXT(why, f"{field}.{kind}.{seed}")
 
 
 STUDY = fields(dict(format=whole(), base=fields({}, SETTINGS), points=list_of(_point)), dict(version=TEXT))
@@ -346,7 +348,7 @@ def _check_point(path, base: Config, setting: dict, seeds: list[int]) -> str:
             f"{path}: the point {point_label(setting)} sets {useless[0]}, which has no effect beside"
             f" {idle[useless[0]]}: leave it out, or its runs would differ in nothing but their names"
         )
-    return json.dumps({name: value for name, value in config.to_dict().items() if name not in (*idle, "preset")})
+    return json.dumps(_effective(config.to_dict()) | {"total_kimg": config.total_kimg})
 
 # %% ../nbs/70_studies.ipynb #4ec79880
 def _grid(path, base: Config, axes: dict, seeds: list[int], extra: Iterable[dict]) -> list[dict]:
@@ -394,22 +396,26 @@ def _extended(path, about: dict, base: Config, wanted: list[dict], seeds: list[i
     for setting in wanted:
         point = points.setdefault(run_name(setting, 0), dict(fields=setting, seeds=[]))
         point["seeds"] = sorted({*point["seeds"], *seeds})
+    if about and base.metrics == ("auto",):  # they were written out when the study was run
+        base = base.replace(metrics=about["base"].get("metrics", ("auto",)))
     shared = {name: value for name, value in base.to_dict().items() if name != "seed"}
     return dict(format=STUDY_FORMAT, version=semgan_nb.__version__, base=shared, points=list(points.values()))
 
 # %% ../nbs/70_studies.ipynb #607d20d0
-def _refusals(points: list[dict]) -> dict[str, str]:
-    "Name of a run -> why it was refused, from the points of study.json."
-    return {run_name(p["fields"], int(seed)): text for p in points for seed, text in p.get("refused", {}).items()}
+def _notes(points: list[dict], kind: str) -> dict[str, str]:
+    "Name of a run -> why it was refused, or ended as hopeless, from the points of study.json."
+    return {run_name(p["fields"], int(seed)): text for p in points for seed, text in p.get(kind, {}).items()}
 
 # %% ../nbs/70_studies.ipynb #d60bf4d0
-def _point_status(study, point: dict, refused: dict) -> dict:
-    "A point with its state; `refused`: name of a run -> why it was refused before it had a directory."
+def _point_status(study, point: dict, refused: dict, hopeless: dict) -> dict:
+    "A point with its state; name of a run -> why it was refused before it had a directory, or ended as hopeless."
     if why := _read_run(point)[0]:
         return {**point, "state": "unreadable", "kimg": 0.0, "total_kimg": 0.0, "message": why}
     status = read_status(point["run"])
     if point["run"].name in refused:
         status = dict(status, state="refused", message=refused[point["run"].name])
+    elif status["state"] == "stopped" and point["run"].name in hopeless:
+        status = dict(status, message=hopeless[point["run"].name])
     return {
         **point,
         "state": status["state"],
@@ -419,24 +425,24 @@ def _point_status(study, point: dict, refused: dict) -> dict:
     }
 
 # %% ../nbs/70_studies.ipynb #145956d5
-def _note_refused(study, point: dict, text: str | None) -> None:
-    "Write into study.json why a point was refused, or that it was not (None)."
-    entry = lambda about: next(p for p in about["points"] if run_name(p["fields"], point["seed"]) == point["run"].name)
-    seed = str(point["seed"])
-    if entry(study._read()).get("refused", {}).get(seed) == text:
+def _note(study, run: str, kind: str, text: str | None) -> None:
+    "Write into study.json why a run was refused or ended, or that it was not (None)."
+    seed = run.rpartition("-seed")[2]
+    entry = lambda about: next(p for p in about["points"] if run_name(p["fields"], int(seed)) == run)
+    if entry(study._read()).get(kind, {}).get(seed) == text:
         return
     with study._edit():
         about = study._read()
-        refused = entry(about).setdefault("refused", {})
-        refused.pop(seed, None)
+        notes = entry(about).setdefault(kind, {})
+        notes.pop(seed, None)
         if text:
-            refused[seed] = text
-        if not refused:
-            del entry(about)["refused"]
+            notes[seed] = text
+        if not notes:
+            del entry(about)[kind]
         study._write(about)
 
 # %% ../nbs/70_studies.ipynb #e3becdbe
-class Study(_StudyReading):
+class Study(_StudyReading, PaperStudies):
     """A folder of runs that differ in a few fields and the seed. Raises BadInput where the folder is no study.
 
     `path`; `base`, the shared Config (None for runs without study.json); `points`, read anew at every use: dicts of
@@ -475,17 +481,23 @@ class Study(_StudyReading):
     def status(self) -> list[dict]:
         """The points, each with `state` (as in status.json; `refused` for one that never came to have a run,
         `unreadable` for one with a damaged file), `kimg`, `total_kimg`, `message`."""
-        refused = _refusals(self._read().get("points", []))
-        return [_point_status(self, point, refused) for point in self.points]
+        notes = [_notes(self._read().get("points", []), kind) for kind in ("refused", "hopeless")]
+        return [_point_status(self, point, *notes) for point in self.points]
 
     def request_stop(self) -> None:
         "Ask the processes that run this study, wherever they are, to stop at their next tick; the states are saved."
         (self.path / "control").mkdir(exist_ok=True)
         (self.path / "control" / "stop").touch()
 
-    def set_refused(self, point: dict, text: str | None) -> None:  # one of `points`; why it was refused, or None
-        "Note in study.json that a point was refused before it had a run directory."
-        _note_refused(self, point, text)
+    def set_metrics(self, names: Iterable[str]) -> None:
+        "Write into study.json by what all its runs are judged."
+        with self._edit():
+            about = self._read()
+            self._write({**about, "base": {**about["base"], "metrics": list(names)}})
+
+    def set_note(self, run: str, kind: str, text: str | None) -> None:  # name of a run; refused or hopeless; why
+        "Note in study.json that a run was refused before it had a directory, or was ended by the median rule."
+        _note(self, run, kind, text)
 
 # %% ../nbs/70_studies.ipynb #899f03c6
 def table_text(rows: list[dict], metric: str = "") -> str:  # of Study.best_table  # for the heading
@@ -521,6 +533,10 @@ def study_text(
         for point in points
         if point["state"] in ("failed", "refused", "lost", "unreadable")
     ]
+    if early := sum(point["message"].startswith("ended by the median rule") for point in points):
+        lines.append(
+            f"  note: the median rule ended {early}: bands, medians and ends after that are of the better runs"
+        )
     lines += [f"  note: {line}" for line in dict.fromkeys(line for point in points for line in left_out(point["run"]))]
     for metric in metrics or study.metrics():
         record = study.records(metric)[0][1][0]

@@ -31,7 +31,7 @@ from .judges import LeakJudge, get_judge
 from .runs import FIRST_GPU, STATE_EVERY, STATE_SECONDS, Config, image_number, read_metrics, snapshots
 from .checkpoints import check_state, load_state, save_snapshot, save_state
 from .transfer import load_initial_networks, resolve_init
-from .opening import WARNINGS, NullWriter, RunWriter, check_run, standing_warnings, transforms_on
+from .opening import WARNINGS, NullWriter, RunWriter, check_run, standing_warnings, subset_of, transforms_on
 from .trainer import Trainer, _packed, _unpacked, set_arithmetic
 from semgan_nb.resources import (
     Neighbours,
@@ -172,7 +172,7 @@ class _Snapshots:
         "Judge G_ema by all metrics; append the records; write the ladders at the first time."
         t, c = self.trainer, self.trainer.config
         device = str(t.device) if t.device.type == "cuda" else "cpu"
-        about = dict(subset=c.subset, subset_seed=c.seed, cache=default_cache(), mirror=c.mirror, device=device)
+        about = dict(subset_of(c), cache=default_cache(), mirror=c.mirror, device=device)
         for metric in metrics:
             if metric not in self.judges:
                 self.judges[metric] = get_judge(metric, self.data, **about)

@@ -218,6 +218,26 @@ def _train_verb(options):
         say("\n".join("  " + line for line in changed + load_initial_networks(config, dataset, out)[1]["lines"]))
     say(_ending(out, options.data, _run(options, config, out, gpus)))
 
+# %% ../nbs/97_training_verbs.ipynb #a24ed07b
+def _engine_options(add) -> None:
+    "How many runs of a study are trained at a time, and what each may take."
+    from semgan_nb.runs import FIRST_GPU, GPUS, STATE_EVERY, STATE_SECONDS
+
+    many = Rule(int, 1, 1024, "runs")
+    at_once = "runs at a time, each in a process (default: by GPUs or cores)"
+    add("--at-once", type=_reader(many), metavar="N", help=at_once)
+    processes = "GPUs of each run, or without GPUs its processes (default 1)"
+    add("--gpus", type=_reader(GPUS), default=1, metavar="N", help=processes)
+    add("--first-gpu", type=_reader(FIRST_GPU), default=0, metavar="K", help="take the GPUs from K on (default 0)")
+    threads = "of a CPU, for each run (default 1; with --at-once 1 all)"
+    add("--threads", type=_reader(many), metavar="N", help=threads)
+    pause = "seconds between two saved states (default %(default)g)"
+    add("--state-every", type=_reader(STATE_EVERY), default=STATE_SECONDS, metavar="S", help=pause)
+    median = "end hopeless runs early: biases bands, so for a search only"
+    add("--median-rule", action="store_true", help=median)
+    dry = "say what would be trained and what it would take; writes nothing"
+    add("--dry-run", action="store_true", help=dry)
+
 # %% ../nbs/97_training_verbs.ipynb #519678af
 def _study_task(text: str) -> str:
     "What `semgan study` is to do; a sentence for a name it had before."
@@ -230,15 +250,20 @@ def _study_task(text: str) -> str:
 # %% ../nbs/97_training_verbs.ipynb #91e0ed31
 def _study_options(parser):
     add = parser.add_argument
-    tasks = "sweep: train; report: read a folder of runs, and write a page"
-    add("what", choices=("sweep", "report"), type=_study_task, help=tasks)
+    add(
+        "what",
+        choices=("augmentations", "targets", "sizes", "sweep", "report"),
+        type=_study_task,
+        help="the paper's three studies, or a sweep of any settings: train; report: read a folder, write a page",
+    )
     add("path", help="the archive to train on; report: the folder")
-    place = "the folder (default: studies/DATA-AXES); report: the page"
+    place = "the folder (default: studies/DATA-WHAT); report: the page"
     add("--out", metavar="PATH", help=place)
     add("--overwrite", action="store_true", help="report: replace what is in the place of the page")
     add("--axis", metavar="FIELD", help="report: group by this field, where several differ")
     add("--figures", choices=("png", "svg", "pdf"), help="report: also write each figure as a file")
-    add("--seeds", default="0-2", help="such as 0-2 or 0,3 (default 0-2)")
+    add("--small", action="store_true", help="of the paper's studies: three settings, two seeds, for two cores")
+    add("--seeds", metavar="SEEDS", help="such as 0-2 or 0,3 (default 0-2, with --small 0-1)")
     add(
         "--with",
         dest="extra",
@@ -247,7 +272,8 @@ def _study_options(parser):
         metavar="POINT",
         help="a further point: noaug, or fields such as aug=fixed,p=0.2; may be given several times",
     )
-    add("--cfg", metavar="PRESET", help="as in semgan train")
+    add("--cfg", metavar="PRESET", help="as in semgan train; sem512 for the paper's studies at 512 px")
+    _engine_options(add)
     _add_settings(parser, several=True)
 
 # %% ../nbs/97_training_verbs.ipynb #11105599
@@ -262,33 +288,108 @@ def _study_fields(options) -> tuple[dict, dict]:
         fixed.setdefault("batch_gpu", fixed["batch_size"])
     return axes, fixed
 
+# %% ../nbs/97_training_verbs.ipynb #095847e1
+def _study_grid(options, dataset) -> tuple:
+    "(folder, base, settings that all runs share, axes, seeds, further points) of what the options ask for."
+    from semgan_nb.latent import parse_seeds
+    from semgan_nb.paper import PAPER, paper_grid
+    from semgan_nb.studies import Study
+
+    (axes, fixed), of_paper = _study_fields(options), options.what in PAPER
+    if options.small and not of_paper:
+        raise BadInput(f"--small belongs to {', '.join(PAPER)}: a sweep has the values that its options give")
+    name = "-".join([dataset.name, *([options.what] if of_paper else axes), *["small"] * options.small])
+    out = Path(options.out or Path("studies") / name)
+    base = _base_config(options.cfg or ("sem512" if of_paper and dataset.resolution == 512 else None), dataset)
+    begun = (out / "study.json").is_file() and options.cfg in (None, Study(out).base.preset)
+    if begun:
+        base = Study(out).base  # as it was when the study began
+    extra = [_fields_of(text) for text in options.extra]
+    if of_paper:
+        axis = PAPER[options.what].axis
+        values = axes.pop(axis, None) or ([fixed.pop(axis)] if axis in fixed else None)
+        by_micrograph = fixed.get("subset_by", base.subset_by) == "micrograph"
+        images = len(set(dataset.micrographs if by_micrograph else dataset.names))
+        shared, paper_axes, points = paper_grid(options.what, values, options.small, images)
+        axes, extra = paper_axes | axes, [*points, *extra]
+        fixed = fixed if begun else shared | fixed
+    if options.gpus > 1 and not begun and not hasattr(options, "batch_gpu"):  # shared out among the processes
+        batch = fixed.get("batch_size", base.batch_size)
+        fixed["batch_gpu"] = min(base.batch_gpu, max(batch // options.gpus, 1))
+    return out, base, fixed, axes, parse_seeds(options.seeds or ("0-1" if options.small else "0-2"), 1000), extra
+
+# %% ../nbs/97_training_verbs.ipynb #4bcd4a13
+def _runs_of(out: Path, base, wanted: Iterable[dict], seeds: Iterable[int]) -> dict:
+    "Run directory -> configuration of all points, those that the study has already included."
+    from semgan_nb.studies import Study, run_name
+
+    study = Study(out) if (out / "study.json").is_file() else None
+    runs = {point["run"]: study.config(point) for point in study.points} if study else {}
+    new = {out / run_name(fields, k): base.replace(**fields, seed=k) for fields in wanted for k in seeds}
+    # what all runs share may be set anew as far as it may change, the length say
+    length = dict(total_kimg=base.total_kimg)
+    return {run: config if run in new else config.replace(**length) for run, config in (runs | new).items()}
+
+# %% ../nbs/97_training_verbs.ipynb #da74529f
+def _workers(options) -> int:
+    "How many runs are trained at a time."
+    from semgan_nb.engines import shares_of_machine
+
+    return len(shares_of_machine(options.at_once, options.gpus, options.first_gpu))
+
+# %% ../nbs/97_training_verbs.ipynb #95db1eb6
+def _cost(options, dataset, runs: Mapping, out: Path, device: str, workers: int) -> str:
+    "What the runs that are not done will take, in sentences."
+    from semgan_nb.study_cost import cost_text, study_cost
+    from semgan_nb.study_run import _is_done
+
+    todo = [(config, run) for run, config in runs.items() if not _is_done(run, config, dataset.fingerprint)]
+    threads = options.threads or (1 if workers > 1 else None)
+    known = [(config, run) for run, config in runs.items()]
+    cost = study_cost(todo, dataset, workers, threads, device, options.gpus, known)
+    return "\n".join(f"  {line}" for line in cost_text(cost, workers, out, device).splitlines())
+
+# %% ../nbs/97_training_verbs.ipynb #ab4954dd
+def _train_study(options, study, workers: int) -> list[dict]:
+    "Train a study with an engine of so many workers, or in this process; its points."
+    from semgan_nb.engines import RunProcesses
+    from semgan_nb.study_run import run_study
+
+    how = dict(state_every=options.state_every, threads=options.threads, median_rule=options.median_rule)
+    if options.median_rule:
+        _say("  note: the median rule ends runs early, so bands and medians will be of the better runs")
+    if workers == 1 and options.gpus == 1 and not options.first_gpu:
+        return run_study(study, options.path, **how)
+    with RunProcesses(workers, options.gpus, options.first_gpu) as engine:
+        return run_study(study, options.path, executor=engine, gpus=options.gpus, **how)
+
 # %% ../nbs/97_training_verbs.ipynb #afe12a00
 def _sweep(options) -> bool:
-    "Train a study; whether all its points could be trained."
+    "Train a study, or say what it would take; whether all its points could be trained."
     from semgan_nb.dataset import Dataset
-    from semgan_nb.latent import parse_seeds
-    from semgan_nb.studies import Study, study_text
-    from semgan_nb.study_run import run_study
-    from semgan_nb.opening import check_run
+    from semgan_nb.distributed import choose_device
+    from semgan_nb.studies import Study, point_label, study_text
+    from semgan_nb.study_run import check_grid
     from semgan_nb.transfer import _with_transfer
 
-    axes, fixed = _study_fields(options)
     dataset = Dataset(options.path, part="train")
-    out = Path(options.out or Path("studies") / "-".join([dataset.name, *axes]))
-    base = _base_config(options.cfg, dataset)
-    there = Study(out).base if (out / "study.json").is_file() else None
-    if there and options.cfg in (None, there.preset):
-        base = there  # as it was when the study began
+    out, base, fixed, *grid = _study_grid(options, dataset)
     base, changed = _with_transfer(base, fixed)
-    extra, seeds = [_fields_of(text) for text in options.extra], parse_seeds(options.seeds, 1000)
-    for fields in Study.wanted(out, base, axes, seeds, extra):
-        check_run(base.replace(**fields), options.path)
-    try_folder(out)
-    study = Study.create(out, base, axes, seeds, extra)
-    _say(f"{out}: {len(study.points)} runs of {base.total_kimg:g} kimg", *(f"  {line}" for line in changed), sep="\n")
-    points = run_study(study, options.path)
+    wanted = Study.wanted(out, base, *grid)
+    device, workers = choose_device(), _workers(options)
+    points = {point_label(fields): base.replace(**fields) for fields in wanted}
+    check_grid(points, options.path, device, options.gpus)
+    runs = _runs_of(out, base, wanted, grid[1])
+    if not options.dry_run:
+        try_folder(out)
+        study = Study.create(out, base, *grid)
+    _say(f"{out}: {len(runs)} runs of {base.total_kimg:g} kimg", *(f"  {line}" for line in changed), sep="\n")
+    _say(_cost(options, dataset, runs, out, device, workers))
+    if options.dry_run:
+        return True
+    points = _train_study(options, study, workers)
     _say(study_text(out))
-    return not any(point["state"] in ("failed", "refused") for point in points)
+    return not any(point["state"] in ("failed", "refused", "lost") for point in points)
 
 # %% ../nbs/97_training_verbs.ipynb #d2b56a4a
 def _study(options):

@@ -1,7 +1,10 @@
 """Run directories and studies with invented numbers, written as training writes them; and what of a run can be
 compared with another."""
 
+import dataclasses
 import json
+import os
+import signal
 import sys
 import time
 
@@ -9,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from semgan_nb.checkpoints import save_snapshot
-from semgan_nb.dataset import Dataset
+from semgan_nb.foundation import append_line
 from semgan_nb.networks import Generator
-from semgan_nb.opening import RunWriter
+from semgan_nb.opening import RunWriter, training_images
 from semgan_nb.runs import laptop, read_stats
 from semgan_nb.studies import Study
 from semgan_nb.study_run import run_study
@@ -94,7 +97,7 @@ def made_up_run(folder, kimgs=(0, 16, 32, 48), state="done", message="", **field
 def fake_train(config, data, out, device=None, state_every=300.0):
     """What a study asks of `train`, without a network: a directory held by one process, refusals of other settings
     and data, ticks that go on where the last ones ended, stops, how it ended."""
-    dataset = Dataset(data, part="train", subset=config.subset, mirror=config.mirror, seed=config.seed)
+    dataset = training_images(config, data)
     writer = RunWriter(
         out,
         config,
@@ -294,3 +297,51 @@ def made_up_study(folder, axis, truth=None, seeds=3, scatter=0.05, kimgs=range(0
             for name, records in lines.items():
                 (run / name).write_text("".join(json.dumps(record) + "\n" for record in records))
     return folder
+
+
+# -- what a study may call in place of `train`, in processes of engines
+# ---------------------------------------------------------------------
+
+
+def slow_train(config, data, out, **how):
+    """Fake training with time between its ticks."""
+    for tick in fake_train(config, data, out, **how):
+        yield tick
+        time.sleep(0.05)
+
+
+def killed_once(config, data, out, **how):
+    """Fake training of which the process is killed at its second tick, the first time."""
+    for tick in fake_train(config, data, out, **how):
+        mark = out.parent / "control" / f"killed-{out.name}"
+        if tick.number == 1 and config.ada_target == 0.3 and not mark.exists():
+            mark.parent.mkdir(exist_ok=True)
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield tick
+
+
+def failing(config, data, out, **how):
+    """Fake training that fails at its first tick, always, for one target."""
+    ticks = fake_train(config, data, out, **how)
+    for tick in ticks:
+        if config.ada_target == 0.3:
+            ticks.throw(RuntimeError("out of luck"))
+        yield tick
+
+
+def recording(config, data, out, **how):
+    """Fake training that is judged at every tick; a higher target is worse."""
+    for tick in fake_train(config, data, out, **how):
+        value, name = 10 * config.ada_target, "random_fd50_full"
+        record = dict(results={name: value}, metric=name, kimg=tick.kimg, snapshot_pkl=f"snapshot-{tick.number}")
+        append_line(out / f"metric-{name}.jsonl", record)
+        yield dataclasses.replace(tick, records=[record])
+
+
+def study_by_processes(path, archive, loop):
+    """A study run by a program with an engine of two processes."""
+    from semgan_nb.engines import RunProcesses
+
+    with RunProcesses(2) as engine:
+        run_study(Study(path), archive, executor=engine, progress=False, loop=f"made_up_runs:{loop}")

@@ -17,7 +17,8 @@ import tiny
 
 from semgan_nb.checkpoints import digest, load_state
 from semgan_nb.foundation import append_line
-from semgan_nb.runs import Config, read_metrics, read_stats, request_stop, snapshots
+from semgan_nb.monitoring import request_stop
+from semgan_nb.runs import Config, read_metrics, read_stats, snapshots
 from semgan_nb.trainer import Trainer
 from semgan_nb.training import train
 

@@ -14,7 +14,8 @@ import ipywidgets as W
 
 from .. import plots
 from ..foundation import BadInput, format_duration
-from ..runs import image_number, is_run, read_config, read_metrics, read_stats, read_status, request_stop
+from ..runs import image_number, is_run, read_config, read_metrics, read_stats, read_status
+from ..monitoring import request_stop
 from ..studies import sample_files
 from ..widgets import Dashboard, _button, _control, _row, _update, safe
 

@@ -16,7 +16,8 @@ from matplotlib.colors import to_hex
 
 from .. import plots, study_plots
 from ..foundation import format_duration
-from ..runs import image_number, request_stop
+from ..runs import image_number
+from ..monitoring import request_stop
 from ..studies import Study, sample_files, value_text
 from ..study_results import StudyPart, results_of, setting_order
 from ..widgets import Dashboard, _button, _control, _family, _row, _update, safe

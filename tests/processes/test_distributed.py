@@ -19,7 +19,8 @@ import tiny
 
 from semgan_nb.checkpoints import load_state
 from semgan_nb.foundation import BadInput, RunFailed
-from semgan_nb.runs import read_config, read_stats, read_status, request_stop
+from semgan_nb.monitoring import request_stop
+from semgan_nb.runs import read_config, read_stats, read_status
 from semgan_nb.training import train
 from semgan_nb.launch import launch
 

@@ -19,7 +19,8 @@ from semgan_nb.dataset import Dataset, subset_indices
 from semgan_nb.extractors import get_extractor
 from semgan_nb.same_material import compare
 from semgan_nb.distances import blur, feature_statistics, path_length
-from semgan_nb.scores import best_record, between_rungs
+from semgan_nb.judges import get_judge
+from semgan_nb.scores import best_record, between_rungs, parse_metric
 from semgan_nb.reference_sets import REFERENCE_SETS
 from semgan_nb.evaluation import Judge, judge_together, score
 from semgan_nb.foundation import BadInput
@@ -231,6 +232,30 @@ def test_subset_judge(archive):
     assert judge.ladder()["num_real"] == judge.judge(blobs(50, 2))["num_real"] == 30
     whole = Judge("random_fd50_subset", archive)
     assert whole.num_real == 300 and whole.ladder()["num_real"] == 250
+
+
+def test_the_training_part_is_a_real_side_whatever_the_subset(archive):
+    """The same number for every subset, so that runs on 10 and on 500 images can be compared."""
+    images = blobs(50, 2)
+    judges = [Judge("random_fd50_train", archive, subset=subset, subset_seed=4) for subset in (None, 10, 100)]
+    assert {judge.num_real for judge in judges} == {300}
+    assert part_of(archive, judges[1].real_indices) == Dataset(archive, part="train").names
+    records = [judge.judge(images) for judge in judges]
+    assert {record["real"] for record in records} == {"train"} and len({str(r["results"]) for r in records}) == 1
+    assert judges[0].ladder() == judges[1].ladder()
+    for name in ("lite0_pr503_train", "augment_leak50_train", "latent_share_train", "micro50_train", "kid50k"):
+        assert parse_metric(name).name == name
+    with pytest.raises(BadInput, match="real side 'train'"):
+        parse_metric("aligned_memory500_train")
+    drawn = [get_judge("latent_share_train", archive, subset=subset)._pairs.tolist() for subset in (None, 10)]
+    assert drawn[0] == drawn[1]
+
+
+def test_a_subset_is_drawn_by_micrograph_for_judges_too(tmp_path):
+    path = archive_of(tmp_path / "m.zip", blobs(60, 0)[:, 0], source_sha256="0" * 64)  # of one micrograph
+    assert Judge("random_fd20_subset", path, subset=1, subset_by="micrograph").num_real == 60
+    assert get_judge("aligned_memory20_subset", path, subset=1, subset_by="micrograph").num_real == 60
+    assert get_judge("augment_leak20_subset", path, subset=1, subset_by="micrograph").num_real == 60
 
 
 def test_too_few_images_name_the_metric_that_fits(archive, open_archive):

@@ -14,10 +14,11 @@ from PIL import Image
 import tiny
 from semgan_nb.scores import higher_is_better, metric_name
 from semgan_nb.foundation import BadInput
-from semgan_nb.runs import read_config, read_stats
+from semgan_nb.opening import choose_study_metrics
+from semgan_nb.runs import read_config, read_stats, sem512
 from semgan_nb.studies import Study, point_label, read_samples, run_name, table_text, value_text
 from semgan_nb.run_leaks import leaks
-from semgan_nb.study_run import run_study
+from semgan_nb.study_run import run_study, settle_metrics
 
 TINY = tiny.TINY.replace(batch_gpu=8, total_kimg=0.064, snap=1, G_reg_interval=None)
 TARGETS = {"ada_target": [0.3, 0.5]}
@@ -135,6 +136,32 @@ def test_more_seeds_and_values_are_added_to_what_is_there(tmp_path, archive, not
     run_study(more, archive, progress=lambda point, tick: trained.append((point["run"].name, tick.number)))
     assert trained[0] == ("ada_target=0.3-seed0", 3)  # goes on to the new length
     assert states(more) == ["done"] * 3 and {p["kimg"] for p in more.status()} == {0.096}
+
+
+def test_all_runs_of_a_study_are_judged_by_the_same_metrics(tmp_path, archive, nothing_is_trained):
+    """They follow from the archive, not from the subset, and stay what they are once they are written out."""
+    base = TINY.replace(metrics=["auto"])
+    study = Study.create(tmp_path / "s", base, {"subset": [8, 20, None]}, [0])
+    run_study(study, archive, **QUIET)
+    metrics = {tuple(read_config(p["run"])["resolved"]["metrics"]) for p in study.points}
+    assert metrics == {("lite0_fd20_train", "lite0_pr203_train", "latent_share_train", "augment_leak20_train")}
+    more = Study.create(tmp_path / "s", base, {"aug": ["noaug"]}, [0])
+    assert {more.config(p).metrics for p in more.points} == metrics == {more.base.metrics}
+
+
+def test_a_study_that_began_with_other_metrics_keeps_them(tmp_path, archive, nothing_is_trained):
+    """As those of 0.1.0 did, whose runs each wrote `auto` out."""
+    study = Study.create(tmp_path / "s", TINY.replace(metrics=["auto"]), TARGETS, [0])
+    fake_run(study.points[0]["run"], 0, [1.0], metric="random_fd20_full", ada_target=0.3, metrics=["random_fd20_full"])
+    assert settle_metrics(study, archive) == ("random_fd20_full",) == study.base.metrics
+
+
+def test_what_defines_the_paper_s_numbers_is_measured_where_its_files_are(archive, monkeypatch):
+    paper = sem512()
+    assert choose_study_metrics([paper], archive)[:2] == ("lite0_fd20_train", "lite0_pr203_train")
+    monkeypatch.setattr(sys.modules[choose_study_metrics.__module__], "check_metric", lambda name, weights: name)
+    assert choose_study_metrics([paper], archive)[:2] == ("fid50k_full", "pr50k3_full")
+    assert choose_study_metrics([paper, TINY], archive)[0] == "lite0_fd20_train"
 
 
 # -- running

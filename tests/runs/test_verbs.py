@@ -1,6 +1,7 @@
 """The verbs walk, study and lab."""
 
 import json
+import shutil
 import os
 import sys
 from pathlib import Path
@@ -12,8 +13,10 @@ from command import say
 from made_up_runs import fake_train, random_snapshot
 from PIL import Image
 
-from semgan_nb import cli
+from semgan_nb import cli, training_verbs
 from semgan_nb.runs import Config, laptop, read_config
+from semgan_nb.studies import Study
+from semgan_nb.study_cost import study_cost
 from semgan_nb.study_run import run_study
 from semgan_nb.training import train
 
@@ -87,12 +90,21 @@ def test_faults_of_a_walk_are_one_sentence(run, options, words):
     assert status == 2 and words in err and len(err.splitlines()) == 1 and not any(Path().iterdir())
 
 
-def test_a_sweep_from_the_command_line(archive, monkeypatch):
+@pytest.fixture
+def nothing_is_trained(monkeypatch):
+    """Neither to measure what it would take, nor in earnest."""
     monkeypatch.setattr(sys.modules[run_study.__module__], "train", fake_train)
+    measured = dict(images=8, seconds=dict(Gmain=0.1, Dmain=0.1, Dreg=0.1), base=None, peak=None)
+    monkeypatch.setattr(sys.modules[study_cost.__module__], "probe", lambda *args, **options: measured)
+
+
+def test_a_sweep_from_the_command_line(archive, nothing_is_trained):
     command = [
         "study",
         "sweep",
         archive,
+        "--at-once",
+        "1",
         "--ada-target",
         "0.3,0.5",
         "--seeds",
@@ -115,20 +127,59 @@ def test_a_sweep_from_the_command_line(archive, monkeypatch):
     assert "8 runs, 8 done" in say("study", "report", folder)[1]
 
 
-def test_a_failed_point_is_named_and_the_status_says_so(archive, monkeypatch):
-    monkeypatch.setattr(sys.modules[run_study.__module__], "train", fake_train)
+def test_a_failed_point_is_named_and_the_status_says_so(archive, nothing_is_trained):
     Path("s/base-seed0").mkdir(parents=True)
     Path("s/study.json").write_text(
         json.dumps(dict(format=1, version="0", base=laptop(16).replace(**TINY, metrics=("none",)).to_dict(), points=[]))
     )
     Path("s/base-seed0/notes.txt").touch()
-    status, out, _ = say("study", "sweep", archive, "--out", "s", "--seeds", "0-1", *OPTIONS)
+    status, out, _ = say("study", "sweep", archive, "--out", "s", "--seeds", "0-1", "--at-once", "1", *OPTIONS)
     assert status == 1 and "base-seed0 refused" in out and "1 done" in out
+
+
+def test_the_studies_of_the_paper_are_one_line_each(archive, nothing_is_trained):
+    options = [*OPTIONS, "--small", "--at-once", "1", "--metrics", "none"]
+    for what, axis, values in (
+        ("augmentations", "augpipe", {"bg", "bright", None}),
+        ("targets", "ada_target", {0.3, 0.5, 0.7}),
+        ("sizes", "subset", {30, 40}),  # forty images are all there are
+    ):
+        status, out, _ = say("study", what, archive, *options, "--dry-run")
+        runs = 2 * len(values)
+        assert status == 0 and f"{runs} runs of " in out and " kWh at 65 W" in out and "on the disk" in out
+        assert not Path("studies").exists()
+        assert say("study", what, archive, *options)[0] == 0
+        study = Study(f"studies/noise-{what}-small")
+        assert {p["fields"].get(axis) for p in study.points} == values and len(study.points) == runs
+        assert {p["state"] for p in study.status()} == {"done"}
+        shutil.rmtree("studies")
+
+
+def test_values_and_seeds_that_are_added_alone_are_trained(archive, nothing_is_trained):
+    options = [*OPTIONS, "--out", "s", "--at-once", "1", "--metrics", "none"]
+    assert say("study", "targets", archive, *options, "--target", "0.3,0.5", "--seeds", "0")[0] == 0
+    before = {p["run"]: (p["run"] / "stats.jsonl").read_bytes() for p in Study("s").points}
+    status, out, _ = say("study", "targets", archive, *options, "--target", "0.9", "--seeds", "0,1")
+    assert status == 0 and "s: 4 runs" in out and "  2 runs of" in out and "4 done" in out
+    assert all((run / "stats.jsonl").read_bytes() == text for run, text in before.items())
+    assert (
+        "every run is done already" in say("study", "targets", archive, *options, "--target", "0.9", "--seeds", "0")[1]
+    )
 
 
 @pytest.mark.parametrize(
     "options, words",
     [
+        (["--small"], "--small belongs to augmentations, targets, sizes"),
+        (["--snap", "1,2"], "would train equal networks"),
+        (["--subset", "40,30", "--with", "subset_by=micrograph"], "no effect beside no subset"),
+        (
+            ["--seeds", "0", "--with", "tf32=yes", "--with", "tf32=no"],
+            "would train equal networks on these data and this machine",
+        ),
+        (["--metrics", "random_fd20_holdout", "--subset", "10,20"], "has no hold-out part"),
+        (["--first-gpu", "3"], "has no GPU"),
+        (["--gpus", "2", "--batch-gpu", "16"], "times the number of processes (2)"),
         (["--ada-targt", "0.3"], "did you mean --ada-target"),
         (["--ada-target", "0.3,x"], "invalid number"),
         (["--with", "ada_targte=1"], "did you mean 'ada_target'"),
@@ -137,7 +188,8 @@ def test_a_failed_point_is_named_and_the_status_says_so(archive, monkeypatch):
         (["--ada-target", "3"], "from 0 to 1"),
     ],
 )
-def test_faults_of_a_study_are_one_sentence(archive, options, words):
+def test_faults_of_a_study_are_one_sentence(archive, options, words, monkeypatch):
+    monkeypatch.setattr(training_verbs, "_train_study", lambda *args: pytest.fail("it was not refused"))
     status, _, err = say("study", "sweep", archive, *options)
     assert status == 2 and words in err and len(err.splitlines()) == 1 and not any(Path().iterdir())
 

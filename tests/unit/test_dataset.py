@@ -154,6 +154,24 @@ def test_subset_and_mirror(tmp_path):
             Dataset(tmp_path / "a.zip", "train", subset=wrong)
 
 
+def test_subsets_are_nested_and_drawn_by_image_or_by_micrograph(tmp_path):
+    """Of twenty tiles of five micrographs; four tiles, one micrograph, are held out."""
+    write_archive(tmp_path / "a.zip", items(), {})
+    for by, most in (("tile", 16), ("micrograph", 4)):
+        drawn = [Dataset(tmp_path / "a.zip", "train", subset=n, seed=3, subset_by=by) for n in range(1, most + 1)]
+        assert all(set(a.names) < set(b.names) for a, b in zip(drawn, drawn[1:])) and len(drawn[-1]) == 16
+        with pytest.raises(BadInput, match=f"has {most} {'images' if by == 'tile' else 'micrographs'}"):
+            Dataset(tmp_path / "a.zip", "train", subset=most + 1, subset_by=by)
+    for n, some in enumerate(drawn, 1):
+        assert len(set(some.micrographs)) == n and len(some) == 4 * n
+        own, unused = Dataset(tmp_path / "a.zip").training_indices(n, 3, "micrograph")
+        assert [Dataset(tmp_path / "a.zip").names[i] for i in own] == some.names and len(own) + len(unused) == 16
+    assert subset_indices(6, 2, 0, list("aabbcc")) in ([0, 1, 2, 3], [0, 1, 4, 5], [2, 3, 4, 5])
+    write_archive(tmp_path / "b.zip", items(source_sha256=""), {})
+    of_unknown = Dataset(tmp_path / "b.zip", "train", subset=5, seed=3, subset_by="micrograph")
+    assert len(of_unknown) == 5  # an image of unknown origin is one of its own
+
+
 def png(array):
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
