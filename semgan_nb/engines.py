@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
@@ -58,7 +59,9 @@ def _child(task: str, answer: str) -> None:
 # %% ../nbs/76_engines.ipynb #45e01811
 def _named(function: Callable, args: tuple, options: dict) -> str:
     "A call as JSON: a function of a module by its name, or a dataclass that can be called, with its fields."
-    fields = dataclasses.asdict(function) if dataclasses.is_dataclass(function) else None
+    fields = None
+    if dataclasses.is_dataclass(function) and not isinstance(function, type):
+        fields = dataclasses.asdict(function)
     kind = function if fields is None else type(function)
     call = f"{kind.__module__}:{kind.__qualname__}"
     return json.dumps(dict(call=call, fields=fields, args=args, options=options))
@@ -77,9 +80,11 @@ class RunProcesses(ThreadPoolExecutor):
     @checked
     def __init__(
         self,
-        at_once: Rule(int, 1, 1024, "runs", also=(None,)) = None,  # None: as many as there are shares
-        gpus: GPUS = 1,  # of each run; on a machine without GPUs its processes
-        first_gpu: FIRST_GPU = 0,
+        at_once: Annotated[
+            int | None, Rule(int, 1, 1024, "runs", also=(None,))
+        ] = None,  # None: as many as there are shares
+        gpus: Annotated[int, GPUS] = 1,  # of each run; on a machine without GPUs its processes
+        first_gpu: Annotated[int, FIRST_GPU] = 0,
     ):
         shares = shares_of_machine(at_once, gpus, first_gpu)
         super().__init__(len(shares), "semgan run")

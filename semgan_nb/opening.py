@@ -50,8 +50,8 @@ from .transfer import check_networks, resolve_init
 # %% ../nbs/54_opening.ipynb #ebf82b45
 def training_images(config: Config, data: Path | str, mirror: bool = True) -> Dataset:  # mirror: as the run says
     "The images that a run of this configuration trains on."
-    about = dict(subset=config.subset, seed=config.seed, subset_by=config.subset_by)
-    return Dataset(data, part="train", mirror=mirror and config.mirror, **about)
+    doubled = mirror and config.mirror
+    return Dataset(data, "train", config.subset, doubled, seed=config.seed, subset_by=config.subset_by)
 
 # %% ../nbs/54_opening.ipynb #a796dd4c
 def subset_of(config: Config) -> dict:

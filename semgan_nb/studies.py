@@ -167,6 +167,15 @@ class _StudyFolder:
         return Config.from_dict(about["base"]) if about else None
 
     @property
+    def shared(self) -> Config:
+        "As `base`. Raises BadInput where there is no study.json."
+        if (base := self.base) is None:
+            raise BadInput(
+                f"{self.path} has no study.json: it can be read, but not run; make it a study with Study.create"
+            )
+        return base
+
+    @property
     def points(self) -> list[dict]:
         "dicts of fields, seed, run and label."
         about = self._read()

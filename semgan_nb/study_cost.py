@@ -43,8 +43,8 @@ def _paces(todo: list, known: list, dataset: Dataset, device: str, threads: int 
     for config, _ in todo:
         if _kind(config) not in paces and timed < MOST_PROBES:
             timed += 1
-            about = dict(device=device, threads=threads if device == "cpu" else None)
-            measured = probe(config, dataset.resolution, dataset.channels, **about)
+            own = threads if device == "cpu" else None
+            measured = probe(config, dataset.resolution, dataset.channels, device=device, threads=own)
             if measured is not None:
                 paces[_kind(config)] = seconds_per_kimg(config, measured, gpus if device != "cpu" else 1)
     return paces, timed

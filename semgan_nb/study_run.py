@@ -21,6 +21,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -75,8 +76,8 @@ def _passed_over(point: dict, config: Config, fingerprint: str) -> str:
 def settle_metrics(study: Study, data: Path | str) -> tuple[str, ...]:
     """By what all runs of a study are judged. `auto` is written out in study.json: as the runs that are there agree, or
     else by `choose_study_metrics`."""
-    if study.base.metrics != ("auto",):
-        return study.base.metrics
+    if (metrics := study.shared.metrics) != ("auto",):
+        return metrics
     there = {tuple(read_config(p["run"])["resolved"]["metrics"]) for p in study.points if is_run(p["run"])}
     agreed = there.pop() if len(there) == 1 else ("auto",)
     if agreed == ("auto",):
@@ -186,13 +187,13 @@ class Task:
 # %% ../nbs/72_study_run.ipynb #adb54a3b
 def _train_task(task: Task, run: Path, tell: Callable) -> None:
     "Train the run of a task; `tell` is called with every tick."
-    config, how = Config.from_dict(task.config), dict(state_every=task.state_every)
+    config, how = Config.from_dict(task.config), task.state_every
     data = task.data if Path(task.data).absolute() == Path(task.place) else task.place
     if task.gpus > 1:
-        return launch(config, data, run, task.gpus, **how)
+        return launch(config, data, run, task.gpus, state_every=how)
     module, _, name = task.loop.partition(":")
     loop = getattr(importlib.import_module(module), name) if module else train
-    with contextlib.closing(loop(config, data, run, device=task.device, **how)) as ticks:
+    with contextlib.closing(loop(config, data, run, device=task.device, state_every=how)) as ticks:
         for tick in ticks:
             tell(tick)
             if (Path(task.study) / "control" / "stop").exists():
@@ -208,7 +209,7 @@ MEDIAN_AFTER, MEDIAN_RUNS = 0.25, 3  # share of a run before which the rule is s
 def hopeless(study: Study | Path | str, run: Path) -> str:
     "Why the median rule ends a run, in words; nothing where it does not."
     study = study if isinstance(study, Study) else Study(study)
-    metric = next(iter(study.base.metrics), "none")
+    metric = next(iter(study.shared.metrics), "none")
     records, higher = read_metrics(run).get(metric, []), higher_is_better(metric)
     if not records or higher is None or records[-1]["kimg"] < MEDIAN_AFTER * read_status(run)["total_kimg"]:
         return ""
@@ -279,7 +280,8 @@ class _Bar(_KimgBar):
 
     def pass_over(self, point: dict, why: str) -> None:
         name = point["run"].name
-        self.begin(point), self._move(name, self.total[name], idle=True)
+        self.begin(point)
+        self._move(name, self.total[name], idle=True)
         self.say(f"{name}: {why}")
 
     def tick(self, point: dict, tick) -> None:
@@ -416,7 +418,7 @@ class _Placing:
     def _why_not(self, point: dict, config: Config) -> str:
         if why := _passed_over(point, config, self.fingerprint):
             return why
-        return is_run(point["run"]) and hopeless(self.study, point["run"]) if self.task.hopeless else ""
+        return hopeless(self.study, point["run"]) if self.task.hopeless and is_run(point["run"]) else ""
 
     def _full(self, point: dict, config: Config) -> bool:
         "Whether there is no room for another run now; looked at every five seconds, and said once."
@@ -435,7 +437,8 @@ class _Placing:
     def _place(self, point: dict, config: Config, engine) -> None:
         name = point["run"].name
         self.left[name] -= 1
-        self.study.set_note(name, "refused", None), self.study.set_note(name, "hopeless", None)
+        for kind in ("refused", "hopeless"):
+            self.study.set_note(name, kind, None)
         self.bar.begin(point)
         task = dataclasses.replace(self.task, run=name, config=config.to_dict(), call=uuid.uuid4().hex)
         self.point = point
@@ -491,12 +494,8 @@ AT_ONCE, TRIES = Rule(int, 1, 10_000, "runs", also=(None,)), Rule(int, 1, 100)
 # %% ../nbs/72_study_run.ipynb #09da86e8
 def _check_study(study: Study, data: Path | str, device: str, gpus: int) -> Dataset:
     "The images that the runs of a study draw theirs from, once its metrics are settled and what is left was checked."
-    if study.base is None:
-        raise BadInput(
-            f"{study.path} has no study.json: it can be read, but not run; make it a study with Study.create"
-        )
+    settle_metrics(study, data)  # BadInput where the study has no settings of its own
     dataset = Dataset(data, part="train")
-    settle_metrics(study, data)
     due = [p for p in study.points if not _is_done(p["run"], study.config(p), dataset.fingerprint)]
     check_grid({point_label(p["fields"]): study.config(p) for p in due}, data, device, gpus)
     return dataset
@@ -509,12 +508,12 @@ def run_study(
     progress: bool
     | Callable = True,  # a bar; or, without an engine, a function called with (point, tick) at every tick
     device: str | None = None,  # None: a GPU if there is one
-    state_every: STATE_EVERY = STATE_SECONDS,  # as in train
-    executor: object = None,  # an engine, see above; None: this process
-    at_once: AT_ONCE = None,  # runs in hand; None: as many as the engine has workers, or all
-    gpus: GPUS = 1,  # processes of each run, one a GPU
-    threads: AT_ONCE = None,  # of a CPU, for each run; None: one, and without an engine as many as PyTorch takes
-    tries: TRIES = 2,  # how often a run that fails is placed in this call
+    state_every: Annotated[float, STATE_EVERY] = STATE_SECONDS,  # as in train
+    executor: Any = None,  # an engine, see above; None: this process
+    at_once: Annotated[int | None, AT_ONCE] = None,  # runs in hand; None: as many as the engine has workers, or all
+    gpus: Annotated[int, GPUS] = 1,  # processes of each run, one a GPU
+    threads: Annotated[int | None, AT_ONCE] = None,  # of a CPU, for each run; None: one, in this process all
+    tries: Annotated[int, TRIES] = 2,  # how often a run that fails is placed in this call
     median_rule: bool = False,  # end hopeless runs early; it biases bands and medians
     loop: str = "",  # module and function that a task calls in place of `train`
 ) -> list[dict]:
@@ -525,12 +524,23 @@ def run_study(
         raise BadInput("progress is a function, and runs of an engine are trained elsewhere: give True or False")
     dataset = _check_study(study, data, choose_device(device), gpus)
     (study.path / "control" / "stop").unlink(missing_ok=True)
-    how = dict(device=device, state_every=state_every, gpus=gpus, threads=threads, hopeless=median_rule, loop=loop)
-    place = dict(data=str(data), place=str(Path(data).absolute()))
-    task = Task(str(study.path.absolute()), run="", config={}, **place, **how)
+    task = Task(
+        study=str(study.path.absolute()),
+        run="",
+        config={},
+        data=str(data),
+        place=str(Path(data).absolute()),
+        device=device,
+        state_every=state_every,
+        gpus=gpus,
+        threads=threads,
+        hopeless=median_rule,
+        loop=loop,
+    )
     bar = _Bar(study, progress)
     room = _Room(study, dataset, executor is None or isinstance(executor, (ThreadPoolExecutor, ProcessPoolExecutor)))
     scheduler = _Scheduler(study, task, dataset.fingerprint, room, bar, tries)
+    engine: Any
     if executor is None:
         engine, most = _Here(lambda tick: bar.tick(scheduler.point, tick)), 1
     else:

@@ -301,9 +301,9 @@ def _study_grid(options, dataset) -> tuple:
     name = "-".join([dataset.name, *([options.what] if of_paper else axes), *["small"] * options.small])
     out = Path(options.out or Path("studies") / name)
     base = _base_config(options.cfg or ("sem512" if of_paper and dataset.resolution == 512 else None), dataset)
-    begun = (out / "study.json").is_file() and options.cfg in (None, Study(out).base.preset)
+    begun = (out / "study.json").is_file() and options.cfg in (None, Study(out).shared.preset)
     if begun:
-        base = Study(out).base  # as it was when the study began
+        base = Study(out).shared  # as it was when the study began
     extra = [_fields_of(text) for text in options.extra]
     if of_paper:
         axis = PAPER[options.what].axis
@@ -377,8 +377,8 @@ def _sweep(options) -> bool:
     base, changed = _with_transfer(base, fixed)
     wanted = Study.wanted(out, base, *grid)
     device, workers = choose_device(), _workers(options)
-    points = {point_label(fields): base.replace(**fields) for fields in wanted}
-    check_grid(points, options.path, device, options.gpus)
+    configs = {point_label(fields): base.replace(**fields) for fields in wanted}
+    check_grid(configs, options.path, device, options.gpus)
     runs = _runs_of(out, base, wanted, grid[1])
     if not options.dry_run:
         try_folder(out)
