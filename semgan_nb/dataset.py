@@ -272,6 +272,16 @@ def _check_place(path, part):
     if part not in ("all", "train", "holdout"):
         raise BadInput(f"part: '{part}' was given: it is 'all', 'train' or 'holdout'")
 
+# %% ../nbs/06_dataset.ipynb #4ba1696b
+def _in_a_line(dataset) -> str:
+    "What a Dataset is."
+    kind = "grey" if dataset.channels == 1 else "RGB"
+    known = {dataset._record(n).get("group") for n in dataset.names} - {None}
+    images = count_noun(len(dataset), f"{kind} image")
+    groups = count_noun(len(known), "group") if known else "groups unknown"
+    size = f"{dataset.resolution} x {dataset.resolution} px"
+    return f"Dataset({dataset.path.name}: {images} of {size}, {groups}, part {dataset.part})"
+
 # %% ../nbs/06_dataset.ipynb #627f061f
 class _Described:
     "What is known of the images of a Dataset, in the order of `names`; flips are not counted."
@@ -328,12 +338,7 @@ class _Described:
         return self._records.get(name, {})
 
     def __repr__(self):
-        kind = "grey" if self.channels == 1 else "RGB"
-        known = {self._record(n).get("group") for n in self.names} - {None}
-        images = count_noun(len(self), f"{kind} image")
-        groups = count_noun(len(known), "group") if known else "groups unknown"
-        size = f"{self.resolution} x {self.resolution} px"
-        return f"Dataset({self.path.name}: {images} of {size}, {groups}, part {self.part})"
+        return _in_a_line(self)
 
 # %% ../nbs/06_dataset.ipynb #828d42a6
 class Dataset(_Described):

@@ -80,9 +80,7 @@ class RunProcesses(ThreadPoolExecutor):
     @checked
     def __init__(
         self,
-        at_once: Annotated[
-            int | None, Rule(int, 1, 1024, "runs", also=(None,))
-        ] = None,  # None: as many as there are shares
+        at_once: Annotated[int | None, Rule(int, 1, 1024, "runs", also=(None,))] = None,  # None: one a share
         gpus: Annotated[int, GPUS] = 1,  # of each run; on a machine without GPUs its processes
         first_gpu: Annotated[int, FIRST_GPU] = 0,
     ):

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -429,7 +430,7 @@ class Yielding:
         self.braked = on
 
 # %% ../nbs/56_resources.ipynb #1c051e37
-def disk_use(trainer: Trainer) -> dict[str, int]:  # of which only config, dataset, G and D are asked for
+def disk_use(trainer: Any) -> dict[str, int]:  # of which only config, dataset, G and D are asked for
     "Bytes that a run takes at most: one state, one snapshot, all pictures, and all together."
     c, ds = trainer.config, trainer.dataset
     size = lambda net: sum(t.numel() * t.element_size() for t in net.state_dict().values())

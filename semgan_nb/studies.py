@@ -139,9 +139,8 @@ class _StudyFolder:
         self.path = Path(path)
         self._file = self.path / "study.json"
         if not self._file.exists() and not (self.path.is_dir() and any(is_run(p) for p in self.path.iterdir())):
-            what = (
-                "is a run, not a folder of runs" if is_run(self.path) else "holds no study: no study.json and no runs"
-            )
+            none = "holds no study: no study.json and no runs"
+            what = "is a run, not a folder of runs" if is_run(self.path) else none
             raise BadInput(
                 f"{self.path} {what}; give the folder that `semgan study sweep` wrote, or one with run directories"
                 " in it"
@@ -170,9 +169,7 @@ class _StudyFolder:
     def shared(self) -> Config:
         "As `base`. Raises BadInput where there is no study.json."
         if (base := self.base) is None:
-            raise BadInput(
-                f"{self.path} has no study.json: it can be read, but not run; make it a study with Study.create"
-            )
+            raise BadInput(f"{self.path} has no study.json: it is only read; make it a study with Study.create")
         return base
 
     @property
@@ -190,9 +187,9 @@ class _StudyFolder:
 
     def config(self, point: dict) -> Config:
         "The configuration of a point."
-        if self.base is None:
+        if (base := self.base) is None:
             return Config.from_dict(read_config(point["run"])["resolved"])
-        return self.base.replace(**point["fields"], seed=point["seed"])
+        return base.replace(**point["fields"], seed=point["seed"])
 
 # %% ../nbs/70_studies.ipynb #996b45b5
 def _key(point: dict, axis: str | None):
