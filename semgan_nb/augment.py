@@ -174,7 +174,8 @@ def replay(
 
 # %% ../nbs/23_augment.ipynb #248674a6
 class _Draws:
-    "Random values of n images: from a generator, or every gate open and every value at its q-point."
+    """Random values of n images: from a generator; or every gate open, a uniform value at q and a normal one at
+    erfinv(2q - 1), which is its q-point over the root of 2 (as in the official code)."""
 
     def __init__(self, n: int, p: float, q: float | None, generator, device):
         self.n, self.p, self.q, self.generator, self.device = n, p, q, generator, device

@@ -290,8 +290,8 @@ def _row(job):
     found = _phase_numbers(m) | _island_counts(m) | _chords_and_paths(m) | _correlations(m) | _grey_numbers(image, m)
     if persistent:
         found |= _persistence_counts(m)
-    for key, value in found.items():
-        row[where[key][0]] = value
+    for key, (place, *_) in where.items():
+        row[place] = found[key]  # a descriptor of the table that nobody measured is no 0
     return row
 
 # %% ../nbs/33_microstructure.ipynb #49b42264

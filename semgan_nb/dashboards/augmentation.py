@@ -46,7 +46,8 @@ def augment_gallery(
     images: np.ndarray
     | None = None,  # uint8 [N, H, W] or [N, 1, H, W]; None: parts of five micrographs that are shipped
 ) -> tuple[Dashboard, dict[str, W.Widget]]:
-    """One augmentation on a few micrographs: (box, widgets).
+    """One augmentation on a few micrographs: (box, widgets). All of them beside each other draws
+    `material_plots.augmentation_gallery`.
 
     Widgets: `transform`, `strength` (times the usual one), `p`, `seed`, `sense`, and the picture `effect`."""
     images = _example_images() if images is None else images

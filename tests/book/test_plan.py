@@ -152,6 +152,12 @@ def test_cells_are_short():
         assert statistics.median(sizes) <= 25, f"{path.name}: half of its exported cells have over 25 lines"
 
 
+def test_chapters_hold_no_state_of_widgets():
+    "It is hundreds of kilobytes, shows nothing outside the kernel that made it, and nbdev_clean leaves it."
+    for path in CHAPTERS.values():
+        assert "widgets" not in nbformat.read(path, 4).metadata, f"{path.name}: delete metadata.widgets"
+
+
 @pytest.mark.parametrize("path", CHAPTERS.values(), ids=lambda path: path.stem)
 def test_a_cell_exports_one_definition(path):
     for cell in exported(path):
@@ -159,29 +165,23 @@ def test_a_cell_exports_one_definition(path):
         assert len(found) <= 1, f"{path.name}: {found} in one cell"
 
 
-def test_the_first_digit_is_the_part():
+def test_the_index_lists_every_chapter():
     table = (ROOT / "README.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| (\d\d) \| \[([\w.]+)\]\(nbs/(\d\d_\w+\.ipynb)\)", table, re.M)
-    assert [file for _, _, file in listed] == [path.name for path in CHAPTERS.values()] and all(
-        number == file[:2] for number, _, file in listed
+    files = [file for _, _, file in listed]
+    assert files == [path.name for path in CHAPTERS.values()], (
+        "the table of nbs/index.ipynb has a row for each chapter, in order (then: python tools/readme.py):"
+        f" {sorted({*files} ^ {path.name for path in CHAPTERS.values()}) or files}"
     )
+    assert all(number == file[:2] for number, _, file in listed)
     parts = re.findall(r"^\| \*\*(\d)\*\* ", table, re.M)
     assert parts == sorted({number[0] for number in CHAPTERS})
 
 
 READERS = [
-    "scores",
-    "runs",
-    "studies",
-    "study_results",
-    "plots",
-    "study_plots",
-    "material_plots",
-    "widgets",
-    "dashboards.live",
-    "dashboards.study",
-    "report",
-    "study_report",
+    *("scores", "runs", "studies", "study_results", "plots", "study_plots", "material_plots", "widgets"),
+    *("pages", "demo_result", "report", "study_report", "run_leaks"),
+    *(f"dashboards.{path.stem}" for path in sorted((ROOT / "semgan_nb/dashboards").glob("[a-z]*.py"))),
 ]
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from semgan_nb import augment
 from semgan_nb.archives import write_archive
 from semgan_nb.dataset import Dataset
 from semgan_nb.evaluation import judge_together, score
@@ -29,6 +30,12 @@ def lit(tmp_path_factory):
     images = np.stack([140 - 2.5 * y + wave() for _ in range(200)]).round().clip(0, 255).astype(np.uint8)
     write_archive(path, [dict(image=image, group=str(k % 10)) for k, image in enumerate(images[:120])], {})
     return path, images[120:, None]
+
+
+def test_every_augmentation_is_looked_for_or_known_to_be_left_out():
+    looked_for = {name for _, names in TRANSFORMS.values() for name in names.split(", ")}
+    of_colour, of_texture = {"hue", "saturation"}, {"imgfilter", "blur", "median", "noise", "cutout"}
+    assert looked_for | of_colour | of_texture == set(augment.TRANSFORMS)
 
 
 def test_a_record_names_the_augmentation(lit):

@@ -19,7 +19,7 @@ from scipy.stats import wasserstein_distance
 from skimage import measure as measure_labels
 
 from semgan_nb import material_plots
-from semgan_nb.same_material import compare, compare_microstructures, image_values, wasserstein
+from semgan_nb.same_material import DescriptorExtractor, compare, compare_microstructures, image_values, wasserstein
 from semgan_nb.foundation import BadInput
 from semgan_nb.micrographs import embedded, read_micrograph
 from semgan_nb.preprocess import median_filter
@@ -562,6 +562,46 @@ def test_first_component_of_the_two_point_correlation(steel):
     )
     assert basis["components"] @ basis["components"].T == pytest.approx(np.eye(2), abs=1e-9)
     assert abs(np.corrcoef(found[:, 0], steel[1].mean((1, 2)))[0, 1]) > 0.9
+
+
+def test_kept_measurements_belong_to_their_definitions():
+    """What a cache or a record holds was measured by these definitions. Where this test fails because a descriptor
+    measures something else now, raise "micro 1" in DescriptorExtractor (chapter 36), and put the new values here."""
+    y, x = np.mgrid[:32, :32]
+    found = measure((128 + 60 * np.sin(x / 3) + 50 * np.cos(y / 5 + x / 9)).astype(np.uint8)[None])
+    values = {key: (found.raw(key).ravel() * np.arange(1, found.raw(key).size + 1)).sum() for key in found.keys}
+    assert values == pytest.approx(
+        {
+            "fraction": 0.5137,
+            "islands": 0.0009766,
+            "island_size": 16310.0,
+            "perimeter": 26850.0,
+            "aspect": 10730.0,
+            "orientation": 3275.0,
+            "chord_phase_rows": 557.3,
+            "chord_phase_columns": 318.5,
+            "chord_phase_diagonals": 1428.0,
+            "chord_rest_rows": 556.5,
+            "chord_rest_columns": 201.7,
+            "chord_rest_diagonals": 1067.0,
+            "two_point": 35.44,
+            "path_phase": 29.6,
+            "path_rest": 28.1,
+            "covariogram_rows": 21.88,
+            "covariogram_columns": 35.36,
+            "interface": 0.1249,
+            "betti0": 0.001953,
+            "betti1": 0.0,
+            "spectrum": -88.01,
+            "grey": 140000.0,
+            "grey_mean": 135.7,
+            "grey_std": 53.78,
+            "grey_skew": -0.1115,
+            "contrast": 87.78,
+        },
+        rel=2e-3,
+    )
+    assert DescriptorExtractor.sha256.startswith("6ccfb4347c46")
 
 
 def test_rows_hold_what_the_functions_say(steel):
