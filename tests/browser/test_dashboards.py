@@ -739,7 +739,10 @@ def test_every_control_has_a_name_and_every_picture_words(tmp_path, snapshot, st
             if isinstance(widget, ipywidgets.Image):
                 assert f"semgan-{name}" in widget._dom_classes and f"semgan-{name}" in aids
             elif not isinstance(widget, ipywidgets.HTML):
-                assert widget.description and widget.tooltip, name
+                boxes = [one for one in getattr(widget, "children", ()) if isinstance(one, ipywidgets.Checkbox)]
+                for one in boxes if isinstance(widget, ipywidgets.Box) else [widget]:
+                    assert one.description and one.tooltip, name
+                assert boxes or not isinstance(widget, ipywidgets.Box), name
 
 
 def test_a_stored_notebook_shows_a_picture(tmp_path, snapshot):

@@ -447,11 +447,19 @@ def test_networks(old, path):
     )  # of images in which a pixel may differ by one grey level
 
 
+def in_words_of_now(text):
+    """What 0.1.0 said, but for two things: what is not known has no line, and a rung has the digits that the
+    comparison needs (1.739 was said to be above 1.74)."""
+    text = re.sub(r"(1\.7(?:43|39), above the highest rung, 'phase-randomised') \(1\.74\)", r"\1 (1.736)", text)
+    return "".join(line for line in text.splitlines(True) if not line.rstrip().endswith(": None"))
+
+
 def test_info_says_the_same(old):
     paths = [*ARCHIVES, *RUNS, *OTHERS]
+    expected = {path: in_words_of_now(EXPECTED["info"][path]) for path in paths}
     for path in paths:
-        assert info(path) == EXPECTED["info"][path]
-    assert say("info", *paths) == (0, "\n".join(EXPECTED["info"][path] for path in paths) + "\n", "")
+        assert info(path) == expected[path]
+    assert say("info", *paths) == (0, "\n".join(expected[path] for path in paths) + "\n", "")
 
 
 def test_the_newest_snapshot_is_judged_as_it_was(old, tmp_path, monkeypatch):
@@ -461,7 +469,7 @@ def test_the_newest_snapshot_is_judged_as_it_was(old, tmp_path, monkeypatch):
     records = evaluate(run, every=True, progress=False)
     assert len(records) == sum(len(r) for r in read_metrics(run).values()), "what was judged is not judged again"
     assert {p.name: p.read_bytes() for p in run.glob("metric-*")} == before
-    assert say("metrics", "demo/run", "--every")[:2] == (0, EXPECTED["metrics"])
+    assert say("metrics", "demo/run", "--every")[:2] == (0, in_words_of_now(EXPECTED["metrics"]))
     found, recorded, rungs = judged(run)
     same(found, recorded, NEAR)
     same(rungs, EXPECTED["rungs"], NEAR)
