@@ -7,6 +7,7 @@ __all__ = ['AXIS_COLOURS', 'setting_colours', 'study_runs', 'bands', 'best_value
            'tradeoff_figure', 'leak_figure', 'baseline_figure', 'copies', 'write_pairs']
 
 # %% ../nbs/81_study_plots.ipynb #c154014f
+import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -426,17 +427,23 @@ def tradeoff_figure(
 
 # %% ../nbs/81_study_plots.ipynb #828bda45
 def _draw_leaks(axes: Axes, found: Sequence[dict]) -> None:
-    "Each measure of a leak, in floors, over p."
-    for k, name in enumerate(found[0]["leaks"]):
+    "The share of images that each transform has changed, over p: full dots where it leaks, its floor dotted."
+    above = lambda one, name: one["leaks"][name]["value"] > max(one["leaks"][name]["floor"], 0.1)
+    names = [name for name in found[0]["leaks"] if any(above(one, name) for one in found)]
+    strengths = [one["p"] for one in found]
+    for name, colour in zip(names, itertools.cycle(COLOURS)):
         measures = [one["leaks"][name] for one in found]
-        values = [max(each["value"] / max(each["floor"], 1e-3), 0.01) for each in measures]
-        colour = COLOURS[k % len(COLOURS)]
-        axes.plot([one["p"] for one in found], values, "o-", ms=4, lw=1.3, color=colour, label=name)
-    axes.axhline(2, color=QUIET, lw=1, ls="--")
-    axes.set_yscale("log")
-    _plain_decades(axes.yaxis)
-    axes.legend(fontsize=8, frameon=False)
-    _tidy(axes, "$p$", "times the floor")
+        values = [measure["value"] for measure in measures]
+        axes.plot(strengths, values, lw=1.3, color=colour, label=name.replace("_", " "))
+        axes.plot(strengths, [measure["floor"] for measure in measures], ":", lw=1, color=colour)
+        faces = [colour if measure["leaks"] else "white" for measure in measures]
+        axes.scatter(strengths, values, s=22, facecolors=faces, edgecolors=colour, zorder=3)
+    if names:
+        axes.legend(fontsize=8, frameon=False)
+    else:
+        _empty(axes, "nothing is above its floor and a tenth of the images")
+    axes.set_ylim(0, None)
+    _tidy(axes, "$p$", "share of images changed")
 
 # %% ../nbs/81_study_plots.ipynb #bb4dcb66
 def _draw_directions(axes: Axes, found: Sequence[dict]) -> None:
@@ -456,7 +463,7 @@ def leak_figure(
     found: Sequence[dict],  # of `run_leaks.leaks`
     figure: Figure | None = None,
 ) -> Figure:
-    "Each measure of a leak over its floor against p, and the directions of edges of real and generated images."
+    "The share of images that each transform has changed, against p, and the directions of edges."
     found = sorted(found, key=lambda one: one["p"])
     figure = _figure(figure, (8.2, 2.8))
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))

@@ -179,13 +179,16 @@ def test_what_leaked_over_p():
         real=[1 / 18] * 18,
         generated=share,
         leaks={
-            name: dict(value=0.1 * p * (k + 1), floor=0.05, leaks=p > 0.5)
+            name: dict(value=0.2 * p * (k + 1), floor=0.05, leaks=p > 0.5)
             for k, name in enumerate(("direction", "length", "grey"))
         },
     )
     tilted = [2 / 18] * 9 + [0.0] * 9
     figure = study_plots.leak_figure([one(1.0, tilted), one(0.1, [1 / 18] * 18)])
-    times, shares = figure.axes
-    assert list(times.lines[1].get_xdata()) == [0.1, 1.0] and np.allclose(times.lines[1].get_ydata(), [0.4, 4.0])
+    changed, shares = figure.axes
+    lines = {line.get_label(): line for line in changed.lines}
+    assert list(lines["length"].get_xdata()) == [0.1, 1.0] and np.allclose(lines["length"].get_ydata(), [0.04, 0.4])
+    faces = [dots.get_facecolors()[:, :3].tolist() for dots in changed.collections]  # full where it leaks
+    assert len(faces) == 3 and all(low == [1, 1, 1] and high != [1, 1, 1] for low, high in faces)
     assert np.allclose(shares.lines[-1].get_ydata(), tilted) and "p = 1" in shares.lines[-1].get_label()
     figure.canvas.draw()
