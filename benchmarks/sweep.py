@@ -36,6 +36,14 @@ def study(kimg):
     )
 
 
+def ship_config(run, out):
+    "Copy config.json of a run into the folder `out`; where the archive lay on this machine is nobody's business."
+    about = json.loads((Path(run) / "config.json").read_text(encoding="utf-8"))
+    kept = {name: value for name, value in about["data"].items() if name not in ("absolute", "relative")}
+    about["data"] = kept | {"path": Path(kept["path"]).name}
+    (Path(out) / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
 def ship(found, to):
     "Copy what is small; of the state of a run only what a reader asks for."
     import numpy as np
@@ -51,9 +59,7 @@ def ship(found, to):
     for point in found.status():
         run, out = point["run"], to / point["run"].name
         out.mkdir()
-        about = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        about["data"] = {name: value for name, value in about["data"].items() if name not in ("absolute", "relative")}
-        (out / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        ship_config(run, out)
         for path in [run / "stats.jsonl", *run.glob("metric-*.jsonl"), *run.glob("ladder-*.json")]:
             shutil.copy(path, out)
         status = {name: point[name] for name in ("state", "kimg", "total_kimg", "message")}

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 import semgan_nb
 from . import study_plots
-from .foundation import BadInput, _write_text, atomic, claim, format_duration, keep, made_by, mark
+from .foundation import BadInput, _write_text, atomic, claim, format_duration, keep, made_by, mark, count_noun
 from .scores import higher_is_better, metric_name, number_text, parse_metric, quantity
 from .runs import is_run, read_config, read_stats
 from .monitoring import left_out
@@ -405,6 +405,7 @@ def _page(part: StudyPart, tables: Sequence[str], figures: Sequence[str] = ()) -
     return page(
         "study",
         css="report",
+        count=count_noun,
         study=part.path.resolve().name,
         axis=axis_words(part.axis).replace("$r_t$", "r_t"),
         settings=[part.label(setting) for setting in part.settings()],

@@ -397,7 +397,7 @@ class _Placing:
 
     def __init__(self, study: Study, task: Task, fingerprint: str, room: _Room, bar: _Bar, tries: int):
         self.study, self.task, self.fingerprint, self.room, self.bar = study, task, fingerprint, room, bar
-        self.waiting, self.in_hand, self.left = list(study.points), {}, {}
+        self.waiting, self.in_hand = list(study.points), {}
         self.left = {point["run"].name: tries for point in self.waiting}  # how often each may be placed
         self.missing, self.look_again = "", 0.0  # what was missing when it was last said; when to look anew
         self.stop = study.path / "control" / "stop"

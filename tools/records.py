@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
 RECORDS, IMAGES = ROOT / "semgan_nb" / "records", ROOT / "nbs" / "images"
 
 
@@ -84,6 +85,7 @@ def memory(work):
     from semgan_nb.preparation import prepare
     from semgan_nb.runs import laptop
     from semgan_nb.training import train
+    from sweep import ship_config
 
     metric, archive = "aligned_memory500_subset", work / "alloy32.zip"
     if not archive.exists():
@@ -101,14 +103,8 @@ def memory(work):
         Image.fromarray(np.hstack([images[pair["image"], 0] for pair in record["worst"][:8]])).save(
             run / "worst.png", optimize=True
         )
-        for name in (
-            "config.json",
-            "status.json",
-            "stats.jsonl",
-            f"metric-{metric}.jsonl",
-            f"ladder-{metric}.json",
-            "worst.png",
-        ):
+        ship_config(run, RECORDS / "memory" / run.name)
+        for name in ("status.json", "stats.jsonl", f"metric-{metric}.jsonl", f"ladder-{metric}.json", "worst.png"):
             put(run / name, RECORDS / "memory" / run.name / name)
 
 

@@ -3,6 +3,7 @@
 import ast
 import functools
 import os
+import json
 import re
 import shutil
 import subprocess
@@ -183,3 +184,11 @@ def test_readme_links_lead_somewhere():
         if not re.match(r"[a-z]+:|#", target) and not (ROOT / target.partition("#")[0]).exists()
     ]
     assert not missing, missing
+
+
+def test_shipped_records_name_no_place_of_a_machine():
+    found = sorted((ROOT / "semgan_nb" / "records").glob("*/*/config.json"))
+    assert len(found) == 10
+    for path in found:
+        data = json.loads(path.read_text(encoding="utf-8"))["data"]
+        assert not {"absolute", "relative"} & set(data) and Path(data["path"]).name == data["path"], path
