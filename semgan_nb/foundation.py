@@ -501,7 +501,7 @@ STREAMS = {
             "mean of w",  # chapter 53
             "made-up images",  # chapter 56
             "leak images",
-            "baseline images",  # chapters 70, 73
+            "baseline images",  # chapters 71, 74
             "augmented images",  # chapter 82
             "compared images",
             "report images",

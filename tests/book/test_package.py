@@ -110,5 +110,5 @@ def test_what_is_imported_is_required():
         for name in imported - set(sys.stdlib_module_names) - {"semgan_nb"}
         if names.get(name, name).lower() not in declared
     }
-    # a frame of pandas is for who has it: everybody else is told in a sentence (chapter 75)
+    # a frame of pandas is for who has it: everybody else is told in a sentence (chapter 76)
     assert missing == {"pandas"}, missing

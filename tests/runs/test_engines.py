@@ -1,4 +1,4 @@
-"""Chapters 72 and 76: a study in many processes, on Dask, and by submitit; killed, failing, without room. What is
+"""Chapters 73 and 77: a study in many processes, on Dask, and by submitit; killed, failing, without room. What is
 placed trains nothing (made_up_runs), but for the tests marked slow."""
 
 import json

@@ -1,4 +1,4 @@
-"""Chapters 70 and 72: a study made, run, broken off, failing in places, shared by two processes, and read."""
+"""Chapters 71 and 73: a study made, run, broken off, failing in places, shared by two processes, and read."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Chapter 71: verdicts on made-up values whose truth is known."""
+"""Chapter 72: verdicts on made-up values whose truth is known."""
 
 from itertools import combinations
 

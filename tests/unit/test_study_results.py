@@ -1,4 +1,4 @@
-"""Chapters 75, 81 and 96: tables, figures and the page of studies whose truth is known."""
+"""Chapters 76, 81 and 96: tables, figures and the page of studies whose truth is known."""
 
 import csv
 import html
