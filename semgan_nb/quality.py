@@ -99,15 +99,15 @@ def _judge(job):
 
 # %% ../nbs/18_quality.ipynb #4ab1d637
 def sharpness(
-    image: np.ndarray,  # uint8 [height, width]
+    image: np.ndarray,  # uint8 [height, width], or a stack of such [n, height, width]
     contrast: float | None = None,  # grey-level span of its micrograph; None = its own
-) -> float:
+) -> np.ndarray:
     """Steepness of the edges relative to the contrast (geometric mean of its own and the given one), per pixel: 0
-    for a constant image, up to about 0.4."""
-    smooth = ndimage.gaussian_filter(np.asarray(image, np.float32), 1)
-    steep = np.percentile(np.hypot(*np.gradient(smooth)), 95)
-    own = max(np.subtract(*np.percentile(smooth, [95, 5])), 1.0)
-    return float(steep / np.sqrt(own * (contrast or own)))
+    for a constant image, up to about 0.4. A number, or [n] of a stack."""
+    smooth = ndimage.gaussian_filter(np.asarray(image, np.float32), 1, axes=(-2, -1))
+    steep = np.percentile(np.hypot(*np.gradient(smooth, axis=(-2, -1))), 95, axis=(-2, -1))
+    own = np.maximum(np.subtract(*np.percentile(smooth, [95, 5], axis=(-2, -1))), 1.0)
+    return steep / np.sqrt(own * (contrast or own))
 
 # %% ../nbs/18_quality.ipynb #0fb50a07
 def span(image: np.ndarray) -> float:  # uint8, any shape
@@ -363,12 +363,15 @@ def measure_cuts(job: tuple) -> Cuts:  # Source, Recipe, arguments of `read_micr
         marks |= m.coloured[: len(marks)]
     fy, fx = recipe.factor(m.pixel_size_nm)
     side, corners = recipe.side(image.shape), recipe.corners(image.shape)
+    most = max(2**20 // recipe.size**2, 1)  # tiles at a time
     ends, whole, rows = _at_limits(image), _contrast(image), []
-    for y, x in corners:
-        small = reduce_to(image[y : y + side, x : x + side], recipe.size)
-        share = max(np.count_nonzero(e[y : y + side, x : x + side]) for e in ends) / side**2
-        place = slice(int(y * fy), math.ceil((y + side) * fy)), slice(int(x * fx), math.ceil((x + side) * fx))
-        rows.append((phase_fraction(small), span(small) / whole, share, sharpness(small, whole), marks[place].any()))
+    for begin in range(0, len(corners), most):
+        smalls = [reduce_to(image[y : y + side, x : x + side], recipe.size) for y, x in corners[begin : begin + most]]
+        sharp = sharpness(np.stack(smalls), whole)
+        for (y, x), small, steep in zip(corners[begin:], smalls, sharp):
+            share = max(np.count_nonzero(e[y : y + side, x : x + side]) for e in ends) / side**2
+            place = slice(int(y * fy), math.ceil((y + side) * fy)), slice(int(x * fx), math.ceil((x + side) * fx))
+            rows.append((phase_fraction(small), span(small) / whole, share, steep, marks[place].any()))
     fraction, spans, limits, sharp, marked = np.array(rows, float).reshape(-1, 5).T
     places = np.array(corners, np.int32).reshape(-1, 2)
     return Cuts(places, fraction, spans, limits, sharp, marked > 0, _thumbnail(image, shrink), float(marks.mean()))
