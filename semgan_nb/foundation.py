@@ -506,6 +506,9 @@ STREAMS = {
             "compared images",
             "report images",
             "report halves",  # chapters 89, 92
+            "toy arcs",
+            "toy",
+            "toy shown",  # chapter 27
         ),
         1,
     )
