@@ -65,7 +65,7 @@ def perceptron(
     return nn.Sequential(*layers[:-1])
 
 # %% ../nbs/27_toy.ipynb #aeb530df
-_BATCH, _GAMMA = 64, 0.1  # points a step; weight of R1
+_BATCH, _GAMMA = 64, 0.02  # points a step; weight of R1
 _FRESH = 1000  # points that the networks never see
 
 
