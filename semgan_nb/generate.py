@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from .foundation import FPS, FRAMES, PSI, BadInput, Rule, atomic, checked, claim, mark, printable, try_folder
+from .foundation import FPS, FRAMES, PSI, BadInput, Rule, atomic, checked, claim, printable, try_folder
 from .micrographs import list_images, other_files, read_micrograph
 from .files import regular_file
 from .foundation import count_noun
@@ -37,12 +37,12 @@ def walk(
     2023, Fig. 5."""
     from semgan_nb.checkpoints import load
     from semgan_nb.films import check_film, noise_maps, walk_figure, walk_frames, write_film
+    from semgan_nb.origin import of_network, save_figure
 
     out = Path(out)
     check_film(out)
     figure = Path(figure) if figure else out.with_name(out.stem + ".png")
-    remark = {".png": "Software", ".pdf": "Creator", ".svg": "Creator"}.get(figure.suffix.lower())
-    if remark is None:
+    if figure.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise BadInput(f"{figure}: the figure is written as .png, .pdf or .svg; choose one of these")
     claim(figure, "walk", overwrite)
     claim(out, "walk", overwrite) if out.suffix else try_folder(out)
@@ -53,10 +53,11 @@ def walk(
         print(
             f"note: {printable(loaded.path.name)} has no noise inputs, so only the latent vector walks", file=sys.stderr
         )
-    count = write_film(stream, out, fps, total=frames, progress=progress)
+    origin = of_network(loaded, "walk", seeds, frames=frames, **how)
+    count = write_film(stream, out, fps, total=frames, progress=progress, origin=origin)
     panels = walk_figure(walk_frames(loaded.G, seeds, 6, **how), pixel_size_nm=loaded.meta.get("pixel_size_nm"))
     with atomic(figure) as part:
-        panels.savefig(part, dpi=150, metadata={remark: mark("walk")})
+        save_figure(panels, part, origin)
     return dict(film=str(out), figure=str(figure), frames=count, seconds=count / fps, snapshot=str(loaded.path))
 
 # %% ../nbs/60_generate.ipynb #e93801b3
@@ -65,8 +66,10 @@ def _of_network(source, seeds, truncation_psi, pixel_size):
     from semgan_nb.checkpoints import load
     from semgan_nb.descriptors import grey_stack
     from semgan_nb.latent import parse_seeds, sample
+    from semgan_nb.origin import of_network
 
     numbers, loaded = parse_seeds(seeds or "0"), load(source)
+    origin = of_network(loaded, "phases", numbers, truncation_psi=truncation_psi, noise_mode="const")
     for seed in numbers:
 
         def make(seed=seed):
@@ -74,7 +77,13 @@ def _of_network(source, seeds, truncation_psi, pixel_size):
             return (
                 image,
                 pixel_size or loaded.meta.get("pixel_size_nm"),
-                dict(source=loaded.path.name, seed=seed, truncation_psi=truncation_psi, noise_mode="const"),
+                dict(
+                    source=loaded.path.name,
+                    seed=seed,
+                    truncation_psi=truncation_psi,
+                    noise_mode="const",
+                    origin=origin.of_seed(seed),
+                ),
             )
 
         yield f"seed{seed:04d}", f"seed {seed}", make
@@ -84,8 +93,10 @@ def _of_archive(source, pixel_size, images):
     "What `_to_segment` yields, for the images of an archive."
     from semgan_nb.dataset import Dataset
     from semgan_nb.descriptors import grey_stack
+    from semgan_nb.origin import origin_of_manifest
 
     data = Dataset(source)
+    origin = origin_of_manifest(data.manifest)
     sizes = {record["file"]: record.get("pixel_size_nm") for record in data.manifest.get("images", [])}
     if data.manifest.get("settings", {}).get("intensity") == "match":
         print(
@@ -98,7 +109,7 @@ def _of_archive(source, pixel_size, images):
             return (
                 grey_stack(data.images(k))[0],
                 pixel_size or sizes.get(name) or data.pixel_size_nm,
-                dict(source=source.name, image=name, fingerprint=data.fingerprint),
+                dict(source=source.name, image=name, fingerprint=data.fingerprint, origin=origin),
             )
 
         yield Path(name).stem, name, make
@@ -108,6 +119,7 @@ def _of_files(source, pixel_size, images, how_to_read):
     "What `_to_segment` yields, for a micrograph or a folder of them."
     from semgan_nb.foundation import file_hash
     from semgan_nb.micrographs import to_uint8
+    from semgan_nb.origin import read_origin
 
     paths = [source] if source.is_file() else list_images(source)[:images]
     if not paths:
@@ -121,7 +133,9 @@ def _of_files(source, pixel_size, images, how_to_read):
             return (
                 to_uint8(micrograph.image),
                 pixel_size or micrograph.pixel_size_nm,
-                dict(source=path.name, sha256=file_hash(path), bar_rows=micrograph.bar_rows),
+                dict(
+                    source=path.name, sha256=file_hash(path), bar_rows=micrograph.bar_rows, origin=read_origin(path)
+                ),
             )
 
         yield path.stem if source.is_file() else path.relative_to(source).with_suffix("").as_posix(), path.name, make

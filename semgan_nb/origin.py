@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['seeds_text', 'Origin', 'of_network', 'xmp', 'png_info', 'png_bytes', 'tiff_tags', 'stamp_film', 'save_figure',
-           'manifest_entry', 'read_origin']
+           'manifest_entry', 'origin_of_manifest', 'read_origin']
 
 # %% ../nbs/07_origin.ipynb #4ffa10f8
 import html
@@ -288,6 +288,11 @@ def _found_in(data: bytes) -> Origin | None:
     verb = old[1].decode() if old else ""
     return Origin(verb, version="") if verb in _BEFORE else None
 
+# %% ../nbs/07_origin.ipynb #461fd70c
+def origin_of_manifest(manifest: Any) -> Origin | None:  # of an archive
+    "How an archive says that its images were generated; None where it says nothing of the kind."
+    return _from_facts(manifest.get("generated")) if isinstance(manifest, dict) else None
+
 # %% ../nbs/07_origin.ipynb #7732537f
 def read_origin(path: Path | str) -> Origin | None:  # an image, a film, or an archive
     "How a file says it was generated; None where it says nothing of the kind."
@@ -298,7 +303,4 @@ def read_origin(path: Path | str) -> Origin | None:  # an image, a film, or an a
         found = _found_in(_png_texts(path) if magic == b"\x89PNG\r\n\x1a\n" else _ends(path))
     except OSError:
         return None
-    if found is None and magic[:2] == b"PK":
-        manifest = _manifest_in(path)
-        found = _from_facts(manifest.get("generated")) if isinstance(manifest, dict) else None
-    return found
+    return origin_of_manifest(_manifest_in(path)) if found is None and magic[:2] == b"PK" else found
