@@ -245,9 +245,7 @@ def _ffmpeg(first: np.ndarray, path: Path, fps: float, kind: str, origin: Origin
     return [*program, *given.split(), *remark, *coding.split(), str(path)]
 
 # %% ../nbs/26_films.ipynb #942b8a55
-def _encode(
-    frames: Iterator[np.ndarray], first: np.ndarray, path: Path, fps: float, kind: str, origin: Origin
-) -> int:
+def _encode(frames: Iterator[np.ndarray], first: np.ndarray, path: Path, fps: float, kind: str, origin: Origin) -> int:
     "Pipe frames through ffmpeg into `path`; how many they were."
     count = 0
     with tempfile.TemporaryFile() as complaints:

@@ -101,14 +101,14 @@ def _origin_words(origin: Origin) -> str:
 
 # %% ../nbs/07_origin.ipynb #d03cad11
 def of_network(
-    loaded: Any,  # what `load` or `load_networks` gives: its `path` is the file
+    loaded: Any,  # what `load` or `load_networks` gives, whose `path` is the file; or that path
     verb: str,  # of semgan
     seeds: Iterable[int] | str | None = None,  # numbers, or text such as 0-3,7; None: latent vectors of no seed
     composite: bool = False,  # real micrographs stand beside the generated ones
     **settings: object,  # what else decides over the pixels; None: left out
 ) -> Origin:
     "The Origin of images of a network that was read from a file."
-    path = Path(loaded.path)
+    path = Path(getattr(loaded, "path", loaded))
     text = seeds if isinstance(seeds, str) else seeds_text(seeds or ())
     known = {name: _plain(value) for name, value in settings.items() if value is not None}
     short = file_hash(path)[:16] if path.is_file() else ""
@@ -193,21 +193,20 @@ def stamp_film(path: Path | str, origin: Origin) -> None:  # *.mp4 or *.gif
 # %% ../nbs/07_origin.ipynb #d99f2392
 def save_figure(
     figure: "Figure",
-    path: Path | str,  # written as it is: put `atomic` around it
+    path: Path | str,  # *.pdf, *.svg, or a PNG of any name; written as it is: put `atomic` around it
     origin: Origin,
     dpi: float = 150,
 ) -> None:
-    "Save a matplotlib figure as .png, .pdf or .svg, with its Origin."
+    "Save a matplotlib figure as PNG, PDF or SVG, with its Origin."
     import matplotlib
 
-    kind, told = Path(path).suffix.lower(), dict(Creator=origin.text)
-    how: dict[str, dict] = {
-        ".png": dict(pil_kwargs=dict(pnginfo=png_info(origin))),
-        ".pdf": dict(metadata=told | dict(CreationDate=None)),
-        ".svg": dict(metadata=told | dict(Date=None, Description=origin.source_type)),
-    }
+    kind, told = Path(path).suffix.lower()[1:], dict(Creator=origin.text)
+    how: dict[str, Any] = dict(format="png", pil_kwargs=dict(pnginfo=png_info(origin)))
+    if kind in ("pdf", "svg"):
+        dates = dict(CreationDate=None) if kind == "pdf" else dict(Date=None, Description=origin.source_type)
+        how = dict(format=kind, metadata=told | dates)
     with matplotlib.rc_context({"svg.hashsalt": "semgan"}):
-        figure.savefig(path, format=kind[1:], dpi=dpi, **how[kind])
+        figure.savefig(path, dpi=dpi, **how)
 
 # %% ../nbs/07_origin.ipynb #bb868653
 def manifest_entry(origin: Origin) -> dict:
