@@ -43,6 +43,7 @@ def _held_out(dataset) -> int:
 def _archive_lines(path: Path) -> Iterator[str]:
     "What an archive is, line by line."
     from semgan_nb.dataset import Dataset
+    from semgan_nb.origin import origin_of_manifest
 
     dataset = Dataset(path)
     held, manifest = _held_out(dataset), dataset.manifest
@@ -54,6 +55,8 @@ def _archive_lines(path: Path) -> Iterator[str]:
             continue
         unit = "letters" if isinstance(value, str) else "entries"
         yield f"  {name}: {value}" if len(str(value)) < 200 else f"  {name}: {len(value)} {unit}, see manifest.json"
+    if origin := origin_of_manifest(manifest):
+        yield f"  generated: {origin}"
     lossy = Counter(s["lossy"] for s in manifest.get("sources", []) if s.get("lossy"))
     for kind, n in sorted(lossy.items()):
         yield f"  note: {n} of its {len(manifest['sources'])} files are {kind}"
@@ -88,9 +91,11 @@ def info(
     path: Path | str,
     **how: Any,  # of an image: what `read_micrograph` takes, such as page=1 or print_density=True
 ) -> str:
-    """What a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot or a network
-    pickle is, in a few lines. Raises BadInput where there is nothing, or nothing that is known."""
+    """What a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot, a network
+    pickle, or a film or figure of generated images is, in a few lines. Raises BadInput where there is nothing, or
+    nothing that is known."""
     from semgan_nb.files import begins, regular_file
+    from semgan_nb.origin import read_origin
 
     path = Path(path)
     if not path.exists():
@@ -106,7 +111,12 @@ def info(
         return "\n".join([f"{path}: {first}", *(f"  {line}" for line in lines)])
     if path.suffix == ".zip":
         return "\n".join(_archive_lines(path))
-    micrograph = read_micrograph(path, **how)
+    try:
+        micrograph = read_micrograph(path, **how)
+    except BadInput:  # a film, a figure, a sheet in colour
+        if (origin := read_origin(path)) is None:
+            raise
+        return f"{path}: generated {origin}"
     lines = [f"  {name}: {value}" for name, value in sorted(micrograph.tags.items()) if name != "warnings"]
     return "\n".join([f"{micrograph}", *lines, *(f"  note: {warning}" for warning in micrograph.tags["warnings"])])
 

@@ -11,6 +11,7 @@ import html
 import io
 import json
 import re
+import shutil
 import struct
 import zlib
 from collections.abc import Iterable
@@ -22,7 +23,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from .foundation import file_hash, mark
+from .foundation import atomic, file_hash, mark
 from .archives import _manifest_in, _plain
 
 if TYPE_CHECKING:
@@ -176,19 +177,27 @@ _XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 _XMP_TRAILER = b"\x01" + bytes(range(255, -1, -1)) + b"\0"
 
 
+def _stamp_gif(path: Path, origin: Origin) -> None:
+    "The text as a comment before the first image, where Pillow and ImageMagick look, and XMP before the last byte."
+    text = origin.text.encode("ascii")
+    blocks = [text[k : k + 255] for k in range(0, len(text), 255)]
+    with atomic(path) as part, open(path, "rb") as film, open(part, "wb") as f:
+        head = film.read(13)
+        colours = 3 << (head[10] & 7) + 1 if head[10] & 0x80 else 0  # bytes of the table of colours
+        f.write(head + film.read(colours))
+        f.write(b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0")
+        shutil.copyfileobj(film, f)
+        f.seek(-1, io.SEEK_CUR)
+        f.write(b"\x21\xff\x0bXMP DataXMP" + xmp(origin) + _XMP_TRAILER + b"\x3b")
+
+# %% ../nbs/07_origin.ipynb #89d7c778
 def stamp_film(path: Path | str, origin: Origin) -> None:  # *.mp4 or *.gif
     "Put an Origin into a film that is there: the XMP packet, and into a GIF the text as a comment too."
+    if Path(path).suffix.lower() == ".gif":
+        return _stamp_gif(Path(path), origin)
     packet = xmp(origin)
-    with open(path, "rb+") as f:
-        if Path(path).suffix.lower() == ".gif":
-            text = origin.text.encode("ascii")
-            blocks = [text[k : k + 255] for k in range(0, len(text), 255)]
-            f.seek(-1, io.SEEK_END)
-            f.write(b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0")
-            f.write(b"\x21\xff\x0bXMP DataXMP" + packet + _XMP_TRAILER + b"\x3b")
-        else:
-            f.seek(0, io.SEEK_END)
-            f.write(struct.pack(">I", 24 + len(packet)) + b"uuid" + _XMP_BOX + packet)
+    with open(path, "ab") as f:
+        f.write(struct.pack(">I", 24 + len(packet)) + b"uuid" + _XMP_BOX + packet)
 
 # %% ../nbs/07_origin.ipynb #d99f2392
 def save_figure(
