@@ -24,6 +24,8 @@ from semgan_nb.result_verbs import (
     _baselines_options,
     _convert,
     _convert_options,
+    _generate,
+    _generate_options,
     _metrics,
     _metrics_options,
     _phases,
@@ -214,6 +216,7 @@ VERBS = dict(
     fetch=("get a public set of micrographs, with its licence, or verify it", _fetch_options, _fetch),
     synth=("make an archive of synthetic dual-phase steel", _synth_options, _synth),
     metrics=("judge snapshots of a run against real images", _metrics_options, _metrics),
+    generate=("write generated micrographs into files: a folder, an archive or a sheet", _generate_options, _generate),
     walk=("make a film of a walk between generated micrographs", _walk_options, _walk),
     baselines=(
         "what a network has to beat: blurred and blended images, a fitted random field",
@@ -299,8 +302,6 @@ def main(
     except (KeyboardInterrupt, Exception) as error:
         if not _was_interrupted(error):
             raise
-    print(
-        f"semgan: interrupted; the same command {'goes on from there' if verb in GOES_ON else 'begins again'}",
-        file=sys.stderr,
-    )
+        usual = f"the same command {'goes on from there' if verb in GOES_ON else 'begins again'}"
+        print("semgan: interrupted;", *getattr(error, "__notes__", [usual]), file=sys.stderr)
     return 130

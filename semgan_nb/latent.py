@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from .foundation import NOISE_SEED, PSI, BadInput, Rule, _shown, checked, torch_stream
+from .foundation import NOISE_MODE, NOISE_SEED, PSI, BadInput, _shown, checked, torch_stream
 from .layers import full_float32
 
 # %% ../nbs/25_latent.ipynb #e0a6370b
@@ -115,7 +115,9 @@ def check_noise(
             " alone, so leave it out"
         )
     if noise_mode in ("none", "walk"):
-        why = "no noise is added" if noise_mode == "none" else "the noise goes from that of one seed to that of the next"
+        why = (
+            "no noise is added" if noise_mode == "none" else "the noise goes from that of one seed to that of the next"
+        )
         raise BadInput(
             f"noise_seed is {noise_seed}, and with noise_mode {noise_mode} {why}: leave it out, or choose const or"
             " random"
@@ -158,7 +160,7 @@ def sample(
     seeds: Iterable[int] | str,  # numbers, or text such as "0-3,7"
     truncation_psi: Annotated[float, PSI] = 1.0,  # 1: none; 0: the mean image
     truncation_cutoff: int | None = None,  # truncate only so many of the first layers; None: all
-    noise_mode: Annotated[str, Rule(choices=("const", "random", "none"))] = "const",
+    noise_mode: Annotated[str, NOISE_MODE] = "const",
     c: torch.Tensor | None = None,  # labels [n, c_dim] of a conditional network
     noise_seed: Annotated[int | None, NOISE_SEED] = None,  # which draw of the noise; None: the stored one, or 0
 ) -> np.ndarray:
