@@ -150,7 +150,7 @@ def paint(
             ws = G.mapping(z, None if c is None else c[rows].to(device), truncation_psi, truncation_cutoff)
             here = {name: noise.to(device) for name, noise in maps.items()}
             how = dict(noise_mode="none" if noise_mode == "none" else "const")
-            x = torch.func.functional_call(G.synthesis, here, (ws,), how)
+            x = torch.func.functional_call(G.synthesis, here, (ws,), how) if here else G.synthesis(ws, **how)
         yield from x[: len(seeds) - start].float().cpu()
 
 # %% ../nbs/25_latent.ipynb #9a241471

@@ -297,13 +297,12 @@ def read_origin(path: Path | str) -> Origin | None:  # an image, a film, or an a
     try:
         with open(path, "rb") as f:
             magic = f.read(8)
-        found = _found_in(_png_texts(path) if magic == b"\x89PNG\r\n\x1a\n" else _ends(path))
+        if magic[:2] == b"PK":  # its images say what each of them is
+            manifest = _manifest_in(path)
+            return _from_facts(manifest.get("generated")) if isinstance(manifest, dict) else None
+        return _found_in(_png_texts(path) if magic == b"\x89PNG\r\n\x1a\n" else _ends(path))
     except OSError:
         return None
-    if found is None and magic[:2] == b"PK":
-        manifest = _manifest_in(path)
-        found = _from_facts(manifest.get("generated")) if isinstance(manifest, dict) else None
-    return found
 
 # %% ../nbs/07_origin.ipynb #03c8f14f
 def write_tiff(
