@@ -30,12 +30,12 @@ from semgan_nb.foundation import (
     Rule,
     atomic,
     checked,
-    mark,
     plain_label,
     printable,
     torch_stream,
     writing,
 )
+from .origin import Origin, png_bytes, stamp_film
 from .micrographs import planes, scale_bar
 from .latent import _at_rest, check_noise, latents, noise_maps, parse_seeds, slerp, to_uint8_images
 
@@ -208,13 +208,6 @@ def _enlarged(frame: np.ndarray, factor: int, even: bool) -> np.ndarray:
     odd = [(0, side % 2 if even else 0) for side in frame.shape[:2]]
     return np.pad(frame, odd + [(0, 0)] * (frame.ndim - 2), mode="edge") if odd != [(0, 0)] * 2 else frame
 
-# %% ../nbs/26_films.ipynb #ad868fb3
-def _remark(path: Path, text: str) -> None:
-    "Put a remark of up to 255 letters before the last byte of a GIF, as its format has it."
-    with open(path, "rb+") as f:
-        f.seek(-1, os.SEEK_END)
-        f.write(b"\x21\xfe" + bytes([len(text)]) + text.encode("ascii") + b"\0\x3b")
-
 # %% ../nbs/26_films.ipynb #e6658ed2
 _CODING = {  # kind of film, and whether it is grey -> what ffmpeg is told
     ".mp4": (
@@ -229,7 +222,7 @@ _CODING = {  # kind of film, and whether it is grey -> what ffmpeg is told
 }
 
 # %% ../nbs/26_films.ipynb #5a599d82
-def _ffmpeg(first: np.ndarray, path: Path, fps: float, kind: str) -> list[str]:
+def _ffmpeg(first: np.ndarray, path: Path, fps: float, kind: str, origin: Origin) -> list[str]:
     "The command that makes a film of raw frames like the first, which it reads from its input."
     import imageio_ffmpeg
 
@@ -238,17 +231,17 @@ def _ffmpeg(first: np.ndarray, path: Path, fps: float, kind: str) -> list[str]:
     given = (
         f"-f rawvideo -pix_fmt {'gray' if grey else 'rgb24'} -s {width}x{height} -r {fps} -i - -fps_mode passthrough"
     )
-    remark = ["-metadata", f"comment={mark('walk')}"]
+    remark = ["-metadata", f"comment={origin.text}"]
     program = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error"]
     return [*program, *given.split(), *remark, *coding.split(), str(path)]
 
 # %% ../nbs/26_films.ipynb #942b8a55
-def _encode(frames: Iterator[np.ndarray], first: np.ndarray, path: Path, fps: float, kind: str) -> int:
+def _encode(frames: Iterator[np.ndarray], first: np.ndarray, path: Path, fps: float, kind: str, origin: Origin) -> int:
     "Pipe frames through ffmpeg into `path`; how many they were."
     count = 0
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(
-            _ffmpeg(first, path, fps, kind), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints
+            _ffmpeg(first, path, fps, kind, origin), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints
         )
         try:
             pipe: Any = process.stdin
@@ -267,20 +260,16 @@ def _encode(frames: Iterator[np.ndarray], first: np.ndarray, path: Path, fps: fl
             complaints.seek(0)
             words = complaints.read().decode(errors="replace").strip().splitlines() or ["it gave no reason"]
             raise OSError(f"{path.name}: ffmpeg could not write the film: {words[-1]}")
-    if kind == ".gif":
-        _remark(path, mark("walk"))
+    stamp_film(path, origin)
     return count
 
 # %% ../nbs/26_films.ipynb #7f55d020
-def _write_pngs(frames: Iterator[np.ndarray], folder: Path) -> int:
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
+def _write_pngs(frames: Iterator[np.ndarray], folder: Path, origin: Origin) -> int:
     folder.mkdir(parents=True)
-    count, remark = 0, PngInfo()
-    remark.add_text("Software", mark("walk"))
+    count = 0
     for frame in frames:
-        Image.fromarray(frame).save(folder / f"frame{count:06d}.png", pnginfo=remark)
+        own = replace(origin, settings=origin.settings | dict(frame=count))
+        (folder / f"frame{count:06d}.png").write_bytes(png_bytes(frame, own))
         count += 1
     return count
 
@@ -314,12 +303,13 @@ def write_film(
     total: int | None = None,  # how many frames there will be, for the bar; None: asked of `frames`, if it knows
     progress: bool = True,
     side: int = 256,  # films of smaller images are enlarged by a whole factor to at least this many pixels
+    origin: Origin | None = None,  # what the film says of itself; None: a walk, of a network that is not named
 ) -> int:
     """Write a film and return the number of its frames; memory does not grow with its length. Raises BadInput if the
     name or the folder cannot be used, or there are no frames."""
     from tqdm.auto import tqdm
 
-    path = Path(path)
+    path, origin = Path(path), origin or Origin("walk")
     kind = check_film(path)
     total = total if total is not None else len(frames) if isinstance(frames, Sized) else None
     stream = iter(frames)
@@ -340,11 +330,11 @@ def write_film(
     with tqdm(checked(), printable(path.name), total=total, unit=" frames", disable=not progress) as bar:
         if kind:
             with atomic(path) as part:
-                return _encode(bar, _enlarged(first, factor, kind == ".mp4"), part, fps, kind)
+                return _encode(bar, _enlarged(first, factor, kind == ".mp4"), part, fps, kind, origin)
         part = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
         with writing(path):
             try:
-                count = _write_pngs(bar, part)
+                count = _write_pngs(bar, part, origin)
                 if path.exists():
                     path.rmdir()
                 os.replace(part, path)

@@ -11,15 +11,16 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from .foundation import FPS, FRAMES, NOISE_MODE, NOISE_SEED, PSI, BadInput, Rule, atomic, checked
-from .foundation import _bar, claim, count_noun, mark, printable, try_folder
+from .foundation import _bar, claim, count_noun, printable, try_folder
 from .micrographs import list_images, other_files, read_micrograph
 from .files import regular_file
-from .origin import Origin, is_there, of_network, png_bytes, write_tiff
+from .origin import Origin, is_there, manifest_entry, of_network, origin_of_manifest, png_bytes
+from .origin import read_origin, save_figure, write_tiff
 
 if TYPE_CHECKING:
     import torch
@@ -78,8 +79,7 @@ def walk(
     out = Path(out)
     check_film(out)
     figure = Path(figure) if figure else out.with_name(out.stem + ".png")
-    remark = {".png": "Software", ".pdf": "Creator", ".svg": "Creator"}.get(figure.suffix.lower())
-    if remark is None:
+    if figure.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise BadInput(f"{figure}: the figure is written as .png, .pdf or .svg; choose one of these")
     claim(figure, "walk", overwrite)
     claim(out, "walk", overwrite) if out.suffix else try_folder(out)
@@ -91,10 +91,11 @@ def walk(
         print(
             f"note: {printable(loaded.path.name)} has no noise inputs, so only the latent vector walks", file=sys.stderr
         )
-    count = write_film(stream, out, fps, total=frames, progress=progress)
+    origin = of_network(loaded, "walk", seeds, frames=frames, **how)
+    count = write_film(stream, out, fps, total=frames, progress=progress, origin=origin)
     panels = walk_figure(walk_frames(G, seeds, 6, **how), pixel_size_nm=loaded.meta.get("pixel_size_nm"))
     with atomic(figure) as part:
-        panels.savefig(part, dpi=150, metadata={remark: mark("walk")})
+        save_figure(panels, part, origin)
     return dict(film=str(out), figure=str(figure), frames=count, seconds=count / fps, snapshot=str(loaded.path))
 
 # %% ../nbs/60_generate.ipynb #2b6b0a67
@@ -113,7 +114,7 @@ def _to_measure(x: "torch.Tensor"):  # what a network puts out, float32 [C, H, W
 # %% ../nbs/60_generate.ipynb #c9218f48
 def _said_of(origin: Origin) -> dict:
     "What the JSON beside a phase map says of the image of one seed."
-    return dict(source=origin.network_name, network=origin.network, seed=int(origin.seeds), **origin.settings)
+    return dict(source=origin.network_name, seed=int(origin.seeds), **origin.settings, origin=origin)
 
 # %% ../nbs/60_generate.ipynb #e93801b3
 def _of_network(source, seeds, truncation_psi, noise_mode, noise_seed, pixel_size):
@@ -139,6 +140,7 @@ def _of_archive(source, pixel_size, images):
     from semgan_nb.descriptors import grey_stack
 
     data = Dataset(source)
+    origin = origin_of_manifest(data.manifest)
     sizes = {record["file"]: record.get("pixel_size_nm") for record in data.manifest.get("images", [])}
     if data.manifest.get("settings", {}).get("intensity") == "match":
         print(
@@ -151,7 +153,7 @@ def _of_archive(source, pixel_size, images):
             return (
                 grey_stack(data.images(k))[0],
                 pixel_size or sizes.get(name) or data.pixel_size_nm,
-                dict(source=source.name, image=name, fingerprint=data.fingerprint),
+                dict(source=source.name, image=name, fingerprint=data.fingerprint, origin=origin),
             )
 
         yield Path(name).stem, name, make
@@ -174,7 +176,7 @@ def _of_files(source, pixel_size, images, how_to_read):
             return (
                 to_uint8(micrograph.image),
                 pixel_size or micrograph.pixel_size_nm,
-                dict(source=path.name, sha256=file_hash(path), bar_rows=micrograph.bar_rows),
+                dict(source=path.name, sha256=file_hash(path), bar_rows=micrograph.bar_rows, origin=read_origin(path)),
             )
 
         yield path.stem if source.is_file() else path.relative_to(source).with_suffix("").as_posix(), path.name, make
@@ -382,8 +384,8 @@ def _mask_is_kept(dest: Path, wanted: Origin, overwrite: bool) -> bool:  # path 
     paths = claim_phases(dest, overwrite=overwrite)
     if not all(path.is_file() for path in paths):
         return False
-    about = json.loads(paths[-1].read_text(encoding="utf-8"))
-    if {name: about.get(name) for name in _said_of(wanted)} == _said_of(wanted):
+    found = origin_of_manifest(json.loads(paths[-1].read_text(encoding="utf-8")))
+    if found is not None and found.makes_the_same(wanted):
         return True
     if overwrite:
         return False
@@ -402,12 +404,9 @@ class _Masks:
     overwrite: bool
 
     def wanted(self, seed: int) -> Origin:
-        "What the JSON of a map is to say: what `semgan phases` says, and the pixel size of the image."
-        from dataclasses import replace
-
-        names = ("truncation_psi", "noise_mode", "noise_seed")
-        settings = {name: value for name, value in self.order.origin.settings.items() if name in names}
-        return replace(self.order.origin, settings=settings).of_seed(seed)
+        "What a map is to say of its origin: what `semgan phases` says."
+        settings = {name: value for name, value in self.order.origin.settings.items() if name != "pixel_size_nm"}
+        return replace(self.order.origin, verb="phases", settings=settings).of_seed(seed)
 
     def missing(self, seed: int) -> bool:
         "Whether the map of a seed has to be made."
@@ -443,7 +442,6 @@ def _into_archive(out: Path, order: _Order, masks: _Masks | None, bar) -> int:
     from semgan_nb.archives import ArchiveWriter
     from semgan_nb.latent import to_uint8_images
     from semgan_nb.micrographs import planes
-    from semgan_nb.origin import manifest_entry
 
     maps = {seed for seed in order.seeds if masks is not None and masks.missing(seed)}
     settings = dict(network=order.origin.network_name, seeds=order.origin.seeds, **order.origin.settings)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['seeds_text', 'Origin', 'of_network', 'xmp', 'png_info', 'png_bytes', 'tiff_tags', 'stamp_film', 'save_figure',
-           'manifest_entry', 'read_origin', 'write_tiff', 'is_whole', 'is_there']
+           'manifest_entry', 'origin_of_manifest', 'read_origin', 'write_tiff', 'is_whole', 'is_there']
 
 # %% ../nbs/07_origin.ipynb #4ffa10f8
 import html
@@ -83,6 +83,15 @@ class Origin:
     def __str__(self) -> str:
         return _origin_words(self)
 
+    @property
+    def facts(self) -> dict:
+        "What decides over the pixels: network, seed and settings; not what the file was called, nor who read it."
+        return dict(network=self.network, seed=self.seeds, **self.settings)
+
+    def makes_the_same(self, other: "Origin") -> bool:
+        "Whether the same verb wrote the same image."
+        return (self.verb, self.facts) == (other.verb, other.facts)
+
     def of_seed(self, seed: int) -> "Origin":
         "The origin of one image of several."
         return replace(self, seeds=str(int(seed)))
@@ -103,14 +112,14 @@ def _origin_words(origin: Origin) -> str:
 
 # %% ../nbs/07_origin.ipynb #d03cad11
 def of_network(
-    loaded: Any,  # what `load` or `load_networks` gives: its `path` is the file
+    loaded: Any,  # what `load` or `load_networks` gives, whose `path` is the file; or that path
     verb: str,  # of semgan
     seeds: Iterable[int] | str | None = None,  # numbers, or text such as 0-3,7; None: latent vectors of no seed
     composite: bool = False,  # real micrographs stand beside the generated ones
     **settings: object,  # what else decides over the pixels; None: left out
 ) -> Origin:
     "The Origin of images of a network that was read from a file."
-    path = Path(loaded.path)
+    path = Path(getattr(loaded, "path", loaded))
     text = seeds if isinstance(seeds, str) else seeds_text(seeds or ())
     known = {name: _plain(value) for name, value in settings.items() if value is not None}
     short = file_hash(path)[:16] if path.is_file() else ""
@@ -195,21 +204,20 @@ def stamp_film(path: Path | str, origin: Origin) -> None:  # *.mp4 or *.gif
 # %% ../nbs/07_origin.ipynb #d99f2392
 def save_figure(
     figure: "Figure",
-    path: Path | str,  # written as it is: put `atomic` around it
+    path: Path | str,  # *.pdf, *.svg, or a PNG of any name; written as it is: put `atomic` around it
     origin: Origin,
     dpi: float = 150,
 ) -> None:
-    "Save a matplotlib figure as .png, .pdf or .svg, with its Origin."
+    "Save a matplotlib figure as PNG, PDF or SVG, with its Origin."
     import matplotlib
 
-    kind, told = Path(path).suffix.lower(), dict(Creator=origin.text)
-    how: dict[str, dict] = {
-        ".png": dict(pil_kwargs=dict(pnginfo=png_info(origin))),
-        ".pdf": dict(metadata=told | dict(CreationDate=None)),
-        ".svg": dict(metadata=told | dict(Date=None, Description=origin.source_type)),
-    }
+    kind, told = Path(path).suffix.lower()[1:], dict(Creator=origin.text)
+    how: dict[str, Any] = dict(format="png", pil_kwargs=dict(pnginfo=png_info(origin)))
+    if kind in ("pdf", "svg"):
+        dates = dict(CreationDate=None) if kind == "pdf" else dict(Date=None, Description=origin.source_type)
+        how = dict(format=kind, metadata=told | dates)
     with matplotlib.rc_context({"svg.hashsalt": "semgan"}):
-        figure.savefig(path, format=kind[1:], dpi=dpi, **how[kind])
+        figure.savefig(path, dpi=dpi, **how)
 
 # %% ../nbs/07_origin.ipynb #bb868653
 def manifest_entry(origin: Origin) -> dict:
@@ -290,6 +298,11 @@ def _found_in(data: bytes) -> Origin | None:
     verb = old[1].decode() if old else ""
     return Origin(verb, version="") if verb in _BEFORE else None
 
+# %% ../nbs/07_origin.ipynb #461fd70c
+def origin_of_manifest(manifest: Any) -> Origin | None:  # of an archive
+    "How an archive says that its images were generated; None where it says nothing of the kind."
+    return _from_facts(manifest.get("generated")) if isinstance(manifest, dict) else None
+
 # %% ../nbs/07_origin.ipynb #7732537f
 def read_origin(path: Path | str) -> Origin | None:  # an image, a film, or an archive
     "How a file says it was generated; None where it says nothing of the kind."
@@ -297,9 +310,8 @@ def read_origin(path: Path | str) -> Origin | None:  # an image, a film, or an a
     try:
         with open(path, "rb") as f:
             magic = f.read(8)
-        if magic[:2] == b"PK":  # its images say what each of them is
-            manifest = _manifest_in(path)
-            return _from_facts(manifest.get("generated")) if isinstance(manifest, dict) else None
+        if magic[:2] == b"PK":  # not what its images say, one by one
+            return origin_of_manifest(_manifest_in(path))
         return _found_in(_png_texts(path) if magic == b"\x89PNG\r\n\x1a\n" else _ends(path))
     except OSError:
         return None
@@ -348,8 +360,7 @@ def is_there(path: Path | str, wanted: Origin, overwrite: bool = False) -> bool:
     if not os.path.lexists(path):
         return False
     found = read_origin(path) if regular_file(path) else None
-    facts = lambda origin: dict(network=origin.network, seed=origin.seeds, **origin.settings)
-    if found is not None and (found.verb, facts(found)) == (wanted.verb, facts(wanted)):
+    if found is not None and found.makes_the_same(wanted):
         return is_whole(path)
     keep(path, True)  # a folder is never replaced
     if overwrite:
@@ -357,7 +368,7 @@ def is_there(path: Path | str, wanted: Origin, overwrite: bool = False) -> bool:
     if found is None or found.verb != wanted.verb:
         said = f"and no image that semgan {wanted.verb} wrote"
     else:
-        here, there = facts(wanted), facts(found)
+        here, there = wanted.facts, found.facts
         names = [name for name in here | there if here.get(name) != there.get(name)]
         said = "of " + ", ".join(f"{name} {there.get(name)} instead of {here.get(name)}" for name in names)
     raise BadInput(f"{path} is there already, {said}: choose another place, or add --overwrite (overwrite=True)")
