@@ -354,7 +354,8 @@ def _order(loaded, seeds: str, label, pixel_size, how: dict) -> _Order:
             " vector alone, so leave it out"
         )
     size = pixel_size or loaded.meta.get("pixel_size_nm")
-    pair = None if size is None else ((float(size),) * 2 if isinstance(size, (int, float)) else tuple(map(float, size)))
+    y, x = size if isinstance(size, (list, tuple)) else (size, size)
+    pair = None if size is None else (float(y), float(x))
     said = dict(how, label=label, pixel_size_nm=pair)
     return _Order(G, numbers, how, label, of_network(loaded, "generate", numbers, **said), pair)
 

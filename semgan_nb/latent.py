@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['parse_seeds', 'latents', 'to_uint8_images', 'to_uint16_images', 'to_network', 'noise_maps', 'has_noise',
-           'check_noise', 'paint', 'sample', 'random_images', 'slerp', 'judged_images', 'crossed_images',
-           'apart_in_pairs', 'shares', 'correlation', 'intraclass', 'noise_draws', 'noise_levels']
+           'check_noise', 'groups', 'synthesize', 'styles', 'paint', 'sample', 'random_images', 'slerp',
+           'judged_images', 'crossed_images', 'apart_in_pairs', 'shares', 'correlation', 'intraclass', 'noise_draws',
+           'noise_levels']
 
 # %% ../nbs/25_latent.ipynb #17aede9c
 import hashlib
 from contextlib import contextmanager
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -127,6 +128,54 @@ def check_noise(
 _GROUP = 8  # images that are computed together, below 128 px
 
 
+def groups(
+    G: torch.nn.Module,
+    n: int,  # images that are wanted
+) -> Iterator[tuple[list[int], int]]:
+    "(positions, how many of them count): groups of one size; the last one is filled up with its last position."
+    size = _GROUP if G.img_resolution < 128 else 1
+    for start in range(0, n, size):
+        yield [min(start + k, n - 1) for k in range(size)], min(size, n - start)
+
+# %% ../nbs/25_latent.ipynb #785f4097
+def synthesize(
+    G: torch.nn.Module,
+    ws: torch.Tensor,  # [n, num_ws, w_dim], styles, on the device of G
+    noise_mode: str = "const",  # const, random or none
+    noise_seed: int | None = None,
+    seeds: Sequence[int] | None = None,  # of the latent vectors, where noise is random
+) -> Iterator[torch.Tensor]:
+    "What a network puts out for some styles, one image after the other: float32 [C, H, W] on the CPU."
+    device = next(G.parameters()).device
+    maps = noise_maps(G, noise_seed) if noise_mode == "const" and noise_seed is not None else {}
+    for rows, count in groups(G, len(ws)):
+        if noise_mode == "random":
+            each = [noise_maps(G, noise_seed or 0, (seeds or rows)[k]) for k in rows]
+            maps = {name: torch.stack([own[name] for own in each])[:, None] for name in each[0]}  # [group, 1, r, r]
+        here = {name: noise.to(device) for name, noise in maps.items()}
+        how = dict(noise_mode="none" if noise_mode == "none" else "const")
+        with _at_rest(G), full_float32(device):
+            own = ws[rows]
+            x = torch.func.functional_call(G.synthesis, here, (own,), how) if here else G.synthesis(own, **how)
+        yield from x[:count].float().cpu()
+
+# %% ../nbs/25_latent.ipynb #7c4c0807
+def styles(
+    G: torch.nn.Module,
+    seeds: Iterable[int] | str,  # numbers, or text such as "0-3,7"
+    truncation_psi: float = 1.0,
+    truncation_cutoff: int | None = None,
+    c: torch.Tensor | None = None,  # labels [n, c_dim] of a conditional network
+) -> Iterator[torch.Tensor]:
+    "The styles of some seeds, in groups [count, num_ws, w_dim] on the device of G."
+    seeds = parse_seeds(seeds) if isinstance(seeds, str) else list(seeds)
+    device = next(G.parameters()).device
+    for rows, count in groups(G, len(seeds)):
+        with _at_rest(G), full_float32(device):
+            z, labels = latents([seeds[k] for k in rows], G.z_dim).to(device), None if c is None else c[rows].to(device)
+            yield G.mapping(z, labels, truncation_psi, truncation_cutoff)[:count]
+
+# %% ../nbs/25_latent.ipynb #e4c0bfbb
 def paint(
     G: torch.nn.Module,
     seeds: Iterable[int] | str,  # numbers, or text such as "0-3,7"
@@ -138,20 +187,11 @@ def paint(
 ) -> Iterator[torch.Tensor]:
     "What a network puts out for some seeds, one after the other: float32 [C, H, W] on the CPU."
     seeds = parse_seeds(seeds) if isinstance(seeds, str) else list(seeds)
-    device, group = next(G.parameters()).device, _GROUP if G.img_resolution < 128 else 1
-    maps = noise_maps(G, noise_seed) if noise_mode == "const" and noise_seed is not None else {}
-    for start in range(0, len(seeds), group):
-        rows = [min(start + k, len(seeds) - 1) for k in range(group)]
-        if noise_mode == "random":
-            each = [noise_maps(G, noise_seed or 0, seeds[k]) for k in rows]
-            maps = {name: torch.stack([own[name] for own in each])[:, None] for name in each[0]}  # [group, 1, r, r]
-        with _at_rest(G), full_float32(device):
-            z = latents([seeds[k] for k in rows], G.z_dim).to(device)
-            ws = G.mapping(z, None if c is None else c[rows].to(device), truncation_psi, truncation_cutoff)
-            here = {name: noise.to(device) for name, noise in maps.items()}
-            how = dict(noise_mode="none" if noise_mode == "none" else "const")
-            x = torch.func.functional_call(G.synthesis, here, (ws,), how) if here else G.synthesis(ws, **how)
-        yield from x[: len(seeds) - start].float().cpu()
+    done = 0
+    for ws in styles(G, seeds, truncation_psi, truncation_cutoff, c):
+        own = seeds[done : done + len(ws)]
+        yield from synthesize(G, ws, noise_mode, noise_seed, own)
+        done += len(ws)
 
 # %% ../nbs/25_latent.ipynb #9a241471
 @checked
