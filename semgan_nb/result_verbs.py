@@ -212,6 +212,75 @@ def _generate(options):
     given["pixel_size"] = given["pixel_size"] and nanometres(given["pixel_size"])
     _say(*_generated_lines(generate(**given)))
 
+# %% ../nbs/98_result_verbs.ipynb #5134d83b
+def _mix_options(parser):
+    from semgan_nb.mixing import write_mixing
+
+    option = lambda name, *flags, **more: _option(parser, write_mixing, name, *flags, **more)
+    parser.add_argument("network", help="a run directory, a snapshot, an official network pickle, superalloy or steel")
+    option("out", metavar="FILE", help="the figure: .png, .pdf or .svg")
+    option("rows", metavar="LIST", help="seeds whose styles the coarse blocks get, a row each")
+    option("columns", metavar="LIST", help="seeds whose styles the fine blocks get, a column each")
+    option(
+        "split",
+        type=int,
+        metavar="PX",
+        help="the first resolution that is fine, such as 16 (default: half of the blocks)",
+    )
+    option("truncation_psi", "--psi", help="truncation: 1 for none, less for more typical micrographs")
+    option("noise_mode", "--noise", help="the noise inputs: as stored, or none; the same in all images")
+    option("noise_seed", help="the noise of another draw (default: the one that is stored)")
+    parser.add_argument("--best", metavar="METRIC", help="of a run: the snapshot that was best by this metric")
+    _overwrite(parser)
+
+# %% ../nbs/98_result_verbs.ipynb #6e42566a
+def _mix(options):
+    from semgan_nb.mixing import write_mixing
+
+    found = write_mixing(**vars(options))
+    lines = [
+        f"  {name}: {rows:.0%} of its variance by the rows, {columns:.0%} by the columns, {both:.0%} by both together"
+        for name, (rows, columns, both) in found["shares"].items()
+    ]
+    _say(f"{found['out']}: rows give the blocks below {found['split']} px, columns those from there on", *lines)
+
+# %% ../nbs/98_result_verbs.ipynb #f8b73d45
+def _blend_options(parser):
+    from semgan_nb.mixing import write_blend
+
+    option = lambda name, *flags, **more: _option(parser, write_blend, name, *flags, **more)
+    add = parser.add_argument
+    add(
+        "a",
+        help="the network that gives the mapping and the coarse blocks: a run directory, a snapshot, superalloy ...",
+    )
+    add("b", help="the network that gives the fine blocks; of one shape and origin with the first")
+    option("out", metavar="FILE", help="the blend, a snapshot (*.safetensors); a figure goes beside it")
+    option(
+        "split",
+        type=int,
+        metavar="PX",
+        help="the first resolution that goes to b, such as 16 (default: half of the blocks)",
+    )
+    option("amount", help="how far: 1 for the blocks of b as they are, 0.5 for half way")
+    option("seeds", metavar="LIST", help="of the images in the figure")
+    _overwrite(parser)
+
+# %% ../nbs/98_result_verbs.ipynb #cf7d862b
+def _blend(options):
+    from semgan_nb.mixing import write_blend
+
+    found = write_blend(**vars(options))
+    strangers = (
+        "; they are strangers, so expect noise: blend a network with one that was trained on from it (--init-from)"
+        if found["kinship"] < 0.2
+        else ""
+    )
+    _say(
+        f"{found['out']}: blocks from {found['split']} px on are of the second network; {found['figure']} shows all three",
+        f"  the weights of the two are correlated by {found['kinship']:.2f}{strangers}",
+    )
+
 # %% ../nbs/98_result_verbs.ipynb #f69253a4
 def _segmentation_options(parser) -> None:
     "An option for each field of a Segmentation."
