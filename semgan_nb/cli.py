@@ -22,10 +22,16 @@ from .training_verbs import _demo, _demo_options, _study, _study_options, _train
 from semgan_nb.result_verbs import (
     _baselines,
     _baselines_options,
+    _blend,
+    _blend_options,
     _convert,
     _convert_options,
+    _generate,
+    _generate_options,
     _metrics,
     _metrics_options,
+    _mix,
+    _mix_options,
     _phases,
     _phases_options,
     _walk,
@@ -224,7 +230,10 @@ VERBS = dict(
     fetch=("get a public set of micrographs, with its licence, or verify it", _fetch_options, _fetch),
     synth=("make an archive of synthetic dual-phase steel", _synth_options, _synth),
     metrics=("judge snapshots of a run against real images", _metrics_options, _metrics),
+    generate=("write generated micrographs into files: a folder, an archive or a sheet", _generate_options, _generate),
     walk=("make a film of a walk between generated micrographs", _walk_options, _walk),
+    mix=("put coarse styles of some seeds together with fine styles of others", _mix_options, _mix),
+    blend=("put coarse blocks of one network together with fine blocks of another", _blend_options, _blend),
     baselines=(
         "what a network has to beat: blurred and blended images, a fitted random field",
         _baselines_options,
@@ -309,8 +318,6 @@ def main(
     except (KeyboardInterrupt, Exception) as error:
         if not _was_interrupted(error):
             raise
-    print(
-        f"semgan: interrupted; the same command {'goes on from there' if verb in GOES_ON else 'begins again'}",
-        file=sys.stderr,
-    )
+        usual = f"the same command {'goes on from there' if verb in GOES_ON else 'begins again'}"
+        print("semgan: interrupted;", *getattr(error, "__notes__", [usual]), file=sys.stderr)
     return 130

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['seeds_text', 'Origin', 'of_network', 'xmp', 'png_info', 'png_bytes', 'tiff_tags', 'stamp_film', 'save_figure',
-           'manifest_entry', 'origin_of_manifest', 'read_origin']
+           'manifest_entry', 'origin_of_manifest', 'read_origin', 'write_tiff', 'is_whole', 'is_there']
 
 # %% ../nbs/07_origin.ipynb #4ffa10f8
 import html
 import io
 import json
+import os
 import re
 import shutil
 import struct
@@ -23,7 +24,8 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from .foundation import atomic, file_hash, mark
+from .files import regular_file
+from .foundation import BadInput, atomic, file_hash, keep, mark
 from .archives import _manifest_in, _plain
 
 if TYPE_CHECKING:
@@ -81,6 +83,15 @@ class Origin:
 
     def __str__(self) -> str:
         return _origin_words(self)
+
+    @property
+    def facts(self) -> dict:
+        "What decides over the pixels: network, seed and settings; not what the file was called, nor who read it."
+        return dict(network=self.network, seed=self.seeds, **self.settings)
+
+    def makes_the_same(self, other: "Origin") -> bool:
+        "Whether the same verb wrote the same image."
+        return (self.verb, self.facts) == (other.verb, other.facts)
 
     def of_seed(self, seed: int) -> "Origin":
         "The origin of one image of several."
@@ -308,7 +319,65 @@ def read_origin(path: Path | str) -> Origin | None:  # an image, a film, or an a
     try:
         with open(path, "rb") as f:
             magic = f.read(8)
-        found = _found_in(_png_texts(path) if magic == b"\x89PNG\r\n\x1a\n" else _ends(path))
+        if magic[:2] == b"PK":  # not what its images say, one by one
+            return origin_of_manifest(_manifest_in(path))
+        return _found_in(_png_texts(path) if magic == b"\x89PNG\r\n\x1a\n" else _ends(path))
     except OSError:
         return None
-    return origin_of_manifest(_manifest_in(path)) if found is None and magic[:2] == b"PK" else found
+
+# %% ../nbs/07_origin.ipynb #03c8f14f
+def write_tiff(
+    path: Path | str,  # written as it is: put `atomic` around it
+    image: Any,  # uint8 or uint16 [H, W] or [H, W, 3]
+    origin: Origin,
+    pixel_size_nm: tuple[float, float] | None = None,  # (y, x)
+) -> None:
+    "A generated image as TIFF, with its Origin and its pixel size."
+    import tifffile
+
+    tags = tiff_tags(origin)
+    if pixel_size_nm is not None:
+        y, x = pixel_size_nm
+        tags |= dict(
+            description=f"ImageJ=1.54f\nunit=cm\n{tags['description']}",
+            resolution=(1e7 / x, 1e7 / y),
+            resolutionunit="CENTIMETER",
+        )
+    tifffile.imwrite(path, image, photometric="rgb" if image.ndim == 3 else "minisblack", **tags)
+
+# %% ../nbs/07_origin.ipynb #7726cce6
+def is_whole(path: Path | str) -> bool:
+    "Whether all pixels of an image of ours can be read."
+    import tifffile
+
+    path = Path(path)
+    try:
+        if path.suffix == ".tif":
+            tifffile.imread(path)
+        else:
+            with Image.open(path, formats=("PNG",)) as picture:
+                picture.load()
+    except Exception:  # Pillow and tifffile raise many kinds for a damaged file
+        return False
+    return True
+
+# %% ../nbs/07_origin.ipynb #720765d3
+def is_there(path: Path | str, wanted: Origin, overwrite: bool = False) -> bool:
+    """Whether the image that is wanted is there already, whole. Raises BadInput where something else is that may not
+    be replaced."""
+    path = Path(path)
+    if not os.path.lexists(path):
+        return False
+    found = read_origin(path) if regular_file(path) else None
+    if found is not None and found.makes_the_same(wanted):
+        return is_whole(path)
+    keep(path, True)  # a folder is never replaced
+    if overwrite:
+        return False
+    if found is None or found.verb != wanted.verb:
+        said = f"and no image that semgan {wanted.verb} wrote"
+    else:
+        here, there = wanted.facts, found.facts
+        names = [name for name in here | there if here.get(name) != there.get(name)]
+        said = "of " + ", ".join(f"{name} {there.get(name)} instead of {here.get(name)}" for name in names)
+    raise BadInput(f"{path} is there already, {said}: choose another place, or add --overwrite (overwrite=True)")

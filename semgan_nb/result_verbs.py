@@ -6,11 +6,12 @@
 __all__ = []
 
 # %% ../nbs/98_result_verbs.ipynb #38f951a7
+from collections.abc import Iterator
 from pathlib import Path
 
 from .foundation import _image_bar, atomic, claim, count_noun, mark, try_folder
 from .micrographs import read_micrograph
-from .generate import phases, walk
+from .generate import generate, phases, walk
 from .options import _listed, _option, _overwrite, _say
 
 # %% ../nbs/98_result_verbs.ipynb #40b6534c
@@ -151,6 +152,7 @@ def _walk_options(parser):
         "--noise",
         help="the noise inputs: the same in all frames, none, new in each, or walking from seed to seed as well",
     )
+    option("noise_seed", help="the noise of another draw (default: the one that is stored in the network)")
     add("--best", metavar="METRIC", help="of a run: the snapshot that was best by this metric, not the newest")
     add("--figure", metavar="FILE", help="the picture with six stations (default: beside the film)")
     _overwrite(parser)
@@ -161,6 +163,122 @@ def _walk(options):
     _say(
         f"{found['film']}: {found['frames']} frames, {found['seconds']:.3g} s, from {found['snapshot']};"
         f" {found['figure']} shows six of them"
+    )
+
+# %% ../nbs/98_result_verbs.ipynb #4129aeaa
+def _generate_options(parser):
+    add, option = parser.add_argument, lambda name, *flags, **more: _option(parser, generate, name, *flags, **more)
+    add(
+        "network",
+        help=(
+            "a run directory (its newest snapshot), a snapshot, an official network pickle, or superalloy or steel:"
+            " those that are shipped"
+        ),
+    )
+    option("seeds", metavar="LIST", help="which images, such as 0-999 or 0-3,7")
+    out = "a folder, which goes on where it stopped; FILE.zip: an archive; FILE.png: one sheet"
+    option("out", metavar="PLACE", help=out)
+    option("format", help="of files in a folder: PNG with 8 bits, or TIFF with 16")
+    option("truncation_psi", "--psi", help="truncation: 1 for none, less for more typical micrographs")
+    option("truncation_cutoff", "--cutoff", metavar="N", help="truncate only the first N layers (default: all)")
+    option("noise_mode", "--noise", help="the noise inputs: as stored, none, or new in each image")
+    option("noise_seed", help="the noise of another draw (default: the one that is stored; with random: 0)")
+    option("label", help="of a conditional network: the class")
+    add("--masks", action="store_true", help="write phase maps too, into a folder beside, as semgan phases does")
+    add("--pixel-size", metavar="LENGTH", help="such as 50nm, where the network does not say it")
+    add("--best", metavar="METRIC", help="of a run: the snapshot that was best by this metric, not the newest")
+    add("--device", help="cpu or cuda (default: a GPU if there is one)")
+    add("--overwrite", action="store_true", help="replace images of other settings, and whatever else is there")
+
+# %% ../nbs/98_result_verbs.ipynb #84079e94
+def _generated_lines(found: dict) -> Iterator[str]:
+    "What `generate` wrote, line by line."
+    size, side = found["pixel_size_nm"], found["resolution"]
+    scale = "pixel size unknown" if size is None else f"{size[1]:.4g} nm a pixel"
+    there = f", {found['kept']:,} of them there already" if found["kept"] else ""
+    yield f"{found['out']}: {count_noun(found['images'], 'image')} of {side} x {side} px, {scale}{there}"
+    if found["noise_levels"] is not None:
+        other = "" if found["seed_levels"] is None else f", another seed by {found['seed_levels']:.2g}"
+        yield f"  another draw of noise changes an image by {found['noise_levels']:.2g} grey levels (rms){other}"
+    if found["masks"]:
+        yield f"  {found['masks']}: a phase map of each"
+    yield f"  from {found['network']}"
+
+# %% ../nbs/98_result_verbs.ipynb #1f8a122f
+def _generate(options):
+    from semgan_nb.preprocess import nanometres
+
+    given = vars(options)
+    given["pixel_size"] = given["pixel_size"] and nanometres(given["pixel_size"])
+    _say(*_generated_lines(generate(**given)))
+
+# %% ../nbs/98_result_verbs.ipynb #5134d83b
+def _mix_options(parser):
+    from semgan_nb.mixing import write_mixing
+
+    option = lambda name, *flags, **more: _option(parser, write_mixing, name, *flags, **more)
+    parser.add_argument("network", help="a run directory, a snapshot, an official network pickle, superalloy or steel")
+    option("out", metavar="FILE", help="the figure: .png, .pdf or .svg")
+    option("rows", metavar="LIST", help="seeds whose styles the coarse blocks get, a row each")
+    option("columns", metavar="LIST", help="seeds whose styles the fine blocks get, a column each")
+    option(
+        "split",
+        type=int,
+        metavar="PX",
+        help="the first resolution that is fine, such as 16 (default: half of the blocks)",
+    )
+    option("truncation_psi", "--psi", help="truncation: 1 for none, less for more typical micrographs")
+    option("noise_mode", "--noise", help="the noise inputs: as stored, or none; the same in all images")
+    option("noise_seed", help="the noise of another draw (default: the one that is stored)")
+    parser.add_argument("--best", metavar="METRIC", help="of a run: the snapshot that was best by this metric")
+    _overwrite(parser)
+
+# %% ../nbs/98_result_verbs.ipynb #6e42566a
+def _mix(options):
+    from semgan_nb.mixing import write_mixing
+
+    found = write_mixing(**vars(options))
+    lines = [
+        f"  {name}: {rows:.0%} of its variance by the rows, {columns:.0%} by the columns, {both:.0%} by both together"
+        for name, (rows, columns, both) in found["shares"].items()
+    ]
+    _say(f"{found['out']}: rows give the blocks below {found['split']} px, columns those from there on", *lines)
+
+# %% ../nbs/98_result_verbs.ipynb #f8b73d45
+def _blend_options(parser):
+    from semgan_nb.mixing import write_blend
+
+    option = lambda name, *flags, **more: _option(parser, write_blend, name, *flags, **more)
+    add = parser.add_argument
+    add(
+        "a",
+        help="the network that gives the mapping and the coarse blocks: a run directory, a snapshot, superalloy ...",
+    )
+    add("b", help="the network that gives the fine blocks; of one shape and origin with the first")
+    option("out", metavar="FILE", help="the blend, a snapshot (*.safetensors); a figure goes beside it")
+    option(
+        "split",
+        type=int,
+        metavar="PX",
+        help="the first resolution that goes to b, such as 16 (default: half of the blocks)",
+    )
+    option("amount", help="how far: 1 for the blocks of b as they are, 0.5 for half way")
+    option("seeds", metavar="LIST", help="of the images in the figure")
+    _overwrite(parser)
+
+# %% ../nbs/98_result_verbs.ipynb #cf7d862b
+def _blend(options):
+    from semgan_nb.mixing import write_blend
+
+    found = write_blend(**vars(options))
+    strangers = (
+        "; they are strangers, so expect noise: blend a network with one that was trained on from it (--init-from)"
+        if found["kinship"] < 0.2
+        else ""
+    )
+    _say(
+        f"{found['out']}: blocks from {found['split']} px on are of the second network; {found['figure']} shows all three",
+        f"  the weights of the two are correlated by {found['kinship']:.2f}{strangers}",
     )
 
 # %% ../nbs/98_result_verbs.ipynb #f69253a4
@@ -202,6 +320,8 @@ def _phases_options(parser):
     add("--masks", metavar="PATH", help=masks)
     add("--seeds", metavar="LIST", help="of a network: which images, such as 0-3,7 (default 0)")
     option(phases, "truncation_psi", "--psi", help="of a network: truncation, 1 for none")
+    option(phases, "noise_mode", "--noise", help="of a network: its noise inputs as stored, none, or new in each image")
+    option(phases, "noise_seed", help="of a network: the noise of another draw (default: the one that is stored)")
     option(phases, "images", help="of a folder or an archive: at most so many (default: all)")
     add("--pixel-size", metavar="LENGTH", help="such as 50nm, where the source does not say it")
     option(read_micrograph, "page", help=page)
