@@ -133,9 +133,7 @@ def _of_files(source, pixel_size, images, how_to_read):
             return (
                 to_uint8(micrograph.image),
                 pixel_size or micrograph.pixel_size_nm,
-                dict(
-                    source=path.name, sha256=file_hash(path), bar_rows=micrograph.bar_rows, origin=read_origin(path)
-                ),
+                dict(source=path.name, sha256=file_hash(path), bar_rows=micrograph.bar_rows, origin=read_origin(path)),
             )
 
         yield path.stem if source.is_file() else path.relative_to(source).with_suffix("").as_posix(), path.name, make

@@ -127,7 +127,9 @@ def write_phases(
             kind = path.suffix[1:]
             if kind == "tif":
                 scale = dict(resolution=(1 / um[1], 1 / um[0]), metadata=dict(unit="um")) if um else {}
-                tifffile.imwrite(part, labels, imagej=True, **scale, **(tiff_tags(origin, imagej=True) if origin else {}))
+                tifffile.imwrite(
+                    part, labels, imagej=True, **scale, **(tiff_tags(origin, imagej=True) if origin else {})
+                )
             elif kind == "png":
                 scale = dict(dpi=(25.4e6 / nm[1], 25.4e6 / nm[0])) if nm else {}
                 Image.fromarray(labels).save(part, format="PNG", pnginfo=origin and png_info(origin), **scale)
