@@ -28,6 +28,8 @@ from semgan_nb.result_verbs import (
     _metrics_options,
     _phases,
     _phases_options,
+    _project,
+    _project_options,
     _walk,
     _walk_options,
 )
@@ -215,6 +217,7 @@ VERBS = dict(
     synth=("make an archive of synthetic dual-phase steel", _synth_options, _synth),
     metrics=("judge snapshots of a run against real images", _metrics_options, _metrics),
     walk=("make a film of a walk between generated micrographs", _walk_options, _walk),
+    project=("look for the latent vector of a micrograph; where held-out ones land", _project_options, _project),
     baselines=(
         "what a network has to beat: blurred and blended images, a fitted random field",
         _baselines_options,
