@@ -34,6 +34,8 @@ from semgan_nb.result_verbs import (
     _mix_options,
     _phases,
     _phases_options,
+    _project,
+    _project_options,
     _walk,
     _walk_options,
 )
@@ -234,6 +236,7 @@ VERBS = dict(
     walk=("make a film of a walk between generated micrographs", _walk_options, _walk),
     mix=("put coarse styles of some seeds together with fine styles of others", _mix_options, _mix),
     blend=("put coarse blocks of one network together with fine blocks of another", _blend_options, _blend),
+    project=("look for the latent vector of a micrograph; where held-out ones land", _project_options, _project),
     baselines=(
         "what a network has to beat: blurred and blended images, a fitted random field",
         _baselines_options,

@@ -10,7 +10,7 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,6 +53,26 @@ def open_generator(
     found.G_ema.to(device)
     return found
 
+# %% ../nbs/60_generate.ipynb #4a7bb5a4
+def _styles_between(through, G, noise_mode: str, noise_seed: int | None) -> tuple[Any, dict]:
+    "Styles [n, num_ws, w_dim] of some files, and how `walk_frames` is to take them: with the noise maps of all."
+    import torch
+
+    from semgan_nb.films import read_styles
+
+    kept = [read_styles(path, G) for path in through]
+    ws, maps = torch.cat([w for w, _ in kept]), [noise for _, noise in kept if noise]
+    how: dict[str, Any] = dict(space="w", noise_mode=noise_mode)
+    if noise_seed is None and noise_mode in ("const", "walk") and len(maps) == len(ws):
+        how |= dict(noise_mode="walk", noise=maps)
+    elif noise_mode == "walk":
+        raise BadInput("noise: walk was asked for, and not every file has noise maps of its own: choose const or none")
+    elif maps:
+        print(
+            "note: the noise is not that of the files, so the ends differ a little from what they hold", file=sys.stderr
+        )
+    return ws, how
+
 # %% ../nbs/60_generate.ipynb #de7e9d72
 @checked
 def walk(
@@ -69,10 +89,11 @@ def walk(
     figure: Path | str | None = None,  # where the six panels go; None: beside the film
     progress: bool = True,
     overwrite: bool = False,  # replace what is there; an earlier walk is replaced anyway
+    through: Sequence[Path | str] | None = None,  # files of styles instead of seeds, such as those of `semgan project`
 ) -> dict:
     """Write the film of a walk and its figure; returns film, figure, frames, seconds, snapshot. Raises BadInput where
-    the snapshot or the seeds are none, or where film or figure would replace something else. Source: Lambard et al.
-    2023, Fig. 5."""
+    the snapshot, the seeds or the styles are none, or where film or figure would replace something else. Source:
+    Lambard et al. 2023, Fig. 5."""
     from semgan_nb.films import check_film, walk_figure, walk_frames, write_film
     from semgan_nb.latent import has_noise
 
@@ -86,14 +107,19 @@ def walk(
     loaded = open_generator(snapshot, best)
     G = loaded.G_ema
     how: dict[str, Any] = dict(space=space, truncation_psi=truncation_psi, noise_mode=noise_mode, noise_seed=noise_seed)
-    stream = walk_frames(G, seeds, frames, **how)
-    if noise_mode == "walk" and not has_noise(G):
+    ends: Any = seeds
+    if through:
+        ends, own = _styles_between(through, G, noise_mode, noise_seed)
+        how |= own
+    stream = walk_frames(G, ends, frames, **how)
+    if not through and noise_mode == "walk" and not has_noise(G):
         print(
             f"note: {printable(loaded.path.name)} has no noise inputs, so only the latent vector walks", file=sys.stderr
         )
-    origin = of_network(loaded, "walk", seeds, frames=frames, **how)
+    said = how | dict(noise=None, through=through and [Path(path).name for path in through])
+    origin = of_network(loaded, "walk", None if through else seeds, frames=frames, **said)
     count = write_film(stream, out, fps, total=frames, progress=progress, origin=origin)
-    panels = walk_figure(walk_frames(G, seeds, 6, **how), pixel_size_nm=loaded.meta.get("pixel_size_nm"))
+    panels = walk_figure(walk_frames(G, ends, 6, **how), pixel_size_nm=loaded.meta.get("pixel_size_nm"))
     with atomic(figure) as part:
         save_figure(panels, part, origin)
     return dict(film=str(out), figure=str(figure), frames=count, seconds=count / fps, snapshot=str(loaded.path))
