@@ -11,9 +11,10 @@ from pathlib import Path
 
 from .foundation import _image_bar, atomic, claim, count_noun, mark, try_folder
 from .micrographs import read_micrograph
-from .generate import generate, phases, walk
+from .generate import generate, phases
 from .projection import project
 from .reach import project_files, reach_archive
+from .walks import walk
 from .options import _listed, _option, _overwrite, _say
 
 # %% ../nbs/98_result_verbs.ipynb #40b6534c
@@ -21,7 +22,10 @@ def _metrics_options(parser):
     parser.add_argument(
         "run",
         metavar="RUN_OR_SNAPSHOT",
-        help="a run directory, one of its snapshots, or any snapshot (then with --data and --metrics)",
+        help=(
+            "a run directory, one of its snapshots, or any snapshot or official network pickle (then with --data and"
+            " --metrics)"
+        ),
     )
     parser.add_argument(
         "--metrics",
@@ -139,14 +143,15 @@ def _walk_options(parser):
     add(
         "snapshot",
         help=(
-            "a snapshot (*.safetensors), a run directory: its newest snapshot, or superalloy or steel: those that are"
-            " shipped"
+            "a snapshot, a run directory (its newest), an official network pickle, or superalloy or steel: those that"
+            " are shipped"
         ),
     )
     option("out", metavar="FILE", help="walk.mp4, walk.gif, or a folder for single PNG frames")
     option("seeds", help="the micrographs to walk between, such as 0,1 or 3,7-9")
     add("--through", type=_listed, metavar="FILES", help="files of semgan project with commas, instead of seeds")
-    option("frames", help="of the whole film, both ends included; the paper: 1440")
+    option("frames", help="of the whole film, both ends included")
+    add("--paper", action="store_true", help="the film of the paper: 1440 frames along arcs between the first seeds")
     option("fps", help="frames per second")
     option("space", help="z: along an arc, as in the paper; w: along straight lines")
     option("truncation_psi", "--psi", help="truncation: 1 for none, less for more typical micrographs")
@@ -165,7 +170,7 @@ def _walk(options):
     found = walk(**vars(options))
     _say(
         f"{found['film']}: {found['frames']} frames, {found['seconds']:.3g} s, from {found['snapshot']};"
-        f" {found['figure']} shows six of them"
+        f" {found['figure']} shows six {'stations of its first arc' if options.paper else 'of them'}"
     )
 
 # %% ../nbs/98_result_verbs.ipynb #4129aeaa

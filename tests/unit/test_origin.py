@@ -21,7 +21,7 @@ from semgan_nb.cli import info
 from semgan_nb.dataset import Dataset
 from semgan_nb.films import write_film
 from semgan_nb.foundation import BadInput, file_hash, made_by
-from semgan_nb.generate import phases, walk
+from semgan_nb.generate import phases
 from semgan_nb.micrographs import embedded, list_images, micrograph_line, read_micrograph
 from semgan_nb.origin import (
     Origin,
@@ -38,6 +38,7 @@ from semgan_nb.origin import (
 )
 from semgan_nb.preparation import prepare
 from semgan_nb.training import _save_sheet
+from semgan_nb.walks import walk
 
 TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 ORIGIN = Origin("generate", "0123456789abcdef", "a <b> & -- c.safetensors", "7", dict(truncation_psi=0.7, noise=None))
