@@ -69,7 +69,7 @@ def mix(
     split = check_split(G, split)
     check_noise(G, noise_mode, noise_seed)
     sides = [torch.cat(list(styles(G, seeds, truncation_psi))) for seeds in (rows, columns)]
-    ws = mixed_styles(G, *sides, split)
+    ws = mixed_styles(G, sides[0], sides[1], split)
     images = [to_uint8_images(x).numpy() for x in synthesize(G, ws.flatten(0, 1), noise_mode, noise_seed)]
     return np.stack(images).reshape(*ws.shape[:2], *images[0].shape)
 
@@ -160,7 +160,8 @@ def write_mixing(
         raise BadInput(f"{out}: the figure is written as .png, .pdf or .svg; choose one of these")
     claim(out, "mix", overwrite)
     loaded = open_generator(network, best)
-    G, how = loaded.G_ema, dict(truncation_psi=truncation_psi, noise_mode=noise_mode, noise_seed=noise_seed)
+    G = loaded.G_ema
+    how: dict[str, Any] = dict(truncation_psi=truncation_psi, noise_mode=noise_mode, noise_seed=noise_seed)
     split = check_split(G, split)
     for name, seeds in (("rows", rows), ("columns", columns)):
         if len(parse_seeds(seeds)) > 32:
