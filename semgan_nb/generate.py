@@ -16,25 +16,36 @@ from .micrographs import list_images, other_files, read_micrograph
 from .files import regular_file
 from .foundation import count_noun
 
+# %% ../nbs/60_generate.ipynb #2c672963
+def _noise_between_files(maps: list[dict], ends: int, noise_mode: str) -> dict:
+    "Which noise goes with styles of files: their own maps, one from each to the next, if all ends have any."
+    if noise_mode in ("const", "walk") and len(maps) == ends:
+        return dict(noise_mode="walk", noise=maps)
+    if noise_mode == "walk":
+        raise BadInput("noise: walk was asked for, and not every file has noise maps of its own: choose const or none")
+    if maps:
+        print("note: the noise is not that of the files, so the ends differ a little from these", file=sys.stderr)
+    return {}
+
 # %% ../nbs/60_generate.ipynb #4a7bb5a4
-def _styles_between(through, loaded, noise_mode: str) -> tuple[Any, dict]:
-    "Styles [n, num_ws, w_dim] of some files, and how `walk_frames` is to take them: with the noise maps of all."
+def _ends_of(loaded, seeds: str, through, how: dict) -> tuple[Any, dict, dict]:
+    "What `walk_frames` walks between, how, and what a file says of it: seeds, or the styles of some files."
     import torch
 
-    from semgan_nb.films import read_styles
+    from semgan_nb.films import noise_maps, read_styles
 
+    if not through:
+        if how["noise_mode"] == "walk" and not noise_maps(loaded.G, 0):
+            name = printable(loaded.path.name)
+            print(f"note: {name} has no noise inputs, so only the latent vector walks", file=sys.stderr)
+        return seeds, how, dict(seeds=seeds, **how)
     kept = [read_styles(path, loaded.G) for path in through]
-    ws, maps = torch.cat([w for w, _ in kept]), [noise for _, noise in kept if noise]
-    how: dict[str, Any] = dict(space="w", noise_mode=noise_mode)
-    if noise_mode in ("const", "walk") and len(maps) == len(ws):
-        how |= dict(noise_mode="walk", noise=maps)
-    elif noise_mode == "walk":
-        raise BadInput("noise: walk was asked for, and not every file has noise maps of its own: choose const or none")
-    elif maps:
-        print(
-            "note: the noise is not that of the files, so the ends differ a little from what they hold", file=sys.stderr
-        )
-    return ws, how
+    ws = torch.cat([w for w, _ in kept])
+    own = (
+        how | dict(space="w") | _noise_between_files([noise for _, noise in kept if noise], len(ws), how["noise_mode"])
+    )
+    said = {name: value for name, value in own.items() if name != "noise"}
+    return ws, own, said | dict(through=[Path(path).name for path in through])
 
 # %% ../nbs/60_generate.ipynb #de7e9d72
 @checked
@@ -57,7 +68,7 @@ def walk(
     the snapshot, the seeds or the styles are none, or where film or figure would replace something else. Source:
     Lambard et al. 2023, Fig. 5."""
     from semgan_nb.checkpoints import load
-    from semgan_nb.films import check_film, noise_maps, walk_figure, walk_frames, write_film
+    from semgan_nb.films import check_film, walk_figure, walk_frames, write_film
     from semgan_nb.origin import of_network, save_figure
 
     out = Path(out)
@@ -69,17 +80,9 @@ def walk(
     claim(out, "walk", overwrite) if out.suffix else try_folder(out)
     loaded = load(snapshot, best)
     how: dict[str, Any] = dict(space=space, truncation_psi=truncation_psi, noise_mode=noise_mode)
-    ends: Any = seeds
-    if through:
-        ends, own = _styles_between(through, loaded, noise_mode)
-        how |= own
+    ends, how, said = _ends_of(loaded, seeds, through, how)
     stream = walk_frames(loaded.G, ends, frames, **how)
-    if not through and noise_mode == "walk" and not noise_maps(loaded.G, 0):
-        print(
-            f"note: {printable(loaded.path.name)} has no noise inputs, so only the latent vector walks", file=sys.stderr
-        )
-    said = how | dict(noise=None, through=through and [Path(path).name for path in through])
-    origin = of_network(loaded, "walk", None if through else seeds, frames=frames, **said)
+    origin = of_network(loaded, "walk", said.pop("seeds", None), frames=frames, **said)
     count = write_film(stream, out, fps, total=frames, progress=progress, origin=origin)
     panels = walk_figure(walk_frames(loaded.G, ends, 6, **how), pixel_size_nm=loaded.meta.get("pixel_size_nm"))
     with atomic(figure) as part:
