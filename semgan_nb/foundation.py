@@ -509,7 +509,7 @@ STREAMS = {
             "compared images",
             "report images",
             "report halves",  # chapters 89, 92
-            "projection",  # chapter 61
+            "projection",  # chapters 61, 67
         ),
         1,
     )

@@ -57,11 +57,11 @@ def pixel_embedding(x: torch.Tensor) -> torch.Tensor:  # [N, C, R, R], nominally
         parts.append(x.flatten(1) / x[0].numel() ** 0.5)
     return torch.cat(parts, 1)
 
-# %% ../nbs/61_projection.ipynb #20ceb8fe
+# %% ../nbs/61_projection.ipynb #7b301b66
 FEATURES = ("auto", "vgg16", "lite0", "pixels")
 LITE0_SHARE = 0.1  # of the mean squared difference of its features, beside the pixels
 
-
+# %% ../nbs/61_projection.ipynb #c7e35b72
 @dataclass(frozen=True)
 class Nearness:
     "How near two images are: squared distances of rows."
@@ -74,13 +74,13 @@ class Nearness:
         "Both embeddings of a batch."
         return [self.always(x), *([self.beside(x)] if self.beside else [])]
 
-# %% ../nbs/61_projection.ipynb #cefa7e1b
+# %% ../nbs/61_projection.ipynb #b334a160
 def _levels(x):
     "Network output as grey levels 0 ... 255, at most 256 px."
     x = (x + 1) * 127.5
     return F.interpolate(x, 256, mode="area") if x.shape[-1] > 256 else x
 
-
+# %% ../nbs/61_projection.ipynb #80ed6e60
 def _vgg16(device, weights):
     "The embedding of LPIPS, once it is known to work."
     extractor = get_extractor("vgg16", device, weights)
@@ -139,7 +139,7 @@ def schedule(
     fall = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - t) / 0.25))
     return 0.05 * max(0.0, 1 - t / 0.75) ** 2, lr * fall * min(1.0, t / 0.05)
 
-# %% ../nbs/61_projection.ipynb #d64b2643
+# %% ../nbs/61_projection.ipynb #b59555f0
 @dataclass(frozen=True)
 class ProjectionStep:
     "What a projection has found after some steps."
@@ -157,7 +157,7 @@ class ProjectionStep:
         with _at_rest(self.G):
             return to_uint8_images(_painted(self.G, self.ws, self.noise)).cpu().numpy()
 
-
+# %% ../nbs/61_projection.ipynb #52b5182b
 def _painted(G, ws, noise):
     "Network output [N, C, R, R] of styles with noise maps of their own, or with the stored ones where there are none."
     maps = {name: n[:, None] for name, n in noise.items()}

@@ -82,7 +82,7 @@ def _write_png(path: Path, image: np.ndarray, origin: Origin) -> None:
     with atomic(path) as part:
         part.write_bytes(png_bytes(image, origin))
 
-# %% ../nbs/67_reach.ipynb #f8fbe1ea
+# %% ../nbs/67_reach.ipynb #54853619
 @dataclass
 class _Way:
     "What a search of one batch leaves: its last step, frames of the way, and whether it was stopped."
@@ -92,7 +92,7 @@ class _Way:
     frames: list[np.ndarray] = field(default_factory=list)  # [N, C, R, R] each
     stopped: bool = False
 
-
+# %% ../nbs/67_reach.ipynb #e5b83e4c
 def _follow(
     steps: Iterator[ProjectionStep],
     targets: np.ndarray,
@@ -121,13 +121,13 @@ def _follow(
             bar.close()
     return way
 
-# %% ../nbs/67_reach.ipynb #90e1b8e0
+# %% ../nbs/67_reach.ipynb #8034dced
 def _say_all(notes: Iterable[str]) -> None:
     "Sentences on the error stream."
     for note in notes:
         print(f"note: {printable(note)}", file=sys.stderr)
 
-
+# %% ../nbs/67_reach.ipynb #eba44f17
 def _label_of(G, label: int | None) -> torch.Tensor | None:
     "The label of a class as the network takes it. Raises BadInput where it has no such class."
     if label is None:
@@ -164,12 +164,12 @@ def _numbers(targets, way: _Way, near: Nearness, device, sizes) -> list[dict]:
         for k in range(len(targets))
     ]
 
-# %% ../nbs/67_reach.ipynb #237322cb
+# %% ../nbs/67_reach.ipynb #5166f28b
 def _near_of(G, how: Mapping) -> Nearness:
     "What a search with these options descends on."
     return nearness(how.get("features", "auto"), next(G.parameters()).device, how.get("weights"))
 
-
+# %% ../nbs/67_reach.ipynb #b79aa074
 def _origin_of(loaded: Networks, near: Nearness, label: int | None, how: Mapping) -> Origin:
     "What the files say of themselves."
     plain = {k: v for k, v in how.items() if k not in ("weights", "features")}
@@ -228,7 +228,7 @@ def project_files(
             break
     return _conclude(out, found, targets, origin, near, stopped)
 
-# %% ../nbs/67_reach.ipynb #cd488c5b
+# %% ../nbs/67_reach.ipynb #9847beb5
 def _written(out: Path, targets: Sequence[Target], way: _Way, near: Nearness, film: bool, origin: Origin) -> list[dict]:
     "Write the results of a batch."
     last, images = way.last, way.last.images()
@@ -241,7 +241,7 @@ def _written(out: Path, targets: Sequence[Target], way: _Way, near: Nearness, fi
         rows.append(_write_result(out, target, one, [f[k] for f in way.frames] if film else [], origin))
     return rows
 
-
+# %% ../nbs/67_reach.ipynb #43025708
 def _conclude(out: Path, found: list[dict], targets, origin: Origin, near: Nearness, stopped: bool) -> dict:
     "Write projection.json, and return what it says."
     result = dict(
@@ -312,7 +312,7 @@ def reach(
         numbers[name] = {key: [round(float(v), 5) for v in values] for key, values in columns.items()}
     return numbers, images
 
-# %% ../nbs/67_reach.ipynb #96c32424
+# %% ../nbs/67_reach.ipynb #31ff5dd9
 def _against(numbers: Mapping, first: str, second: str) -> tuple[float, float]:
     "(chance that the PSNR of one set is above that of another, p of Mann and Whitney)."
     from scipy.stats import mannwhitneyu
@@ -321,7 +321,7 @@ def _against(numbers: Mapping, first: str, second: str) -> tuple[float, float]:
     test = mannwhitneyu(a, b)
     return float(test.statistic) / (len(a) * len(b)), float(test.pvalue)
 
-
+# %% ../nbs/67_reach.ipynb #f6c6b0da
 def reach_lines(numbers: Mapping[str, Mapping]) -> list[str]:
     "A line for each set, and what they say together where training, held-out and generated images are there."
     lines = []

@@ -19,24 +19,35 @@ from .origin import Origin, of_network, save_figure, seeds_text
 from .generate import open_generator
 
 # %% ../nbs/68_walks.ipynb #5e7e4b92
-def _styles_between(through, G, noise_mode: str, noise_seed: int | None) -> tuple[Any, dict]:
-    "Styles [n, num_ws, w_dim] of some files, and how `walk_frames` is to take them: with the noise maps of all."
+def _noise_between_files(maps: list[dict], ends: int, noise_mode: str, noise_seed: int | None) -> dict:
+    "Which noise goes with styles of files: their own maps, one from each to the next, if all ends have any."
+    if noise_seed is None and noise_mode in ("const", "walk") and len(maps) == ends:
+        return dict(noise_mode="walk", noise=maps)
+    if noise_mode == "walk":
+        raise BadInput("noise: walk was asked for, and not every file has noise maps of its own: choose const or none")
+    if maps:
+        print("note: the noise is not that of the files, so the ends differ a little from these", file=sys.stderr)
+    return {}
+
+# %% ../nbs/68_walks.ipynb #15092d43
+def _ends_of(loaded, seeds: str, through, how: dict) -> tuple[Any, dict, dict]:
+    "What `walk_frames` walks between, how, and what a file says of it: seeds, or the styles of some files."
     import torch
 
     from semgan_nb.films import read_styles
+    from semgan_nb.latent import has_noise
 
-    kept = [read_styles(path, G) for path in through]
-    ws, maps = torch.cat([w for w, _ in kept]), [noise for _, noise in kept if noise]
-    how: dict[str, Any] = dict(space="w", noise_mode=noise_mode)
-    if noise_seed is None and noise_mode in ("const", "walk") and len(maps) == len(ws):
-        how |= dict(noise_mode="walk", noise=maps)
-    elif noise_mode == "walk":
-        raise BadInput("noise: walk was asked for, and not every file has noise maps of its own: choose const or none")
-    elif maps:
-        print(
-            "note: the noise is not that of the files, so the ends differ a little from what they hold", file=sys.stderr
-        )
-    return ws, how
+    if not through:
+        if how["noise_mode"] == "walk" and not has_noise(loaded.G_ema):
+            name = printable(loaded.path.name)
+            print(f"note: {name} has no noise inputs, so only the latent vector walks", file=sys.stderr)
+        return seeds, how, dict(seeds=seeds, **how)
+    kept = [read_styles(path, loaded.G_ema) for path in through]
+    ws = torch.cat([w for w, _ in kept])
+    maps = [noise for _, noise in kept if noise]
+    own = how | dict(space="w") | _noise_between_files(maps, len(ws), how["noise_mode"], how["noise_seed"])
+    said = {name: value for name, value in own.items() if name != "noise"}
+    return ws, own, said | dict(through=[Path(path).name for path in through])
 
 # %% ../nbs/68_walks.ipynb #187c1009
 PAPER_FILM: dict[str, Any] = dict(frames=1440, fps=24, space="z", truncation_psi=1.0, noise_mode="const")
@@ -87,7 +98,7 @@ def walk(
     the snapshot, the seeds or the styles are none, or where film or figure would replace something else. Source:
     Lambard et al. 2023, Fig. 5."""
     from semgan_nb.films import check_film, walk_frames, write_film
-    from semgan_nb.latent import has_noise, parse_seeds
+    from semgan_nb.latent import parse_seeds
 
     if paper:
         asked = dict(frames=frames, fps=fps, space=space, truncation_psi=truncation_psi, noise_mode=noise_mode)
@@ -100,19 +111,10 @@ def walk(
     claim(figure, "walk", overwrite)
     claim(out, "walk", overwrite) if out.suffix else try_folder(out)
     loaded = open_generator(snapshot, best)
-    G = loaded.G_ema
     how: dict[str, Any] = dict(space=space, truncation_psi=truncation_psi, noise_mode=noise_mode, noise_seed=noise_seed)
-    ends: Any = seeds
-    if through:
-        ends, own = _styles_between(through, G, noise_mode, noise_seed)
-        how |= own
-    stream = walk_frames(G, ends, frames, **how)
-    if not through and noise_mode == "walk" and not has_noise(G):
-        print(
-            f"note: {printable(loaded.path.name)} has no noise inputs, so only the latent vector walks", file=sys.stderr
-        )
-    said = how | dict(noise=None, through=through and [Path(path).name for path in through])
-    origin = of_network(loaded, "walk", None if through else seeds, frames=frames, **said)
+    ends, how, said = _ends_of(loaded, seeds, through, how)
+    stream = walk_frames(loaded.G_ema, ends, frames, **how)
+    origin = of_network(loaded, "walk", said.pop("seeds", None), frames=frames, **said)
     count = write_film(stream, out, fps, total=frames, progress=progress, origin=origin)
     stations: Any = parse_seeds(seeds)[:2] if paper else ends  # of the paper's film the first arc
     shown = replace(origin, seeds=seeds_text(stations)) if paper else origin

@@ -100,6 +100,7 @@ def test_nothing_in_the_package_seeds_past_the_table():
         "dataset": {"subset_indices", "__init__"},
         "latent": {"latents", "noise_maps"},
         "distances": {"kernel_distance"},
+        "projection": {"w_statistics"},  # the draws of the official projector
         "features": {"__init__"},
         "synthetic": {"_some"},
     }
