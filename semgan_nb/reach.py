@@ -366,7 +366,7 @@ def _verdicts(numbers: Mapping[str, Mapping]) -> list[str]:
         lines.append(f"held-out micrographs land {nearer} than {name} ({words})")
     return lines
 
-# %% ../nbs/67_reach.ipynb #e9b3f09a
+# %% ../nbs/67_reach.ipynb #10f92bfe
 def reach_lines(numbers: Mapping[str, Mapping]) -> list[str]:
     "A line for each set, and what they say together where training, held-out and generated images are there."
     lines, look = [], _look_of(numbers)
@@ -374,8 +374,8 @@ def reach_lines(numbers: Mapping[str, Mapping]) -> list[str]:
         low, middle, high = np.quantile(one["psnr"], (0.05, 0.5, 0.95))
         lines.append(
             f"{name} ({len(one['psnr'])}): PSNR {middle:.1f} dB (5 to 95 %: {low:.1f} to {high:.1f}), at the start"
-            f" {np.median(one['psnr_start']):.1f}; SSIM {np.median(one['ssim']):.2f}; {look} {np.median(one[look]):.3f};"
-            f" {np.median(one['boundary']):.0%} of the phase boundary"
+            f" {np.median(one['psnr_start']):.1f}; SSIM {np.median(one['ssim']):.2f},"
+            f" {look} {np.median(one[look]):.3f}; {np.median(one['boundary']):.0%} of the phase boundary"
         )
     return lines + _verdicts(numbers)
 
