@@ -17,6 +17,7 @@ from .foundation import BadInput, stream
 from .files import PLAIN, TEXT, both, fields, read_json, table_of, whole
 from .dataset import Dataset
 from .latent import random_images
+from .origin import of_network
 from .films import walk_frames, write_film
 from .same_material import compare
 from .scores import headline, quantity
@@ -141,5 +142,6 @@ def write_walk(
     snapshot, film = load(Path(folder) / "run"), Path(folder) / "walk.mp4"
     if not film.exists() or film.stat().st_mtime < snapshot.path.stat().st_mtime:
         frames = walk_frames(snapshot.G, WALK["seeds"], WALK["frames"])
-        write_film(frames, film, WALK["fps"], total=WALK["frames"], progress=progress)
+        origin = of_network(snapshot, "walk", WALK["seeds"], frames=WALK["frames"])
+        write_film(frames, film, WALK["fps"], total=WALK["frames"], progress=progress, origin=origin)
     return film

@@ -16,7 +16,6 @@ from semgan_nb.checkpoints import save_snapshot
 from semgan_nb.features import RandomNetwork, perceptual_embedding
 from semgan_nb.films import read_styles, walk_frames, write_styles
 from semgan_nb.foundation import BadInput
-from semgan_nb.generate import walk
 from semgan_nb.latent import sample, to_network, to_uint8_images
 from semgan_nb.networks import Generator
 from semgan_nb.origin import read_origin
@@ -32,6 +31,7 @@ from semgan_nb.projection import (
     ssim,
     w_statistics,
 )
+from semgan_nb.walks import walk
 
 QUICK = dict(features="pixels", steps=12, candidates=100)
 
