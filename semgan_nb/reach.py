@@ -6,7 +6,7 @@
 __all__ = ['PROJECTION_FORMAT', 'REACH_FORMAT', 'project_files', 'reach_sets', 'reach', 'reach_lines', 'reach_figure',
            'reach_archive']
 
-# %% ../nbs/67_reach.ipynb #de23c7c7
+# %% ../nbs/67_reach.ipynb #1c046d7e
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ from .foundation import BadInput, Rule, _bar, atomic, checked, claim, count_noun
 from .foundation import write_json
 from .origin import Origin, of_network, png_bytes, save_figure
 from .micrographs import planes, sheet
-from .latent import _at_once, sample
+from .latent import sample
 from .films import _enlarged, write_film, write_styles
 from .descriptors import grey_stack, interface_density, phase_of, segment
 from .official import Networks, load_networks
@@ -83,6 +83,11 @@ def _write_png(path: Path, image: np.ndarray, origin: Origin) -> None:
     with atomic(path) as part:
         part.write_bytes(png_bytes(image, origin))
 
+# %% ../nbs/67_reach.ipynb #6f32b616
+def _together(resolution: int) -> int:
+    "How many images make a batch: 32 up to 128 px, 8 at 256 px, 2 at 512 px."
+    return max(1, min(32, 2**19 // resolution**2))
+
 # %% ../nbs/67_reach.ipynb #54853619
 @dataclass
 class _Way:
@@ -93,7 +98,7 @@ class _Way:
     frames: list[np.ndarray] = field(default_factory=list)  # [N, C, R, R] each
     stopped: bool = False
 
-# %% ../nbs/67_reach.ipynb #e5b83e4c
+# %% ../nbs/67_reach.ipynb #7ac3ad9b
 def _follow(
     steps: Iterator[ProjectionStep],
     targets: np.ndarray,
@@ -117,6 +122,8 @@ def _follow(
             bar.update()
     except KeyboardInterrupt:
         way.stopped = True
+        if way.last is not None:
+            way.frames.append(way.last.images())
     finally:
         if bar is not None:
             bar.close()
@@ -176,7 +183,7 @@ def _origin_of(loaded: Networks, near: Nearness, label: int | None, how: Mapping
     plain = {k: v for k, v in how.items() if k not in ("weights", "features")}
     return of_network(loaded, "project", None, features=near.name, label=label, **plain)
 
-# %% ../nbs/67_reach.ipynb #8909ee7b
+# %% ../nbs/67_reach.ipynb #26020f72
 @checked
 def project_files(
     images: Sequence[Path | str],  # micrographs
@@ -207,7 +214,7 @@ def project_files(
     targets = [read_target(path, G, nm, **places, **(how_to_read or {})) for path in images]
     _claim_files(out, [target.name for target in targets], film, overwrite)
     _say_all(note for target in targets for note in target.notes)
-    near, many = _near_of(G, how), _at_once(G.img_resolution, 32)
+    near, many = _near_of(G, how), _together(G.img_resolution)
     origin = _origin_of(loaded, near, label, how)
     whole, found, stopped = np.stack([target.image for target in targets]), [], False
     shown = np.full_like(whole, 255)
@@ -293,7 +300,7 @@ def _boundary_kept(targets: np.ndarray, found: np.ndarray) -> np.ndarray:  # uin
     each = [[interface_density(phase_of(segment(image))) for image in side] for side in grey]
     return np.array(each[1]) / np.maximum(each[0], 1 / targets.shape[-1] ** 2)
 
-# %% ../nbs/67_reach.ipynb #005bc184
+# %% ../nbs/67_reach.ipynb #8ab0b114
 def reach(
     G: torch.nn.Module,
     sets: Mapping[str, np.ndarray],  # name -> uint8 [N, C, R, R]
@@ -303,7 +310,7 @@ def reach(
     """Project every image of some sets. Returns, by set, the projections, uint8 [N, C, R, R], and the numbers, lists of
     N: psnr, ssim, lite0 or lpips; psnr and lite0 or lpips at the start; boundary, that of the phases in the projection
     as a share of that in the target."""
-    near, many, device = _near_of(G, how), _at_once(G.img_resolution, 32), next(G.parameters()).device
+    near, many, device = _near_of(G, how), _together(G.img_resolution), next(G.parameters()).device
     numbers, images = {}, {}
     for name, targets in sets.items():
         found, first = [], []
