@@ -6,7 +6,7 @@
 __all__ = ['PROJECTION_FORMAT', 'REACH_FORMAT', 'project_files', 'reach_sets', 'reach', 'reach_lines', 'reach_figure',
            'reach_archive']
 
-# %% ../nbs/67_reach.ipynb #09ea6d93
+# %% ../nbs/67_reach.ipynb #1c046d7e
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,8 +21,9 @@ from .foundation import BadInput, Rule, _bar, atomic, checked, claim, count_noun
 from .foundation import write_json
 from .origin import Origin, of_network, png_bytes, save_figure
 from .micrographs import planes, sheet
-from .latent import _at_once, sample
+from .latent import sample
 from .films import _enlarged, write_film, write_styles
+from .descriptors import grey_stack, interface_density, phase_of, segment
 from .official import Networks, load_networks
 from semgan_nb.projection import (
     Nearness,
@@ -82,6 +83,11 @@ def _write_png(path: Path, image: np.ndarray, origin: Origin) -> None:
     with atomic(path) as part:
         part.write_bytes(png_bytes(image, origin))
 
+# %% ../nbs/67_reach.ipynb #6f32b616
+def _together(resolution: int) -> int:
+    "How many images make a batch: 32 up to 128 px, 8 at 256 px, 2 at 512 px."
+    return max(1, min(32, 2**19 // resolution**2))
+
 # %% ../nbs/67_reach.ipynb #54853619
 @dataclass
 class _Way:
@@ -92,7 +98,7 @@ class _Way:
     frames: list[np.ndarray] = field(default_factory=list)  # [N, C, R, R] each
     stopped: bool = False
 
-# %% ../nbs/67_reach.ipynb #e5b83e4c
+# %% ../nbs/67_reach.ipynb #7ac3ad9b
 def _follow(
     steps: Iterator[ProjectionStep],
     targets: np.ndarray,
@@ -116,6 +122,8 @@ def _follow(
             bar.update()
     except KeyboardInterrupt:
         way.stopped = True
+        if way.last is not None:
+            way.frames.append(way.last.images())
     finally:
         if bar is not None:
             bar.close()
@@ -175,7 +183,7 @@ def _origin_of(loaded: Networks, near: Nearness, label: int | None, how: Mapping
     plain = {k: v for k, v in how.items() if k not in ("weights", "features")}
     return of_network(loaded, "project", None, features=near.name, label=label, **plain)
 
-# %% ../nbs/67_reach.ipynb #8909ee7b
+# %% ../nbs/67_reach.ipynb #26020f72
 @checked
 def project_files(
     images: Sequence[Path | str],  # micrographs
@@ -206,7 +214,7 @@ def project_files(
     targets = [read_target(path, G, nm, **places, **(how_to_read or {})) for path in images]
     _claim_files(out, [target.name for target in targets], film, overwrite)
     _say_all(note for target in targets for note in target.notes)
-    near, many = _near_of(G, how), _at_once(G.img_resolution, 32)
+    near, many = _near_of(G, how), _together(G.img_resolution)
     origin = _origin_of(loaded, near, label, how)
     whole, found, stopped = np.stack([target.image for target in targets]), [], False
     shown = np.full_like(whole, 255)
@@ -285,16 +293,24 @@ def reach_sets(
         sets[name] = np.concatenate([data.images(int(i)) for i in sorted(chosen)])
     return sets | {"generated": sample(G, range(1000, 1000 + images))}
 
-# %% ../nbs/67_reach.ipynb #10721d46
+# %% ../nbs/67_reach.ipynb #44fd368f
+def _boundary_kept(targets: np.ndarray, found: np.ndarray) -> np.ndarray:  # uint8 [N, C, R, R] each
+    "The phase boundary of each projection as a share of that of its target, float64 [N]."
+    grey = [grey_stack(side).round().astype(np.uint8) for side in (targets, found)]
+    each = [[interface_density(phase_of(segment(image))) for image in side] for side in grey]
+    return np.array(each[1]) / np.maximum(each[0], 1 / targets.shape[-1] ** 2)
+
+# %% ../nbs/67_reach.ipynb #8ab0b114
 def reach(
     G: torch.nn.Module,
     sets: Mapping[str, np.ndarray],  # name -> uint8 [N, C, R, R]
     progress: bool = True,
     **how: Any,  # what `project` takes
-) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
-    """Project every image of some sets. Returns, by set, the numbers (psnr, ssim, lite0 or lpips, and both at the
-    start: lists of N) and the projections, uint8 [N, C, R, R]."""
-    near, many, device = _near_of(G, how), _at_once(G.img_resolution, 32), next(G.parameters()).device
+) -> tuple[dict[str, dict], dict[str, np.ndarray]]:  # numbers, projections
+    """Project every image of some sets. Returns, by set, the projections, uint8 [N, C, R, R], and the numbers, lists of
+    N: psnr, ssim, lite0 or lpips; psnr and lite0 or lpips at the start; boundary, that of the phases in the projection
+    as a share of that in the target."""
+    near, many, device = _near_of(G, how), _together(G.img_resolution), next(G.parameters()).device
     numbers, images = {}, {}
     for name, targets in sets.items():
         found, first = [], []
@@ -307,64 +323,70 @@ def reach(
         images[name], start = np.concatenate(found), np.concatenate(first)
         look, apart = look_distance(targets, images[name], near, device)
         columns = dict(psnr=psnr(targets, images[name]), ssim=ssim(targets, images[name]))
-        columns |= {look: apart, "psnr_start": psnr(targets, start)}
+        columns |= {look: apart, "psnr_start": psnr(targets, start), "boundary": _boundary_kept(targets, images[name])}
         columns |= {f"{look}_start": look_distance(targets, start, near, device)[1]}
         numbers[name] = {key: [round(float(v), 5) for v in values] for key, values in columns.items()}
     return numbers, images
 
-# %% ../nbs/67_reach.ipynb #31ff5dd9
-def _against(numbers: Mapping, first: str, second: str) -> tuple[float, float]:
-    "(chance that the PSNR of one set is above that of another, p of Mann and Whitney)."
+# %% ../nbs/67_reach.ipynb #7c1eadd0
+def _nearer(numbers: Mapping, first: str, second: str, key: str) -> tuple[float, float]:
+    "(chance that an image of one set came nearer than one of another, p of Mann and Whitney)."
     from scipy.stats import mannwhitneyu
 
-    a, b = numbers[first]["psnr"], numbers[second]["psnr"]
+    a, b = numbers[first][key], numbers[second][key]
     test = mannwhitneyu(a, b)
-    return float(test.statistic) / (len(a) * len(b)), float(test.pvalue)
+    chance = float(test.statistic) / (len(a) * len(b))
+    return chance if key in ("psnr", "ssim") else 1 - chance, float(test.pvalue)
 
-# %% ../nbs/67_reach.ipynb #f6c6b0da
-def reach_lines(numbers: Mapping[str, Mapping]) -> list[str]:
-    "A line for each set, and what they say together where training, held-out and generated images are there."
-    lines = []
-    for name, one in numbers.items():
-        look = "lpips" if "lpips" in one else "lite0"
-        low, middle, high = np.quantile(one["psnr"], (0.05, 0.5, 0.95))
-        lines.append(
-            f"{name} ({len(one['psnr'])}): PSNR {middle:.1f} dB (5 to 95 %: {low:.1f} to {high:.1f}), at the start"
-            f" {np.median(one['psnr_start']):.1f}; SSIM {np.median(one['ssim']):.2f}; {look} {np.median(one[look]):.3f}"
-        )
-    return lines + _verdicts(numbers)
+# %% ../nbs/67_reach.ipynb #865bcbec
+def _look_of(numbers: Mapping[str, Mapping]) -> str:
+    "Which distance of looks was measured: lpips or lite0."
+    return "lpips" if all("lpips" in one for one in numbers.values()) else "lite0"
 
-# %% ../nbs/67_reach.ipynb #4c44fa17
+# %% ../nbs/67_reach.ipynb #7de5d30d
+def _comparison(numbers: Mapping, first: str, second: str) -> tuple[str, list[int]]:
+    "(two sets side by side, in words; for PSNR and for looks 1 where the first came nearer, -1 farther, 0 neither)."
+    words, signs = [], []
+    for key, name, unit in (("psnr", "PSNR", " dB"), (_look_of(numbers), _look_of(numbers), "")):
+        chance, p = _nearer(numbers, first, second, key)
+        a, b = (float(np.median(numbers[one][key])) for one in (first, second))
+        words.append(f"{name} {a:.3g} and {b:.3g}{unit}, p = {p:.2g}")
+        signs.append(0 if p > 0.01 else 1 if chance > 0.5 else -1)
+    return "; ".join(words), signs
+
+# %% ../nbs/67_reach.ipynb #4d28e36c
 def _verdicts(numbers: Mapping[str, Mapping]) -> list[str]:
     "What the sets say together."
     if not {"training", "held out", "generated"} <= numbers.keys():
         return []
-    middle = {name: float(np.median(one["psnr"])) for name, one in numbers.items()}
-    chance, p = _against(numbers, "training", "held out")
-    lines = [
-        "held-out micrographs land where training ones do"
-        f" ({chance:.0%} of pairs have the training one nearer, p = {p:.2g}): no sign that training images are known"
-        " by heart"
-        if p > 0.05
-        else f"training micrographs land nearer than held-out ones in {chance:.0%} of pairs (p = {p:.2g})"
-    ]
-    gap, search = middle["generated"] - middle["held out"], _against(numbers, "generated", "held out")
-    if search[1] < 0.05 and gap > 0:
-        lines.append(
-            f"generated ones come back {gap:.1f} dB nearer (p = {search[1]:.2g}), by the same search: what is missing"
-            " in the held-out ones is not made by this network"
-        )
-    else:
-        lines.append("generated ones come back no nearer, so this search cannot tell what the network can make")
+    words, signs = _comparison(numbers, "training", "held out")
+    known = "training micrographs land nearer than held-out ones: some are known by heart, or those specimens differ"
+    lines = [f"{known if 1 in signs else 'held-out micrographs land as near as training ones, or nearer'} ({words})"]
+    words, signs = _comparison(numbers, "generated", "held out")
+    both = "generated ones come back nearer by the same search: what the held-out ones lack, this network does not make"
+    blind = "generated ones come back no nearer, so this search cannot tell what the network can make"
+    lines.append(f"{both if signs[0] == 1 else blind} ({words})")
     for name in numbers.keys() - {"training", "held out", "generated"}:
-        chance, p = _against(numbers, "held out", name)
-        word = "nearer than" if p < 0.05 and chance > 0.5 else "farther than" if p < 0.05 else "no nearer than"
-        lines.append(
-            f"held-out micrographs land {word} {name} ({middle['held out']:.1f} and {middle[name]:.1f} dB, p = {p:.2g})"
-        )
+        words, signs = _comparison(numbers, "held out", name)
+        by = [what for what, sign in zip(("in pixels", "in looks"), signs) if sign == 1]
+        nearer = f"nearer {' and '.join(by)}" if by else "no nearer"
+        lines.append(f"held-out micrographs land {nearer} than {name} ({words})")
     return lines
 
-# %% ../nbs/67_reach.ipynb #d20d1b08
+# %% ../nbs/67_reach.ipynb #10f92bfe
+def reach_lines(numbers: Mapping[str, Mapping]) -> list[str]:
+    "A line for each set, and what they say together where training, held-out and generated images are there."
+    lines, look = [], _look_of(numbers)
+    for name, one in numbers.items():
+        low, middle, high = np.quantile(one["psnr"], (0.05, 0.5, 0.95))
+        lines.append(
+            f"{name} ({len(one['psnr'])}): PSNR {middle:.1f} dB (5 to 95 %: {low:.1f} to {high:.1f}), at the start"
+            f" {np.median(one['psnr_start']):.1f}; SSIM {np.median(one['ssim']):.2f},"
+            f" {look} {np.median(one[look]):.3f}; {np.median(one['boundary']):.0%} of the phase boundary"
+        )
+    return lines + _verdicts(numbers)
+
+# %% ../nbs/67_reach.ipynb #eba70c5c
 def reach_figure(
     results: Mapping[str, Mapping[str, Mapping]],  # title, such as the space -> what `reach` found
     figure: "Figure | None" = None,
@@ -376,7 +398,7 @@ def reach_figure(
     figure = figure or plt.figure(figsize=(3.6 * len(results) + 0.4, 5.2), dpi=90, layout="constrained")
     axes = figure.subplots(2, len(results), squeeze=False, sharey="row", sharex=True)
     for column, (title, numbers) in enumerate(results.items()):
-        look = "lpips" if all("lpips" in one for one in numbers.values()) else "lite0"
+        look = _look_of(numbers)
         axes[0, column].set_title(title, fontsize=10)
         for row, key in enumerate(("psnr", look)):
             _draw_sets(axes[row, column], numbers, key)
@@ -388,19 +410,19 @@ def reach_figure(
         plt.close(figure)
     return figure
 
-# %% ../nbs/67_reach.ipynb #2da54d90
+# %% ../nbs/67_reach.ipynb #4bef3b35
 def _draw_sets(axes, numbers: Mapping, key: str) -> None:
     "Dots of every set, at the start in grey, and medians."
     for k, one in enumerate(numbers.values()):
         jitter = np.linspace(-0.14, 0.14, len(one[key]))
-        axes.plot(
-            k - 0.22 + 0.5 * jitter, one[f"{key}_start"], ".", color="0.75", ms=4, label="start" if k == 0 else None
-        )
+        start = dict(color="0.75", ms=4, label=None if k else "start")
+        axes.plot(k - 0.22 + 0.5 * jitter, one[f"{key}_start"], ".", **start)
         axes.plot(k + 0.1 + jitter, one[key], ".", color=f"C{k}", ms=5)
         middle = float(np.median(one[key]))
         axes.plot([k - 0.1, k + 0.3], [middle, middle], color="black", lw=1.2)
-        axes.annotate(f"{middle:.3g}", (k + 0.33, middle), fontsize=7, va="center")
-    axes.set_xticks(range(len(numbers)), list(numbers), fontsize=8)
+        axes.annotate(f"{middle:.{3 if middle > 1 else 2}g}", (k + 0.33, middle), fontsize=7, va="center")
+    words = [name.replace(" ", "\n") for name in numbers]
+    axes.set_xticks(range(len(numbers)), words, fontsize=8)
     axes.set_xlim(-0.5, len(numbers) - 0.4)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)

@@ -12,8 +12,6 @@ from pathlib import Path
 from .foundation import _image_bar, atomic, claim, count_noun, mark, try_folder
 from .micrographs import read_micrograph
 from .generate import generate, phases
-from .projection import project
-from .reach import project_files, reach_archive
 from .walks import walk
 from .options import _listed, _option, _overwrite, _say
 
@@ -291,6 +289,9 @@ def _blend(options):
 
 # %% ../nbs/98_result_verbs.ipynb #c962824c
 def _project_options(parser):
+    from semgan_nb.projection import project
+    from semgan_nb.reach import project_files, reach_archive
+
     add = parser.add_argument
     option = lambda name, *flags, **more: _option(parser, project, name, *flags, **more)
     files = lambda name, *flags, **more: _option(parser, project_files, name, *flags, **more)
@@ -340,6 +341,7 @@ def _projected_line(one: dict) -> str:
 # %% ../nbs/98_result_verbs.ipynb #a4ee75cc
 def _project(options):
     from semgan_nb.archives import is_archive
+    from semgan_nb.reach import project_files, reach_archive
 
     given = vars(options)
     images, reading = given.pop("images"), {name: given.pop(name) for name in ("page", "bar")}
