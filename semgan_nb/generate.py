@@ -288,10 +288,15 @@ class _Order:
         return torch.nn.functional.one_hot(torch.tensor(self.label), self.G.c_dim).float().expand(count, -1)
 
     def images(self, seeds: list[int]) -> Iterator[tuple[int, "torch.Tensor"]]:
-        "(seed, network output float32 [C, H, W]), one after the other."
+        "(seed, network output float32 [C, H, W]), one after the other. BadInput where that is no number."
         from semgan_nb.latent import paint
 
-        yield from zip(seeds, paint(self.G, seeds, **self.how, c=self.labels(len(seeds))))
+        for seed, x in zip(seeds, paint(self.G, seeds, **self.how, c=self.labels(len(seeds)))):
+            if not bool(x.isfinite().all()):
+                raise BadInput(
+                    f"{self.origin.network_name}: makes no numbers for seed {seed}: its training has diverged"
+                )
+            yield seed, x
 
 # %% ../nbs/60_generate.ipynb #86546277
 def _order(loaded, seeds: str, label, pixel_size, how: dict) -> _Order:
@@ -530,7 +535,8 @@ def generate(
     order = _order(loaded, seeds, label, pixel_size, how)
     beside = out.with_name((out.stem if kind == "archive" else out.name) + "-phases")
     maps = _Masks(beside, order, overwrite) if masks else None
-    with _going_on(kind), _bar(total=len(order.seeds), unit=" images", desc="generate", disable=not progress) as bar:
+    about = dict(total=len(order.seeds), unit=" images", desc="generate", disable=not progress, delay=0.5)
+    with _going_on(kind), _bar(**about) as bar:
         if kind == "folder":
             kept = _into_folder(out, order, format, maps, overwrite, bar)
         else:

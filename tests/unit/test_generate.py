@@ -258,6 +258,17 @@ def test_networks_that_do_not_fit_are_one_sentence():
     assert "by a newer version" in said(generate, "newer.safetensors", "out", "0", progress=False)
 
 
+def test_a_network_that_diverged_writes_nothing():
+    from semgan_nb.checkpoints import save_snapshot
+
+    G = open_generator("net.safetensors").G_ema
+    G.synthesis.b16.torgb.bias.data.fill_(float("nan"))
+    save_snapshot("lost.safetensors", G, None)
+    for out in ("out", "a.zip", "sheet.png"):
+        assert "its training has diverged" in said(generate, "lost.safetensors", out, "0-1", progress=False)
+        assert not Path(out).exists()
+
+
 def test_a_full_disk_is_one_sentence_and_the_folder_goes_on(monkeypatch):
     real, count = os.fsync, [0]
 
