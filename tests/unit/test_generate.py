@@ -97,6 +97,8 @@ def test_nothing_is_replaced_unasked():
     before = Path("images/seed0001.png").read_bytes()
     text = said(made, "1-2", truncation_psi=0.5)
     assert "seed0001.png is there already, of truncation_psi 1.0 instead of 0.5" in text and "--overwrite" in text
+    text = said(made, "5-6", truncation_psi=0.5)
+    assert "images has images of other settings (seed0000.png: truncation_psi 1.0 instead of 0.5)" in text
     random_snapshot("other.safetensors", **SMALL)
     assert "of network" in said(generate, "other.safetensors", "images", "0", progress=False)
     Image.new("L", (16, 16)).save("images/seed0007.png")
