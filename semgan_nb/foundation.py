@@ -506,6 +506,8 @@ STREAMS = {
             "compared images",
             "report images",
             "report halves",  # chapters 89, 92
+            "spread of w",
+            "random directions",  # chapter 62
         ),
         1,
     )
