@@ -24,6 +24,8 @@ from semgan_nb.result_verbs import (
     _baselines_options,
     _convert,
     _convert_options,
+    _factors,
+    _factors_options,
     _metrics,
     _metrics_options,
     _phases,
@@ -215,6 +217,7 @@ VERBS = dict(
     synth=("make an archive of synthetic dual-phase steel", _synth_options, _synth),
     metrics=("judge snapshots of a run against real images", _metrics_options, _metrics),
     walk=("make a film of a walk between generated micrographs", _walk_options, _walk),
+    factors=("find directions in the latent space and measure what each changes", _factors_options, _factors),
     baselines=(
         "what a network has to beat: blurred and blended images, a fitted random field",
         _baselines_options,
