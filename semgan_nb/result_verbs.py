@@ -11,7 +11,6 @@ from pathlib import Path
 from .foundation import _image_bar, atomic, claim, count_noun, mark, try_folder
 from .micrographs import read_micrograph
 from .generate import phases, walk
-from .factors import METHODS, factors
 from .options import _listed, _option, _overwrite, _say
 
 # %% ../nbs/98_result_verbs.ipynb #40b6534c
@@ -264,6 +263,8 @@ def _convert(options):
 
 # %% ../nbs/98_result_verbs.ipynb #19c5552a
 def _factors_options(parser):
+    from semgan_nb.factors import METHODS, factors
+
     add, option = parser.add_argument, lambda name, *flags, **more: _option(parser, factors, name, *flags, **more)
     add(
         "network",
@@ -286,7 +287,8 @@ def _factors_options(parser):
 
 # %% ../nbs/98_result_verbs.ipynb #d9294238
 def _factors(options):
+    from semgan_nb.factors import factors
+
     found = factors(**vars(options))
-    _say(
-        found["table"], "", found["text"], "", f"{found['folder']}: factors.json, factors.csv, factors.md, factors.png"
-    )
+    files = "factors.json, factors.csv, factors.md, factors.png"
+    _say(f"{found['table']}\n\n{found['text']}\n\n{found['folder']}: {files}")
