@@ -380,12 +380,12 @@ def strip_figure(
     width: float = 0.95,  # of one image, inches
 ) -> "Figure":
     "One micrograph moved along factors, a row each, as a matplotlib figure."
-    from matplotlib.figure import Figure
+    import matplotlib.pyplot as plt
 
     ws = _styles(G, [seed], truncation_psi)
     images = np.concatenate([moved_images(G, ws, factor, d) for factor in factors for d in steps])
     side, gap = images.shape[2], max(images.shape[2] // 16, 1)
-    figure = Figure(figsize=(width * len(steps) + 1.7, width * len(factors) + 0.3), dpi=80, layout="constrained")
+    figure = plt.figure(figsize=(width * len(steps) + 1.7, width * len(factors) + 0.3), dpi=80, layout="constrained")
     axes = figure.subplots()
     axes.imshow(sheet(images, len(steps), gap), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     middles = lambda n: np.arange(n) * (side + gap) + (side - 1) / 2
@@ -394,6 +394,7 @@ def strip_figure(
     axes.set_yticks(middles(len(factors)), words, fontsize=8)
     axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
+    plt.close(figure)
     return figure
 
 # %% ../nbs/62_factors.ipynb #0892282b
