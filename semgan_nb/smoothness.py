@@ -23,11 +23,7 @@ if TYPE_CHECKING:
 
 # %% ../nbs/66_smoothness.ipynb #50195c1a
 PATHS = dict(
-    slerp="arc in z",
-    lerp="straight line in z",
-    w="straight line in w",
-    jump="jump",
-    crossfade="crossfade of the pixels",
+    slerp="arc in z", lerp="straight line in z", w="straight line in w", jump="jump", crossfade="crossfade of pixels"
 )
 
 
@@ -162,24 +158,22 @@ def smoothness_figure(found: Smoothness) -> "Figure":
     "The way of each path over its frames, and the share of its frames among real images, as a matplotlib figure."
     import matplotlib.pyplot as plt
 
+    told = [one for one in found.paths if one.precision is not None]
     figure = plt.figure(figsize=(7.4, 3.2), dpi=80, layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
+    left, *rest = figure.subplots(1, 2, width_ratios=(1.3, 1)) if told else [figure.subplots()]
     for one in found.paths:
-        t = np.linspace(0, 1, len(one.way))
-        left.plot(t, one.way, color=_COLOURS[one.path], lw=1.6, label=PATHS[one.path])
+        left.plot(np.linspace(0, 1, len(one.way)), one.way, color=_COLOURS[one.path], lw=1.6, label=PATHS[one.path])
     left.set_xlabel("position along the path", fontsize=9)
     left.set_ylabel("way in features\n(distance of the ends: 1)", fontsize=9)
-    figure.legend(fontsize=8, frameon=False, loc="outside upper center", ncols=3)
-    told = [one for one in found.paths if one.precision is not None]
-    at = np.arange(len(told))[::-1]
-    right.barh(at, [one.precision for one in told], color=[_COLOURS[one.path] for one in told], height=0.6)
-    right.set_yticks([])
-    right.set_xlim(0, 1)
-    right.set_xlabel("share of the frames where real images are", fontsize=9)
-    if found.at_random is not None:
+    figure.legend(fontsize=8, frameon=False, loc="outside upper center", ncols=2)
+    for right in rest:
+        at = np.arange(len(told))[::-1]
+        right.barh(at, [one.precision for one in told], color=[_COLOURS[one.path] for one in told], height=0.6)
+        right.set(yticks=[], xlim=(0, 1))
+        right.set_xlabel("share of the frames where real images are", fontsize=9)
         right.axvline(found.at_random, color="0.3", lw=1, ls=":")
         right.text(found.at_random + 0.02, len(told) - 0.45, "images at random", fontsize=8, va="bottom")
-    for axes in (left, right):
+    for axes in (left, *rest):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
     plt.close(figure)
