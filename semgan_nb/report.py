@@ -377,8 +377,8 @@ def _decides(d: DemoResult) -> dict:
 
 # %% ../nbs/92_report.ipynb #15f8a495
 def _smooth(d: DemoResult) -> dict:
-    "A chart of how smooth walks are, and what it says; empty where there are too few real images."
-    if len(d.real) < 10:
+    "A chart of how smooth walks are, and what it says; empty where there are too few real images, as for a distance."
+    if len(d.real) < 50:
         return {}
     names = {parse_metric(metric).extractor for metric in d.metrics}
     extractor = get_extractor("random" if "random" in names and "lite0" not in names else "lite0")
