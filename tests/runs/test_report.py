@@ -150,6 +150,7 @@ def test_it_says_in_words_what_was_found_and_what_not(finished):
         "Nothing about fractions of specimens",
         "No lengths",
         "held out",
+        "In 2 walks of 24 frames between micrographs that are",
     ):
         assert words in text, words
     part = found["metrics"]["random_fd50_holdout"]
