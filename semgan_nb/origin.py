@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['seeds_text', 'Origin', 'of_network', 'xmp', 'png_info', 'png_bytes', 'tiff_tags', 'stamp_film', 'save_figure',
-           'manifest_entry', 'read_origin']
+           'manifest_entry', 'origin_of_manifest', 'read_origin', 'write_tiff', 'is_whole', 'is_there']
 
 # %% ../nbs/07_origin.ipynb #4ffa10f8
 import html
 import io
 import json
+import os
 import re
+import shutil
 import struct
 import zlib
 from collections.abc import Iterable
@@ -22,7 +24,8 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from .foundation import file_hash, mark
+from .files import regular_file
+from .foundation import BadInput, atomic, file_hash, keep, mark
 from .archives import _manifest_in, _plain
 
 if TYPE_CHECKING:
@@ -81,6 +84,21 @@ class Origin:
     def __str__(self) -> str:
         return _origin_words(self)
 
+    @property
+    def facts(self) -> dict:
+        "What decides over the pixels: network, seed and settings; not what the file was called, nor who read it."
+        return dict(network=self.network, seed=self.seeds, **self.settings)
+
+    def differences(self, other: "Origin") -> str:
+        "How another image differs from this one, in words: truncation_psi 1.0 instead of 0.7."
+        here, there = self.facts, other.facts
+        names = [name for name in here | there if here.get(name) != there.get(name)]
+        return ", ".join(f"{name} {there.get(name)} instead of {here.get(name)}" for name in names)
+
+    def makes_the_same(self, other: "Origin") -> bool:
+        "Whether the same verb wrote the same image."
+        return (self.verb, self.facts) == (other.verb, other.facts)
+
     def of_seed(self, seed: int) -> "Origin":
         "The origin of one image of several."
         return replace(self, seeds=str(int(seed)))
@@ -101,14 +119,14 @@ def _origin_words(origin: Origin) -> str:
 
 # %% ../nbs/07_origin.ipynb #d03cad11
 def of_network(
-    loaded: Any,  # what `load` or `load_networks` gives: its `path` is the file
+    loaded: Any,  # what `load` or `load_networks` gives, whose `path` is the file; or that path
     verb: str,  # of semgan
     seeds: Iterable[int] | str | None = None,  # numbers, or text such as 0-3,7; None: latent vectors of no seed
     composite: bool = False,  # real micrographs stand beside the generated ones
     **settings: object,  # what else decides over the pixels; None: left out
 ) -> Origin:
     "The Origin of images of a network that was read from a file."
-    path = Path(loaded.path)
+    path = Path(getattr(loaded, "path", loaded))
     text = seeds if isinstance(seeds, str) else seeds_text(seeds or ())
     known = {name: _plain(value) for name, value in settings.items() if value is not None}
     short = file_hash(path)[:16] if path.is_file() else ""
@@ -176,38 +194,45 @@ _XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 _XMP_TRAILER = b"\x01" + bytes(range(255, -1, -1)) + b"\0"
 
 
+def _stamp_gif(path: Path, origin: Origin) -> None:
+    "The text as a comment before the first image, where Pillow and ImageMagick look, and XMP before the last byte."
+    text = origin.text.encode("ascii")
+    blocks = [text[k : k + 255] for k in range(0, len(text), 255)]
+    with atomic(path) as part, open(path, "rb") as film, open(part, "wb") as f:
+        head = film.read(13)
+        colours = 3 << (head[10] & 7) + 1 if head[10] & 0x80 else 0  # bytes of the table of colours
+        f.write(head + film.read(colours))
+        f.write(b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0")
+        shutil.copyfileobj(film, f)
+        f.seek(-1, io.SEEK_CUR)
+        f.write(b"\x21\xff\x0bXMP DataXMP" + xmp(origin) + _XMP_TRAILER + b"\x3b")
+
+# %% ../nbs/07_origin.ipynb #89d7c778
 def stamp_film(path: Path | str, origin: Origin) -> None:  # *.mp4 or *.gif
     "Put an Origin into a film that is there: the XMP packet, and into a GIF the text as a comment too."
+    if Path(path).suffix.lower() == ".gif":
+        return _stamp_gif(Path(path), origin)
     packet = xmp(origin)
-    with open(path, "rb+") as f:
-        if Path(path).suffix.lower() == ".gif":
-            text = origin.text.encode("ascii")
-            blocks = [text[k : k + 255] for k in range(0, len(text), 255)]
-            f.seek(-1, io.SEEK_END)
-            f.write(b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0")
-            f.write(b"\x21\xff\x0bXMP DataXMP" + packet + _XMP_TRAILER + b"\x3b")
-        else:
-            f.seek(0, io.SEEK_END)
-            f.write(struct.pack(">I", 24 + len(packet)) + b"uuid" + _XMP_BOX + packet)
+    with open(path, "ab") as f:
+        f.write(struct.pack(">I", 24 + len(packet)) + b"uuid" + _XMP_BOX + packet)
 
 # %% ../nbs/07_origin.ipynb #d99f2392
 def save_figure(
     figure: "Figure",
-    path: Path | str,  # written as it is: put `atomic` around it
+    path: Path | str,  # *.pdf, *.svg, or a PNG of any name; written as it is: put `atomic` around it
     origin: Origin,
     dpi: float = 150,
 ) -> None:
-    "Save a matplotlib figure as .png, .pdf or .svg, with its Origin."
+    "Save a matplotlib figure as PNG, PDF or SVG, with its Origin."
     import matplotlib
 
-    kind, told = Path(path).suffix.lower(), dict(Creator=origin.text)
-    how: dict[str, dict] = {
-        ".png": dict(pil_kwargs=dict(pnginfo=png_info(origin))),
-        ".pdf": dict(metadata=told | dict(CreationDate=None)),
-        ".svg": dict(metadata=told | dict(Date=None, Description=origin.source_type)),
-    }
+    kind, told = Path(path).suffix.lower()[1:], dict(Creator=origin.text)
+    how: dict[str, Any] = dict(format="png", pil_kwargs=dict(pnginfo=png_info(origin)))
+    if kind in ("pdf", "svg"):
+        dates = dict(CreationDate=None) if kind == "pdf" else dict(Date=None, Description=origin.source_type)
+        how = dict(format=kind, metadata=told | dates)
     with matplotlib.rc_context({"svg.hashsalt": "semgan"}):
-        figure.savefig(path, format=kind[1:], dpi=dpi, **how[kind])
+        figure.savefig(path, dpi=dpi, **how)
 
 # %% ../nbs/07_origin.ipynb #bb868653
 def manifest_entry(origin: Origin) -> dict:
@@ -288,6 +313,11 @@ def _found_in(data: bytes) -> Origin | None:
     verb = old[1].decode() if old else ""
     return Origin(verb, version="") if verb in _BEFORE else None
 
+# %% ../nbs/07_origin.ipynb #461fd70c
+def origin_of_manifest(manifest: Any) -> Origin | None:  # of an archive
+    "How an archive says that its images were generated; None where it says nothing of the kind."
+    return _from_facts(manifest.get("generated")) if isinstance(manifest, dict) else None
+
 # %% ../nbs/07_origin.ipynb #7732537f
 def read_origin(path: Path | str) -> Origin | None:  # an image, a film, or an archive
     "How a file says it was generated; None where it says nothing of the kind."
@@ -295,10 +325,63 @@ def read_origin(path: Path | str) -> Origin | None:  # an image, a film, or an a
     try:
         with open(path, "rb") as f:
             magic = f.read(8)
-        found = _found_in(_png_texts(path) if magic == b"\x89PNG\r\n\x1a\n" else _ends(path))
+        if magic[:2] == b"PK":  # not what its images say, one by one
+            return origin_of_manifest(_manifest_in(path))
+        return _found_in(_png_texts(path) if magic == b"\x89PNG\r\n\x1a\n" else _ends(path))
     except OSError:
         return None
-    if found is None and magic[:2] == b"PK":
-        manifest = _manifest_in(path)
-        found = _from_facts(manifest.get("generated")) if isinstance(manifest, dict) else None
-    return found
+
+# %% ../nbs/07_origin.ipynb #03c8f14f
+def write_tiff(
+    path: Path | str,  # written as it is: put `atomic` around it
+    image: Any,  # uint8 or uint16 [H, W] or [H, W, 3]
+    origin: Origin,
+    pixel_size_nm: tuple[float, float] | None = None,  # (y, x)
+) -> None:
+    "A generated image as TIFF, with its Origin and its pixel size."
+    import tifffile
+
+    tags = tiff_tags(origin)
+    if pixel_size_nm is not None:
+        y, x = pixel_size_nm
+        tags |= dict(
+            description=f"ImageJ=1.54f\nunit=cm\n{tags['description']}",
+            resolution=(1e7 / x, 1e7 / y),
+            resolutionunit="CENTIMETER",
+        )
+    tifffile.imwrite(path, image, photometric="rgb" if image.ndim == 3 else "minisblack", **tags)
+
+# %% ../nbs/07_origin.ipynb #7726cce6
+def is_whole(path: Path | str) -> bool:
+    "Whether all pixels of an image of ours can be read."
+    import tifffile
+
+    path = Path(path)
+    try:
+        if path.suffix == ".tif":
+            tifffile.imread(path)
+        else:
+            with Image.open(path, formats=("PNG",)) as picture:
+                picture.load()
+    except Exception:  # Pillow and tifffile raise many kinds for a damaged file
+        return False
+    return True
+
+# %% ../nbs/07_origin.ipynb #720765d3
+def is_there(path: Path | str, wanted: Origin, overwrite: bool = False) -> bool:
+    """Whether the image that is wanted is there already, whole. Raises BadInput where something else is that may not
+    be replaced."""
+    path = Path(path)
+    if not os.path.lexists(path):
+        return False
+    found = read_origin(path) if regular_file(path) else None
+    if found is not None and found.makes_the_same(wanted):
+        return is_whole(path)
+    keep(path, True)  # a folder is never replaced
+    if overwrite:
+        return False
+    if found is None or found.verb != wanted.verb:
+        said = f"and no image that semgan {wanted.verb} wrote"
+    else:
+        said = f"of {wanted.differences(found)}"
+    raise BadInput(f"{path} is there already, {said}: choose another place, or add --overwrite (overwrite=True)")
