@@ -63,7 +63,7 @@ class Steps(NamedTuple):
     largest: float  # step, divided by that distance
     way: np.ndarray  # float64 [frames]: how far it has come at each frame, divided by that distance
 
-
+# %% ../nbs/66_smoothness.ipynb #232dab58
 def steps_of(features: np.ndarray) -> Steps:  # of the frames of a path [frames, d]
     "How evenly a path goes, by its features."
     features = np.asarray(features, np.float64)
@@ -101,7 +101,7 @@ class PathNumbers(NamedTuple):
     way: np.ndarray  # float64 [frames]: how far it has come, divided by the distance of the ends
     precision: float | None  # share of single frames that lie where real images are; None: too few real images
 
-
+# %% ../nbs/66_smoothness.ipynb #385163e1
 class Smoothness(NamedTuple):
     "What `measure_smoothness` found."
 
@@ -117,6 +117,11 @@ def _features(extractor, images: np.ndarray) -> np.ndarray:
     images, where = np.unique(images, axis=0, return_inverse=True)
     return extractor(images)[where.ravel()]
 
+# %% ../nbs/66_smoothness.ipynb #299a6327
+def _far_pair(k: int) -> tuple[int, int]:
+    "The seeds of the k-th pair of which a single frame is taken."
+    return 1000 + 2 * k, 1001 + 2 * k
+
 # %% ../nbs/66_smoothness.ipynb #8e07cb31
 def _path_numbers(G, path: str, side: RealSide, extractor, pairs: int, frames: int, single: int, tell: bool):
     "PathNumbers of a kind of path."
@@ -127,11 +132,6 @@ def _path_numbers(G, path: str, side: RealSide, extractor, pairs: int, frames: i
         return PathNumbers(path, *numbers, None)
     some = [path_images(G, _far_pair(k), path, [(k + 0.5) / single]) for k in range(single)]
     return PathNumbers(path, *numbers, side.share(_features(extractor, np.concatenate(some))))
-
-
-def _far_pair(k: int) -> tuple[int, int]:
-    "The seeds of the k-th pair of which a single frame is taken."
-    return 1000 + 2 * k, 1001 + 2 * k
 
 # %% ../nbs/66_smoothness.ipynb #44eb11a6
 def measure_smoothness(
@@ -171,8 +171,9 @@ def smoothness_figure(found: Smoothness) -> "Figure":
         right.barh(at, [one.precision for one in told], color=[_COLOURS[one.path] for one in told], height=0.6)
         right.set(yticks=[], xlim=(0, 1))
         right.set_xlabel("share of the frames where real images are", fontsize=9)
-        right.axvline(found.at_random, color="0.3", lw=1, ls=":")
-        right.text(found.at_random + 0.02, len(told) - 0.45, "images at random", fontsize=8, va="bottom")
+        random = found.at_random or 0.0
+        right.axvline(random, color="0.3", lw=1, ls=":")
+        right.text(random + 0.02, len(told) - 0.45, "images at random", fontsize=8, va="bottom")
     for axes in (left, *rest):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
