@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['PATHS', 'path_images', 'Steps', 'steps_of', 'RealSide', 'PathNumbers', 'Smoothness', 'measure_smoothness',
-           'smoothness_figure', 'smoothness_text']
+           'smoothness_figure', 'smoothness_text', 'watched', 'film_words']
 
 # %% ../nbs/66_smoothness.ipynb #d1340eac
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from .foundation import BadInput
+from .archives import channels_first
 from .synthetic import round_to_uint8
 from .latent import _at_rest, latents, sample, slerp, to_uint8_images
 from .distances import in_manifold, knn_radii_squared
@@ -203,3 +204,31 @@ def smoothness_text(found: Smoothness) -> str:
             f" images at random {100 * found.at_random:.0f} %"
         )
     return f"{text}."
+
+# %% ../nbs/66_smoothness.ipynb #b888e954
+def watched(
+    frames: Iterable[np.ndarray],  # uint8 [H, W] or [H, W, 3]
+    first: int,  # how many frames after the beginning the first part of the walk ends
+    kept: list[np.ndarray],  # to which frames are added, as [C, H, W]
+    count: int = 25,
+) -> Iterator[np.ndarray]:
+    "The same frames; of the first part so many are kept, evenly spaced; none where it has fewer."
+    at = set(np.linspace(0, first, count).round().astype(int).tolist()) if first >= count - 1 else set()
+    for k, frame in enumerate(frames):
+        if k in at:
+            kept.append(channels_first(frame))
+        yield frame
+
+# %% ../nbs/66_smoothness.ipynb #dc2dc4b3
+def film_words(frames: Sequence[np.ndarray], extractor: Any) -> str:  # uint8 [C, H, W] each, of `watched`
+    "How even a film goes from one micrograph to the next, in a sentence; empty where no frames are given."
+    if not len(frames):
+        return ""
+    steps = steps_of(_features(extractor, np.stack(frames)))
+    if not steps.ends > 0:
+        return "the first two micrographs are the same image, so the walk between them leads nowhere"
+    return (
+        f"from the first micrograph to the second, in {len(frames)} frames, the largest step is"
+        f" {100 * steps.largest:.0f} % of their distance in features (a jump 100 %); that says nothing of variety or of"
+        " copies"
+    )
