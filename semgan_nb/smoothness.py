@@ -137,16 +137,16 @@ def _path_numbers(G, path: str, side: RealSide, extractor, pairs: int, frames: i
 # %% ../nbs/66_smoothness.ipynb #44eb11a6
 def measure_smoothness(
     G: torch.nn.Module,
-    real: np.ndarray,  # uint8 [n, C, H, W], best of a part that was held out; 150 are enough
     extractor: Any,  # images -> features, such as get_extractor("lite0")
+    side: RealSide,  # of features of real images, best of a part that was held out; 150 are enough
     paths: Sequence[str] = tuple(PATHS),
     pairs: int = 2,  # whose steps are measured: seeds 0 and 1, 2 and 3 ...
     frames: int = 24,
     single: int = 48,  # pairs of which one frame is taken
     least: int = 50,  # with fewer real images it is not told where they are
 ) -> Smoothness:
-    "Steps of paths, and where their frames are. Raises BadInput where there are fewer than 10 real images."
-    side, tell = RealSide(extractor(real)), len(real) >= least
+    "Steps of paths, and where their frames are."
+    tell = len(side.features) >= least
     found = [_path_numbers(G, path, side, extractor, pairs, frames, single, tell) for path in paths]
     begin = side.share(extractor(sample(G, [_far_pair(k)[0] for k in range(single)]))) if tell else None
     return Smoothness(tuple(found), pairs, frames, single, begin)

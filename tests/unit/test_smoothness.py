@@ -84,7 +84,7 @@ def test_where_real_images_are():
 
 def test_a_jump_is_short_and_a_crossfade_even(network):
     real = sample(network, range(50, 110))
-    found = measure_smoothness(network, real, Pixels(), pairs=2, frames=9, single=12)
+    found = measure_smoothness(network, Pixels(), RealSide(Pixels()(real)), pairs=2, frames=9, single=12)
     by = {one.path: one for one in found.paths}
     assert [one.path for one in found.paths] == list(PATHS) and (found.pairs, found.frames, found.single) == (2, 9, 12)
     assert by["jump"].length == by["jump"].largest == 1
@@ -98,15 +98,16 @@ def test_a_jump_is_short_and_a_crossfade_even(network):
 
 
 def test_few_real_images_say_less_and_a_network_that_does_not_listen_is_told(network):
-    real, look = sample(network, range(60, 90)), get_extractor("random")
-    found = measure_smoothness(network, real, look, ("slerp",), pairs=1, frames=4)
+    look = get_extractor("random")
+    side = RealSide(look(sample(network, range(60, 90))))
+    found = measure_smoothness(network, look, side, ("slerp",), pairs=1, frames=4)
     assert found.at_random is None and found.paths[0].precision is None
     assert "real images are" not in smoothness_text(found)
     assert len(smoothness_figure(found).axes) == 1
     deaf = copy.deepcopy(network)
     for parameter in deaf.mapping.parameters():
         parameter.data.zero_()
-    assert "does not listen" in smoothness_text(measure_smoothness(deaf, real, look, ("slerp",), pairs=1, frames=4))
+    assert "does not listen" in smoothness_text(measure_smoothness(deaf, look, side, ("slerp",), pairs=1, frames=4))
 
 
 def test_a_film_is_measured_as_it_passes():
