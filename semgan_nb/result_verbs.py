@@ -170,6 +170,8 @@ def _walk(options):
         f"{found['film']}: {found['frames']} frames, {found['seconds']:.3g} s, from {found['snapshot']};"
         f" {found['figure']} shows six {'stations of its first arc' if options.paper else 'of them'}"
     )
+    if found["smooth"]:
+        _say(f"  {found['smooth']}")
 
 # %% ../nbs/98_result_verbs.ipynb #4129aeaa
 def _generate_options(parser):

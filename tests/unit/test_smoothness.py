@@ -5,7 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from command import said
+from command import said, say
+from made_up_runs import random_snapshot
 
 from semgan_nb.extractors import get_extractor
 from semgan_nb.latent import latents, sample
@@ -13,11 +14,13 @@ from semgan_nb.networks import Generator
 from semgan_nb.smoothness import (
     PATHS,
     RealSide,
+    film_words,
     measure_smoothness,
     path_images,
     smoothness_figure,
     smoothness_text,
     steps_of,
+    watched,
 )
 
 
@@ -104,3 +107,23 @@ def test_few_real_images_say_less_and_a_network_that_does_not_listen_is_told(net
     for parameter in deaf.mapping.parameters():
         parameter.data.zero_()
     assert "does not listen" in smoothness_text(measure_smoothness(deaf, real, look, ("slerp",), pairs=1, frames=4))
+
+
+def test_a_film_is_measured_as_it_passes():
+    frames = [np.full((4, 4), k, np.uint8) for k in range(200)]
+    kept = []
+    assert [frame[0, 0] for frame in watched(iter(frames), 96, kept)] == list(range(200))
+    assert [frame[0, 0, 0] for frame in kept] == list(range(0, 97, 4))
+    assert "the largest step is 4 % of their distance" in film_words(kept, Pixels())
+    assert "leads nowhere" in film_words(kept[:1] * 3, Pixels())
+    few = []
+    assert len(list(watched(iter(frames), 20, few))) == 200 and few == [] and film_words(few, Pixels()) == ""
+
+
+def test_the_walk_says_how_even_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    random_snapshot("net.safetensors", img_resolution=16)
+    status, out, _ = say("walk", "net.safetensors", "--frames", 25, "--out", "film")
+    assert status == 0 and "in 25 frames, the largest step is" in out
+    status, out, _ = say("walk", "net.safetensors", "--frames", 24, "--out", "short")
+    assert status == 0 and "largest step" not in out
