@@ -43,7 +43,7 @@ from .memorisation import best_alignment
 from .random_field import segmented
 from .reference_sets import distinct_indices
 from .checkpoints import load
-from .smoothness import PATHS, measure_smoothness, smoothness_figure, smoothness_text
+from .smoothness import PATHS, RealSide, measure_smoothness, smoothness_figure, smoothness_text
 from .monitoring import left_out
 from .pages import chart_html, data_uri, micrographs_html, page, shown
 from .demo_result import WALK, DemoResult, read_demo
@@ -384,7 +384,9 @@ def _smooth(d: DemoResult) -> dict:
         return {}
     names = {parse_metric(metric).extractor for metric in d.metrics}
     extractor = get_extractor("random" if "random" in names and "lite0" not in names else "lite0")
-    found = measure_smoothness(d.snapshot.G, d.real[:150], extractor, ("slerp", "w", "jump", "crossfade"))
+    found = measure_smoothness(
+        d.snapshot.G, extractor, RealSide(extractor(d.real[:150])), ("slerp", "w", "jump", "crossfade")
+    )
     ways = "; ".join(f"{PATHS[one.path]} {one.length:.1f}" for one in found.paths)
     alt = f"How far paths go, in the distance of their ends: {ways}"
     caption = "Left: how far each path has come. Right: how many of its frames lie where real images are."

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['PATHS', 'path_images', 'Steps', 'steps_of', 'RealSide', 'PathNumbers', 'Smoothness', 'measure_smoothness',
-           'smoothness_figure', 'smoothness_text']
+           'smoothness_figure', 'smoothness_text', 'watched', 'film_words']
 
 # %% ../nbs/66_smoothness.ipynb #d1340eac
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from .foundation import BadInput
+from .archives import channels_first
 from .synthetic import round_to_uint8
 from .latent import _at_rest, latents, sample, slerp, to_uint8_images
 from .distances import in_manifold, knn_radii_squared
@@ -63,7 +64,7 @@ class Steps(NamedTuple):
     largest: float  # step, divided by that distance
     way: np.ndarray  # float64 [frames]: how far it has come at each frame, divided by that distance
 
-
+# %% ../nbs/66_smoothness.ipynb #232dab58
 def steps_of(features: np.ndarray) -> Steps:  # of the frames of a path [frames, d]
     "How evenly a path goes, by its features."
     features = np.asarray(features, np.float64)
@@ -101,7 +102,7 @@ class PathNumbers(NamedTuple):
     way: np.ndarray  # float64 [frames]: how far it has come, divided by the distance of the ends
     precision: float | None  # share of single frames that lie where real images are; None: too few real images
 
-
+# %% ../nbs/66_smoothness.ipynb #385163e1
 class Smoothness(NamedTuple):
     "What `measure_smoothness` found."
 
@@ -117,6 +118,11 @@ def _features(extractor, images: np.ndarray) -> np.ndarray:
     images, where = np.unique(images, axis=0, return_inverse=True)
     return extractor(images)[where.ravel()]
 
+# %% ../nbs/66_smoothness.ipynb #299a6327
+def _far_pair(k: int) -> tuple[int, int]:
+    "The seeds of the k-th pair of which a single frame is taken."
+    return 1000 + 2 * k, 1001 + 2 * k
+
 # %% ../nbs/66_smoothness.ipynb #8e07cb31
 def _path_numbers(G, path: str, side: RealSide, extractor, pairs: int, frames: int, single: int, tell: bool):
     "PathNumbers of a kind of path."
@@ -128,24 +134,19 @@ def _path_numbers(G, path: str, side: RealSide, extractor, pairs: int, frames: i
     some = [path_images(G, _far_pair(k), path, [(k + 0.5) / single]) for k in range(single)]
     return PathNumbers(path, *numbers, side.share(_features(extractor, np.concatenate(some))))
 
-
-def _far_pair(k: int) -> tuple[int, int]:
-    "The seeds of the k-th pair of which a single frame is taken."
-    return 1000 + 2 * k, 1001 + 2 * k
-
 # %% ../nbs/66_smoothness.ipynb #44eb11a6
 def measure_smoothness(
     G: torch.nn.Module,
-    real: np.ndarray,  # uint8 [n, C, H, W], best of a part that was held out; 150 are enough
     extractor: Any,  # images -> features, such as get_extractor("lite0")
+    side: RealSide,  # of features of real images, best of a part that was held out; 150 are enough
     paths: Sequence[str] = tuple(PATHS),
     pairs: int = 2,  # whose steps are measured: seeds 0 and 1, 2 and 3 ...
     frames: int = 24,
     single: int = 48,  # pairs of which one frame is taken
     least: int = 50,  # with fewer real images it is not told where they are
 ) -> Smoothness:
-    "Steps of paths, and where their frames are. Raises BadInput where there are fewer than 10 real images."
-    side, tell = RealSide(extractor(real)), len(real) >= least
+    "Steps of paths, and where their frames are."
+    tell = len(side.features) >= least
     found = [_path_numbers(G, path, side, extractor, pairs, frames, single, tell) for path in paths]
     begin = side.share(extractor(sample(G, [_far_pair(k)[0] for k in range(single)]))) if tell else None
     return Smoothness(tuple(found), pairs, frames, single, begin)
@@ -171,8 +172,9 @@ def smoothness_figure(found: Smoothness) -> "Figure":
         right.barh(at, [one.precision for one in told], color=[_COLOURS[one.path] for one in told], height=0.6)
         right.set(yticks=[], xlim=(0, 1))
         right.set_xlabel("share of the frames where real images are", fontsize=9)
-        right.axvline(found.at_random, color="0.3", lw=1, ls=":")
-        right.text(found.at_random + 0.02, len(told) - 0.45, "images at random", fontsize=8, va="bottom")
+        random = found.at_random or 0.0
+        right.axvline(random, color="0.3", lw=1, ls=":")
+        right.text(random + 0.02, len(told) - 0.45, "images at random", fontsize=8, va="bottom")
     for axes in (left, *rest):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
@@ -202,3 +204,31 @@ def smoothness_text(found: Smoothness) -> str:
             f" images at random {100 * found.at_random:.0f} %"
         )
     return f"{text}."
+
+# %% ../nbs/66_smoothness.ipynb #b888e954
+def watched(
+    frames: Iterable[np.ndarray],  # uint8 [H, W] or [H, W, 3]
+    first: int,  # how many frames after the beginning the first part of the walk ends
+    kept: list[np.ndarray],  # to which frames are added, as [C, H, W]
+    count: int = 25,
+) -> Iterator[np.ndarray]:
+    "The same frames; of the first part so many are kept, evenly spaced; none where it has fewer."
+    at = set(np.linspace(0, first, count).round().astype(int).tolist()) if first >= count - 1 else set()
+    for k, frame in enumerate(frames):
+        if k in at:
+            kept.append(channels_first(frame))
+        yield frame
+
+# %% ../nbs/66_smoothness.ipynb #dc2dc4b3
+def film_words(frames: Sequence[np.ndarray], extractor: Any) -> str:  # uint8 [C, H, W] each, of `watched`
+    "How even a film goes from one micrograph to the next, in a sentence; empty where no frames are given."
+    if not len(frames):
+        return ""
+    steps = steps_of(_features(extractor, np.stack(frames)))
+    if not steps.ends > 0:
+        return "the first two micrographs are the same image, so the walk between them leads nowhere"
+    return (
+        f"from the first micrograph to the second, in {len(frames)} frames, the largest step is"
+        f" {100 * steps.largest:.0f} % of their distance in features (a jump 100 %); that says nothing of variety or of"
+        " copies"
+    )

@@ -94,11 +94,13 @@ def walk(
     through: Sequence[Path | str] | None = None,  # files of styles instead of seeds, such as those of `semgan project`
     paper: bool = False,  # the film of the paper: PAPER_FILM, through PAPER_SEEDS unless others are given
 ) -> dict:
-    """Write the film of a walk and its figure; returns film, figure, frames, seconds, snapshot. Raises BadInput where
-    the snapshot, the seeds or the styles are none, or where film or figure would replace something else. Source:
-    Lambard et al. 2023, Fig. 5."""
+    """Write the film of a walk and its figure; returns film, figure, frames, seconds, snapshot, and smooth: how even it
+    is, in words. Raises BadInput where the snapshot, the seeds or the styles are none, or where film or figure would
+    replace something else. Source: Lambard et al. 2023, Fig. 5."""
+    from semgan_nb.extractors import get_extractor
     from semgan_nb.films import check_film, walk_frames, write_film
     from semgan_nb.latent import parse_seeds
+    from semgan_nb.smoothness import film_words, watched
 
     if paper:
         asked = dict(frames=frames, fps=fps, space=space, truncation_psi=truncation_psi, noise_mode=noise_mode)
@@ -115,8 +117,12 @@ def walk(
     ends, how, said = _ends_of(loaded, seeds, through, how)
     stream = walk_frames(loaded.G_ema, ends, frames, **how)
     origin = of_network(loaded, "walk", said.pop("seeds", None), frames=frames, **said)
+    kept: list = []
+    parts = len(parse_seeds(ends, 1000) if isinstance(ends, str) else ends) - 1
+    stream = watched(stream, (frames - 1) // parts, kept)
     count = write_film(stream, out, fps, total=frames, progress=progress, origin=origin)
     stations: Any = parse_seeds(seeds)[:2] if paper else ends  # of the paper's film the first arc
     shown = replace(origin, seeds=seeds_text(stations)) if paper else origin
     _write_stations(figure, loaded, stations, how, shown)
-    return dict(film=str(out), figure=str(figure), frames=count, seconds=count / fps, snapshot=str(loaded.path))
+    found = dict(film=str(out), figure=str(figure), frames=count, seconds=count / fps, snapshot=str(loaded.path))
+    return found | dict(smooth=film_words(kept, get_extractor("lite0")) if kept else "")

@@ -5,7 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from command import said
+from command import said, say
+from made_up_runs import random_snapshot
 
 from semgan_nb.extractors import get_extractor
 from semgan_nb.latent import latents, sample
@@ -13,11 +14,13 @@ from semgan_nb.networks import Generator
 from semgan_nb.smoothness import (
     PATHS,
     RealSide,
+    film_words,
     measure_smoothness,
     path_images,
     smoothness_figure,
     smoothness_text,
     steps_of,
+    watched,
 )
 
 
@@ -81,7 +84,7 @@ def test_where_real_images_are():
 
 def test_a_jump_is_short_and_a_crossfade_even(network):
     real = sample(network, range(50, 110))
-    found = measure_smoothness(network, real, Pixels(), pairs=2, frames=9, single=12)
+    found = measure_smoothness(network, Pixels(), RealSide(Pixels()(real)), pairs=2, frames=9, single=12)
     by = {one.path: one for one in found.paths}
     assert [one.path for one in found.paths] == list(PATHS) and (found.pairs, found.frames, found.single) == (2, 9, 12)
     assert by["jump"].length == by["jump"].largest == 1
@@ -95,12 +98,33 @@ def test_a_jump_is_short_and_a_crossfade_even(network):
 
 
 def test_few_real_images_say_less_and_a_network_that_does_not_listen_is_told(network):
-    real, look = sample(network, range(60, 90)), get_extractor("random")
-    found = measure_smoothness(network, real, look, ("slerp",), pairs=1, frames=4)
+    look = get_extractor("random")
+    side = RealSide(look(sample(network, range(60, 90))))
+    found = measure_smoothness(network, look, side, ("slerp",), pairs=1, frames=4)
     assert found.at_random is None and found.paths[0].precision is None
     assert "real images are" not in smoothness_text(found)
     assert len(smoothness_figure(found).axes) == 1
     deaf = copy.deepcopy(network)
     for parameter in deaf.mapping.parameters():
         parameter.data.zero_()
-    assert "does not listen" in smoothness_text(measure_smoothness(deaf, real, look, ("slerp",), pairs=1, frames=4))
+    assert "does not listen" in smoothness_text(measure_smoothness(deaf, look, side, ("slerp",), pairs=1, frames=4))
+
+
+def test_a_film_is_measured_as_it_passes():
+    frames = [np.full((4, 4), k, np.uint8) for k in range(200)]
+    kept = []
+    assert [frame[0, 0] for frame in watched(iter(frames), 96, kept)] == list(range(200))
+    assert [frame[0, 0, 0] for frame in kept] == list(range(0, 97, 4))
+    assert "the largest step is 4 % of their distance" in film_words(kept, Pixels())
+    assert "leads nowhere" in film_words(kept[:1] * 3, Pixels())
+    few = []
+    assert len(list(watched(iter(frames), 20, few))) == 200 and few == [] and film_words(few, Pixels()) == ""
+
+
+def test_the_walk_says_how_even_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    random_snapshot("net.safetensors", img_resolution=16)
+    status, out, _ = say("walk", "net.safetensors", "--frames", 25, "--out", "film")
+    assert status == 0 and "in 25 frames, the largest step is" in out
+    status, out, _ = say("walk", "net.safetensors", "--frames", 24, "--out", "short")
+    assert status == 0 and "largest step" not in out
