@@ -24,6 +24,7 @@ from .scores import headline, quantity
 from .runs import Config, is_run, read_config, read_ladder, read_metrics, read_stats, read_status
 from .checkpoints import Snapshot, load
 from .opening import training_images
+from .walks import PAPER_FILM, PAPER_SEEDS
 
 # %% ../nbs/91_demo_result.ipynb #5f9f3201
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def read_demo(
     )
 
 # %% ../nbs/91_demo_result.ipynb #f8a47d44
-WALK: dict[str, Any] = dict(seeds="0,1,2,0", frames=240, fps=24)
+WALK: dict[str, Any] = dict(seeds=PAPER_SEEDS, frames=PAPER_FILM["frames"], fps=PAPER_FILM["fps"])
 
 # %% ../nbs/91_demo_result.ipynb #55237980
 def write_walk(

@@ -288,10 +288,15 @@ class _Order:
         return torch.nn.functional.one_hot(torch.tensor(self.label), self.G.c_dim).float().expand(count, -1)
 
     def images(self, seeds: list[int]) -> Iterator[tuple[int, "torch.Tensor"]]:
-        "(seed, network output float32 [C, H, W]), one after the other."
+        "(seed, network output float32 [C, H, W]), one after the other. BadInput where that is no number."
         from semgan_nb.latent import paint
 
-        yield from zip(seeds, paint(self.G, seeds, **self.how, c=self.labels(len(seeds))))
+        for seed, x in zip(seeds, paint(self.G, seeds, **self.how, c=self.labels(len(seeds)))):
+            if not bool(x.isfinite().all()):
+                raise BadInput(
+                    f"{self.origin.network_name}: makes no numbers for seed {seed}: its training has diverged"
+                )
+            yield seed, x
 
 # %% ../nbs/60_generate.ipynb #86546277
 def _order(loaded, seeds: str, label, pixel_size, how: dict) -> _Order:
@@ -376,6 +381,19 @@ class _Masks:
         made = _to_measure(x), self.order.size, _said_of(self.wanted(seed))
         _one_map(self.folder / _seed_name(seed), _seed_name(seed), made, Segmentation(), None, PHASE_FORMATS, True)
 
+# %% ../nbs/60_generate.ipynb #16c028a8
+def _check_company(out: Path, order: _Order, format: str) -> None:
+    "BadInput where a folder has images of other seeds that are of another network or other settings."
+    wanted = {f"{_seed_name(seed)}.{format}" for seed in order.seeds}
+    for path in sorted(out.glob(f"seed*.{format}")):
+        found = None if path.name in wanted else read_origin(path)
+        if found is not None and found.verb == "generate":
+            if differences := order.origin.differences(replace(found, seeds=order.origin.seeds)):
+                raise BadInput(
+                    f"{out} has images of other settings ({path.name}: {differences}): choose another folder, or add"
+                    " --overwrite (overwrite=True) to have these among them"
+                )
+
 # %% ../nbs/60_generate.ipynb #a452b99c
 def _into_folder(out: Path, order: _Order, format: str, masks: _Masks | None, overwrite: bool, bar) -> int:
     "Write the images that are not there yet, one file each; returns how many were kept."
@@ -383,6 +401,8 @@ def _into_folder(out: Path, order: _Order, format: str, masks: _Masks | None, ov
     missing = [s for s in order.seeds if not is_there(path(s), order.origin.of_seed(s), overwrite)]
     unmapped = [s for s in order.seeds if masks is not None and masks.missing(s)]
     images, maps = set(missing), set(unmapped)
+    if not overwrite:
+        _check_company(out, order, format)
     bar.update(len(order.seeds) - len(images | maps))
     for seed, x in order.images([s for s in order.seeds if s in images or s in maps]):
         if seed in images:
@@ -530,7 +550,8 @@ def generate(
     order = _order(loaded, seeds, label, pixel_size, how)
     beside = out.with_name((out.stem if kind == "archive" else out.name) + "-phases")
     maps = _Masks(beside, order, overwrite) if masks else None
-    with _going_on(kind), _bar(total=len(order.seeds), unit=" images", desc="generate", disable=not progress) as bar:
+    about = dict(total=len(order.seeds), unit=" images", desc="generate", disable=not progress, delay=0.5)
+    with _going_on(kind), _bar(**about) as bar:
         if kind == "folder":
             kept = _into_folder(out, order, format, maps, overwrite, bar)
         else:

@@ -155,7 +155,8 @@ def synthesize(
         here = {name: noise.to(device) for name, noise in maps.items()}
         how = dict(noise_mode="none" if noise_mode == "none" else "const")
         with _at_rest(G), full_float32(device):
-            own = ws[rows]
+            own = ws[rows[0] : rows[0] + count]
+            own = torch.cat([own, own[-1:].expand(len(rows) - count, -1, -1)])
             x = torch.func.functional_call(G.synthesis, here, (own,), how) if here else G.synthesis(own, **how)
         yield from x[:count].float().cpu()
 

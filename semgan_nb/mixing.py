@@ -80,12 +80,13 @@ def mixing_figure(
     columns: str,
     split: int | None = None,  # px
     figure: "Figure | None" = None,  # a matplotlib figure to draw into; None: a new one
+    pixel_size_nm: Any = None,  # a number or (y, x): draws a scale bar into the last panel
     **how: Any,  # of `mix`: truncation_psi, noise_mode, noise_seed
 ) -> "Figure":
     "The grid of `mix` with the seeds' own images in its margins. Raises BadInput as `mix` does."
     import matplotlib.pyplot as plt
 
-    from semgan_nb.micrographs import planes
+    from semgan_nb.micrographs import planes, scale_bar
 
     images, split = mix(G, rows, columns, split, **how), check_split(G, split)
     sides = [parse_seeds(seeds) for seeds in (rows, columns)]
@@ -109,6 +110,8 @@ def mixing_figure(
         axes[i + 1, 0].set_ylabel(f"seed {seed}", size=8)
     for j, seed in enumerate(sides[1]):
         axes[0, j + 1].set_title(f"seed {seed}", size=8)
+    if pixel_size_nm is not None:
+        scale_bar(axes[-1, -1], float(np.ravel(pixel_size_nm)[-1]), images.shape[-2:])
     if fresh:
         plt.close(figure)
     return figure
@@ -168,7 +171,8 @@ def write_mixing(
             raise BadInput(f"{name}: {seeds} are {len(parse_seeds(seeds))} seeds, of which a figure shows 32 at most")
     origin = of_network(loaded, "mix", f"{rows},{columns}", rows=rows, columns=columns, split=split, **how)
     with atomic(out) as part:
-        save_figure(mixing_figure(G, rows, columns, split, **how), part, origin)
+        size = loaded.meta.get("pixel_size_nm")
+        save_figure(mixing_figure(G, rows, columns, split, pixel_size_nm=size, **how), part, origin)
     shares = who_decides(mix(G, rows, columns, split, **how))
     return dict(out=str(out), split=split, network=str(loaded.path), shares=shares)
 

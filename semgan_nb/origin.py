@@ -89,6 +89,12 @@ class Origin:
         "What decides over the pixels: network, seed and settings; not what the file was called, nor who read it."
         return dict(network=self.network, seed=self.seeds, **self.settings)
 
+    def differences(self, other: "Origin") -> str:
+        "How another image differs from this one, in words: truncation_psi 1.0 instead of 0.7."
+        here, there = self.facts, other.facts
+        names = [name for name in here | there if here.get(name) != there.get(name)]
+        return ", ".join(f"{name} {there.get(name)} instead of {here.get(name)}" for name in names)
+
     def makes_the_same(self, other: "Origin") -> bool:
         "Whether the same verb wrote the same image."
         return (self.verb, self.facts) == (other.verb, other.facts)
@@ -377,7 +383,5 @@ def is_there(path: Path | str, wanted: Origin, overwrite: bool = False) -> bool:
     if found is None or found.verb != wanted.verb:
         said = f"and no image that semgan {wanted.verb} wrote"
     else:
-        here, there = wanted.facts, found.facts
-        names = [name for name in here | there if here.get(name) != there.get(name)]
-        said = "of " + ", ".join(f"{name} {there.get(name)} instead of {here.get(name)}" for name in names)
+        said = f"of {wanted.differences(found)}"
     raise BadInput(f"{path} is there already, {said}: choose another place, or add --overwrite (overwrite=True)")

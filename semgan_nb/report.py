@@ -20,9 +20,9 @@ import semgan_nb
 from . import material_plots, plots
 from .foundation import BadInput, _write_text, count_noun, format_duration, stream
 from .archives import channels_first
-from .origin import of_network
+from .origin import of_network, read_origin
 from .dataset import Dataset
-from .latent import has_noise, judged_images, noise_draws
+from .latent import has_noise, judged_images, noise_draws, parse_seeds
 from .films import walk_frames
 from .descriptors import grey_stack, two_point
 from .microstructure import DESCRIPTORS
@@ -376,24 +376,29 @@ def _decides(d: DemoResult) -> dict:
 
 # %% ../nbs/92_report.ipynb #b1735359
 def _walk(d: DemoResult) -> dict:
-    "The film, inside the page where it is short, and eight stations of it."
-    film = d.folder / "walk.mp4"
-    seeds = ",".join(WALK["seeds"].split(",")[:2])
-    stations = walk_frames(d.snapshot.G, seeds, 8)
+    "The film, inside the page where it is short, and six stations of its first arc."
+    film, seeds = d.folder / "walk.mp4", parse_seeds(WALK["seeds"])[:2]
+    stations = walk_frames(d.snapshot.G, seeds, 6)
     strip = micrographs_html(
         np.stack([channels_first(image) for image in stations]),
-        "Eight images that change gradually from one generated micrograph to another",
-        "Eight stations from the first micrograph of the film to the second.",
+        "Six images that change gradually from one generated micrograph to another",
+        f"From seed {seeds[0]} to seed {seeds[1]} in six stations, row by row: the first arc of the film, as in Fig. 5"
+        " of Lambard et al. 2023.",
+        columns=3,
         pixel_size_nm=d.archive.pixel_size_nm,
-        origin=of_network(d.snapshot, "walk", seeds, frames=8),
+        origin=of_network(d.snapshot, "walk", seeds, frames=6),
     )
-    there = film.is_file()
+    there, told = film.is_file(), read_origin(film)
     inside = there and film.stat().st_size < 3_000_000
+    frames = told.settings.get("frames") if told else None
+    about = "A walk through generated micrographs"
+    if told and isinstance(frames, int):
+        about = f"{frames / WALK['fps']:.0f} seconds along arcs between the micrographs of the seeds {told.seeds}"
     return dict(
         strip=strip,
         film=data_uri(film.read_bytes(), "video/mp4") if inside else "",
         beside=film.name if there and not inside else "",
-        seconds=f"{WALK['frames'] / WALK['fps']:.0f}",
+        about=about,
     )
 
 # %% ../nbs/92_report.ipynb #6c39a675

@@ -96,7 +96,7 @@ def test_the_demo_writes_a_report_and_a_film_and_says_where(finished):
     out, found, words = finished
     assert found["report"] == str(out / "report.html") and found["report"] in words and str(out / "walk.mp4") in words
     frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(out / "walk.mp4"))
-    assert frames == 240 and seconds == pytest.approx(10, abs=0.1)
+    assert frames == 1440 and seconds == pytest.approx(60, abs=0.1)
 
 
 def test_one_file_that_fetches_nothing(finished):

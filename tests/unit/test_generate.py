@@ -97,6 +97,8 @@ def test_nothing_is_replaced_unasked():
     before = Path("images/seed0001.png").read_bytes()
     text = said(made, "1-2", truncation_psi=0.5)
     assert "seed0001.png is there already, of truncation_psi 1.0 instead of 0.5" in text and "--overwrite" in text
+    text = said(made, "5-6", truncation_psi=0.5)
+    assert "images has images of other settings (seed0000.png: truncation_psi 1.0 instead of 0.5)" in text
     random_snapshot("other.safetensors", **SMALL)
     assert "of network" in said(generate, "other.safetensors", "images", "0", progress=False)
     Image.new("L", (16, 16)).save("images/seed0007.png")
@@ -256,6 +258,17 @@ def test_networks_that_do_not_fit_are_one_sentence():
     tensors = load_file("net.safetensors")
     save_file(tensors, "newer.safetensors", metadata=dict(format="semgan_nb-snapshot-3", about="{}"))
     assert "by a newer version" in said(generate, "newer.safetensors", "out", "0", progress=False)
+
+
+def test_a_network_that_diverged_writes_nothing():
+    from semgan_nb.checkpoints import save_snapshot
+
+    G = open_generator("net.safetensors").G_ema
+    G.synthesis.b16.torgb.bias.data.fill_(float("nan"))
+    save_snapshot("lost.safetensors", G, None)
+    for out in ("out", "a.zip", "sheet.png"):
+        assert "its training has diverged" in said(generate, "lost.safetensors", out, "0-1", progress=False)
+        assert not Path(out).exists()
 
 
 def test_a_full_disk_is_one_sentence_and_the_folder_goes_on(monkeypatch):
