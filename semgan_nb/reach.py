@@ -159,13 +159,13 @@ def _write_result(out: Path, target: Target, one: Mapping, film: list[np.ndarray
     about = dict(name=target.name, source=target.source, crop=list(target.crop), pixel_size_nm=nm and list(nm))
     return about | one["numbers"]
 
-# %% ../nbs/67_reach.ipynb #00671b71
+# %% ../nbs/67_reach.ipynb #84685d17
 def _numbers(targets, way: _Way, near: Nearness, device, sizes) -> list[dict]:
     "Of each target: how near its projection came."
     found = way.last.images()
     name, apart = look_distance(targets, found, near, device)
     columns: dict[str, Any] = dict(psnr=psnr(targets, found), ssim=ssim(targets, found))
-    columns |= {name: apart, "psnr_start": psnr(targets, way.start), "distance": way.last.distance}
+    columns |= {name: apart, "psnr_start": psnr(targets, way.start)}
     each = [descriptors_beside(targets[k : k + 1], found[k : k + 1], sizes[k])[0] for k in range(len(targets))]
     return [
         {key: float(values[k]) for key, values in columns.items()} | dict(steps=way.last.step, descriptors=each[k])
