@@ -510,6 +510,8 @@ STREAMS = {
             "report images",
             "report halves",  # chapters 89, 92
             "projection",  # chapters 61, 67
+            "spread of w",
+            "random directions",  # chapter 62
         ),
         1,
     )

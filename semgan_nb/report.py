@@ -24,6 +24,7 @@ from .origin import of_network, read_origin
 from .dataset import Dataset
 from .latent import has_noise, judged_images, noise_draws, parse_seeds
 from .films import walk_frames
+from .extractors import get_extractor
 from .descriptors import grey_stack, two_point
 from .microstructure import DESCRIPTORS
 from semgan_nb.scores import (
@@ -35,12 +36,14 @@ from semgan_nb.scores import (
     is_latent_share,
     is_leak,
     judgement,
+    parse_metric,
     quantity,
 )
 from .memorisation import best_alignment
 from .random_field import segmented
 from .reference_sets import distinct_indices
 from .checkpoints import load
+from .smoothness import PATHS, measure_smoothness, smoothness_figure, smoothness_text
 from .monitoring import left_out
 from .pages import chart_html, data_uri, micrographs_html, page, shown
 from .demo_result import WALK, DemoResult, read_demo
@@ -374,6 +377,19 @@ def _decides(d: DemoResult) -> dict:
         rows=[(name, float(value)) for name, value in known if value is not None],
     )
 
+# %% ../nbs/92_report.ipynb #15f8a495
+def _smooth(d: DemoResult) -> dict:
+    "A chart of how smooth walks are, and what it says; empty where there are too few real images, as for a distance."
+    if len(d.real) < 50:
+        return {}
+    names = {parse_metric(metric).extractor for metric in d.metrics}
+    extractor = get_extractor("random" if "random" in names and "lite0" not in names else "lite0")
+    found = measure_smoothness(d.snapshot.G, d.real[:150], extractor, ("slerp", "w", "jump", "crossfade"))
+    ways = "; ".join(f"{PATHS[one.path]} {one.length:.1f}" for one in found.paths)
+    alt = f"How far paths go, in the distance of their ends: {ways}"
+    caption = "Left: how far each path has come. Right: how many of its frames lie where real images are."
+    return dict(text=smoothness_text(found), chart=chart_html(smoothness_figure(found), alt, caption, (3.8, 3.2)))
+
 # %% ../nbs/92_report.ipynb #b1735359
 def _walk(d: DemoResult) -> dict:
     "The film, inside the page where it is short, and six stations of its first arc."
@@ -399,6 +415,7 @@ def _walk(d: DemoResult) -> dict:
         film=data_uri(film.read_bytes(), "video/mp4") if inside else "",
         beside=film.name if there and not inside else "",
         about=about,
+        smooth=_smooth(d),
     )
 
 # %% ../nbs/92_report.ipynb #6c39a675

@@ -463,3 +463,35 @@ def _convert(options):
 
     first, *lines = convert(options.source, options.dest, options.overwrite)
     _say("\n".join([first, *(f"  {line}" for line in lines)]))
+
+# %% ../nbs/98_result_verbs.ipynb #19c5552a
+def _factors_options(parser):
+    from semgan_nb.factors import METHODS, factors
+
+    add, option = parser.add_argument, lambda name, *flags, **more: _option(parser, factors, name, *flags, **more)
+    add(
+        "network",
+        help=(
+            "a run directory (its newest snapshot), a snapshot, an official network pickle, or superalloy or steel:"
+            " those that are shipped"
+        ),
+    )
+    option("out", metavar="DIR", help="folder for factors.json, .csv, .md and .png (default: NAME-factors)")
+    option("methods", type=_listed, metavar="NAMES", help=f"how directions are found, of {', '.join(METHODS)}")
+    layers = "which layers they move: all, coarse, middle, fine, or resolutions such as 8-16 (default: those four)"
+    option("layers", type=_listed, metavar="NAMES", help=layers)
+    option("count", help="factors of each method and layers")
+    option("seeds", help="the micrographs that are measured, 2 or more, such as 0-63")
+    option("span", help="how far each is moved, in standard deviations of w, to either side")
+    option("truncation_psi", "--psi", help="truncation: 1 for none, less for more typical micrographs")
+    add("--best", metavar="METRIC", help="of a run: the snapshot that was best by this metric, not the newest")
+    add("--device", help="cpu or cuda (default: a GPU if there is one)")
+    _overwrite(parser)
+
+# %% ../nbs/98_result_verbs.ipynb #d9294238
+def _factors(options):
+    from semgan_nb.factors import factors
+
+    found = factors(**vars(options))
+    files = "factors.json, factors.csv, factors.md, factors.png"
+    _say(f"{found['table']}\n\n{found['text']}\n\n{found['folder']}: {files}")

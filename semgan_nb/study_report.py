@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 import semgan_nb
 from . import study_plots
 from .foundation import BadInput, _write_text, atomic, claim, format_duration, keep, made_by, mark, count_noun
+from .texts import csv_text
 from .origin import Origin, save_figure
 from .scores import higher_is_better, metric_name, number_text, parse_metric, quantity
 from .runs import is_run, read_config, read_stats
@@ -32,7 +33,6 @@ from semgan_nb.study_results import (
     StudyPart,
     as_part,
     axis_words,
-    csv_text,
     differences,
     images_of,
     line_text,

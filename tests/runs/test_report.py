@@ -128,9 +128,9 @@ def test_all_pictures_and_the_film_can_be_decoded(finished):
             and b"prefers-color-scheme:dark" in svg
             and b"http://" not in re.sub(rb'xmlns(:\w+)?="[^"]*"', b"", svg)
         )
-    assert len(pngs) == 5 and len(svgs) == 8, "examples, real, generated, z or noise, walk; four charts in two widths"
+    assert len(pngs) == 5 and len(svgs) == 10, "examples, real, generated, z or noise, walk; five charts in two widths"
     assert film == (out / "walk.mp4").read_bytes()
-    assert len(page.alts) == 9 and all(len(alt) > 15 for alt in page.alts)
+    assert len(page.alts) == 10 and all(len(alt) > 15 for alt in page.alts)
 
 
 def test_it_says_in_words_what_was_found_and_what_not(finished):
@@ -150,6 +150,7 @@ def test_it_says_in_words_what_was_found_and_what_not(finished):
         "Nothing about fractions of specimens",
         "No lengths",
         "held out",
+        "In 2 walks of 24 frames between micrographs that are",
     ):
         assert words in text, words
     part = found["metrics"]["random_fd50_holdout"]
