@@ -239,11 +239,7 @@ VERBS = dict(
     mix=("put coarse styles of some seeds together with fine styles of others", _mix_options, _mix),
     blend=("put coarse blocks of one network together with fine blocks of another", _blend_options, _blend),
     project=("look for the latent vector of a micrograph; where held-out ones land", _project_options, _project),
-    factors=(
-        "find directions in the latent space and measure what each changes",
-        _factors_options,
-        _factors,
-    ),
+    factors=("find directions in the latent space and measure what each changes", _factors_options, _factors),
     baselines=(
         "what a network has to beat: blurred and blended images, a fitted random field",
         _baselines_options,
