@@ -139,14 +139,14 @@ def schedule(
     fall = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - t) / 0.25))
     return 0.05 * max(0.0, 1 - t / 0.75) ** 2, lr * fall * min(1.0, t / 0.05)
 
-# %% ../nbs/61_projection.ipynb #b59555f0
+# %% ../nbs/61_projection.ipynb #812f58b9
 @dataclass(frozen=True)
 class ProjectionStep:
     "What a projection has found after some steps."
 
     step: int  # steps done; the first moves nothing
     steps: int
-    distance: np.ndarray  # [N], to the targets, where this step began
+    distance: np.ndarray  # [N], to the targets, where this step began; what is beside it, if its turn was, twice
     regulariser: np.ndarray  # [N], of the noise maps
     ws: torch.Tensor  # [N, num_ws, w_dim]
     noise: dict[str, torch.Tensor]  # name of the buffer in G.synthesis -> [N, r, r]; empty where none is fitted

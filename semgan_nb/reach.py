@@ -159,13 +159,13 @@ def _write_result(out: Path, target: Target, one: Mapping, film: list[np.ndarray
     about = dict(name=target.name, source=target.source, crop=list(target.crop), pixel_size_nm=nm and list(nm))
     return about | one["numbers"]
 
-# %% ../nbs/67_reach.ipynb #00671b71
+# %% ../nbs/67_reach.ipynb #84685d17
 def _numbers(targets, way: _Way, near: Nearness, device, sizes) -> list[dict]:
     "Of each target: how near its projection came."
     found = way.last.images()
     name, apart = look_distance(targets, found, near, device)
     columns: dict[str, Any] = dict(psnr=psnr(targets, found), ssim=ssim(targets, found))
-    columns |= {name: apart, "psnr_start": psnr(targets, way.start), "distance": way.last.distance}
+    columns |= {name: apart, "psnr_start": psnr(targets, way.start)}
     each = [descriptors_beside(targets[k : k + 1], found[k : k + 1], sizes[k])[0] for k in range(len(targets))]
     return [
         {key: float(values[k]) for key, values in columns.items()} | dict(steps=way.last.step, descriptors=each[k])
@@ -410,7 +410,7 @@ def reach_figure(
         plt.close(figure)
     return figure
 
-# %% ../nbs/67_reach.ipynb #4bef3b35
+# %% ../nbs/67_reach.ipynb #cd4beb80
 def _draw_sets(axes, numbers: Mapping, key: str) -> None:
     "Dots of every set, at the start in grey, and medians."
     for k, one in enumerate(numbers.values()):
@@ -420,7 +420,7 @@ def _draw_sets(axes, numbers: Mapping, key: str) -> None:
         axes.plot(k + 0.1 + jitter, one[key], ".", color=f"C{k}", ms=5)
         middle = float(np.median(one[key]))
         axes.plot([k - 0.1, k + 0.3], [middle, middle], color="black", lw=1.2)
-        axes.annotate(f"{middle:.{3 if middle > 1 else 2}g}", (k + 0.33, middle), fontsize=7, va="center")
+        axes.annotate(f"{middle:.{1 if middle > 1 else 3}f}", (k + 0.33, middle), fontsize=7, va="center")
     words = [name.replace(" ", "\n") for name in numbers]
     axes.set_xticks(range(len(numbers)), words, fontsize=8)
     axes.set_xlim(-0.5, len(numbers) - 0.4)
