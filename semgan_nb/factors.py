@@ -385,11 +385,11 @@ def strip_figure(
     ws = _styles(G, [seed], truncation_psi)
     images = np.concatenate([moved_images(G, ws, factor, d) for factor in factors for d in steps])
     side, gap = images.shape[2], max(images.shape[2] // 16, 1)
-    figure = plt.figure(figsize=(width * len(steps) + 1.7, width * len(factors) + 0.3), dpi=80, layout="constrained")
+    figure = plt.figure(figsize=(width * len(steps) + 2.1, width * len(factors) + 0.3), dpi=80, layout="constrained")
     axes = figure.subplots()
     axes.imshow(sheet(images, len(steps), gap), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     middles = lambda n: np.arange(n) * (side + gap) + (side - 1) / 2
-    words = [f"{f.title}\n{fill(DESCRIPTORS[f.name].title, 24) if f.name else 'no name'}" for f in factors]
+    words = [f"{f.title}\n{fill(DESCRIPTORS[f.name].title, 22) if f.name else 'no name'}" for f in factors]
     axes.set_xticks(middles(len(steps)), [f"d = {d:g}" for d in steps], fontsize=8)
     axes.set_yticks(middles(len(factors)), words, fontsize=8)
     axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
