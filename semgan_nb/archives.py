@@ -397,6 +397,7 @@ SOURCE = fields(
         grey_range=list_of(number(), 2, 2),
         page=whole(),
         lossy=TEXT,
+        generated=TEXT,
         marks=number(0, 1),
     ),
 )
@@ -431,6 +432,7 @@ _OURS = fields(
         images=list_of(IMAGE, words="a list of images"),
         settings=SETTINGS,
         sources=list_of(SOURCE),
+        generated=table_of(PLAIN),
         rejected=list_of(SOURCE),
         rejected_images=list_of(fields(dict(source=TEXT), dict(crop=_CROP, why=TEXT))),
         overlaps=list_of(fields(dict(train=TEXT, holdout=TEXT))),

@@ -40,20 +40,20 @@ def _default_metrics(dataset, count) -> list[str]:
 
 # %% ../nbs/74_baselines.ipynb #46784750
 def networks_beside(
-    paths: list[Path | str],  # runs on this archive, or snapshots
+    paths: list[Path | str],  # runs on this archive, snapshots, or official network pickles
     dataset: Dataset,
     device: str = "cpu",
 ) -> dict:
     """The networks of `baselines`, by the names of their files. Raises BadInput where one makes images of another
     size."""
-    from semgan_nb.checkpoints import load
+    from semgan_nb.official import load_networks
     from semgan_nb.opening import subset_of
     from semgan_nb.runs import Config, is_run, read_config
 
     networks = {}
     for path in map(Path, paths):
-        loaded, more = load(path), {}
-        shape = (loaded.G.img_channels, loaded.G.img_resolution)
+        G, more = load_networks(path).G_ema, {}
+        shape = (G.img_channels, G.img_resolution)
         if shape != (dataset.channels, dataset.resolution):
             raise BadInput(
                 f"--with {path}: makes images of {shape[1]} px with {shape[0]} channel(s), {dataset.path} has"
@@ -62,7 +62,7 @@ def networks_beside(
         if is_run(path if path.is_dir() else path.parent):
             config = Config.from_dict(read_config(path if path.is_dir() else path.parent)["resolved"])
             more = subset_of(config)
-        networks[path.name if path.name not in networks else str(path)] = dict(source=loaded.G.to(device), **more)
+        networks[path.name if path.name not in networks else str(path)] = dict(source=G.to(device), **more)
     return networks
 
 # %% ../nbs/74_baselines.ipynb #21363fae

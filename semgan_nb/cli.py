@@ -22,12 +22,22 @@ from .training_verbs import _demo, _demo_options, _study, _study_options, _train
 from semgan_nb.result_verbs import (
     _baselines,
     _baselines_options,
+    _blend,
+    _blend_options,
     _convert,
     _convert_options,
+    _factors,
+    _factors_options,
+    _generate,
+    _generate_options,
     _metrics,
     _metrics_options,
+    _mix,
+    _mix_options,
     _phases,
     _phases_options,
+    _project,
+    _project_options,
     _walk,
     _walk_options,
 )
@@ -43,6 +53,7 @@ def _held_out(dataset) -> int:
 def _archive_lines(path: Path) -> Iterator[str]:
     "What an archive is, line by line."
     from semgan_nb.dataset import Dataset
+    from semgan_nb.origin import origin_of_manifest
 
     dataset = Dataset(path)
     held, manifest = _held_out(dataset), dataset.manifest
@@ -54,6 +65,8 @@ def _archive_lines(path: Path) -> Iterator[str]:
             continue
         unit = "letters" if isinstance(value, str) else "entries"
         yield f"  {name}: {value}" if len(str(value)) < 200 else f"  {name}: {len(value)} {unit}, see manifest.json"
+    if origin := origin_of_manifest(manifest):
+        yield f"  generated: {origin}"
     lossy = Counter(s["lossy"] for s in manifest.get("sources", []) if s.get("lossy"))
     for kind, n in sorted(lossy.items()):
         yield f"  note: {n} of its {len(manifest['sources'])} files are {kind}"
@@ -88,9 +101,11 @@ def info(
     path: Path | str,
     **how: Any,  # of an image: what `read_micrograph` takes, such as page=1 or print_density=True
 ) -> str:
-    """What a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot or a network
-    pickle is, in a few lines. Raises BadInput where there is nothing, or nothing that is known."""
+    """What a micrograph, a folder of them, an archive, a run directory, its state, a study, a snapshot, a network
+    pickle, or a film or figure of generated images is, in a few lines. Raises BadInput where there is nothing, or
+    nothing that is known."""
     from semgan_nb.files import begins, regular_file
+    from semgan_nb.origin import read_origin
 
     path = Path(path)
     if not path.exists():
@@ -106,7 +121,12 @@ def info(
         return "\n".join([f"{path}: {first}", *(f"  {line}" for line in lines)])
     if path.suffix == ".zip":
         return "\n".join(_archive_lines(path))
-    micrograph = read_micrograph(path, **how)
+    try:
+        micrograph = read_micrograph(path, **how)
+    except BadInput:  # a film, a figure, a sheet in colour
+        if (origin := read_origin(path)) is None:
+            raise
+        return f"{path}: generated {origin}"
     lines = [f"  {name}: {value}" for name, value in sorted(micrograph.tags.items()) if name != "warnings"]
     return "\n".join([f"{micrograph}", *lines, *(f"  note: {warning}" for warning in micrograph.tags["warnings"])])
 
@@ -214,7 +234,12 @@ VERBS = dict(
     fetch=("get a public set of micrographs, with its licence, or verify it", _fetch_options, _fetch),
     synth=("make an archive of synthetic dual-phase steel", _synth_options, _synth),
     metrics=("judge snapshots of a run against real images", _metrics_options, _metrics),
+    generate=("write generated micrographs into files: a folder, an archive or a sheet", _generate_options, _generate),
     walk=("make a film of a walk between generated micrographs", _walk_options, _walk),
+    mix=("put coarse styles of some seeds together with fine styles of others", _mix_options, _mix),
+    blend=("put coarse blocks of one network together with fine blocks of another", _blend_options, _blend),
+    project=("look for the latent vector of a micrograph; where held-out ones land", _project_options, _project),
+    factors=("find directions in the latent space and measure what each changes", _factors_options, _factors),
     baselines=(
         "what a network has to beat: blurred and blended images, a fitted random field",
         _baselines_options,
@@ -299,8 +324,6 @@ def main(
     except (KeyboardInterrupt, Exception) as error:
         if not _was_interrupted(error):
             raise
-    print(
-        f"semgan: interrupted; the same command {'goes on from there' if verb in GOES_ON else 'begins again'}",
-        file=sys.stderr,
-    )
+        usual = f"the same command {'goes on from there' if verb in GOES_ON else 'begins again'}"
+        print("semgan: interrupted;", *getattr(error, "__notes__", [usual]), file=sys.stderr)
     return 130

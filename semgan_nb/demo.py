@@ -26,6 +26,7 @@ from semgan_nb.foundation import (
     write_json,
 )
 from .files import read_json
+from .origin import of_network, save_figure
 from .micrographs import embedded, list_images
 from .transfer import _with_transfer
 from .launch import evaluate
@@ -216,7 +217,10 @@ def _write_figures(d, names: Iterable[str]) -> None:
         figures["ladder"] = plots.ladder_figure(*d.metrics[name])
     for name, figure in figures.items():
         with atomic(d.folder / f"{name}.png") as part:
-            figure.savefig(part, dpi=figure.dpi if name == "samples" else 150)
+            if name == "samples":
+                save_figure(figure, part, of_network(d.snapshot, "demo", composite=True), figure.dpi)
+            else:
+                figure.savefig(part, dpi=150)
 
 # %% ../nbs/93_demo.ipynb #c6ffe743
 def _demo_metrics(d, names: Iterable[str]) -> dict[str, dict]:

@@ -17,12 +17,14 @@ from .foundation import BadInput, stream
 from .files import PLAIN, TEXT, both, fields, read_json, table_of, whole
 from .dataset import Dataset
 from .latent import random_images
+from .origin import of_network
 from .films import walk_frames, write_film
 from .same_material import compare
 from .scores import headline, quantity
 from .runs import Config, is_run, read_config, read_ladder, read_metrics, read_stats, read_status
 from .checkpoints import Snapshot, load
 from .opening import training_images
+from .walks import PAPER_FILM, PAPER_SEEDS
 
 # %% ../nbs/91_demo_result.ipynb #5f9f3201
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def read_demo(
     )
 
 # %% ../nbs/91_demo_result.ipynb #f8a47d44
-WALK: dict[str, Any] = dict(seeds="0,1,2,0", frames=240, fps=24)
+WALK: dict[str, Any] = dict(seeds=PAPER_SEEDS, frames=PAPER_FILM["frames"], fps=PAPER_FILM["fps"])
 
 # %% ../nbs/91_demo_result.ipynb #55237980
 def write_walk(
@@ -141,5 +143,6 @@ def write_walk(
     snapshot, film = load(Path(folder) / "run"), Path(folder) / "walk.mp4"
     if not film.exists() or film.stat().st_mtime < snapshot.path.stat().st_mtime:
         frames = walk_frames(snapshot.G, WALK["seeds"], WALK["frames"])
-        write_film(frames, film, WALK["fps"], total=WALK["frames"], progress=progress)
+        origin = of_network(snapshot, "walk", WALK["seeds"], frames=WALK["frames"])
+        write_film(frames, film, WALK["fps"], total=WALK["frames"], progress=progress, origin=origin)
     return film

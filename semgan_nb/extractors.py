@@ -442,7 +442,9 @@ class Vgg16(Extractor):
             state, sha256 = read_weights(path)
             shapes = {f"lin{i}.model.1.weight": (1, c, 1, 1) for i, c in enumerate((64, 128, 256, 512, 512))}
             check_layout(path, state, shapes, "the channel weights of LPIPS for VGG-16")
-            self.channel_weights = [state[f"lin{i}.model.1.weight"].float().flatten().to(self.device) for i in range(5)]
+            with torch.inference_mode(False):
+                weights = [state[f"lin{i}.model.1.weight"].float().flatten().to(self.device) for i in range(5)]
+            self.channel_weights = weights
             self.lpips_about = f"{self.about}; channel weights sha256 {sha256[:12]}…"
         return self.channel_weights
 

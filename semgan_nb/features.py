@@ -202,7 +202,8 @@ class Lite0(Extractor):
 
     def _matrix(self, n):
         if n not in self.matrices:
-            self.matrices[n] = resize_matrix(n, self.size).to(self.device)
+            with torch.inference_mode(False):  # a projection needs gradients later, whoever comes first
+                self.matrices[n] = resize_matrix(n, self.size).to(self.device)
         return self.matrices[n]
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
@@ -243,7 +244,7 @@ def perceptual_embedding(
     "float32 [n, length]: the squared distance of two rows is LPIPS. Source: Zhang et al. 2018."
     parts = [
         x
-        / (x.square().sum(1, keepdim=True).sqrt() + 1e-10)
+        / (x.square().sum(1, keepdim=True).clamp(min=1e-20).sqrt() + 1e-10)  # the root has no slope at 0
         * (w.sqrt()[:, None, None] / (x.shape[2] * x.shape[3]) ** 0.5)
         for x, w in zip(maps, weights)
     ]

@@ -42,7 +42,8 @@ from semgan_nb.runs import (
     read_metrics,
     snapshots,
 )
-from .checkpoints import data_of, load
+from .checkpoints import data_of, find_snapshot, load
+from .official import load_networks
 from .opening import choose_metrics, hold, subset_of, training_images
 from .trainer import check_ranks
 from .training import judge_snapshot, train
@@ -248,17 +249,19 @@ def launch(
 
 # %% ../nbs/58_launch.ipynb #7345e610
 def _evaluate_lone(snapshot: Path, metrics, data, progress: bool, weights, device: str) -> list[dict]:
-    "Judge a snapshot that lies in no run."
+    "Judge a snapshot that lies in no run, or an official network pickle."
     if not data or not metrics:
         raise BadInput(
             f"{snapshot} lies in no run, which could say what to judge it by: name the archive with --data and the"
             " metrics with --metrics"
         )
+    networks = load_networks(snapshot)
+    if classes := networks.G_ema.c_dim:
+        raise BadInput(f"{snapshot} makes images of {classes} classes, and the metrics judge networks without classes")
     judges = [get_judge(name, data, cache=default_cache(), weights=weights, device=device) for name in metrics]
-    loaded = load(snapshot)
     with _image_bar(snapshot.name, progress) as bar:
-        records = judge_together(judges, loaded.G.to(device), bar)
-    cur_nimg = loaded.meta.get("cur_nimg") or 0
+        records = judge_together(judges, networks.G_ema.to(device), bar)
+    cur_nimg = networks.meta.get("cur_nimg") or 0
     return [record | dict(snapshot_pkl=snapshot.name, kimg=cur_nimg / 1000, cur_nimg=cur_nimg) for record in records]
 
 # %% ../nbs/58_launch.ipynb #352d7172
@@ -296,7 +299,8 @@ def _judge_missing(run: Path, found: list[Path], known: dict, judge_of: Callable
 
 # %% ../nbs/58_launch.ipynb #00deb5a4
 def evaluate(
-    # a run directory, or one snapshot of it; or a snapshot that lies anywhere, then `data` and `metrics` are needed
+    # a run directory, or one snapshot of it; or a snapshot or official network pickle that lies anywhere, or the name
+    # of a shipped one, then `data` and `metrics` are needed
     run: Path | str,
     metrics: list[str] | None = None,  # names; None: those of the run's configuration
     every: bool = False,  # all snapshots; else the newest only
@@ -311,7 +315,7 @@ def evaluate(
     another process holds the run."""
     run, only, device = Path(run), None, choose_device(device)
     if not run.exists():
-        raise BadInput(f"{run} does not exist: give a run directory or a snapshot (*.safetensors)")
+        run = find_snapshot(run)
     if run.is_file():
         if not is_run(run.parent) or run.suffix != ".safetensors":
             return _evaluate_lone(run, metrics, data, progress, weights, device)

@@ -25,6 +25,7 @@ from scipy import ndimage
 from .foundation import BadInput, Rule, checked, plain_label, printable, write_json
 from .files import _naming_pages, _what_is_it, checked_json, regular_file
 from .texts import _short
+from .origin import read_origin
 from .vendors import SCALE, scale_files
 from .image_files import _as_stored, _grey, _read_other, _read_tiff, _row_blocks
 
@@ -430,8 +431,9 @@ def read_micrograph(
 
     `tags` holds, where the file says so: format, bits, vendor, model, detector, magnification, voltage_kv,
     working_distance_mm, date, pixel_size_from, bar_from (the side-car that states the bar), pages and page, inverted,
-    orientation, lossy (JPEG and its quality); where it has more than 8 bits, grey_range, the values that become 0 and
-    255; and always levels, the grey levels in use out of 256, and `warnings`, sentences on what looked wrong."""
+    orientation, generated (by what, if it is no micrograph), lossy (JPEG and its quality); where it has more than 8
+    bits, grey_range, the values that become 0 and 255; and always levels, the grey levels in use out of 256, and
+    `warnings`, sentences on what looked wrong."""
     path = Path(path)
     if not path.exists():
         raise BadInput(f"{path}: there is no such file: check the path")
@@ -451,6 +453,7 @@ def read_micrograph(
         if not force:
             _refuse_maps(result, values, path)
     _tell_levels(result, len(values))
+    tags |= {"generated": str(origin)} if (origin := read_origin(path)) else {}
     return result
 
 # %% ../nbs/12_micrographs.ipynb #5292156f
@@ -489,7 +492,7 @@ def micrograph_line(path: Path | str) -> str:
     "A file of a folder in a line: the micrograph, or why it is none."
     try:
         m = read_micrograph(path)
-        return f"{m}, {m.tags['lossy']}" if "lossy" in m.tags else str(m)
+        return ", ".join([str(m), *(m.tags[k] if k == "lossy" else k for k in ("lossy", "generated") if k in m.tags)])
     except BadInput as error:
         return f"refused: {error}"
 
@@ -555,9 +558,7 @@ def show(
     for ax in axes.flat:
         ax.axis("off")
     for k, (ax, image) in enumerate(zip(axes.flat, images)):
-        size = pixel_size_nm
-        if isinstance(image, Micrograph):
-            size = size or image.pixel_size_nm
+        size = getattr(image, "pixel_size_nm", None) if pixel_size_nm is None else pixel_size_nm
         image, low, high = _shown_grey(image)
         ax.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
         if k < len(titles):
@@ -571,8 +572,7 @@ def show(
 def planes(images: np.ndarray) -> np.ndarray:
     "uint8 [H, W], [N, H, W], [N, 1, H, W] or [N, 3, H, W] as [N, H, W] or [N, H, W, 3]."
     images = np.asarray(images)
-    if images.ndim == 2:
-        images = images[None]
+    images = images[None] if images.ndim == 2 else images
     if images.ndim == 4:
         images = images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)
     return images

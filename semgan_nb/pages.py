@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 
 from .micrographs import _bar_length, sheet
 from .foundation import printable
+from .origin import Origin, png_info
 
 # %% ../nbs/90_pages.ipynb #21761655
 def shown(text: object) -> Markup:
@@ -68,7 +69,9 @@ def data_uri(
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 # %% ../nbs/90_pages.ipynb #381664c5
-def _sheet_png(images: np.ndarray, columns: int, wide: int = 1000) -> tuple[bytes, tuple[int, int]]:
+def _sheet_png(
+    images: np.ndarray, columns: int, origin: Origin | None = None, wide: int = 1000
+) -> tuple[bytes, tuple[int, int]]:
     "Images in rows as a PNG of at least `wide` pixels (at most twice that), transparent between them; and its size."
     images = np.asarray(images)
     grey = images.shape[1] == 1
@@ -80,7 +83,7 @@ def _sheet_png(images: np.ndarray, columns: int, wide: int = 1000) -> tuple[byte
     if picture.width > 2 * wide:
         picture = picture.resize((wide, round(wide * picture.height / picture.width)), Image.Resampling.BOX)
     buffer = BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG", optimize=True, pnginfo=origin and png_info(origin))
     return buffer.getvalue(), picture.size
 
 # %% ../nbs/90_pages.ipynb #5fa8a457
@@ -101,10 +104,11 @@ def micrographs_html(
     caption: str | Markup = "",
     columns: int = 8,
     pixel_size_nm: float | Sequence[float] | None = None,  # nm per pixel, a number or (y, x): adds a scale bar
+    origin: Origin | None = None,  # of generated images: the picture says so wherever it is saved
 ) -> Markup:
     "Images in rows, as a figure of an HTML page."
     columns = min(columns, len(images))
-    content, (width, height) = _sheet_png(images, columns)
+    content, (width, height) = _sheet_png(images, columns, origin)
     bar = _scale_bar(pixel_size_nm, columns * (images.shape[-1] + 1) - 1)
     words = Markup("<figcaption>{}</figcaption>").format(shown(caption)) if caption else ""
     picture = Markup('<img src="{}" alt="{}" width="{}" height="{}">').format(

@@ -17,18 +17,19 @@ import tifffile
 from PIL import Image
 
 from .foundation import BadInput, atomic, keep
+from .origin import Origin, manifest_entry, png_info, tiff_tags
 from .descriptors import Segmentation
 from .microstructure import _pixel_nm
 
 # %% ../nbs/34_phase_maps.ipynb #9eca7c6c
-def _vti(labels, pixel_um):
+def _vti(labels, pixel_um, remark=""):  # remark: of ASCII, without two dashes
     "VTK image data of labels uint8 [H, W], as text."
     h, w = labels.shape
     step, body = (pixel_um or (1.0, 1.0)), np.ascontiguousarray(labels[::-1]).tobytes()
     packed = base64.b64encode(len(body).to_bytes(8, "little") + body).decode()
     return "\n".join(
         [
-            '<?xml version="1.0"?>',
+            '<?xml version="1.0"?>' + (f"<!-- {remark} -->" if remark else ""),
             '<VTKFile type="ImageData" version="1.0" byte_order="LittleEndian" header_type="UInt64">',
             (
                 f'  <ImageData WholeExtent="0 {w} 0 {h} 0 1" Origin="0 0 0" Spacing="{step[1]:.10g} {step[0]:.10g}'
@@ -110,6 +111,7 @@ def write_phases(
     how: Segmentation | None = None,  # how they were found
     formats: Sequence[str] = PHASE_FORMATS,
     overwrite: bool = False,  # True: replace what is there; a phase map of an earlier call is replaced anyway
+    origin: Origin | None = None,  # of the image, where that was generated
     **about: object,  # what else the JSON is to say: source, seed ...
 ) -> list:
     """Write a phase map and, beside it, a JSON on how it was made; returns the paths, the JSON last. Raises BadInput
@@ -119,17 +121,20 @@ def write_phases(
     um = nm and (nm[0] / 1000, nm[1] / 1000)
     paths = claim_phases(dest, formats, overwrite)
     about = _description(labels, nm, how, [path.name for path in paths[:-1]]) | about
+    about |= manifest_entry(origin) if origin else {}
     for path in paths:
         with atomic(path) as part:
             kind = path.suffix[1:]
             if kind == "tif":
                 scale = dict(resolution=(1 / um[1], 1 / um[0]), metadata=dict(unit="um")) if um else {}
-                tifffile.imwrite(part, labels, imagej=True, **scale)
+                tifffile.imwrite(
+                    part, labels, imagej=True, **scale, **(tiff_tags(origin, imagej=True) if origin else {})
+                )
             elif kind == "png":
                 scale = dict(dpi=(25.4e6 / nm[1], 25.4e6 / nm[0])) if nm else {}
-                Image.fromarray(labels).save(part, format="PNG", **scale)
+                Image.fromarray(labels).save(part, format="PNG", pnginfo=origin and png_info(origin), **scale)
             elif kind == "vti":
-                part.write_text(_vti(labels, um), encoding="ascii")
+                part.write_text(_vti(labels, um, origin.text if origin else ""), encoding="ascii")
             elif kind == "npy":
                 with open(part, "wb") as f:
                     np.save(f, labels)

@@ -452,6 +452,7 @@ def note_earlier(outcome: Outcome) -> list[str]:
 from semgan_nb.sources import (
     note_bars,
     note_deep,
+    note_generated,
     note_lossy,
     note_one_group,
     note_one_sided,
@@ -471,6 +472,7 @@ from .quality import note_left_out, note_marks, note_overlaps
 # %% ../nbs/19_preparation.ipynb #5eddc559
 NOTES = (
     note_earlier,
+    note_generated,
     note_deep,
     note_lossy,
     note_bars,

@@ -20,9 +20,11 @@ import semgan_nb
 from . import material_plots, plots
 from .foundation import BadInput, _write_text, count_noun, format_duration, stream
 from .archives import channels_first
+from .origin import of_network, read_origin
 from .dataset import Dataset
-from .latent import has_noise, judged_images, noise_draws
+from .latent import has_noise, judged_images, noise_draws, parse_seeds
 from .films import walk_frames
+from .extractors import get_extractor
 from .descriptors import grey_stack, two_point
 from .microstructure import DESCRIPTORS
 from semgan_nb.scores import (
@@ -34,12 +36,14 @@ from semgan_nb.scores import (
     is_latent_share,
     is_leak,
     judgement,
+    parse_metric,
     quantity,
 )
 from .memorisation import best_alignment
 from .random_field import segmented
 from .reference_sets import distinct_indices
 from .checkpoints import load
+from .smoothness import PATHS, RealSide, measure_smoothness, smoothness_figure, smoothness_text
 from .monitoring import left_out
 from .pages import chart_html, data_uri, micrographs_html, page, shown
 from .demo_result import WALK, DemoResult, read_demo
@@ -298,10 +302,9 @@ def _samples(d: DemoResult) -> dict:
     caption = Markup(
         "<strong>Generated</strong>, each with noise of its own, the first {} of those that were measured"
     ).format(n)
-    return dict(
-        real=real,
-        generated=micrographs_html(d.generated[:n], f"{n} generated images in rows", caption, pixel_size_nm=pixel),
-    )
+    origin, alt = of_network(d.snapshot, "demo", noise_mode="random"), f"{n} generated images in rows"
+    made = micrographs_html(d.generated[:n], alt, caption, pixel_size_nm=pixel, origin=origin)
+    return dict(real=real, generated=made)
 
 # %% ../nbs/92_report.ipynb #124fd625
 def _alike_html(d: DemoResult, record: Mapping) -> Markup | str:
@@ -310,8 +313,8 @@ def _alike_html(d: DemoResult, record: Mapping) -> Markup | str:
     training = dict(zip(d.training.names, range(len(d.training))))
     if not path.is_file() or not all(pair["train"] in training and pair["image"] < 50_000 for pair in worst):
         return ""
-    G = (d.snapshot if path == d.snapshot.path else load(path)).G
-    images = judged_images(G, record["num_gen"], [pair["image"] for pair in worst])
+    loaded = d.snapshot if path == d.snapshot.path else load(path)
+    images = judged_images(loaded.G, record["num_gen"], [pair["image"] for pair in worst])
     there = [d.training.images([training[pair["train"]]])[0] for pair in worst]
     aligned = [best_alignment(image, other)["image"] for image, other in zip(images, there)]
     rows = np.stack([*(grey_stack(image[None])[0] for image in images), *aligned]).astype(np.uint8)[:, None]
@@ -322,7 +325,8 @@ def _alike_html(d: DemoResult, record: Mapping) -> Markup | str:
         f" (likeness {alike}; {chance})."
     )
     alt = f"The {len(worst)} generated images that are most like a training image, above the training images"
-    return micrographs_html(rows, alt, caption, len(worst), d.archive.pixel_size_nm)
+    origin = of_network(loaded, "demo", noise_mode="random", composite=True)
+    return micrographs_html(rows, alt, caption, len(worst), d.archive.pixel_size_nm, origin)
 
 # %% ../nbs/92_report.ipynb #7759ddbc
 def _copies(d: DemoResult) -> dict:
@@ -358,6 +362,7 @@ def _decides(d: DemoResult) -> dict:
         Markup("Rows: one <em>z</em> each. Columns: other noise."),
         8,
         d.archive.pixel_size_nm,
+        of_network(d.snapshot, "demo", range(4), noise_mode="random"),
     )
     icc = record.get("icc") if record else None
     known = (
@@ -372,24 +377,47 @@ def _decides(d: DemoResult) -> dict:
         rows=[(name, float(value)) for name, value in known if value is not None],
     )
 
+# %% ../nbs/92_report.ipynb #15f8a495
+def _smooth(d: DemoResult) -> dict:
+    "A chart of how smooth walks are, and what it says; empty where there are too few real images, as for a distance."
+    if len(d.real) < 50:
+        return {}
+    names = {parse_metric(metric).extractor for metric in d.metrics}
+    extractor = get_extractor("random" if "random" in names and "lite0" not in names else "lite0")
+    found = measure_smoothness(
+        d.snapshot.G, extractor, RealSide(extractor(d.real[:150])), ("slerp", "w", "jump", "crossfade")
+    )
+    ways = "; ".join(f"{PATHS[one.path]} {one.length:.1f}" for one in found.paths)
+    alt = f"How far paths go, in the distance of their ends: {ways}"
+    caption = "Left: how far each path has come. Right: how many of its frames lie where real images are."
+    return dict(text=smoothness_text(found), chart=chart_html(smoothness_figure(found), alt, caption, (3.8, 3.2)))
+
 # %% ../nbs/92_report.ipynb #b1735359
 def _walk(d: DemoResult) -> dict:
-    "The film, inside the page where it is short, and eight stations of it."
-    film = d.folder / "walk.mp4"
-    stations = walk_frames(d.snapshot.G, ",".join(WALK["seeds"].split(",")[:2]), 8)
+    "The film, inside the page where it is short, and six stations of its first arc."
+    film, seeds = d.folder / "walk.mp4", parse_seeds(WALK["seeds"])[:2]
+    stations = walk_frames(d.snapshot.G, seeds, 6)
     strip = micrographs_html(
         np.stack([channels_first(image) for image in stations]),
-        "Eight images that change gradually from one generated micrograph to another",
-        "Eight stations from the first micrograph of the film to the second.",
+        "Six images that change gradually from one generated micrograph to another",
+        f"From seed {seeds[0]} to seed {seeds[1]} in six stations, row by row: the first arc of the film, as in Fig. 5"
+        " of Lambard et al. 2023.",
+        columns=3,
         pixel_size_nm=d.archive.pixel_size_nm,
+        origin=of_network(d.snapshot, "walk", seeds, frames=6),
     )
-    there = film.is_file()
+    there, told = film.is_file(), read_origin(film)
     inside = there and film.stat().st_size < 3_000_000
+    frames = told.settings.get("frames") if told else None
+    about = "A walk through generated micrographs"
+    if told and isinstance(frames, int):
+        about = f"{frames / WALK['fps']:.0f} seconds along arcs between the micrographs of the seeds {told.seeds}"
     return dict(
         strip=strip,
         film=data_uri(film.read_bytes(), "video/mp4") if inside else "",
         beside=film.name if there and not inside else "",
-        seconds=f"{WALK['frames'] / WALK['fps']:.0f}",
+        about=about,
+        smooth=_smooth(d),
     )
 
 # %% ../nbs/92_report.ipynb #6c39a675

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Source', 'read_again', 'list_sources', 'read_sources', 'leave_out', 'read_table', 'group_files', 'group_sources',
-           'choose_holdout', 'Outcome', 'source_file', 'count_files', 'some_of', 'from_to', 'note_deep', 'note_lossy',
-           'note_bars', 'note_rejected', 'note_warnings', 'note_one_sided', 'note_one_group']
+           'choose_holdout', 'Outcome', 'source_file', 'count_files', 'some_of', 'from_to', 'note_deep',
+           'note_generated', 'note_lossy', 'note_bars', 'note_rejected', 'note_warnings', 'note_one_sided',
+           'note_one_group']
 
 # %% ../nbs/16_sources.ipynb #fa30c7fa
 import csv
@@ -44,7 +45,7 @@ class Source:
     def entry(self, group: str, images: int, **more) -> dict:  # its group; count of its training images
         "What the manifest says of it, and what is `more` to say."
         wanted: tuple[str, ...] = ("grey_range", "levels") if "grey_range" in self.tags else ()
-        wanted += ("pixel_size_from", "lossy", "warnings")
+        wanted += ("pixel_size_from", "lossy", "generated", "warnings")
         known = {
             "file": self.name,
             "sha256": self.sha256,
@@ -450,6 +451,18 @@ def note_deep(outcome: Outcome) -> list[str]:
         f"{count_noun(n, 'file')} of {outcome.n_used} {kind}: of each, the"
         f" values from {GREY_RANGE[0]:g} to {GREY_RANGE[1]:g} % of what it shows became 0 to 255"
         f" ({few if few == many else f'{few} to {many}'} levels in use)"
+    ]
+
+# %% ../nbs/16_sources.ipynb #e4f652c6
+def note_generated(outcome: Outcome) -> list[str]:
+    "Files that say that they are no micrographs but were generated."
+    if not (made := outcome.holding("generated")):
+        return []
+    n, names = count_files(made), some_of([s["file"] for s in made])
+    them, are = ("it", "it is no micrograph") if n == 1 else ("them", "they are no micrographs")
+    return [
+        f"{n} of {count_noun(outcome.n_used, 'file')} {'says' if n == 1 else 'say'} that a network generated {them}"
+        f" ({names}): {are}, and a network learns the faults of the one that made {them}, so take {them} out"
     ]
 
 # %% ../nbs/16_sources.ipynb #90493bbb

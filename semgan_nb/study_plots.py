@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from .foundation import BadInput, _shown, atomic, mark, plain_label
+from .foundation import BadInput, _shown, atomic, plain_label
+from .origin import of_network, save_figure
 from .descriptors import grey_stack
 from .scores import alike_pairs, higher_is_better, metric_name, quantity
 from .memorisation import best_alignment
@@ -580,7 +581,8 @@ def write_pairs(
         raise BadInput(
             f"--pairs {dest}: {fault}: give a run directory and --metrics aligned_memory500_subset or the like"
         )
+    snapshot = Path(run) / found[-1]["snapshot_pkl"]
     generated, worst, training = _pair_images(Path(run), found[-1], Dataset(data_of(run, data)))
     with atomic(dest) as part:
-        copies(generated, worst, training).savefig(part, format="png", dpi=150, metadata=dict(Software=mark("metrics")))
-    return f"{dest}: the {len(worst)} most alike pairs of {found[-1]['snapshot_pkl']}"
+        save_figure(copies(generated, worst, training), part, of_network(snapshot, "metrics", composite=True))
+    return f"{dest}: the {len(worst)} most alike pairs of {snapshot.name}"

@@ -21,6 +21,8 @@ from matplotlib.figure import Figure
 import semgan_nb
 from . import study_plots
 from .foundation import BadInput, _write_text, atomic, claim, format_duration, keep, made_by, mark, count_noun
+from .texts import csv_text
+from .origin import Origin, save_figure
 from .scores import higher_is_better, metric_name, number_text, parse_metric, quantity
 from .runs import is_run, read_config, read_stats
 from .monitoring import left_out
@@ -31,7 +33,6 @@ from semgan_nb.study_results import (
     StudyPart,
     as_part,
     axis_words,
-    csv_text,
     differences,
     images_of,
     line_text,
@@ -375,7 +376,10 @@ def _samples(part: StudyPart) -> list[Markup]:
     except BadInput:  # runs that were judged differently have no best snapshot in common
         return []
     alt = "generated images in a row"
-    return [micrographs_html(images, f"{len(images)} {alt}: {words}", words, 8, pixel) for images, words in rows]
+    origin = Origin("study", settings=dict(noise_mode="const"))
+    return [
+        micrographs_html(images, f"{len(images)} {alt}: {words}", words, 8, pixel, origin) for images, words in rows
+    ]
 
 # %% ../nbs/96_study_report.ipynb #205dbe93
 def _newest(part: StudyPart) -> str:
@@ -460,12 +464,16 @@ def _drawings(part: StudyPart) -> dict[str, Callable[[], Figure]]:
     return found
 
 # %% ../nbs/96_study_report.ipynb #c2d605bf
-def _write_figure(figure: Figure, path: Path) -> None:
-    "Write a figure into a file, in the format that its name ends in; equal figures give equal files."
+def _write_figure(figure: Figure, path: Path, origin: Origin | None) -> None:
+    """Write a figure into a file, in the format that its name ends in; equal figures give equal files. origin: of the
+    generated images in it."""
     kind = path.suffix[1:]
     dates = dict(svg=dict(Date=None), pdf=dict(CreationDate=None), png=None)
     with atomic(path) as part, matplotlib.rc_context({"svg.hashsalt": "semgan"}):
-        figure.savefig(part, format=kind, dpi=4 * figure.dpi, metadata=dates[kind])
+        if origin is not None:
+            save_figure(figure, part, origin, 4 * figure.dpi)
+        else:
+            figure.savefig(part, format=kind, dpi=4 * figure.dpi, metadata=dates[kind])
 
 # %% ../nbs/96_study_report.ipynb #b32b6e0e
 def write_study(
@@ -493,6 +501,7 @@ def write_study(
     for path, rows in tables.items():
         _write_text(path, csv_text(rows))
     for path, draw in drawn.items():
-        _write_figure(draw(), path)
+        shows = Origin("study") if path.stem == f"{out.stem}-samples" else None
+        _write_figure(draw(), path, shows)
     _write_text(out, text)
     return out

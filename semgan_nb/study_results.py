@@ -5,11 +5,9 @@
 # %% auto #0
 __all__ = ['PAPER_ORDER', 'TABLES', 'setting_order', 'axis_words', 'StudyPart', 'as_part', 'images_of', 'size_of', 'results_of',
            'pick_result', 'paired_values', 'step_of', 'differences', 'run_rows', 'setting_rows', 'curve_rows',
-           'difference_rows', 'csv_text', 'frame', 'SizeFit', 'size_fit', 'line_text', 'measure_words', 'tradeoff']
+           'difference_rows', 'frame', 'SizeFit', 'size_fit', 'line_text', 'measure_words', 'tradeoff']
 
 # %% ../nbs/76_study_results.ipynb #eba59788
-import csv
-import io
 import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +19,8 @@ from .foundation import BadInput
 from .scores import _at_best, best_record, headline, higher_is_better, in_words, metric_name, quantity, summary
 from .runs import is_run, read_config
 from .studies import Study, value_text
-from .comparison import SCALES, Line, Recommendation, compare_settings, fit_line, recommend
+from .paired_differences import compare_settings
+from .comparison import SCALES, Line, Recommendation, fit_line, recommend
 
 # %% ../nbs/76_study_results.ipynb #f4c7984f
 PAPER_ORDER = ("noaug", "blit", "geom", "color", "bright", "filter", "noise", "cutout")
@@ -272,15 +271,6 @@ def difference_rows(study: StudyPart | Study | Path | str) -> list[dict]:
 
 # %% ../nbs/76_study_results.ipynb #17db949b
 TABLES = dict(runs=run_rows, settings=setting_rows, curves=curve_rows, differences=difference_rows)
-
-# %% ../nbs/76_study_results.ipynb #e24f206a
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    "Rows as CSV with a line of names; numbers with all their digits, nothing where there is no value."
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else ["empty"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 # %% ../nbs/76_study_results.ipynb #48bfd23c
 def frame(rows: Sequence[Mapping[str, Any]]) -> Any:

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from .foundation import RunFailed, append_line, atomic, checked, default_cache, printable, room_for, write_json
+from .origin import Origin, png_info
 from .distributed import choose_device, init_distributed
 from .micrographs import grid_size, sheet
 from .dataset import Dataset
@@ -97,10 +98,11 @@ def _tick_line(t: Trainer, tick: Tick, seconds: float, maintenance: float) -> st
     )
 
 # %% ../nbs/57_training.ipynb #861e9690
-def _save_sheet(path: Path, images: np.ndarray, columns: int) -> None:
-    "A PNG of images uint8 [N, C, H, W], side by side without a gap."
+def _save_sheet(path: Path, images: np.ndarray, columns: int, origin: Origin | None = None) -> None:
+    "A PNG of images uint8 [N, C, H, W], side by side without a gap; origin: of generated ones."
     with atomic(path) as part:
-        Image.fromarray(sheet(images, columns, gap=0, fill=0)).save(part, format="PNG")
+        told = png_info(origin) if origin else None
+        Image.fromarray(sheet(images, columns, gap=0, fill=0)).save(part, format="PNG", pnginfo=told)
 
 # %% ../nbs/57_training.ipynb #6a91a95c
 @torch.no_grad()
@@ -155,7 +157,11 @@ class _Snapshots:
         self.save_fakes("fakes_init.png")
 
     def save_fakes(self, name: str) -> None:
-        _save_sheet(self.writer.dir / name, _fakes(self.trainer, self.grid_z), self.columns)
+        t, w = self.trainer, self.writer
+        snapshot = w.name("snapshot-", t.cur_nimg, ".safetensors") if name != "fakes_init.png" else ""
+        about = dict(cur_nimg=t.cur_nimg, noise_mode="const")
+        origin = Origin("train", network_name=snapshot, seeds=f"0-{len(self.grid_z) - 1}", settings=about)
+        _save_sheet(w.dir / name, _fakes(t, self.grid_z), self.columns, origin)
 
     def snapshot(self) -> tuple[Path, list[dict]]:
         "Pictures, weights and metric records of this moment."

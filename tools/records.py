@@ -10,6 +10,7 @@ memory       two runs on 10 and 100 images, and the generated images that are mo
 sweep        the study of r_t (benchmarks/sweep.py)
 leak         fixed augmentations that leak (benchmarks/leak.py)
 quickstart   the tutorial, with its outputs
+walks        the films of the paper from these two generators, their six stations, and a short loop of both (README)
 
 A part that was broken off goes on where it stopped; one that is done is only copied again. Every part says what it
 took of the processor. All trainings run on one thread, so that another machine of the same kind gives the same
@@ -132,7 +133,28 @@ def quickstart(work):
     subprocess.run(["nbdev_clean", "--fname", path], cwd=ROOT, check=True)
 
 
-PARTS = {f.__name__: f for f in (superalloy, steel, baselines, memory, sweep, leak, quickstart)}
+def walks(work):
+    import numpy as np
+
+    from semgan_nb.films import walk_frames, write_film
+    from semgan_nb.generate import open_generator
+    from semgan_nb.origin import Origin
+    from semgan_nb.walks import PAPER_FILM, PAPER_SEEDS, walk
+
+    place, films, every = work / "walks", [], 6
+    for name in ("superalloy", "steel"):
+        walk(name, place / f"{name}.mp4", paper=True, progress=False)
+        put(place / f"{name}.png", IMAGES / f"walk-{name}.png")
+        films.append(list(walk_frames(open_generator(name).G_ema, PAPER_SEEDS, PAPER_FILM["frames"]))[::every])
+    gap = np.full((32, 2), 255, np.uint8)
+    few = lambda frame: (np.rint(frame / 255 * 31) * 255 / 31).astype(np.uint8)  # 32 grey levels: half the bytes
+    both = [np.hstack([few(a), gap, few(b)]) for a, b in zip(*films)]
+    origin = Origin("walk", "", "superalloy, steel", PAPER_SEEDS, PAPER_FILM | dict(every=every))
+    write_film(both, place / "both.gif", PAPER_FILM["fps"] / 2, progress=False, side=128, origin=origin)
+    put(place / "both.gif", IMAGES / "walk.gif")
+
+
+PARTS = {f.__name__: f for f in (superalloy, steel, baselines, memory, sweep, leak, quickstart, walks)}
 
 
 def seconds():

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import ipywidgets as W
 import numpy as np
@@ -21,6 +22,7 @@ from PIL import Image
 from .. import plots
 from ..foundation import BadInput, atomic, torch_stream
 from ..archives import channels_first
+from ..origin import Origin, of_network, png_bytes
 from ..micrographs import planes
 from ..latent import has_noise, latents, slerp, to_uint8_images
 from ..films import _noise_between, noise_maps, walk_frames, write_film
@@ -89,12 +91,19 @@ class _Film:
     def running(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def start(self, context, frames: Callable[[], Iterable[np.ndarray]], count: int, target: Path) -> None:
+    def start(
+        self,
+        context,
+        frames: Callable[[], Iterable[np.ndarray]],
+        count: int,
+        target: Path,
+        origin: Origin | None = None,
+    ) -> None:
         "Write `count` frames to `target`, in this context of Python."
         self._called_off.clear()
         self._button.description, self._button.icon = "Cancel film", "times"
         self._say("")
-        work = (self._write, frames, count, target)
+        work = (self._write, frames, count, target, origin)
         self._thread = threading.Thread(target=context.copy().run, args=work, name="semgan film", daemon=True)
         self._thread.start()
 
@@ -116,9 +125,9 @@ class _Film:
                 _update(self._progress, f"{bar} {k + 1} of {count} frames")
             yield frame
 
-    def _write(self, frames, count: int, target: Path) -> None:
+    def _write(self, frames, count: int, target: Path, origin: Origin | None) -> None:
         try:
-            written = write_film(self._counted(frames(), count), target, progress=False)
+            written = write_film(self._counted(frames(), count), target, progress=False, origin=origin)
             self._say(f"written: {target}, {written} frames")
         except _Stopped:
             self._say("the film was called off; nothing is left of it")
@@ -221,14 +230,10 @@ fractions = [descriptors.phase_fractions(frame)[0] for frame in frames]
 plots.walk_curve(np.linspace(0, 1, {points}), fractions, at={at})"""
 
 # %% ../../nbs/87_dashboards_explorer.ipynb #debcbe94
-def _save_png(image: np.ndarray, target: Path, pixel_size_nm: object) -> None:
+def _save_png(image: np.ndarray, target: Path, pixel_size_nm: Any, origin: Origin) -> None:
     "Write uint8 [H, W] or [H, W, 3] as PNG; pixel_size_nm: a number, (y, x) or None."
-    tag = {}
-    if pixel_size_nm:
-        sizes = np.broadcast_to(np.ravel(pixel_size_nm), 2).tolist()
-        tag = dict(dpi=tuple(25.4e6 / nm for nm in reversed(sizes)))
     with atomic(target) as part:
-        Image.fromarray(image).save(part, format="PNG", **tag)
+        part.write_bytes(png_bytes(image, origin, pixel_size_nm))
 
 # %% ../../nbs/87_dashboards_explorer.ipynb #349fa3c4
 class _Walk:
@@ -312,9 +317,9 @@ def latent_walk(
     def save_image():
         if not w.play.value:
             box.wait()
-        image, (_, k) = walk.shown["image"], walk.shown["key"]
+        image, (setting, k) = walk.shown["image"], walk.shown["key"]
         target = _unused(folder / f"{w.name.value}-{k:04d}.png")
-        _save_png(image, target, walk.pixel_size_nm)
+        _save_png(image, target, walk.pixel_size_nm, of_network(loaded, "walk", frame=k, frames=frames, **setting))
         say(f"written: {target}")
 
     def film_clicked(_):
@@ -322,7 +327,8 @@ def latent_walk(
             film.call_off()
             return
         setting, target = walk.setting(), _unused(folder / f"{w.name.value}{w.film_kind.value}")
-        film.start(box.context, lambda: walk_frames(loaded.G, frames=frames, **setting), frames, target)
+        origin = of_network(loaded, "walk", frames=frames, **setting)
+        film.start(box.context, lambda: walk_frames(loaded.G, frames=frames, **setting), frames, target, origin)
 
     box = Dashboard("walk", [_walk_layout(w)], controls, _WALK_WORDS, walk.refresh)
     box.closing = film.end

@@ -18,6 +18,7 @@ import pytest
 from made_up_runs import SMALL_DEMO
 from PIL import Image
 
+from semgan_nb import demo_result
 from semgan_nb.launch import evaluate
 from semgan_nb.demo import demo
 from semgan_nb.cli import VERBS, info, main
@@ -30,6 +31,12 @@ OPTIONS = [
     f"--{name.replace('_', '-')}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
     for name, value in TINY.items()
 ]
+
+
+@pytest.fixture(autouse=True)
+def short_film(monkeypatch):
+    "Ten seconds; the whole minute of a demo is counted in test_report."
+    monkeypatch.setitem(demo_result.WALK, "frames", 240)
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ def test_the_demo_writes_a_report_and_a_film_and_says_where(finished):
     out, found, words = finished
     assert found["report"] == str(out / "report.html") and found["report"] in words and str(out / "walk.mp4") in words
     frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(out / "walk.mp4"))
-    assert frames == 240 and seconds == pytest.approx(10, abs=0.1)
+    assert frames == 1440 and seconds == pytest.approx(60, abs=0.1)
 
 
 def test_one_file_that_fetches_nothing(finished):
@@ -128,9 +128,9 @@ def test_all_pictures_and_the_film_can_be_decoded(finished):
             and b"prefers-color-scheme:dark" in svg
             and b"http://" not in re.sub(rb'xmlns(:\w+)?="[^"]*"', b"", svg)
         )
-    assert len(pngs) == 5 and len(svgs) == 8, "examples, real, generated, z or noise, walk; four charts in two widths"
+    assert len(pngs) == 5 and len(svgs) == 10, "examples, real, generated, z or noise, walk; five charts in two widths"
     assert film == (out / "walk.mp4").read_bytes()
-    assert len(page.alts) == 9 and all(len(alt) > 15 for alt in page.alts)
+    assert len(page.alts) == 10 and all(len(alt) > 15 for alt in page.alts)
 
 
 def test_it_says_in_words_what_was_found_and_what_not(finished):
@@ -150,6 +150,7 @@ def test_it_says_in_words_what_was_found_and_what_not(finished):
         "Nothing about fractions of specimens",
         "No lengths",
         "held out",
+        "In 2 walks of 24 frames between micrographs that are",
     ):
         assert words in text, words
     part = found["metrics"]["random_fd50_holdout"]

@@ -1,4 +1,4 @@
-"""Chapter 72: verdicts on made-up values whose truth is known."""
+"""Chapters 48 and 72: verdicts on made-up values whose truth is known."""
 
 from itertools import combinations
 
@@ -7,19 +7,8 @@ import pytest
 from command import said
 from scipy import stats
 
-from semgan_nb.comparison import (
-    SCALES,
-    compare_measures,
-    compare_settings,
-    comparison_text,
-    fit_line,
-    holm,
-    paired_t,
-    paired_spread,
-    power,
-    recommend,
-    smallest_seen,
-)
+from semgan_nb.comparison import SCALES, comparison_text, fit_line, paired_spread, recommend
+from semgan_nb.paired_differences import compare_measures, compare_settings, holm, paired_t, power, smallest_seen
 
 
 def settings(rng, levels, seeds, scatter=1.0):

@@ -19,9 +19,9 @@ from semgan_nb.plots import as_png
 from semgan_nb.runs import read_metrics
 from semgan_nb.studies import _own_folder
 from semgan_nb.study_report import write_study
+from semgan_nb.texts import csv_text
 from semgan_nb.study_results import (
     StudyPart,
-    csv_text,
     curve_rows,
     difference_rows,
     differences,
