@@ -69,11 +69,8 @@ _BATCH, _GAMMA = 64, 0.02  # points a step; weight of R1
 _FRESH = 1000  # points that the networks never see
 
 
-class ToyGAN:
-    """Two small networks that play on points in the plane. `step_d` and `step_g` move one of them, `train` both;
-    `history` grows by (iteration, r_t, p, nearness) at every `log_every`-th iteration."""
-
-    log_every = 20  # iterations
+class _Players:
+    "Two small networks, what they learn from, and a step of each."
 
     @checked
     def __init__(
@@ -90,9 +87,8 @@ class ToyGAN:
         self._of_g, self._of_d = adam(self.G, 0.003), adam(self.D, 0.003)
         target = 0.6 if ada_target is None else ada_target
         self.controller = AdaController(target, 10, 20, p, 0.8, adapt=ada_target is not None)
-        self.iteration, self.history = 0, []
+        self.iteration, self.history = 0, []  # of `train`
         self._shown = torch.randn(500, 2, generator=torch_stream(seed, "toy shown"))
-        self._usual = float(_nearest(self.fresh, self.data).median())
 
     @property
     def p(self) -> float:
@@ -127,6 +123,13 @@ class ToyGAN:
         self._of_g.step()
         return float(loss.detach())
 
+# %% ../nbs/27_toy.ipynb #69f3d644
+class ToyGAN(_Players):
+    """Two small networks that play on points in the plane. `step_d` and `step_g` move one of them, `train` both;
+    `history` grows by (iteration, r_t, p, nearness) at every `log_every`-th iteration."""
+
+    log_every = 20  # iterations
+
     def train(self, iterations: int) -> "ToyGAN":
         "So many times both; returns itself."
         for _ in range(iterations):
@@ -144,7 +147,7 @@ class ToyGAN:
 
     def nearness(self) -> float:
         "Median distance of generated points to the nearest training point, relative to that of fresh points."
-        return float(_nearest(self.points(), self.data).median()) / self._usual
+        return float(_nearest(self.points(), self.data).median()) / float(_nearest(self.fresh, self.data).median())
 
 # %% ../nbs/27_toy.ipynb #0f0499fd
 def _nearest(x, data):

@@ -127,13 +127,13 @@ def controller_panel(
 def _gan_controls() -> dict[str, W.Widget]:
     "The controls by name."
     points = [("20 points", 20), ("200 points", 200), ("2000 points", 2000)]
-    paces = [("slow", 0.0), ("fast", 0.2)]
+    paces = [("fast", 0.2), ("slow", 0.0)]
     hint = "Let p follow r_t; off: p stays where its slider is"
     return dict(
         points=_control(W.Dropdown, "train on", "How many points there are to learn from", options=points),
         ada=_control(W.Checkbox, "controller", hint, "14em", value=False, indent=False),
         target=_control(
-            W.FloatSlider, "target", "The r_t that is wanted", "24em", value=0.2, min=0, max=0.6, step=0.05
+            W.FloatSlider, "target", "The r_t that is wanted", "24em", value=0.1, min=0, max=0.6, step=0.05
         ),
         p=_control(W.FloatSlider, "p", "The probability of augmentation", "24em", value=0, min=0, max=1, step=0.05),
         pace=_control(W.Dropdown, "pace", "Iterations between two pictures: one, or some hundred", options=paces),

@@ -26,7 +26,7 @@ from semgan_nb.preprocess import Recipe, median_filter
 from semgan_nb.dashboards.live import live_run, run_state
 from semgan_nb.dashboards.study import target_sweep
 from semgan_nb.dashboards.explorer import latent_walk, walk_image
-from semgan_nb.dashboards.augmentation import augment_gallery, controller_panel
+from semgan_nb.dashboards.augmentation import augment_gallery, controller_panel, gan_panel
 from semgan_nb.dashboards.compare import material_images, material_panel
 from semgan_nb.archives import write_archive
 from semgan_nb.dataset import Dataset
@@ -328,6 +328,28 @@ def test_controller_panel_replays(tmp_path):
     w["window"].value = (0, 8)
     assert box.wait() and not w["notice"].value
     exec(box.code, {})
+
+
+def test_a_gan_is_moved_by_hand():
+    box, w = gan_panel()
+    before = w["plane"].value
+    for name, word in (("step_d", "D learned"), ("step_g", "G learned")):
+        w[name].click()
+        assert box.wait() and word in w["caption"].value and w["plane"].value != before
+        before = w["plane"].value
+    w["points"].value, w["ada"].value = 200, True
+    assert box.wait() and "new networks" in w["caption"].value and w["p"].disabled
+    w["run"].value = True
+    until(lambda: "nearness" in w["caption"].value and w["plane"].value != before)
+    w["run"].value = False
+    assert box.wait() and not w["notice"].value and "ToyGAN(200, 0.1)" in box.code
+    w["ada"].value, w["p"].value = False, 0.4
+    assert box.wait() and not w["p"].disabled
+    names = {}
+    exec(box.code.replace("toy_figure(ToyGAN", "toy = (ToyGAN"), names)
+    assert names["toy"].iteration > 0 and len(names["toy"].data) == 200
+    w["again"].click()
+    assert box.wait() and "new networks" in w["caption"].value
 
 
 # -- two sets of micrographs
@@ -733,6 +755,7 @@ def test_every_control_has_a_name_and_every_picture_words(tmp_path, snapshot, st
         target_sweep(sweep),
         latent_walk(snapshot),
         material_panel(steel["archive"], steel["other"], count=8),
+        gan_panel(),
     ):
         aids = box.children[-1].value
         for name, widget in w.items():
