@@ -44,7 +44,7 @@ def ship_config(run, out):
     (Path(out) / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
-def ship(found, to):
+def ship(found, to, strip=STRIP):
     "Copy what is small; of the state of a run only what a reader asks for."
     import numpy as np
     from PIL import Image
@@ -67,10 +67,14 @@ def ship(found, to):
             json.dumps({**status, "cur_nimg": round(1000 * point["kimg"])}, indent=1) + "\n", encoding="utf-8"
         )
         for path in sample_files(run):
-            images, _ = read_samples(run, image_number(path) / 1000, STRIP)
+            images, _ = read_samples(run, image_number(path) / 1000, strip)
             Image.fromarray(np.hstack(images)).save(out / path.name, optimize=True)
         side = read_config(run)["data"]["resolution"]
-        Image.open(run / "reals.png").crop((0, 0, STRIP * side, side)).save(out / "reals.png", optimize=True)
+        Image.open(run / "reals.png").crop((0, 0, strip * side, side)).save(out / "reals.png", optimize=True)
+
+
+def check_shipped(to):
+    "No file names this machine's folder, and all of them are small."
     files = [path for path in to.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     for path in files:
@@ -115,6 +119,7 @@ def main():
     if bad := [f"{p['run'].name}: {p['state']} {p['message']}" for p in found.status() if p["state"] != "done"]:
         sys.exit("not done:\n" + "\n".join(bad))
     ship(found, records)
+    check_shipped(records)
     print(table_text(found.best_table(METRIC), METRIC))
 
 
