@@ -515,6 +515,7 @@ STREAMS = {
             "toy arcs",
             "toy",
             "toy shown",  # chapter 27
+            "blind trials",  # chapter 47
         ),
         1,
     )
