@@ -255,10 +255,13 @@ def blind_sheet(
     trials: Trials,
     columns: int = 6,
     width: float = 1.2,  # of one image, inches
+    key: bool = False,  # say what each one is
 ) -> "Figure":
     "The trials to print, numbered from 1; pairs as a and b."
     flat = trials.images.reshape(-1, *trials.images.shape[2:])[:, 0]
-    names = [f"{k + 1}{letter}" for k in range(len(trials)) for letter in ("ab" if trials.pairs else ("",))]
+    what = lambda k, at: "real" if trials.pairs and at == trials.places[k] else trials.kinds[k]
+    sides = tuple(enumerate("ab")) if trials.pairs else ((0, ""),)
+    names = [f"{k + 1}{letter} {what(k, at) if key else ''}" for k in range(len(trials)) for at, letter in sides]
     return show(list(flat), names, columns=columns, width=width)
 
 # %% ../nbs/47_blind_test.ipynb #fa53f340

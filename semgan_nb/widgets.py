@@ -115,6 +115,11 @@ const begin = () => {
   root.addEventListener('keydown', event => {  // arrows and letters are for the control that has the focus, not for JupyterLab's shortcuts
     const chord = event.ctrlKey || event.metaKey || event.altKey || event.shiftKey && event.key === 'Enter';
     if (!chord && event.key !== 'Escape') event.stopPropagation();
+    const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName) || event.target.isContentEditable;
+    if (!chord && !typing && /^[a-z0-9]$/i.test(event.key)) {  // a button may have a key: its class says which
+      const button = root.querySelector('button.semgan-key-' + event.key.toLowerCase());
+      if (button && !button.disabled) button.click();
+    }
   });
 };
 begin();

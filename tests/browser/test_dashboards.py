@@ -26,8 +26,11 @@ from semgan_nb.preprocess import Recipe, median_filter
 from semgan_nb.dashboards.live import live_run, run_state
 from semgan_nb.dashboards.study import target_sweep
 from semgan_nb.dashboards.explorer import latent_walk, walk_image
+from semgan_nb.blind_test import score_class
+from semgan_nb.checkpoints import load
+from semgan_nb.synthetic_sets import prepare_synthetic
 from semgan_nb.dashboards.augmentation import augment_gallery, controller_panel, gan_panel
-from semgan_nb.dashboards.compare import material_images, material_panel
+from semgan_nb.dashboards.compare import blind_panel, material_images, material_panel
 from semgan_nb.archives import write_archive
 from semgan_nb.dataset import Dataset
 from semgan_nb.films import walk_frames
@@ -435,6 +438,31 @@ def test_material_panel_follows_its_controls(steel):
     assert box.wait() and not w["notice"].value and "Segmentation('kmeans', 2, 'dark')" in box.code
     w["method"].value = "multiotsu, 3 phases"
     assert box.wait() and not w["notice"].value and "Segmentation('multiotsu', 3, 'dark')" in box.code
+
+
+def test_a_blind_test_is_answered_and_scored(steel, snapshot, tmp_path):
+    prepare_synthetic(data := tmp_path / "data.zip", load(snapshot).G.img_resolution, n_images=300, n_specimens=10)
+    box, w = blind_panel(data, snapshot, n=30, save=tmp_path / "class")
+    first = w["trial"].value
+    assert "1 of 30" in w["question"].value and w["key"].layout.display == "none" and b"semgan" not in first
+    w["generated"].click(), w["real"].click(), w["back"].click()
+    assert box.wait() and "2 of 30" in w["question"].value and w["trial"].value != first
+    w["back"].click()
+    assert box.wait() and w["trial"].value == first and not w["result"].value
+    w["person"].value = "Ada L."
+    for _ in range(31):
+        w["generated"].click()
+    assert box.wait() and w["real"].disabled and "Right in 12 of 24" in w["result"].value and w["key"].value
+    assert "The descriptors of the same images" in w["result"].value and not w["notice"].value
+    assert score_class(tmp_path / "class")[1][0]["person"] == "Ada L." and (tmp_path / "class" / "Ada-L-.json").exists()
+    box, w = blind_panel(data, snapshot, n=30, pairs=True)
+    for _ in range(30):
+        w["left"].click()
+    assert box.wait() and "of 18" in w["result"].value and "semgan-key-l" in w["left"]._dom_classes
+    with pytest.raises(BadInput, match="held-out images"):
+        blind_panel(data, snapshot, n=300)
+    with pytest.raises(BadInput, match="nothing is held out"):
+        blind_panel(steel["archive"], snapshot)
 
 
 def test_material_panel_and_persistence(steel, monkeypatch):
