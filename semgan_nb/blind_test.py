@@ -261,7 +261,7 @@ def blind_sheet(
     flat = trials.images.reshape(-1, *trials.images.shape[2:])[:, 0]
     what = lambda k, at: "real" if trials.pairs and at == trials.places[k] else trials.kinds[k]
     sides = tuple(enumerate("ab")) if trials.pairs else ((0, ""),)
-    names = [f"{k + 1}{letter} {what(k, at) if key else ''}" for k in range(len(trials)) for at, letter in sides]
+    names = [f"{k + 1}{letter}" + f" {what(k, at)}" * key for k in range(len(trials)) for at, letter in sides]
     return show(list(flat), names, columns=columns, width=width)
 
 # %% ../nbs/47_blind_test.ipynb #fa53f340
