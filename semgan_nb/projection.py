@@ -296,7 +296,10 @@ def look_distance(
 
 # %% ../nbs/61_projection.ipynb #387815c0
 def descriptors_beside(targets: np.ndarray, found: np.ndarray, pixel_size_nm: Any = None) -> list[dict]:
-    "For each pair of images: key of DESCRIPTORS -> [of the target, of the projection], None where there is nothing."
+    """For each pair of images: key of DESCRIPTORS -> [of the target, of the projection], None where there is nothing.
+    Lengths are in pixels where pixels are not square, or their size is not known."""
+    if pixel_size_nm is not None and np.ptp(pixel_size_nm) > 0.02 * np.min(pixel_size_nm):
+        pixel_size_nm = None
     sides = [measure(x, pixel_size_nm) for x in (targets, found)]
     keys = [key for key in sides[0].keys if key not in ("sc1", "sc2")]  # those are of a set, not of an image
     tables = {key: np.stack([side.per_image(key) for side in sides], 1) for key in keys}
@@ -396,7 +399,8 @@ def read_target(
     colours = _colours(path) if G.img_channels == 3 and archive is None and path.is_file() else None
     if colours is not None:
         parts = [_squared(np.ascontiguousarray(plane), recipe, window, path, 0) for plane in colours.transpose(2, 0, 1)]
-        return Target(path.stem, np.stack([image for image, _ in parts]), path.name, parts[0][1], None)
+        whole, notes = np.stack([image for image, _ in parts]), tuple(filter(None, [_origin_note(path)]))
+        return Target(path.stem, whole, path.name, parts[0][1], None, notes)
     micrograph = read_micrograph(path, **how_to_read)
     size = micrograph.pixel_size_nm
     if same_scale and size is None:

@@ -76,7 +76,9 @@ def test_files_say_what_they_are_and_how_large_a_pixel_is():
     assert sheet.shape == (2 * side + 2, 3 * side + 4)
     made("3", "one")
     assert np.array_equal(sheet[side + 2 :: 8, :side:8][:16], pixels("one/seed0003.png"))
-    assert read_micrograph("sheet.png", print_density=True).pixel_size_nm == pytest.approx((30 / 8, 5), rel=1e-5)
+    for name, size in (("sheet.png", (30 / 8, 5)), ("images/seed0001.png", (30, 40))):  # no print density: a scale
+        assert read_micrograph(name).pixel_size_nm == pytest.approx(size, rel=1e-5)
+    assert "40 nm/px" in say("info", "images/seed0001.png")[1]
 
 
 def test_a_folder_goes_on_and_mends_what_is_damaged(monkeypatch):

@@ -18,7 +18,7 @@ from semgan_nb.films import read_styles, walk_frames, write_styles
 from semgan_nb.foundation import BadInput
 from semgan_nb.latent import sample, to_network, to_uint8_images
 from semgan_nb.networks import Generator
-from semgan_nb.origin import read_origin
+from semgan_nb.origin import Origin, png_bytes, read_origin, write_tiff
 from semgan_nb.projection import (
     nearness,
     noise_regulariser,
@@ -294,6 +294,9 @@ def test_colours_go_to_networks_in_colour_only(G, tmp_path):
     )
     assert (read_target(tmp_path / "grey.png", colour, window=16, bar=0).image == rgb[2:18, 4:20, 0]).all()
     assert "colour image" in said(read_target, tmp_path / "colour.png", G)
+    (tmp_path / "made.png").write_bytes(png_bytes(rgb, Origin("generate", seeds="5")))
+    assert read_target(tmp_path / "colour.png", colour).notes == ()
+    assert "was generated" in read_target(tmp_path / "made.png", colour).notes[0]
 
 
 def test_what_is_no_target_is_refused_in_a_sentence(G, tmp_path, micrograph):
@@ -332,6 +335,13 @@ def test_the_command_writes_styles_pictures_film_and_numbers(network, micrograph
     (place / "field.npz").write_bytes(b"years of work")
     status, _, err = say(*words)
     assert status == 2 and "field.npz is there already" in err
+
+
+def test_pixels_that_are_not_square_do_not_cost_the_search(network, G, tmp_path):
+    write_tiff(tmp_path / "a.tif", sample(G, [5])[0, 0], Origin("generate", seeds="5"), (20.0, 30.0))
+    how = dict(film=False, progress=False, how_to_read=dict(bar=0), **QUICK | dict(steps=2))
+    (one,) = reach.project_files([tmp_path / "a.tif"], network, tmp_path / "out", **how)["images"]
+    assert one["pixel_size_nm"] == pytest.approx([20, 30]) and one["descriptors"]["fraction"][0] is not None
 
 
 def test_ctrl_c_keeps_what_was_found_by_then(network, micrograph, tmp_path, monkeypatch):
