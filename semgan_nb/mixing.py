@@ -185,6 +185,8 @@ def kinship(A: Generator, B: Generator) -> float:
         if name.endswith("weight") and "affine" not in name and "torgb" not in name
     ]
     both = torch.stack([torch.cat([own.double() for own in side]) for side in zip(*pairs)])
+    if not bool((both.std(1) > 0).all()):  # weights that are all one number are like no others
+        return 0.0
     return float(torch.corrcoef(both)[0, 1])
 
 # %% ../nbs/65_mixing.ipynb #6fc80b74

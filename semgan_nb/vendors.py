@@ -534,7 +534,6 @@ def _generated(path, info):  # of a PNG; what Pillow says of it
     record.vendor = ""  # no microscope's
     yield record
 
-
 # %% ../nbs/10_vendors.ipynb #169caa7a
 def _settle(records, tags):
     "Pixel size (y, x) in nm or None, and stated rows of bar or None, of records in the order of trust; fills tags."

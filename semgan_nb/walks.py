@@ -29,6 +29,21 @@ def _noise_between_files(maps: list[dict], ends: int, noise_mode: str, noise_see
         print("note: the noise is not that of the files, so the ends differ a little from these", file=sys.stderr)
     return {}
 
+# %% ../nbs/68_walks.ipynb #7238df66
+def _note_strangers(loaded, through: Sequence[Path | str]) -> None:
+    "A sentence where styles were found with another network, to which they may mean something else."
+    from semgan_nb.films import origin_of_styles
+
+    own = of_network(loaded, "walk").network
+    for path in through:
+        origin = origin_of_styles(path)
+        if origin is not None and origin.network and own and origin.network != own:
+            print(
+                f"note: {printable(str(path))} holds styles of another network ({printable(origin.network_name)}), in"
+                " which they are another image",
+                file=sys.stderr,
+            )
+
 # %% ../nbs/68_walks.ipynb #15092d43
 def _ends_of(loaded, seeds: str, through, how: dict) -> tuple[Any, dict, dict]:
     "What `walk_frames` walks between, how, and what a file says of it: seeds, or the styles of some files."
@@ -44,6 +59,9 @@ def _ends_of(loaded, seeds: str, through, how: dict) -> tuple[Any, dict, dict]:
         return seeds, how, dict(seeds=seeds, **how)
     kept = [read_styles(path, loaded.G_ema) for path in through]
     ws = torch.cat([w for w, _ in kept])
+    if len(ws) < 2:
+        raise BadInput("through: one style was given, and a walk needs two at least: name another file of styles")
+    _note_strangers(loaded, through)
     maps = [noise for _, noise in kept if noise]
     own = how | dict(space="w") | _noise_between_files(maps, len(ws), how["noise_mode"], how["noise_seed"])
     said = {name: value for name, value in own.items() if name != "noise"}
@@ -105,6 +123,8 @@ def walk(
     if paper:
         asked = dict(frames=frames, fps=fps, space=space, truncation_psi=truncation_psi, noise_mode=noise_mode)
         seeds, frames, fps, space, truncation_psi, noise_mode = _as_the_paper(seeds, through, **asked)
+    if through and seeds != inspect.signature(walk).parameters["seeds"].default:
+        raise BadInput(f"seeds are {seeds}, and files of styles were given to walk through: leave out one of them")
     out = Path(out)
     check_film(out)
     figure = Path(figure) if figure else out.with_name(out.stem + ".png")

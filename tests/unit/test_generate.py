@@ -261,6 +261,13 @@ def test_networks_that_do_not_fit_are_one_sentence():
     assert "by a newer version" in said(generate, "newer.safetensors", "out", "0", progress=False)
 
 
+def test_a_network_whose_images_are_no_pictures_is_one_sentence():
+    random_snapshot("two.safetensors", img_channels=2, **SMALL)
+    for verb in ("generate", "walk", "mix", "phases", "factors"):
+        status, _, err = say(verb, "two.safetensors")
+        assert status == 2 and "images of 2 channels" in err and len(err.splitlines()) == 1, verb
+
+
 def test_a_network_that_diverged_writes_nothing():
     from semgan_nb.checkpoints import save_snapshot
 

@@ -126,6 +126,14 @@ def test_kinship_tells_relatives_from_strangers():
     assert kinship(load("superalloy").G, load("steel").G) > 0.7  # of one seed
 
 
+def test_weights_that_are_all_one_number_are_no_relatives():
+    G = Generator(**SMALL)
+    with torch.no_grad():
+        for parameter in G.parameters():
+            parameter.zero_()
+    assert kinship(G, G) == 0
+
+
 def test_what_cannot_be_blended_is_one_sentence():
     random_snapshot("wide.safetensors", **SMALL | dict(channel_max=16))
     assert "channel_max 8 and 16" in said(write_blend, "a.safetensors", "wide.safetensors")

@@ -15,7 +15,8 @@ from semgan_nb import projection, reach
 from semgan_nb.checkpoints import save_snapshot
 from semgan_nb.features import RandomNetwork, perceptual_embedding
 from semgan_nb.films import read_styles, walk_frames, write_styles
-from semgan_nb.foundation import BadInput
+from semgan_nb.foundation import BadInput, file_hash
+from semgan_nb.generate import generate
 from semgan_nb.latent import sample, to_network, to_uint8_images
 from semgan_nb.networks import Generator
 from semgan_nb.origin import Origin, png_bytes, read_origin, write_tiff
@@ -405,6 +406,31 @@ def test_a_walk_goes_through_projections(network, G, tmp_path):
     written = [np.asarray(Image.open(p)) for p in sorted((tmp_path / "frames").glob("*.png"))]
     assert found["frames"] == 5 and all(np.array_equal(a, b) for a, b in zip(written, frames))
     assert read_origin(found["figure"]).settings["through"] == ["1.npz", "2.npz"]
+
+
+def test_what_walks_through_files_says_what_it_leaves_out(network, G, tmp_path, capsys):
+    for name, checksum in (("own", file_hash(network)[:16]), ("strange", "0" * 16)):
+        write_styles(tmp_path / f"{name}.npz", torch.zeros(1, G.num_ws, 8), None, Origin("project", checksum, name))
+    own, strange = (tmp_path / f"{name}.npz" for name in ("own", "strange"))
+    how = dict(frames=2, progress=False)
+    walk(network, tmp_path / "a", through=[own, own], **how)
+    assert "another network" not in capsys.readouterr().err
+    walk(network, tmp_path / "b", through=[own, strange], **how)
+    err = capsys.readouterr().err
+    assert "strange.npz holds styles of another network (strange)" in err and "own.npz holds" not in err
+    assert "leave out one of them" in said(walk, network, tmp_path / "c", seeds="3,4", through=[own, own], **how)
+    assert "one style was given" in said(walk, network, tmp_path / "c", through=[own], **how)
+
+
+def test_an_option_that_would_do_nothing_is_refused(network, micrograph, tmp_path):
+    archive = generate(network, tmp_path / "a.zip", "0-1", progress=False)["out"]
+    words = ["--network", network, "--features", "pixels", "--steps", "1"]
+    for vain in (["--count", "5"], ["--beside", archive]):
+        status, _, err = say("project", micrograph, *words, *vain)
+        assert status == 2 and f"{vain[0]}: is an option for an archive" in err
+    for vain in (["--class", "0"], ["--window", "9"], ["--no-film"], ["--same-scale"], ["--bar", "0"], ["--page", "1"]):
+        status, _, err = say("project", archive, *words, *vain)
+        assert status == 2 and f"{vain[0]}: is an option for micrographs" in err
 
 
 def test_styles_of_another_network_or_damaged_are_refused(G, network, tmp_path, capsys):
