@@ -354,23 +354,29 @@ def _comparison(numbers: Mapping, first: str, second: str) -> tuple[str, list[in
         signs.append(0 if p > 0.01 else 1 if chance > 0.5 else -1)
     return "; ".join(words), signs
 
+# %% ../nbs/67_reach.ipynb #2c79911d
+_FEWEST = 5  # images of a set: with four and four no ranks have a p below 0.01
+
 # %% ../nbs/67_reach.ipynb #4d28e36c
 def _verdicts(numbers: Mapping[str, Mapping]) -> list[str]:
     "What the sets say together."
     if not {"training", "held out", "generated"} <= numbers.keys():
         return []
+    if (few := min(len(one["psnr"]) for one in numbers.values())) < _FEWEST:
+        return [f"{few} images of a set are too few to tell sets apart: take {_FEWEST} of each at least (--count)"]
     words, signs = _comparison(numbers, "training", "held out")
     known = "training micrographs land nearer than held-out ones: some are known by heart, or those specimens differ"
-    lines = [f"{known if 1 in signs else 'held-out micrographs land as near as training ones, or nearer'} ({words})"]
+    alike = "held-out micrographs are not shown to land farther than training ones"
+    lines = [f"{known if 1 in signs else alike} ({words})"]
     words, signs = _comparison(numbers, "generated", "held out")
     both = "generated ones come back nearer by the same search: what the held-out ones lack, this network does not make"
-    blind = "generated ones come back no nearer, so this search cannot tell what the network can make"
+    blind = "generated ones are not shown to come back nearer, so this search cannot tell what the network can make"
     lines.append(f"{both if signs[0] == 1 else blind} ({words})")
     for name in numbers.keys() - {"training", "held out", "generated"}:
         words, signs = _comparison(numbers, "held out", name)
         by = [what for what, sign in zip(("in pixels", "in looks"), signs) if sign == 1]
-        nearer = f"nearer {' and '.join(by)}" if by else "no nearer"
-        lines.append(f"held-out micrographs land {nearer} than {name} ({words})")
+        nearer = f"land nearer {' and '.join(by)}" if by else "are not shown to land nearer"
+        lines.append(f"held-out micrographs {nearer} than {name} ({words})")
     return lines
 
 # %% ../nbs/67_reach.ipynb #10f92bfe

@@ -481,13 +481,18 @@ def test_the_verdict_says_what_the_numbers_say():
     real, made, steel = (lambda: column(19, 0.1)), (lambda: column(30, 0.02)), (lambda: column(20, 0.2))
     lines = reach.reach_lines({"training": real(), "held out": real(), "generated": made(), "steel": steel()})
     assert len(lines) == 7 and lines[0].startswith("training (24): PSNR 1")
-    assert "as near as training ones" in lines[4] and "this network does not make" in lines[5]
+    assert "not shown to land farther than training ones" in lines[4] and "this network does not make" in lines[5]
     assert "land nearer in looks than steel" in lines[6]
     assert (
         "some are known by heart" in reach.reach_lines({"training": made(), "held out": real(), "generated": made()})[3]
     )
     assert "cannot tell" in reach.reach_lines({"training": real(), "held out": real(), "generated": real()})[4]
     assert len(reach.reach_lines({"training": real(), "steel": steel()})) == 2
+    few = lambda n: {k: {key: v[:n] for key, v in made().items()} for k in ("training", "held out", "generated")}
+    assert (
+        "too few" in reach.reach_lines(few(4))[3] and len(reach.reach_lines(few(4))) == 4
+    )  # p >= 0.03, whatever they are
+    assert len(reach.reach_lines(few(5))) == 5
 
 
 def test_a_network_without_latent_vector_is_refused():
