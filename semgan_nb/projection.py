@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEATURES', 'LITE0_SHARE', 'SPACES', 'w_statistics', 'pixel_embedding', 'Nearness', 'nearness', 'noise_regulariser',
-           'normalise_noise', 'schedule', 'ProjectionStep', 'project', 'psnr', 'ssim', 'look_distance',
+           'normalise_noise', 'schedule', 'ProjectionStep', 'project', 'psnr', 'psnr_of_grey', 'ssim', 'look_distance',
            'descriptors_beside', 'Target', 'read_target']
 
 # %% ../nbs/61_projection.ipynb #0d4140fe
@@ -268,6 +268,12 @@ def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # uint8 [N, C, H, W] each
     "Peak signal-to-noise ratio of each pair in dB, float64 [N]; 99 at most."
     error = ((a.astype(float) - b) ** 2).reshape(len(a), -1).mean(1)
     return np.minimum(10 * np.log10(255**2 / np.maximum(error, 1e-9)), 99.0)
+
+# %% ../nbs/61_projection.ipynb #de39cef5
+def psnr_of_grey(targets: np.ndarray) -> np.ndarray:  # uint8 [N, C, H, W]
+    "PSNR of an even grey, the mean of each target: float64 [N], what a projection has to beat."
+    flat = targets.astype(float).mean((2, 3), keepdims=True)
+    return psnr(targets, np.broadcast_to(flat, targets.shape))
 
 # %% ../nbs/61_projection.ipynb #8895b7af
 def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # uint8 [N, C, H, W] each

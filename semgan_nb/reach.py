@@ -34,6 +34,7 @@ from semgan_nb.projection import (
     nearness,
     project,
     psnr,
+    psnr_of_grey,
     read_target,
     ssim,
 )
@@ -165,7 +166,7 @@ def _numbers(targets, way: _Way, near: Nearness, device, sizes) -> list[dict]:
     found = way.last.images()
     name, apart = look_distance(targets, found, near, device)
     columns: dict[str, Any] = dict(psnr=psnr(targets, found), ssim=ssim(targets, found))
-    columns |= {name: apart, "psnr_start": psnr(targets, way.start)}
+    columns |= {name: apart, "psnr_start": psnr(targets, way.start), "psnr_grey": psnr_of_grey(targets)}
     each = [descriptors_beside(targets[k : k + 1], found[k : k + 1], sizes[k])[0] for k in range(len(targets))]
     return [
         {key: float(values[k]) for key, values in columns.items()} | dict(steps=way.last.step, descriptors=each[k])

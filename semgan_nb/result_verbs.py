@@ -338,7 +338,8 @@ def _projected_line(one: dict) -> str:
     ]
     return (
         f"{one['source']}: PSNR {one['psnr_start']:.1f} dB at the start, {one['psnr']:.1f} after"
-        f" {count_noun(one['steps'], 'step')}; SSIM {one['ssim']:.2f}, {look} {one[look]:.3f}; {', '.join(said)}"
+        f" {count_noun(one['steps'], 'step')}, of an even grey {one['psnr_grey']:.1f}; SSIM {one['ssim']:.2f},"
+        f" {look} {one[look]:.3f}; {', '.join(said)}"
     )
 
 # %% ../nbs/98_result_verbs.ipynb #5a98ddc8

@@ -328,6 +328,7 @@ def test_the_command_writes_styles_pictures_film_and_numbers(network, micrograph
     assert np.load(place / "field.npz")["w"].shape == (1, G.num_ws, 8)
     assert psnr(sample(G, [5]), found)[0] == pytest.approx(one["psnr"], abs=0.2) and one["psnr"] > one["psnr_start"]
     assert one["crop"] == [24, 28, 16] and one["descriptors"]["fraction"][0] is not None
+    assert one["psnr_grey"] == pytest.approx(20 * np.log10(255 / sample(G, [5]).std())) and "even grey" in out
     picture = np.asarray(Image.open(place / "field.png"))
     assert picture.shape == (256, 256 + 32 + 256) and np.array_equal(picture[::16, :256:16], sample(G, [5])[0, 0])
     for file in ("field.png", "projection.png", "field.mp4"):
