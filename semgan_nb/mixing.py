@@ -19,7 +19,7 @@ from .origin import Origin, of_network, save_figure
 from .networks import Generator, resolutions
 from .latent import check_noise, paint, parse_seeds, styles, synthesize, to_uint8_images
 from .checkpoints import save_snapshot
-from .generate import open_generator
+from .generate import open_generator, refuse_noise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -165,6 +165,7 @@ def write_mixing(
     loaded = open_generator(network, best)
     G = loaded.G_ema
     how: dict[str, Any] = dict(truncation_psi=truncation_psi, noise_mode=noise_mode, noise_seed=noise_seed)
+    refuse_noise(G, noise_mode, noise_seed)
     split = check_split(G, split)
     for name, seeds in (("rows", rows), ("columns", columns)):
         if len(parse_seeds(seeds)) > 32:

@@ -323,6 +323,7 @@ class Target:
     crop: tuple[int, int, int]  # y, x and side of the square, px of the file after it was brought to scale
     pixel_size_nm: tuple[float, float] | None  # (y, x), of the target
     notes: tuple[str, ...] = ()
+    generated: bool = False  # as the file itself says
 
 # %% ../nbs/61_projection.ipynb #dd887107
 def _colours(path: Path) -> np.ndarray | None:
@@ -406,7 +407,7 @@ def read_target(
     if colours is not None:
         parts = [_squared(np.ascontiguousarray(plane), recipe, window, path, 0) for plane in colours.transpose(2, 0, 1)]
         whole, notes = np.stack([image for image, _ in parts]), tuple(filter(None, [_origin_note(path)]))
-        return Target(path.stem, whole, path.name, parts[0][1], None, notes)
+        return Target(path.stem, whole, path.name, parts[0][1], None, notes, bool(notes))
     micrograph = read_micrograph(path, **how_to_read)
     size = micrograph.pixel_size_nm
     if same_scale and size is None:
@@ -418,7 +419,8 @@ def read_target(
     cleaned = recipe.cleaned_size(size)
     nm = None if cleaned is None else (cleaned[0] * crop[2] / recipe.size, cleaned[1] * crop[2] / recipe.size)
     notes = [_scale_note(path.name, nm, network_nm), _origin_note(path)]
-    return Target(path.stem, np.repeat(image[None], G.img_channels, 0), path.name, crop, nm, tuple(filter(None, notes)))
+    whole, said = np.repeat(image[None], G.img_channels, 0), tuple(filter(None, notes))
+    return Target(path.stem, whole, path.name, crop, nm, said, bool(notes[1]))
 
 # %% ../nbs/61_projection.ipynb #63977be8
 def _origin_note(path: Path) -> str:

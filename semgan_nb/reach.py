@@ -150,7 +150,7 @@ def _label_of(G, label: int | None) -> torch.Tensor | None:
 def _write_result(out: Path, target: Target, one: Mapping, film: list[np.ndarray], origin: Origin) -> dict:
     "The files of one target; returns what projection.json says of it. one: ws, noise, image, numbers."
     own = replace(origin, settings=origin.settings | dict(target=target.source))
-    both = replace(own, composite=True)
+    both = replace(own, composite=not target.generated)
     write_styles(out / f"{target.name}.npz", one["ws"], one["noise"], own)
     _write_png(out / f"{target.name}.png", _beside(target.image, one["image"]), both)
     if film:
@@ -218,13 +218,13 @@ def project_files(
     near, many = _near_of(G, how), _together(G.img_resolution)
     origin = _origin_of(loaded, near, label, how)
     whole, found, stopped = np.stack([target.image for target in targets]), [], False
-    shown = np.full_like(whole, 255)
+    shown, beside = np.full_like(whole, 255), not all(target.generated for target in targets)
     for at in range(0, len(targets), many):
         batch = slice(at, min(at + many, len(targets)))
 
         def picture(now, batch=batch):
             shown[batch] = now
-            _write_png(out / "projection.png", _overview(whole, shown), replace(origin, composite=True))
+            _write_png(out / "projection.png", _overview(whole, shown), replace(origin, composite=beside))
 
         way = _follow(project(G, whole[batch], c=c, **how), whole[batch], picture, progress)
         if way.last is None:  # stopped before the first step

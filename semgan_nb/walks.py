@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from .foundation import FPS, FRAMES, NOISE_SEED, PSI, BadInput, Rule, atomic, checked
 from .foundation import claim, printable, try_folder
 from .origin import Origin, of_network, save_figure, seeds_text
-from .generate import open_generator
+from .generate import open_generator, refuse_noise
 
 # %% ../nbs/68_walks.ipynb #5e7e4b92
 def _noise_between_files(maps: list[dict], ends: int, noise_mode: str, noise_seed: int | None) -> dict:
@@ -52,6 +52,7 @@ def _ends_of(loaded, seeds: str, through, how: dict) -> tuple[Any, dict, dict]:
     from semgan_nb.films import read_styles
     from semgan_nb.latent import has_noise
 
+    refuse_noise(loaded.G_ema, how["noise_mode"], how["noise_seed"])
     if not through:
         if how["noise_mode"] == "walk" and not has_noise(loaded.G_ema):
             name = printable(loaded.path.name)

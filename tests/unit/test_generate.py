@@ -205,6 +205,9 @@ def test_without_noise_inputs_its_options_are_refused():
     for verb in (("walk", "plain.safetensors"), ("phases", "plain.safetensors")):
         status, _, err = say(*verb, "--noise-seed", 1)
         assert status == 2 and "has no noise inputs" in err
+    for verb in (("walk", "plain.safetensors"), ("phases", "plain.safetensors"), ("mix", "plain.safetensors")):
+        status, _, err = say(*verb, "--noise", "none")
+        assert status == 2 and "has no noise inputs" in err
     assert "no noise is added" in said(made, "0", noise_mode="none", noise_seed=1)
     assert say("phases", "images", "--noise-seed", 1)[0] == 2
 

@@ -343,6 +343,8 @@ def test_pixels_that_are_not_square_do_not_cost_the_search(network, G, tmp_path)
     write_tiff(tmp_path / "a.tif", sample(G, [5])[0, 0], Origin("generate", seeds="5"), (20.0, 30.0))
     how = dict(film=False, progress=False, how_to_read=dict(bar=0), **QUICK | dict(steps=2))
     (one,) = reach.project_files([tmp_path / "a.tif"], network, tmp_path / "out", **how)["images"]
+    for file in ("a.png", "projection.png"):  # no real micrograph is beside this one
+        assert not read_origin(tmp_path / "out" / file).composite
     assert one["pixel_size_nm"] == pytest.approx([20, 30]) and one["descriptors"]["fraction"][0] is not None
 
 
