@@ -406,8 +406,8 @@ def read_target(
     colours = _colours(path) if G.img_channels == 3 and archive is None and path.is_file() else None
     if colours is not None:
         parts = [_squared(np.ascontiguousarray(plane), recipe, window, path, 0) for plane in colours.transpose(2, 0, 1)]
-        whole, notes = np.stack([image for image, _ in parts]), tuple(filter(None, [_origin_note(path)]))
-        return Target(path.stem, whole, path.name, parts[0][1], None, notes, bool(notes))
+        whole, note = np.stack([image for image, _ in parts]), _origin_note(path)
+        return Target(path.stem, whole, path.name, parts[0][1], None, (note,) if note else (), bool(note))
     micrograph = read_micrograph(path, **how_to_read)
     size = micrograph.pixel_size_nm
     if same_scale and size is None:
