@@ -47,6 +47,7 @@ from .microstructure import DESCRIPTORS, TOPOLOGY, measure, one_pixel_um, unit_o
 from .same_material import image_values
 from .paired_differences import compare_measures
 from .official import load_networks
+from .generate import check_channels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -492,6 +493,7 @@ def factors(
         raise BadInput(f"seeds: {seeds} is one seed, and an interval over seeds needs two at least: write 0-63")
     files = _factor_files(network, out, overwrite)
     loaded = load_networks(network, best)
+    check_channels(loaded.G_ema, loaded.path)
     G = loaded.G_ema.to(choose_device(device))
     found = find_factors(G, methods, layers, count)
     pixel = loaded.meta.get("pixel_size_nm")

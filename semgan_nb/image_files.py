@@ -24,7 +24,7 @@ from . import vendors
 from .foundation import BadInput
 from .texts import _number, _positive, _sections, _short, _text
 from .unpacking import _DECODERS, _check_size, _jpeg_words, _numbers, _png_pieces
-from .vendors import _guarded, _settle, _side_cars, _stated
+from .vendors import _generated, _guarded, _settle, _side_cars, _stated
 
 # %% ../nbs/11_image_files.ipynb #d4119bc7
 def _row_blocks(pixels):
@@ -585,7 +585,7 @@ def _read_other(path, magic, number, print_density, orient, tags):
             pixels = np.asarray(image.convert("RGB") if image.mode in ("P", "YCbCr") else image)
     with load() as image:
         info, code = dict(image.info), _exif_orientation(image) if orient else 1
-    records = list(_side_cars(path, pixels.shape[:2]))
+    records = [*_side_cars(path, pixels.shape[:2]), *(_generated(path, info) if tags["format"] == "PNG" else ())]
     if tags["format"] == "JPEG":
         with open(path, "rb") as f:
             tags["lossy"] = _jpeg_words(f)

@@ -518,10 +518,8 @@ def scale_bar(
     x, y = width * 0.96 - pixels - 0.5, height * 0.955 - 0.5
     box = dict(facecolor="white", edgecolor="black", linewidth=0.5)
     ax.add_patch(Rectangle((x, y - 0.015 * height), pixels, 0.025 * height, **box))
-    style = dict(color="white", ha="center", va="bottom", fontsize=7)
-    ax.text(
-        x + pixels / 2, y - 0.035 * height, text, bbox=dict(facecolor="black", alpha=0.55, linewidth=0, pad=1), **style
-    )
+    style = dict(color="white", ha="right", va="bottom", fontsize=7)  # of a small panel wider than the bar
+    ax.text(x + pixels, y - 0.035 * height, text, bbox=dict(facecolor="black", alpha=0.55, linewidth=0, pad=1), **style)
 
 # %% ../nbs/12_micrographs.ipynb #9aea6903
 def _shown_grey(image):  # an array or a Micrograph

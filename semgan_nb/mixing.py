@@ -19,7 +19,7 @@ from .origin import Origin, of_network, save_figure
 from .networks import Generator, resolutions
 from .latent import check_noise, paint, parse_seeds, styles, synthesize, to_uint8_images
 from .checkpoints import save_snapshot
-from .generate import open_generator
+from .generate import open_generator, refuse_noise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -165,6 +165,7 @@ def write_mixing(
     loaded = open_generator(network, best)
     G = loaded.G_ema
     how: dict[str, Any] = dict(truncation_psi=truncation_psi, noise_mode=noise_mode, noise_seed=noise_seed)
+    refuse_noise(G, noise_mode, noise_seed)
     split = check_split(G, split)
     for name, seeds in (("rows", rows), ("columns", columns)):
         if len(parse_seeds(seeds)) > 32:
@@ -185,6 +186,8 @@ def kinship(A: Generator, B: Generator) -> float:
         if name.endswith("weight") and "affine" not in name and "torgb" not in name
     ]
     both = torch.stack([torch.cat([own.double() for own in side]) for side in zip(*pairs)])
+    if not bool((both.std(1) > 0).all()):  # weights that are all one number are like no others
+        return 0.0
     return float(torch.corrcoef(both)[0, 1])
 
 # %% ../nbs/65_mixing.ipynb #6fc80b74

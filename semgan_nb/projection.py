@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEATURES', 'LITE0_SHARE', 'SPACES', 'w_statistics', 'pixel_embedding', 'Nearness', 'nearness', 'noise_regulariser',
-           'normalise_noise', 'schedule', 'ProjectionStep', 'project', 'psnr', 'ssim', 'look_distance',
+           'normalise_noise', 'schedule', 'ProjectionStep', 'project', 'psnr', 'psnr_of_grey', 'ssim', 'look_distance',
            'descriptors_beside', 'Target', 'read_target']
 
 # %% ../nbs/61_projection.ipynb #0d4140fe
@@ -269,6 +269,12 @@ def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # uint8 [N, C, H, W] each
     error = ((a.astype(float) - b) ** 2).reshape(len(a), -1).mean(1)
     return np.minimum(10 * np.log10(255**2 / np.maximum(error, 1e-9)), 99.0)
 
+# %% ../nbs/61_projection.ipynb #de39cef5
+def psnr_of_grey(targets: np.ndarray) -> np.ndarray:  # uint8 [N, C, H, W]
+    "PSNR of an even grey, the mean of each target: float64 [N], what a projection has to beat."
+    flat = targets.astype(float).mean((2, 3), keepdims=True)
+    return psnr(targets, np.broadcast_to(flat, targets.shape))
+
 # %% ../nbs/61_projection.ipynb #8895b7af
 def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # uint8 [N, C, H, W] each
     "Structural similarity of each pair, float64 [N]. Source: Wang et al. 2004, with even windows of 7 px."
@@ -296,7 +302,10 @@ def look_distance(
 
 # %% ../nbs/61_projection.ipynb #387815c0
 def descriptors_beside(targets: np.ndarray, found: np.ndarray, pixel_size_nm: Any = None) -> list[dict]:
-    "For each pair of images: key of DESCRIPTORS -> [of the target, of the projection], None where there is nothing."
+    """For each pair of images: key of DESCRIPTORS -> [of the target, of the projection], None where there is nothing.
+    Lengths are in pixels where pixels are not square, or their size is not known."""
+    if pixel_size_nm is not None and np.ptp(pixel_size_nm) > 0.02 * np.min(pixel_size_nm):
+        pixel_size_nm = None
     sides = [measure(x, pixel_size_nm) for x in (targets, found)]
     keys = [key for key in sides[0].keys if key not in ("sc1", "sc2")]  # those are of a set, not of an image
     tables = {key: np.stack([side.per_image(key) for side in sides], 1) for key in keys}
@@ -314,6 +323,7 @@ class Target:
     crop: tuple[int, int, int]  # y, x and side of the square, px of the file after it was brought to scale
     pixel_size_nm: tuple[float, float] | None  # (y, x), of the target
     notes: tuple[str, ...] = ()
+    generated: bool = False  # as the file itself says
 
 # %% ../nbs/61_projection.ipynb #dd887107
 def _colours(path: Path) -> np.ndarray | None:
@@ -396,7 +406,8 @@ def read_target(
     colours = _colours(path) if G.img_channels == 3 and archive is None and path.is_file() else None
     if colours is not None:
         parts = [_squared(np.ascontiguousarray(plane), recipe, window, path, 0) for plane in colours.transpose(2, 0, 1)]
-        return Target(path.stem, np.stack([image for image, _ in parts]), path.name, parts[0][1], None)
+        whole, note = np.stack([image for image, _ in parts]), _origin_note(path)
+        return Target(path.stem, whole, path.name, parts[0][1], None, (note,) if note else (), bool(note))
     micrograph = read_micrograph(path, **how_to_read)
     size = micrograph.pixel_size_nm
     if same_scale and size is None:
@@ -408,7 +419,8 @@ def read_target(
     cleaned = recipe.cleaned_size(size)
     nm = None if cleaned is None else (cleaned[0] * crop[2] / recipe.size, cleaned[1] * crop[2] / recipe.size)
     notes = [_scale_note(path.name, nm, network_nm), _origin_note(path)]
-    return Target(path.stem, np.repeat(image[None], G.img_channels, 0), path.name, crop, nm, tuple(filter(None, notes)))
+    whole, said = np.repeat(image[None], G.img_channels, 0), tuple(filter(None, notes))
+    return Target(path.stem, whole, path.name, crop, nm, said, bool(notes[1]))
 
 # %% ../nbs/61_projection.ipynb #63977be8
 def _origin_note(path: Path) -> str:

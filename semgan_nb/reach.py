@@ -34,6 +34,7 @@ from semgan_nb.projection import (
     nearness,
     project,
     psnr,
+    psnr_of_grey,
     read_target,
     ssim,
 )
@@ -149,7 +150,7 @@ def _label_of(G, label: int | None) -> torch.Tensor | None:
 def _write_result(out: Path, target: Target, one: Mapping, film: list[np.ndarray], origin: Origin) -> dict:
     "The files of one target; returns what projection.json says of it. one: ws, noise, image, numbers."
     own = replace(origin, settings=origin.settings | dict(target=target.source))
-    both = replace(own, composite=True)
+    both = replace(own, composite=not target.generated)
     write_styles(out / f"{target.name}.npz", one["ws"], one["noise"], own)
     _write_png(out / f"{target.name}.png", _beside(target.image, one["image"]), both)
     if film:
@@ -165,7 +166,7 @@ def _numbers(targets, way: _Way, near: Nearness, device, sizes) -> list[dict]:
     found = way.last.images()
     name, apart = look_distance(targets, found, near, device)
     columns: dict[str, Any] = dict(psnr=psnr(targets, found), ssim=ssim(targets, found))
-    columns |= {name: apart, "psnr_start": psnr(targets, way.start)}
+    columns |= {name: apart, "psnr_start": psnr(targets, way.start), "psnr_grey": psnr_of_grey(targets)}
     each = [descriptors_beside(targets[k : k + 1], found[k : k + 1], sizes[k])[0] for k in range(len(targets))]
     return [
         {key: float(values[k]) for key, values in columns.items()} | dict(steps=way.last.step, descriptors=each[k])
@@ -217,13 +218,13 @@ def project_files(
     near, many = _near_of(G, how), _together(G.img_resolution)
     origin = _origin_of(loaded, near, label, how)
     whole, found, stopped = np.stack([target.image for target in targets]), [], False
-    shown = np.full_like(whole, 255)
+    shown, beside = np.full_like(whole, 255), not all(target.generated for target in targets)
     for at in range(0, len(targets), many):
         batch = slice(at, min(at + many, len(targets)))
 
         def picture(now, batch=batch):
             shown[batch] = now
-            _write_png(out / "projection.png", _overview(whole, shown), replace(origin, composite=True))
+            _write_png(out / "projection.png", _overview(whole, shown), replace(origin, composite=beside))
 
         way = _follow(project(G, whole[batch], c=c, **how), whole[batch], picture, progress)
         if way.last is None:  # stopped before the first step
@@ -354,23 +355,29 @@ def _comparison(numbers: Mapping, first: str, second: str) -> tuple[str, list[in
         signs.append(0 if p > 0.01 else 1 if chance > 0.5 else -1)
     return "; ".join(words), signs
 
+# %% ../nbs/67_reach.ipynb #2c79911d
+_FEWEST = 5  # images of a set: with four and four no ranks have a p below 0.01
+
 # %% ../nbs/67_reach.ipynb #4d28e36c
 def _verdicts(numbers: Mapping[str, Mapping]) -> list[str]:
     "What the sets say together."
     if not {"training", "held out", "generated"} <= numbers.keys():
         return []
+    if (few := min(len(one["psnr"]) for one in numbers.values())) < _FEWEST:
+        return [f"{few} images of a set are too few to tell sets apart: take {_FEWEST} of each at least (--count)"]
     words, signs = _comparison(numbers, "training", "held out")
     known = "training micrographs land nearer than held-out ones: some are known by heart, or those specimens differ"
-    lines = [f"{known if 1 in signs else 'held-out micrographs land as near as training ones, or nearer'} ({words})"]
+    alike = "held-out micrographs are not shown to land farther than training ones"
+    lines = [f"{known if 1 in signs else alike} ({words})"]
     words, signs = _comparison(numbers, "generated", "held out")
     both = "generated ones come back nearer by the same search: what the held-out ones lack, this network does not make"
-    blind = "generated ones come back no nearer, so this search cannot tell what the network can make"
+    blind = "generated ones are not shown to come back nearer, so this search cannot tell what the network can make"
     lines.append(f"{both if signs[0] == 1 else blind} ({words})")
     for name in numbers.keys() - {"training", "held out", "generated"}:
         words, signs = _comparison(numbers, "held out", name)
         by = [what for what, sign in zip(("in pixels", "in looks"), signs) if sign == 1]
-        nearer = f"nearer {' and '.join(by)}" if by else "no nearer"
-        lines.append(f"held-out micrographs land {nearer} than {name} ({words})")
+        nearer = f"land nearer {' and '.join(by)}" if by else "are not shown to land nearer"
+        lines.append(f"held-out micrographs {nearer} than {name} ({words})")
     return lines
 
 # %% ../nbs/67_reach.ipynb #10f92bfe

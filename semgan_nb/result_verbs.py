@@ -9,7 +9,7 @@ __all__ = []
 from collections.abc import Iterator
 from pathlib import Path
 
-from .foundation import _image_bar, atomic, claim, count_noun, mark, try_folder
+from .foundation import BadInput, _image_bar, atomic, claim, count_noun, mark, try_folder
 from .micrographs import read_micrograph
 from .generate import generate, phases
 from .walks import walk
@@ -201,13 +201,14 @@ def _generate_options(parser):
 # %% ../nbs/98_result_verbs.ipynb #84079e94
 def _generated_lines(found: dict) -> Iterator[str]:
     "What `generate` wrote, line by line."
+    _levels = lambda x: f"{x:.0f}" if x >= 10 else f"{x:.2g}"
     size, side = found["pixel_size_nm"], found["resolution"]
     scale = "pixel size unknown" if size is None else f"{size[1]:.4g} nm a pixel"
     there = f", {found['kept']:,} of them there already" if found["kept"] else ""
     yield f"{found['out']}: {count_noun(found['images'], 'image')} of {side} x {side} px, {scale}{there}"
     if found["noise_levels"] is not None:
-        other = "" if found["seed_levels"] is None else f", another seed by {found['seed_levels']:.2g}"
-        yield f"  another draw of noise changes an image by {found['noise_levels']:.2g} grey levels (rms){other}"
+        other = "" if found["seed_levels"] is None else f", another seed by {_levels(found['seed_levels'])}"
+        yield f"  another draw of noise changes an image by {_levels(found['noise_levels'])} grey levels (rms){other}"
     if found["masks"]:
         yield f"  {found['masks']}: a phase map of each"
     yield f"  from {found['network']}"
@@ -336,9 +337,23 @@ def _projected_line(one: dict) -> str:
         if key in ("fraction", "interface")
     ]
     return (
-        f"{one['source']}: PSNR {one['psnr_start']:.1f} dB at the start, {one['psnr']:.1f} after {one['steps']} steps;"
-        f" SSIM {one['ssim']:.2f}, {look} {one[look]:.3f}; {', '.join(said)}"
+        f"{one['source']}: PSNR {one['psnr_start']:.1f} dB at the start, {one['psnr']:.1f} after"
+        f" {count_noun(one['steps'], 'step')}, of an even grey {one['psnr_grey']:.1f}; SSIM {one['ssim']:.2f},"
+        f" {look} {one[look]:.3f}; {', '.join(said)}"
     )
+
+# %% ../nbs/98_result_verbs.ipynb #5a98ddc8
+def _refuse_vain(given: dict, archive: bool) -> None:
+    "BadInput for an option of project that is of single images where an archive is named, or the other way round."
+    of_images = dict(label=None, window=None, same_scale=False, archive=None, film=True, page="auto", bar="auto")
+    flags = dict(label="--class", film="--no-film")
+    for name, usual in (of_images if archive else dict(count=24, beside=None)).items():
+        if given[name] != usual:
+            one, other = ("micrographs", "an archive") if archive else ("an archive", "micrographs")
+            raise BadInput(
+                f"{flags.get(name, '--' + name.replace('_', '-'))}: is an option for {one}, and {other} was named:"
+                " leave it out"
+            )
 
 # %% ../nbs/98_result_verbs.ipynb #a4ee75cc
 def _project(options):
@@ -348,7 +363,9 @@ def _project(options):
     given = vars(options)
     images, reading = given.pop("images"), {name: given.pop(name) for name in ("page", "bar")}
     own = dict(count=given.pop("count"), beside=given.pop("beside"))
-    if len(images) == 1 and is_archive(Path(images[0])):
+    archive = len(images) == 1 and is_archive(Path(images[0]))
+    _refuse_vain(given | reading | own, archive)
+    if archive:
         for name in ("film", "label", "window", "same_scale", "archive"):
             given.pop(name)
         found = reach_archive(images[0], **own, **given)

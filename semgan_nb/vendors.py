@@ -16,6 +16,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from .foundation import BadInput, _shown
+from .origin import read_origin
 from .files import PIXEL_SIZE, TEXT, fields, optional, read_json, whole
 from .texts import _KV, _NM, _number, _positive, _read_text, _sections, _short, _text, _xml
 
@@ -521,6 +522,17 @@ def _stated(path):
             pair = tuple(float(s) for s in (size if isinstance(size, list) else [size, size]))
             record.sizes.append((file.name + (f", as {said['by']} says" if said.get("by") else ""), pair))
         yield record
+
+# %% ../nbs/10_vendors.ipynb #a8bab633
+def _generated(path, info):  # of a PNG; what Pillow says of it
+    "Record of a generated image whose settings state a pixel size: the pixels per metre are then a scale and no print."
+    origin, dpi = read_origin(path), info.get("dpi")
+    if origin is None or not origin.settings.get("pixel_size_nm") or not dpi:
+        return
+    record = _Record(origin.program)
+    record.size("pixels per metre", *(25.4e6 / v if v > 0 else None for v in map(float, dpi)))
+    record.vendor = ""  # no microscope's
+    yield record
 
 # %% ../nbs/10_vendors.ipynb #169caa7a
 def _settle(records, tags):

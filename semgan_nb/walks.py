@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from .foundation import FPS, FRAMES, NOISE_SEED, PSI, BadInput, Rule, atomic, checked
 from .foundation import claim, printable, try_folder
 from .origin import Origin, of_network, save_figure, seeds_text
-from .generate import open_generator
+from .generate import open_generator, refuse_noise
 
 # %% ../nbs/68_walks.ipynb #5e7e4b92
 def _noise_between_files(maps: list[dict], ends: int, noise_mode: str, noise_seed: int | None) -> dict:
@@ -29,6 +29,21 @@ def _noise_between_files(maps: list[dict], ends: int, noise_mode: str, noise_see
         print("note: the noise is not that of the files, so the ends differ a little from these", file=sys.stderr)
     return {}
 
+# %% ../nbs/68_walks.ipynb #7238df66
+def _note_strangers(loaded, through: Sequence[Path | str]) -> None:
+    "A sentence where styles were found with another network, to which they may mean something else."
+    from semgan_nb.films import origin_of_styles
+
+    own = of_network(loaded, "walk").network
+    for path in through:
+        origin = origin_of_styles(path)
+        if origin is not None and origin.network and own and origin.network != own:
+            print(
+                f"note: {printable(str(path))} holds styles of another network ({printable(origin.network_name)}), in"
+                " which they are another image",
+                file=sys.stderr,
+            )
+
 # %% ../nbs/68_walks.ipynb #15092d43
 def _ends_of(loaded, seeds: str, through, how: dict) -> tuple[Any, dict, dict]:
     "What `walk_frames` walks between, how, and what a file says of it: seeds, or the styles of some files."
@@ -37,6 +52,7 @@ def _ends_of(loaded, seeds: str, through, how: dict) -> tuple[Any, dict, dict]:
     from semgan_nb.films import read_styles
     from semgan_nb.latent import has_noise
 
+    refuse_noise(loaded.G_ema, how["noise_mode"], how["noise_seed"])
     if not through:
         if how["noise_mode"] == "walk" and not has_noise(loaded.G_ema):
             name = printable(loaded.path.name)
@@ -44,6 +60,9 @@ def _ends_of(loaded, seeds: str, through, how: dict) -> tuple[Any, dict, dict]:
         return seeds, how, dict(seeds=seeds, **how)
     kept = [read_styles(path, loaded.G_ema) for path in through]
     ws = torch.cat([w for w, _ in kept])
+    if len(ws) < 2:
+        raise BadInput("through: one style was given, and a walk needs two at least: name another file of styles")
+    _note_strangers(loaded, through)
     maps = [noise for _, noise in kept if noise]
     own = how | dict(space="w") | _noise_between_files(maps, len(ws), how["noise_mode"], how["noise_seed"])
     said = {name: value for name, value in own.items() if name != "noise"}
@@ -105,6 +124,8 @@ def walk(
     if paper:
         asked = dict(frames=frames, fps=fps, space=space, truncation_psi=truncation_psi, noise_mode=noise_mode)
         seeds, frames, fps, space, truncation_psi, noise_mode = _as_the_paper(seeds, through, **asked)
+    if through and seeds != inspect.signature(walk).parameters["seeds"].default:
+        raise BadInput(f"seeds are {seeds}, and files of styles were given to walk through: leave out one of them")
     out = Path(out)
     check_film(out)
     figure = Path(figure) if figure else out.with_name(out.stem + ".png")

@@ -76,7 +76,9 @@ def test_files_say_what_they_are_and_how_large_a_pixel_is():
     assert sheet.shape == (2 * side + 2, 3 * side + 4)
     made("3", "one")
     assert np.array_equal(sheet[side + 2 :: 8, :side:8][:16], pixels("one/seed0003.png"))
-    assert read_micrograph("sheet.png", print_density=True).pixel_size_nm == pytest.approx((30 / 8, 5), rel=1e-5)
+    for name, size in (("sheet.png", (30 / 8, 5)), ("images/seed0001.png", (30, 40))):  # no print density: a scale
+        assert read_micrograph(name).pixel_size_nm == pytest.approx(size, rel=1e-5)
+    assert "40 nm/px" in say("info", "images/seed0001.png")[1]
 
 
 def test_a_folder_goes_on_and_mends_what_is_damaged(monkeypatch):
@@ -203,6 +205,9 @@ def test_without_noise_inputs_its_options_are_refused():
     for verb in (("walk", "plain.safetensors"), ("phases", "plain.safetensors")):
         status, _, err = say(*verb, "--noise-seed", 1)
         assert status == 2 and "has no noise inputs" in err
+    for verb in (("walk", "plain.safetensors"), ("phases", "plain.safetensors"), ("mix", "plain.safetensors")):
+        status, _, err = say(*verb, "--noise", "none")
+        assert status == 2 and "has no noise inputs" in err
     assert "no noise is added" in said(made, "0", noise_mode="none", noise_seed=1)
     assert say("phases", "images", "--noise-seed", 1)[0] == 2
 
@@ -257,6 +262,13 @@ def test_networks_that_do_not_fit_are_one_sentence():
     tensors = load_file("net.safetensors")
     save_file(tensors, "newer.safetensors", metadata=dict(format="semgan_nb-snapshot-3", about="{}"))
     assert "by a newer version" in said(generate, "newer.safetensors", "out", "0", progress=False)
+
+
+def test_a_network_whose_images_are_no_pictures_is_one_sentence():
+    random_snapshot("two.safetensors", img_channels=2, **SMALL)
+    for verb in ("generate", "walk", "mix", "phases", "factors"):
+        status, _, err = say(verb, "two.safetensors")
+        assert status == 2 and "images of 2 channels" in err and len(err.splitlines()) == 1, verb
 
 
 def test_a_network_that_diverged_writes_nothing():

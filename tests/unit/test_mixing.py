@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from command import said, say
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from made_up_runs import random_snapshot
 
 from semgan_nb.checkpoints import load
@@ -58,6 +59,14 @@ def test_a_mixed_image_is_the_network_with_these_styles(split):
             assert abs(wanted.astype(int) - images[i, j]).max() <= 1
     assert np.array_equal(images[1, 1], sample(G, [1], truncation_psi=0.7)[0])
     assert np.array_equal(mix(G, "3", "3", split, noise_seed=4)[0, 0], sample(G, [3], noise_seed=4)[0])
+
+
+def test_the_scale_of_a_small_panel_stays_inside_it():
+    figure = mixing_figure(open_generator("steel").G_ema, "0,1", "2,3", pixel_size_nm=50)
+    FigureCanvasAgg(figure).draw()
+    (label,) = figure.axes[-1].texts
+    box, panel = label.get_bbox_patch().get_window_extent(), figure.axes[-1].get_window_extent()
+    assert panel.x0 <= box.x0 and box.x1 <= panel.x1
 
 
 def test_shares_are_those_of_an_analysis_of_variance():
@@ -124,6 +133,14 @@ def test_kinship_tells_relatives_from_strangers():
     A, B = (load(name).G for name in ("a.safetensors", "b.safetensors"))
     assert kinship(A, A) == pytest.approx(1) and abs(kinship(A, B)) < 0.1
     assert kinship(load("superalloy").G, load("steel").G) > 0.7  # of one seed
+
+
+def test_weights_that_are_all_one_number_are_no_relatives():
+    G = Generator(**SMALL)
+    with torch.no_grad():
+        for parameter in G.parameters():
+            parameter.zero_()
+    assert kinship(G, G) == 0
 
 
 def test_what_cannot_be_blended_is_one_sentence():

@@ -15,10 +15,11 @@ from semgan_nb import projection, reach
 from semgan_nb.checkpoints import save_snapshot
 from semgan_nb.features import RandomNetwork, perceptual_embedding
 from semgan_nb.films import read_styles, walk_frames, write_styles
-from semgan_nb.foundation import BadInput
+from semgan_nb.foundation import BadInput, file_hash
+from semgan_nb.generate import generate
 from semgan_nb.latent import sample, to_network, to_uint8_images
 from semgan_nb.networks import Generator
-from semgan_nb.origin import read_origin
+from semgan_nb.origin import Origin, png_bytes, read_origin, write_tiff
 from semgan_nb.projection import (
     nearness,
     noise_regulariser,
@@ -294,6 +295,9 @@ def test_colours_go_to_networks_in_colour_only(G, tmp_path):
     )
     assert (read_target(tmp_path / "grey.png", colour, window=16, bar=0).image == rgb[2:18, 4:20, 0]).all()
     assert "colour image" in said(read_target, tmp_path / "colour.png", G)
+    (tmp_path / "made.png").write_bytes(png_bytes(rgb, Origin("generate", seeds="5")))
+    assert read_target(tmp_path / "colour.png", colour).notes == ()
+    assert "was generated" in read_target(tmp_path / "made.png", colour).notes[0]
 
 
 def test_what_is_no_target_is_refused_in_a_sentence(G, tmp_path, micrograph):
@@ -324,6 +328,7 @@ def test_the_command_writes_styles_pictures_film_and_numbers(network, micrograph
     assert np.load(place / "field.npz")["w"].shape == (1, G.num_ws, 8)
     assert psnr(sample(G, [5]), found)[0] == pytest.approx(one["psnr"], abs=0.2) and one["psnr"] > one["psnr_start"]
     assert one["crop"] == [24, 28, 16] and one["descriptors"]["fraction"][0] is not None
+    assert one["psnr_grey"] == pytest.approx(20 * np.log10(255 / sample(G, [5]).std())) and "even grey" in out
     picture = np.asarray(Image.open(place / "field.png"))
     assert picture.shape == (256, 256 + 32 + 256) and np.array_equal(picture[::16, :256:16], sample(G, [5])[0, 0])
     for file in ("field.png", "projection.png", "field.mp4"):
@@ -332,6 +337,15 @@ def test_the_command_writes_styles_pictures_film_and_numbers(network, micrograph
     (place / "field.npz").write_bytes(b"years of work")
     status, _, err = say(*words)
     assert status == 2 and "field.npz is there already" in err
+
+
+def test_pixels_that_are_not_square_do_not_cost_the_search(network, G, tmp_path):
+    write_tiff(tmp_path / "a.tif", sample(G, [5])[0, 0], Origin("generate", seeds="5"), (20.0, 30.0))
+    how = dict(film=False, progress=False, how_to_read=dict(bar=0), **QUICK | dict(steps=2))
+    (one,) = reach.project_files([tmp_path / "a.tif"], network, tmp_path / "out", **how)["images"]
+    for file in ("a.png", "projection.png"):  # no real micrograph is beside this one
+        assert not read_origin(tmp_path / "out" / file).composite
+    assert one["pixel_size_nm"] == pytest.approx([20, 30]) and one["descriptors"]["fraction"][0] is not None
 
 
 def test_ctrl_c_keeps_what_was_found_by_then(network, micrograph, tmp_path, monkeypatch):
@@ -397,6 +411,31 @@ def test_a_walk_goes_through_projections(network, G, tmp_path):
     assert read_origin(found["figure"]).settings["through"] == ["1.npz", "2.npz"]
 
 
+def test_what_walks_through_files_says_what_it_leaves_out(network, G, tmp_path, capsys):
+    for name, checksum in (("own", file_hash(network)[:16]), ("strange", "0" * 16)):
+        write_styles(tmp_path / f"{name}.npz", torch.zeros(1, G.num_ws, 8), None, Origin("project", checksum, name))
+    own, strange = (tmp_path / f"{name}.npz" for name in ("own", "strange"))
+    how = dict(frames=2, progress=False)
+    walk(network, tmp_path / "a", through=[own, own], **how)
+    assert "another network" not in capsys.readouterr().err
+    walk(network, tmp_path / "b", through=[own, strange], **how)
+    err = capsys.readouterr().err
+    assert "strange.npz holds styles of another network (strange)" in err and "own.npz holds" not in err
+    assert "leave out one of them" in said(walk, network, tmp_path / "c", seeds="3,4", through=[own, own], **how)
+    assert "one style was given" in said(walk, network, tmp_path / "c", through=[own], **how)
+
+
+def test_an_option_that_would_do_nothing_is_refused(network, micrograph, tmp_path):
+    archive = generate(network, tmp_path / "a.zip", "0-1", progress=False)["out"]
+    words = ["--network", network, "--features", "pixels", "--steps", "1"]
+    for vain in (["--count", "5"], ["--beside", archive]):
+        status, _, err = say("project", micrograph, *words, *vain)
+        assert status == 2 and f"{vain[0]}: is an option for an archive" in err
+    for vain in (["--class", "0"], ["--window", "9"], ["--no-film"], ["--same-scale"], ["--bar", "0"], ["--page", "1"]):
+        status, _, err = say("project", archive, *words, *vain)
+        assert status == 2 and f"{vain[0]}: is an option for micrographs" in err
+
+
 def test_styles_of_another_network_or_damaged_are_refused(G, network, tmp_path, capsys):
     path = tmp_path / "w.npz"
     assert "no such file" in said(read_styles, path, G)
@@ -445,13 +484,18 @@ def test_the_verdict_says_what_the_numbers_say():
     real, made, steel = (lambda: column(19, 0.1)), (lambda: column(30, 0.02)), (lambda: column(20, 0.2))
     lines = reach.reach_lines({"training": real(), "held out": real(), "generated": made(), "steel": steel()})
     assert len(lines) == 7 and lines[0].startswith("training (24): PSNR 1")
-    assert "as near as training ones" in lines[4] and "this network does not make" in lines[5]
+    assert "not shown to land farther than training ones" in lines[4] and "this network does not make" in lines[5]
     assert "land nearer in looks than steel" in lines[6]
     assert (
         "some are known by heart" in reach.reach_lines({"training": made(), "held out": real(), "generated": made()})[3]
     )
     assert "cannot tell" in reach.reach_lines({"training": real(), "held out": real(), "generated": real()})[4]
     assert len(reach.reach_lines({"training": real(), "steel": steel()})) == 2
+    few = lambda n: {k: {key: v[:n] for key, v in made().items()} for k in ("training", "held out", "generated")}
+    assert (
+        "too few" in reach.reach_lines(few(4))[3] and len(reach.reach_lines(few(4))) == 4
+    )  # p >= 0.03, whatever they are
+    assert len(reach.reach_lines(few(5))) == 5
 
 
 def test_a_network_without_latent_vector_is_refused():
