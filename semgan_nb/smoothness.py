@@ -55,7 +55,6 @@ def _one_frame_each(
         mix = np.asarray(at)[:, None, None, None]
         return round_to_uint8((1 - mix) * painted(mapped(a)) + mix * painted(mapped(b)))
 
-
 # %% ../nbs/66_smoothness.ipynb #b00321ba
 def path_images(
     G: torch.nn.Module,
@@ -65,9 +64,8 @@ def path_images(
     truncation_psi: float = 1.0,
 ) -> np.ndarray:
     "The frames of a path, with the stored noise: uint8 [frames, C, H, W]."
-    at = np.linspace(0, 1, at) if isinstance(at, int) else np.asarray(at, float)
-    return _one_frame_each(G, latents(seeds, G.z_dim).expand(len(at), -1, -1), at, path, truncation_psi)
-
+    t = np.linspace(0, 1, at) if isinstance(at, int) else np.asarray(at, float)
+    return _one_frame_each(G, latents(seeds, G.z_dim).expand(len(t), -1, -1), t, path, truncation_psi)
 
 # %% ../nbs/66_smoothness.ipynb #a70e5ab7
 class Steps(NamedTuple):
