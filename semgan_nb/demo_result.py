@@ -138,11 +138,12 @@ WALK: dict[str, Any] = dict(seeds=PAPER_SEEDS, frames=PAPER_FILM["frames"], fps=
 def write_walk(
     folder: Path | str,  # of a demo
     progress: bool = True,
+    frames: int = WALK["frames"],  # in all; fewer for a film that shall only be looked at briefly
 ) -> Path:
     "Write walk.mp4 of the newest snapshot, unless there is one that is newer; returns its path."
     snapshot, film = load(Path(folder) / "run"), Path(folder) / "walk.mp4"
     if not film.exists() or film.stat().st_mtime < snapshot.path.stat().st_mtime:
-        frames = walk_frames(snapshot.G, WALK["seeds"], WALK["frames"])
-        origin = of_network(snapshot, "walk", WALK["seeds"], frames=WALK["frames"])
-        write_film(frames, film, WALK["fps"], total=WALK["frames"], progress=progress, origin=origin)
+        walk = walk_frames(snapshot.G, WALK["seeds"], frames)
+        origin = of_network(snapshot, "walk", WALK["seeds"], frames=frames)
+        write_film(walk, film, WALK["fps"], total=frames, progress=progress, origin=origin)
     return film

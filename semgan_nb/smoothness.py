@@ -28,6 +28,34 @@ PATHS = dict(
 )
 
 
+def _one_frame_each(
+    G: torch.nn.Module,
+    ends: torch.Tensor,  # float32 [n, 2, z_dim]
+    at: np.ndarray,  # positions [n], 0 ... 1
+    path: str,
+    truncation_psi: float,
+) -> np.ndarray:
+    "One frame of each of n paths, with the stored noise: uint8 [n, C, H, W]."
+    (a, b), t = ends.to(next(G.parameters()).device).unbind(1), torch.as_tensor(at, dtype=torch.float32)[:, None]
+    t = t.to(a.device)
+
+    def painted(ws):  # what is there twice is painted once
+        some, where = torch.unique(ws, dim=0, return_inverse=True)
+        images = [to_uint8_images(G.synthesis(part, noise_mode="const")).cpu().numpy() for part in some.split(16)]
+        return np.concatenate(images)[where.cpu().numpy()]
+
+    with _at_rest(G):
+        mapped = lambda z: G.mapping(z, truncation_psi=truncation_psi)
+        if path == "slerp":
+            return painted(mapped(torch.stack([slerp(p, q, float(x)) for p, q, x in zip(a, b, at)])))
+        if path in ("lerp", "jump"):
+            return painted(mapped(torch.lerp(a, b, t if path == "lerp" else (t >= 0.5).float())))
+        if path == "w":
+            return painted(torch.lerp(mapped(a), mapped(b), t[:, None]))
+        mix = np.asarray(at)[:, None, None, None]
+        return round_to_uint8((1 - mix) * painted(mapped(a)) + mix * painted(mapped(b)))
+
+# %% ../nbs/66_smoothness.ipynb #b00321ba
 def path_images(
     G: torch.nn.Module,
     seeds: tuple[int, int],
@@ -36,24 +64,8 @@ def path_images(
     truncation_psi: float = 1.0,
 ) -> np.ndarray:
     "The frames of a path, with the stored noise: uint8 [frames, C, H, W]."
-    device, t = next(G.parameters()).device, np.linspace(0, 1, at) if isinstance(at, int) else np.asarray(at, float)
-    z = latents(seeds, G.z_dim)
-    line = lambda a, b: torch.stack([torch.lerp(a, b, float(x)) for x in t])
-    with _at_rest(G):
-        mapped = lambda z: G.mapping(z.to(device), truncation_psi=truncation_psi)
-        if path in ("slerp", "lerp"):
-            ws = mapped(slerp(z[0], z[1], t) if path == "slerp" else line(*z))
-        else:
-            ws = line(*mapped(z)) if path == "w" else mapped(z)
-        images = np.concatenate(
-            [to_uint8_images(G.synthesis(some, noise_mode="const")).cpu().numpy() for some in ws.split(16)]
-        )
-    if path == "jump":
-        return images[(t >= 0.5).astype(int)]
-    if path == "crossfade":
-        mix = t[:, None, None, None]
-        return round_to_uint8((1 - mix) * images[0] + mix * images[1])
-    return images
+    t = np.linspace(0, 1, at) if isinstance(at, int) else np.asarray(at, float)
+    return _one_frame_each(G, latents(seeds, G.z_dim).expand(len(t), -1, -1), t, path, truncation_psi)
 
 # %% ../nbs/66_smoothness.ipynb #a70e5ab7
 class Steps(NamedTuple):
@@ -131,8 +143,9 @@ def _path_numbers(G, path: str, side: RealSide, extractor, pairs: int, frames: i
     numbers = mean("ends") / side.apart, mean("length"), mean("largest"), np.mean([one.way for one in each], axis=0)
     if not tell:
         return PathNumbers(path, *numbers, None)
-    some = [path_images(G, _far_pair(k), path, [(k + 0.5) / single]) for k in range(single)]
-    return PathNumbers(path, *numbers, side.share(_features(extractor, np.concatenate(some))))
+    far = torch.stack([latents(_far_pair(k), G.z_dim) for k in range(single)])
+    some = _one_frame_each(G, far, (np.arange(single) + 0.5) / single, path, 1.0)
+    return PathNumbers(path, *numbers, side.share(_features(extractor, some)))
 
 # %% ../nbs/66_smoothness.ipynb #44eb11a6
 def measure_smoothness(

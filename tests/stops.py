@@ -18,6 +18,7 @@ import tiny
 from semgan_nb.checkpoints import digest, load_state
 from semgan_nb.foundation import append_line
 from semgan_nb.monitoring import request_stop
+from semgan_nb.opening import RunWriter
 from semgan_nb.runs import Config, read_metrics, read_stats, snapshots
 from semgan_nb.trainer import Trainer
 from semgan_nb.training import train
@@ -85,9 +86,9 @@ def trained_until(config, archive, out, state_every, way, place, images):
             full()
         elif way == "stop":
             request_stop(out)
-            time.sleep(1.1)  # it looks once a second
 
     make, dmain, replace, save, append = Trainer.__init__, Trainer._dmain, os.replace, torch.save, append_line
+    look = RunWriter.stop_requested
 
     def made(self, *args, **options):
         trainers.insert(0, self)
@@ -115,6 +116,12 @@ def trained_until(config, archive, out, state_every, way, place, images):
         append(path, record)
         at("line" if Path(path).name == "stats.jsonl" else "metric" if Path(path).name.startswith("metric-") else "")
 
+    def looked(self):
+        if met:
+            self._asked_at = 0.0  # the second between two looks is over
+        return look(self)
+
+    RunWriter.stop_requested = looked
     Trainer.__init__, Trainer._dmain, os.replace, torch.save = made, in_the_middle, renamed, in_halves
     for module in list(sys.modules.values()):
         if vars(module).get("append_line") is append:

@@ -175,7 +175,7 @@ def test_physics_and_copies_are_told_and_how_to_get_them_where_they_are_not(fini
     shutil.copytree(finished[0], out)
     evaluate(
         out / "run",
-        ["aligned_memory60_subset", "micro60_full", "random_pr603_full", "latent_share16", "augment_leak60_subset"],
+        ["aligned_memory30_subset", "micro30_full", "random_pr303_full", "latent_share16", "augment_leak30_subset"],
         data=out / "data.zip",
         progress=False,
     )
@@ -189,7 +189,7 @@ def test_physics_and_copies_are_told_and_how_to_get_them_where_they_are_not(fini
         str(tmp_path / "new" / "pairs.png"),
         "--metrics",
     ]
-    assert main([*asked, "aligned_memory60_subset"]) == 0 and Image.open(tmp_path / "new" / "pairs.png").width > 800
+    assert main([*asked, "aligned_memory30_subset"]) == 0 and Image.open(tmp_path / "new" / "pairs.png").width > 800
     assert main([*asked, "random_fd50_holdout"]) == 2  # no pairs are known to it
     demo = read_demo(out)
     marked = demo.archive.manifest["sources"][0]
@@ -202,17 +202,17 @@ def test_physics_and_copies_are_told_and_how_to_get_them_where_they_are_not(fini
     )
     text, records = page.plain, {name: found[-1] for name, found in read_metrics(out / "run").items()}
     assert (
-        records["aligned_memory60_subset"]["text"].split(" are more like")[0] in text
-        and records["micro60_full"]["worst"]
+        records["aligned_memory30_subset"]["text"].split(" are more like")[0] in text
+        and records["micro30_full"]["worst"]
     )
     once = lambda words: len(re.findall(rf"(?<![\d.\w]){re.escape(words)}(?![\d\w])", text)) == 1
     assert "metric-lite9_fd500_full.jsonl: no metric that this version knows, so it is left out" in text
     assert (
-        once(f"{records['micro60_full']['results']['micro60_full']:.3g} times as far from the real ones")
+        once(f"{records['micro30_full']['results']['micro30_full']:.3g} times as far from the real ones")
         and "farthest is the" in text
     )
     assert all(once(name) for name in records if name != "latent_share16"), "each metric's own name"
-    assert records["augment_leak60_subset"]["text"] in text
+    assert records["augment_leak30_subset"]["text"] in text
     said = records["latent_share16"]["text"]
     assert (
         f"{said[0].upper()}{said[1:]}." in text
@@ -220,11 +220,11 @@ def test_physics_and_copies_are_told_and_how_to_get_them_where_they_are_not(fini
         and "intraclass correlation" in text
     )
     assert "semgan metrics run" not in text and "nobody looked" not in text and "most alike pairs" in text
-    assert "the distance begins at" in text and "recall of 60 images beside" in text and "no sign of them" in text
+    assert "the distance begins at" in text and "recall of 30 images beside" in text and "no sign of them" in text
     physics = demo.physics
     assert once(f"{physics['fraction']['difference']:.3f}") and once(f"{10 ** physics['spectrum']['largest']:.2f}")
     assert (
-        "distance of 60 images" not in text
+        "distance of 30 images" not in text
         and "Distance to real images: " + f"{records['random_fd50_holdout']['results']['random_fd50_holdout']:.3g}"
         in text
     )
@@ -251,13 +251,13 @@ def test_an_archive_with_pixel_size_and_a_run_without_distance(synthetic):
 def test_a_large_film_is_linked_and_an_old_one_filmed_again(synthetic):
     import os
 
-    film = write_walk(synthetic, progress=False)
+    film = write_walk(synthetic, progress=False, frames=48)
     with open(film, "ab") as more:
         more.write(bytes(3_000_000))
     page = Page(write_report(synthetic))
     assert "walk.mp4" in page.references and not contents(page, "video")
     os.utime(film, (1, 1))
-    assert write_walk(synthetic, progress=False).stat().st_size < 3_000_000
+    assert write_walk(synthetic, progress=False, frames=48).stat().st_size < 3_000_000
 
 
 def test_a_run_that_was_stopped_and_colour_and_strange_names(tmp_path):
