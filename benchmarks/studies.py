@@ -1,5 +1,5 @@
-"""The three studies of the paper in small, whose records are to take the place of semgan_nb/records/sweep: which
-augmentation, which target, how many images.
+"""The three studies of the paper in small, whose records are shipped in semgan_nb/records/studies: which augmentation,
+which target, how many images.
 
 `python benchmarks/studies.py WORK` prepares tiles of the embedded superalloy micrographs in the folder WORK and trains
 the `laptop` preset on few of them for 130 kimg, two seeds each, on 100 images where their number is not the question:
@@ -10,6 +10,7 @@ samples for each snapshot. About two and a half hours on two idle cores; broken 
 """
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -20,7 +21,7 @@ SHARED = (  # (study, run) that is also (study, run), for each seed
     ("targets", "aug=noaug", "augmentations", "aug=noaug"),
     ("targets", "ada_target=0.5", "sizes", "subset=100"),
 )
-STRIP = 8  # samples in a strip
+STRIP, LIMIT = 8, 3_000_000  # samples in a strip; bytes of all that is shipped
 
 
 def studies(kimg):
@@ -66,6 +67,55 @@ def train_all(kimg):
             yield found
 
 
+def ship_config(run, out):
+    "Copy config.json of a run into the folder `out`; where the archive lay on this machine is nobody's business."
+    about = json.loads((Path(run) / "config.json").read_text(encoding="utf-8"))
+    kept = {name: value for name, value in about["data"].items() if name not in ("absolute", "relative")}
+    about["data"] = kept | {"path": Path(kept["path"]).name}
+    (Path(out) / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def ship(found, to):
+    "Copy what is small; of the state of a run only what a reader asks for."
+    import numpy as np
+    from PIL import Image
+
+    from semgan_nb.runs import read_config
+    from semgan_nb.studies import read_samples, sample_files
+    from semgan_nb.runs import image_number
+
+    shutil.rmtree(to, ignore_errors=True)
+    to.mkdir(parents=True)
+    shutil.copy(found.path / "study.json", to)
+    for point in found.status():
+        run, out = point["run"], to / point["run"].name
+        out.mkdir()
+        ship_config(run, out)
+        for path in [run / "stats.jsonl", *run.glob("metric-*.jsonl"), *run.glob("ladder-*.json")]:
+            shutil.copy(path, out)
+        status = {name: point[name] for name in ("state", "kimg", "total_kimg", "message")}
+        (out / "status.json").write_text(
+            json.dumps({**status, "cur_nimg": round(1000 * point["kimg"])}, indent=1) + "\n", encoding="utf-8"
+        )
+        for path in sample_files(run):
+            images, _ = read_samples(run, image_number(path) / 1000, STRIP)
+            Image.fromarray(np.hstack(images)).save(out / path.name, optimize=True)
+        side = read_config(run)["data"]["resolution"]
+        Image.open(run / "reals.png").crop((0, 0, STRIP * side, side)).save(out / "reals.png", optimize=True)
+
+
+def check_shipped(to):
+    "No file names this machine's folder, and all of them are small."
+    files = [path for path in to.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    for path in files:
+        if path.suffix in (".json", ".jsonl") and str(Path.cwd()) in path.read_text(encoding="utf-8"):
+            sys.exit(f"{path} names the folder {Path.cwd()}")
+    print(f"wrote {to}: {len(files)} files, {size / 1e6:.2f} MB")
+    if size > LIMIT:
+        sys.exit(f"that is more than {LIMIT / 1e6:g} MB")
+
+
 def main():
     import semgan_nb
 
@@ -87,13 +137,12 @@ def main():
     from semgan_nb.judges import get_judge
     from semgan_nb.micrographs import embedded
     from semgan_nb.preparation import prepare
-    from sweep import check_shipped, ship
 
     if not Path("tiles.zip").exists():
         prepare(embedded(), "tiles.zip", 32, window=128, stride=32)
     get_judge(METRICS[0], "tiles.zip", cache=default_cache()).ladder()  # once, not in both processes
     for found in train_all(options.kimg):
-        ship(found, records / found.path.name, STRIP)
+        ship(found, records / found.path.name)
     check_shipped(records)
 
 

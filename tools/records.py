@@ -7,7 +7,7 @@ superalloy   the demo on the micrographs that are shipped: its generator, and th
 steel        the demo on synthetic steel: its generator
 baselines    what these two have to beat
 memory       two runs on 10 and 100 images, and the generated images that are most like a training image
-sweep        the study of r_t (benchmarks/sweep.py)
+studies      the three studies of the paper in small (benchmarks/studies.py)
 leak         fixed augmentations that leak (benchmarks/leak.py)
 quickstart   the tutorial, with its outputs
 walks        the films of the paper from these two generators, their six stations, and a short loop of both (README)
@@ -86,7 +86,7 @@ def memory(work):
     from semgan_nb.preparation import prepare
     from semgan_nb.runs import laptop
     from semgan_nb.training import train
-    from sweep import ship_config
+    from studies import ship_config
 
     metric, archive = "aligned_memory500_subset", work / "alloy32.zip"
     if not archive.exists():
@@ -109,8 +109,8 @@ def memory(work):
             put(run / name, RECORDS / "memory" / run.name / name)
 
 
-def sweep(work):
-    subprocess.run([sys.executable, ROOT / "benchmarks" / "sweep.py", work / "sweep", "--kimg", "104"], check=True)
+def studies(work):
+    subprocess.run([sys.executable, ROOT / "benchmarks" / "studies.py", work / "studies"], check=True)
 
 
 def leak(work):
@@ -154,7 +154,7 @@ def walks(work):
     put(place / "both.gif", IMAGES / "walk.gif")
 
 
-PARTS = {f.__name__: f for f in (superalloy, steel, baselines, memory, sweep, leak, quickstart, walks)}
+PARTS = {f.__name__: f for f in (superalloy, steel, baselines, memory, studies, leak, quickstart, walks)}
 
 
 def seconds():
