@@ -97,7 +97,11 @@ def controller_panel(
     Widgets: `target`, `ada_kimg`, `window` (kimg from and to, of the distribution), `caption`, and the picture
     `figure`.
     """
-    run = Path(plots.__file__).parent / "records" / "sweep" / "aug=noaug-seed0" if run is None else Path(run)
+    run = (
+        Path(plots.__file__).parent / "records" / "studies" / "targets" / "aug=noaug-seed0"
+        if run is None
+        else Path(run)
+    )
     kimg, rt, _ = material_plots.controller_series(run)
     controls = _controller_controls(read_config(run)["resolved"], max(math.ceil(kimg[-1]), 1))
     target, horizon, window = (controls[name] for name in ("target", "ada_kimg", "window"))
