@@ -187,8 +187,8 @@ def test_readme_links_lead_somewhere():
 
 
 def test_shipped_records_name_no_place_of_a_machine():
-    found = sorted((ROOT / "semgan_nb" / "records").glob("*/*/config.json"))
-    assert len(found) == 10
+    found = sorted((ROOT / "semgan_nb" / "records").rglob("config.json"))
+    assert len(found) == 22
     for path in found:
         data = json.loads(path.read_text(encoding="utf-8"))["data"]
         assert not {"absolute", "relative"} & set(data) and Path(data["path"]).name == data["path"], path
