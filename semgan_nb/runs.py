@@ -27,7 +27,7 @@ import psutil
 
 from .foundation import SEED, BadInput, Rule, _shown, printable
 from .augment import PIPES
-from .scores import LADDER, RECORD, check_record, parse_metric, quantity
+from .scores import LADDER, RECORD, check_record, parse_metric
 from semgan_nb.files import (
     DAMAGED,
     PIXEL_SIZE,
@@ -543,12 +543,11 @@ def is_metric_file(path: Path) -> bool:
 
 # %% ../nbs/50_runs.ipynb #24650196
 def read_metrics(run: Path | str) -> dict[str, list[dict]]:
-    """All metric-*.jsonl: metric name -> records in the order of training; distances come first. Those of metrics
-    that nobody knows are left out; `left_out` (chapter 59) names them."""
-    found, name_of = {}, lambda path: path.stem.removeprefix("metric-")
-    files = filter(is_metric_file, Path(run).glob("metric-*.jsonl"))
-    for path in sorted(files, key=lambda path: (quantity(name_of(path)) != "distance", path.name)):
-        name = name_of(path)
+    """All metric-*.jsonl: metric name -> records in the order of training. Those of metrics that nobody knows are
+    left out; `left_out` (chapter 59) names them."""
+    found = {}
+    for path in filter(is_metric_file, sorted(Path(run).glob("metric-*.jsonl"))):
+        name = path.stem.removeprefix("metric-")
         records = [check_record(record, name, str(path)) for record in read_lines(path, RECORD)]
         if records:
             found[name] = sorted(records, key=lambda r: r.get("cur_nimg", 0))

@@ -21,7 +21,7 @@ import numpy as np
 from .foundation import BadInput, write_json
 from .paper import PaperStudies
 from .files import TEXT, Unfit, fields, list_of, read_json, whole, worded
-from .scores import best_record, higher_is_better, headline, metric_name
+from .scores import best_record, higher_is_better, headline, metric_name, quantity
 from semgan_nb.runs import (
     SETTINGS,
     _ADA_FIELDS,
@@ -289,9 +289,9 @@ class _StudyReading(_StudyFolder):
         return _read_run(point)[1]
 
     def metrics(self) -> list[str]:
-        "The metrics that any run was judged by, the most common first."
+        "The metrics that any run was judged by: the most common first, of equally common ones distances."
         count = Counter(name for point in self.points for name in self.known(point))
-        return [name for name, _ in count.most_common()]
+        return sorted(count, key=lambda name: (-count[name], quantity(name) != "distance"))
 
     def records(self, metric: str) -> list[tuple[dict, list[dict]]]:
         """Points with their metric records in the order of training; those without any are left out. Raises BadInput
