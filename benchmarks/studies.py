@@ -80,9 +80,8 @@ def ship(found, to):
     import numpy as np
     from PIL import Image
 
-    from semgan_nb.runs import read_config
+    from semgan_nb.runs import image_number, read_config
     from semgan_nb.studies import read_samples, sample_files
-    from semgan_nb.runs import image_number
 
     shutil.rmtree(to, ignore_errors=True)
     to.mkdir(parents=True)
@@ -105,7 +104,7 @@ def ship(found, to):
 
 
 def check_shipped(to):
-    "No file names this machine's folder, and all of them are small."
+    "No file names this machine's folder, and all of them together are small."
     files = [path for path in to.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     for path in files:
